@@ -1,0 +1,73 @@
+"""The errors that evomerge raises on purpose.
+
+Each says what is wrong, where it was found and what would be right. The command line prints them
+without a traceback. Every class also subclasses the builtin that a caller would expect.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EvomergeError(Exception):
+    """Root of every error raised for a user's mistake or an unusable environment."""
+
+
+class ConfigError(EvomergeError, ValueError):
+    """An experiment's YAML is wrong: the message names file, key, value and remedy."""
+
+
+class RecipeError(EvomergeError, ValueError):
+    """A recipe is malformed or doesn't fit its models or its method."""
+
+
+class CheckpointError(EvomergeError, ValueError):
+    """A model folder is missing, damaged, unsafe or doesn't match the others."""
+
+
+class ShapeError(EvomergeError, ValueError):
+    """Tensors or coefficients have shapes that don't fit each other."""
+
+
+class MergeError(EvomergeError, ArithmeticError):
+    """A merge has no defined or finite result for these tensors and coefficients."""
+
+
+class BenchmarkError(EvomergeError, ValueError):
+    """A task, metric, split or data set can't be used as asked."""
+
+
+class ExecutionError(EvomergeError, RuntimeError):
+    """The hardware or cluster asked for isn't there, or workers can't be started."""
+
+
+class RunError(EvomergeError, RuntimeError):
+    """A run directory can't be read, written or used as asked."""
+
+
+class ResumeError(RunError):
+    """A run directory belongs to a different experiment than the one given."""
+
+
+class LockedError(RunError):
+    """Another process is driving this run directory."""
+
+
+class ExportError(EvomergeError, OSError):
+    """A merged model can't be written where it was asked for."""
+
+
+class UnknownNameError(EvomergeError, LookupError):
+    """A name isn't registered: carries the close matches and everything available."""
+
+    def __init__(self, kind: str, name: str, available: Iterable[str]) -> None:
+        super().__init__(unknown(kind, name, available))
+
+
+def unknown(kind: str, name: str, available: Iterable[str]) -> str:
+    """Say that `name` is no known `kind`, suggest the nearest and list what there is."""
+    names = sorted(available)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"unknown {kind} {name!r}.{hint} Available: {', '.join(names) or 'none'}."

@@ -1,0 +1,16 @@
+"""Executors: where candidates are materialised and answered. One file per backend."""
+
+from __future__ import annotations
+
+from evomerge.registry import Registry
+
+EXECUTORS: Registry[type] = Registry(
+    "executor",
+    {
+        "inline": "evomerge.execute.inline:InlineExecutor",
+        "ray": "evomerge.execute.ray:RayExecutor",
+    },
+    group="evomerge.executors",
+)
+
+__all__ = ["EXECUTORS"]

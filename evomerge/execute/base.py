@@ -1,0 +1,83 @@
+"""The seam of executors: jobs go in, outcomes come out as they finish, in any order.
+
+A failure is a value. An executor never raises for a bad candidate; it raises ExecutionError only
+when no worker can be had at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from evomerge.recipe import ModelReference, Recipe
+from evomerge.score.requests import Request, Response
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """Everything a worker process needs to build itself; plain and picklable."""
+
+    base: ModelReference
+    experts: dict[str, ModelReference]
+    dtype: str
+    """Name of the live model's torch dtype, never "auto"."""
+    device: str
+    """"cpu", "cuda" or "cuda:N"."""
+    threads: int
+    """CPU threads for torch in this worker."""
+    batch_tokens: int | None = None
+    """Padded tokens per forward pass; None sizes it to the device's memory."""
+    timeout_s: float | None = None
+    """Longest time for one candidate; None waits for ever."""
+    max_length: int | None = None
+    """Context window in tokens; None takes the model's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One candidate to materialise and one named set of requests to answer with it."""
+
+    number: int
+    recipe: Recipe
+    split: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """A candidate's responses, in the order of the requests, with seconds per phase and peak bytes."""
+
+    responses: tuple[Response, ...]
+    seconds: dict[str, float] = field(default_factory=dict)
+    """"materialise" and "respond"."""
+    peak_bytes: int = 0
+    worker: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a candidate has no score. `message` is for people and names tensor, item or worker."""
+
+    reason: Literal["not_finite", "out_of_memory", "timeout", "worker_died", "error"]
+    message: str
+
+
+Outcome = Answers | Failure
+
+
+class Executor(Protocol):
+    """Runs jobs on one or more workers that keep their models resident."""
+
+    workers: int
+
+    def add_requests(self, split: str, requests: Sequence[Request]) -> None:
+        """Make a set of requests known under a name, once, before jobs refer to it."""
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
+        """Yield every job with its outcome as soon as it is known, in any order.
+
+        Closing the iterator early (Ctrl-C) abandons what is still running.
+        """
+
+    def close(self) -> None:
+        """Release workers and devices. Safe to call twice."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Estimators and statistics: arrays of item scores in, numbers out."""

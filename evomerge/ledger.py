@@ -1,0 +1,311 @@
+"""The ledger: an Optuna study of trials, and beside it a file with every evaluation's item table.
+
+The driver alone writes it. An evaluation is appended to `evaluations.jsonl` and synced to disk before
+its trial is finished in the study, so a crash in between is mended on opening from what the file says.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from evomerge.errors import RunError
+from evomerge.propose.base import Dimension
+from evomerge.score.table import ItemTable
+
+JOURNAL = "study.journal"
+EVALUATIONS = "evaluations.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """One candidate on one split: its scores, or why there are none."""
+
+    trial: int
+    split: str
+    score: float | None = None
+    tie_break: float = 0.0
+    table: ItemTable | None = None
+    aggregates: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_bytes: int = 0
+    worker: str = ""
+    failure: str | None = None
+    same_as: int | None = None
+    """The trial whose identical recipe was evaluated instead."""
+
+    @property
+    def fitness(self) -> float | None:
+        """What the proposer is told: the score, with the tie-break added."""
+        return None if self.score is None else self.score + self.tie_break
+
+    def to_line(self) -> str:
+        """As one line of JSON."""
+        data: dict[str, Any] = {"trial": self.trial, "split": self.split}
+        if self.same_as is not None:
+            data["same_as"] = self.same_as
+        if self.failure is not None:
+            data["failure"] = self.failure
+        else:
+            data |= {"score": self.score, "tie_break": self.tie_break, "aggregates": self.aggregates}
+        data |= {"seconds": dict(self.seconds), "peak_bytes": self.peak_bytes, "worker": self.worker}
+        if self.table is not None:
+            data["tasks"] = self.table.to_data()
+        return json.dumps(data, separators=(",", ":")) + "\n"
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Evaluation:
+        """The inverse of `to_line`, after JSON."""
+        return cls(
+            trial=data["trial"],
+            split=data["split"],
+            score=data.get("score"),
+            tie_break=data.get("tie_break", 0.0),
+            table=ItemTable.from_data(data["tasks"]) if "tasks" in data else None,
+            aggregates=data.get("aggregates", {}),
+            seconds=data["seconds"],
+            peak_bytes=data["peak_bytes"],
+            worker=data["worker"],
+            failure=data.get("failure"),
+            same_as=data.get("same_as"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One candidate as the study holds it."""
+
+    number: int
+    kind: str
+    """base, expert, uniform, candidate or mean."""
+    name: str
+    generation: int | None
+    parameters: Mapping[str, float]
+    recipe_key: str
+    state: str
+    """running, complete or failed."""
+    score: float | None
+
+
+class Ledger:
+    """All trials and evaluations of one run.
+
+    Use `create` or `open`; `read` gives a view for other processes that neither locks nor repairs.
+    """
+
+    def __init__(self, study: optuna.Study, path: Path, evaluations: list[Evaluation]) -> None:
+        self._study = study
+        self._path = path
+        self._evaluations = {(item.trial, item.split): item for item in evaluations}
+
+    @classmethod
+    def create(cls, directory: Path, storage: str, study_name: str) -> Ledger:
+        """A new, empty ledger. Raises: RunError if the storage can't be used or has that study."""
+        with _quiet(), _storage_errors(storage):
+            study = optuna.create_study(
+                storage=_storage(directory, storage), study_name=study_name, direction=StudyDirection.MAXIMIZE
+            )
+        (directory / EVALUATIONS).touch()
+        return cls(study, directory / EVALUATIONS, [])
+
+    @classmethod
+    def open(cls, directory: Path, storage: str, study_name: str) -> Ledger:
+        """Open for writing: repair torn last lines, and finish trials whose evaluation was already on disk."""
+        if storage == "journal":
+            _clear_stale_lock(directory)
+            _drop_torn_line(directory / JOURNAL)
+        _drop_torn_line(directory / EVALUATIONS)
+        ledger = cls.read(directory, storage, study_name)
+        for trial in ledger.trials():
+            evaluation = ledger.evaluation(trial.number, "search")
+            if trial.state == "running" and evaluation is not None:
+                ledger._finish(evaluation)
+        return ledger
+
+    @classmethod
+    def read(cls, directory: Path, storage: str, study_name: str) -> Ledger:
+        """Open for reading only. Raises: RunError if it isn't there or can't be read."""
+        if storage == "journal" and not (directory / JOURNAL).exists():
+            raise RunError(f"{directory}: {JOURNAL} is missing; restore it, or start a new run directory")
+        with _quiet(), _storage_errors(storage):
+            study = optuna.load_study(storage=_storage(directory, storage), study_name=study_name)
+        return cls(study, directory / EVALUATIONS, _read_evaluations(directory / EVALUATIONS))
+
+    def trials(self) -> list[Trial]:
+        """All trials in order of number."""
+        return [_trial(frozen) for frozen in self._study.get_trials(deepcopy=False)]
+
+    def evaluation(self, trial: int, split: str) -> Evaluation | None:
+        """What is known of a trial on a split."""
+        return self._evaluations.get((trial, split))
+
+    def evaluations(self) -> list[Evaluation]:
+        """All evaluations, in the order in which they finished."""
+        return list(self._evaluations.values())
+
+    def add(
+        self,
+        *,
+        kind: str,
+        name: str,
+        recipe_key: str,
+        generation: int | None = None,
+        parameters: Mapping[str, float] | None = None,
+        dimensions: tuple[Dimension, ...] = (),
+    ) -> Trial:
+        """Record a candidate as running, with all its parameters, in one write."""
+        distributions: dict[str, BaseDistribution] = (
+            {} if parameters is None else {item.name: FloatDistribution(item.low, item.high) for item in dimensions}
+        )
+        with _writing(self._path.parent):
+            self._study.add_trial(
+                create_trial(
+                    state=TrialState.RUNNING,
+                    params=dict(parameters or {}),
+                    distributions=distributions,
+                    user_attrs={"kind": kind, "name": name, "generation": generation, "recipe": recipe_key},
+                )
+            )
+        return _trial(self._study.get_trials(deepcopy=False)[-1])
+
+    def record(self, evaluation: Evaluation) -> None:
+        """Make an evaluation durable; one on the search split also finishes its trial in the study."""
+        with _writing(self._path.parent):
+            _append(self._path, evaluation.to_line())
+            self._evaluations[evaluation.trial, evaluation.split] = evaluation
+            if evaluation.split == "search":
+                self._finish(evaluation)
+
+    def _finish(self, evaluation: Evaluation) -> None:
+        if evaluation.score is None:
+            self._study.tell(evaluation.trial, state=TrialState.FAIL, skip_if_finished=True)
+        else:
+            self._study.tell(evaluation.trial, evaluation.score, skip_if_finished=True)
+
+
+def _trial(frozen: FrozenTrial) -> Trial:
+    state = {TrialState.COMPLETE: "complete", TrialState.FAIL: "failed"}.get(frozen.state, "running")
+    attributes = frozen.user_attrs
+    return Trial(
+        number=frozen.number,
+        kind=attributes.get("kind", "candidate"),
+        name=attributes.get("name", f"trial {frozen.number}"),
+        generation=attributes.get("generation"),
+        parameters=frozen.params,
+        recipe_key=attributes.get("recipe", ""),
+        state=state,
+        score=frozen.value if state == "complete" else None,
+    )
+
+
+def _storage(directory: Path, storage: str) -> optuna.storages.BaseStorage | str:
+    if storage != "journal":
+        return storage
+    backend = optuna.storages.journal.JournalFileBackend(
+        str(directory / JOURNAL), lock_obj=optuna.storages.journal.JournalFileOpenLock(str(directory / JOURNAL))
+    )
+    return optuna.storages.JournalStorage(backend)
+
+
+def _clear_stale_lock(directory: Path) -> None:
+    """Remove the lock file that a killed driver left behind; the run's own lock shows that none is at work."""
+    (directory / f"{JOURNAL}.lock").unlink(missing_ok=True)
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cut off a last line that a crash left incomplete, so that the next append starts a line of its own."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        end = size
+        while end > 0:
+            start = max(0, end - 65536)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end < size:
+            file.truncate(end)
+            os.fsync(file.fileno())
+
+
+def _append(path: Path, line: str) -> None:
+    """Append a whole line and wait until it is on disk; on failure leave the file as it was."""
+    with path.open("ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        data = line.encode()
+        try:
+            written = 0
+            while written < len(data):
+                written += file.write(data[written:])
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise
+
+
+def _read_evaluations(path: Path) -> list[Evaluation]:
+    """All complete lines; an incomplete last one is a write in progress. Raises: RunError for a damaged line."""
+    evaluations = []
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        raise RunError(f"{path}: missing; restore it, or start a new run directory") from None
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            evaluations.append(Evaluation.from_data(json.loads(line)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path}: line {number} is damaged ({error}); restore the file from a copy") from error
+    return evaluations
+
+
+@contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{directory}: can't be written: {error.strerror or error}. Nothing already recorded is lost: "
+            f"make room or restore access, then continue with: evomerge resume {directory}"
+        ) from error
+
+
+@contextmanager
+def _storage_errors(storage: str) -> Iterator[None]:
+    try:
+        yield
+    except optuna.exceptions.DuplicatedStudyError as error:
+        raise RunError(f"storage {storage}: {error}") from error
+    except KeyError as error:
+        raise RunError(f"storage {storage}: the study of this run isn't there any more") from error
+    except (ImportError, ValueError) as error:
+        raise RunError(f"storage {storage}: can't be opened: {error}") from error
+    except Exception as error:
+        if type(error).__module__.split(".")[0] in {"sqlalchemy", "redis"}:
+            raise RunError(f"storage {storage}: can't be opened: {error}") from error
+        raise
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna greets every study on the log; ours is an implementation detail."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(level)

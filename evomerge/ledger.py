@@ -17,6 +17,8 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -209,13 +211,11 @@ def _trial(frozen: FrozenTrial) -> Trial:
     )
 
 
-def _storage(directory: Path, storage: str) -> optuna.storages.BaseStorage | str:
+def _storage(directory: Path, storage: str) -> BaseStorage | str:
     if storage != "journal":
         return storage
-    backend = optuna.storages.journal.JournalFileBackend(
-        str(directory / JOURNAL), lock_obj=optuna.storages.journal.JournalFileOpenLock(str(directory / JOURNAL))
-    )
-    return optuna.storages.JournalStorage(backend)
+    path = str(directory / JOURNAL)
+    return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
 
 
 def _clear_stale_lock(directory: Path) -> None:

@@ -1,0 +1,319 @@
+"""The driver of one run: its models, benchmark, ledger and executor, and how candidates pass through them."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from evomerge.config import Config
+from evomerge.execute import make_executor, worker_settings
+from evomerge.execute.base import Executor, Failure, Job, Outcome
+from evomerge.ledger import Evaluation, Ledger, Trial
+from evomerge.preflight import Experiment, open_benchmark, open_experiment
+from evomerge.propose.base import Genome
+from evomerge.propose.population import default_population
+from evomerge.recipe import Recipe
+from evomerge.run import (
+    Clock,
+    Observer,
+    Run,
+    check_same_experiment,
+    checkpoint_recipe,
+    create_run,
+    record_of,
+    update_config,
+    write_json,
+)
+from evomerge.score.benchmark import Benchmark
+from evomerge.score.fitness import Objective
+from evomerge.select import SPLITS, Scored, best_uniform, shortlist, summary
+
+_VERSIONS = ("evomerge", "torch", "transformers", "lm-eval", "cma", "optuna", "numpy")
+
+
+class Driver:
+    """Everything that one search holds open. A context manager; workers start with the first evaluation.
+
+    Attributes:
+        finished: contents of result.json if the run has ended and its budget hasn't grown, else None.
+    """
+
+    experiment: Experiment
+    benchmark: Benchmark
+    objective: Objective
+    ledger: Ledger
+    run: Run
+
+    def __init__(self, config: Config, directory: Path, observer: Observer, where: str) -> None:
+        self.config = config
+        self.directory = directory
+        self.observer = observer
+        self.where = where
+        self.finished: dict[str, Any] | None = None
+        self._executor: Executor | None = None
+        self._splits: set[str] = set()
+
+    def __enter__(self) -> Driver:
+        existing = Run(self.directory) if (self.directory / "run.json").exists() else None
+        if existing is not None:
+            check_same_experiment(existing, {"identity": self.config.identity()}, where=self.where)
+            update_config(existing, self.config)
+            result = existing.result()
+            if result is not None and result["budget"] == self.config.search.model_dump(
+                include={"evaluations", "hours", "shortlist"}
+            ):
+                self.finished = result
+                return self
+        self.observer.phase("models", None)
+        self.experiment = open_experiment(self.config, where=self.where)
+        self.space = self.experiment.space
+        self.observer.phase("benchmark", None)
+        self.benchmark = open_benchmark(self.experiment)
+        self.objective = Objective.of(self.benchmark)
+        facts = self._facts()
+        if existing is None:
+            self.run = create_run(self.directory, self.config, facts)
+        else:
+            check_same_experiment(existing, facts, where=self.where)
+            self.run = existing
+        self.population: int = self.run.facts["population"]
+        self.clock = Clock(self.directory)
+        self.ledger = Ledger.open(self.directory, self.config.storage, self.run.facts["study"])
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._executor is not None:
+            self._executor.close()
+
+    def trial(self, kind: str, name: str, genome: Genome | None = None, *, generation: int | None = None) -> Trial:
+        """The trial of this kind and recipe that the ledger holds, or a new one.
+
+        A genome proposed twice is two trials (the second takes over the first's result).
+        """
+        recipe = self._checkpoint_recipe(name) if genome is None else self.space.decode(genome)
+        key = recipe.key()
+        if kind != "candidate":
+            for trial in self.ledger.trials():
+                if (trial.kind, trial.recipe_key) == (kind, key):
+                    return trial
+        return self.ledger.add(
+            kind=kind,
+            name=name,
+            recipe_key=key,
+            generation=generation,
+            parameters=None if genome is None else self.space.parameters(genome),
+            dimensions=self.space.dimensions,
+        )
+
+    def recipe(self, trial: Trial) -> Recipe:
+        """The recipe of a trial."""
+        if trial.kind in {"base", "expert"}:
+            return self._checkpoint_recipe(trial.name)
+        return self.space.decode(self.space.genome(trial.parameters))
+
+    def generations(self) -> dict[int, list[Trial]]:
+        """Recorded candidates by generation, in ask order."""
+        found: dict[int, list[Trial]] = {}
+        for trial in self.ledger.trials():
+            if trial.generation is not None:
+                found.setdefault(trial.generation, []).append(trial)
+        return found
+
+    def evaluate(self, trials: Sequence[Trial], split: str) -> None:
+        """Evaluate the trials that have no result on `split` yet, each recipe once; return when all have one."""
+        keys = {trial.number: trial.recipe_key for trial in self.ledger.trials()}
+        known = {
+            keys[item.trial]: item for item in self.ledger.evaluations() if item.split == split and item.same_as is None
+        }
+        waiting: dict[str, list[Trial]] = {}
+        for trial in trials:
+            if self.ledger.evaluation(trial.number, split) is not None:
+                continue
+            if trial.recipe_key in known:
+                self._record(_copy(known[trial.recipe_key], trial.number), trial)
+            else:
+                waiting.setdefault(trial.recipe_key, []).append(trial)
+        jobs = [Job(number=same[0].number, recipe=self.recipe(same[0]), split=split) for same in waiting.values()]
+        if not jobs:
+            return
+        by_number = {same[0].number: same for same in waiting.values()}
+        for job, outcome in self._executor_for(split).run(jobs):
+            first, *others = by_number[job.number]
+            evaluation = self._assess(job, outcome)
+            self._record(evaluation, first)
+            for other in others:
+                self._record(_copy(evaluation, other.number), other)
+
+    def fitness(self, trial: Trial) -> float | None:
+        """Fitness of an evaluated trial on the search items; None if it failed."""
+        evaluation = self.ledger.evaluation(trial.number, "search")
+        return None if evaluation is None else evaluation.fitness
+
+    def search_evaluations(self) -> dict[int, Evaluation]:
+        """Evaluations on the search items, by trial number."""
+        return {item.trial: item for item in self.ledger.evaluations() if item.split == "search"}
+
+    def conclude(self) -> dict[str, Any]:
+        """Choose the winner on validation, test it beside the baselines, and write result.json."""
+        trials, evaluations = self.ledger.trials(), self.search_evaluations()
+        candidates = shortlist(trials, evaluations, self.config.search.shortlist)
+        baselines = [
+            (trial, trial.kind)
+            for trial in [
+                *(trial for trial in trials if trial.kind in {"base", "expert"}),
+                *best_uniform(trials, evaluations),
+            ]
+        ]
+        compared = list({trial.number: trial for trial in [*candidates, *(trial for trial, _ in baselines)]}.values())
+        self._phase("validation", len(compared))
+        self.evaluate(compared, "validation")
+        scores = {trial.number: self.ledger.evaluation(trial.number, "validation") for trial in candidates}
+        validated = [
+            trial for trial in candidates if (found := scores[trial.number]) is not None and found.fitness is not None
+        ]
+        if not validated:
+            validated = candidates[:1]
+        # max keeps the first of equals, and the shortlist is in order of search fitness.
+        winner = max(validated, key=lambda trial: _fitness_of(scores[trial.number]))
+        models = [*baselines, (winner, "winner")]
+        self._phase("test", len(models))
+        self.evaluate([trial for trial, _ in models], "test")
+        data: dict[str, Any] = {
+            "winner": {"trial": winner.number, "kind": winner.kind, "recipe": self.recipe(winner).to_data()},
+            "metrics": dict(self.objective.metrics),
+            "evaluations": sum(trial.kind == "candidate" for trial in trials),
+            "budget": self.config.search.model_dump(include={"evaluations", "hours", "shortlist"}),
+            "hours": round(self.clock.hours, 4),
+            "shortlist": [
+                {
+                    "trial": trial.number,
+                    "kind": trial.kind,
+                    "search": trial.score,
+                    "validation": _score_of(scores[trial.number]),
+                }
+                for trial in candidates
+            ],
+        }
+        for split in SPLITS:
+            data[split] = summary(self._scored(models, split), self.objective.weights)
+        write_json(self.directory / "result.json", data)
+        self.clock.phase("done")
+        return data
+
+    def _scored(self, models: Sequence[tuple[Trial, str]], split: str) -> list[Scored]:
+        found = []
+        for trial, kind in models:
+            evaluation = self.ledger.evaluation(trial.number, split)
+            if evaluation is None or evaluation.table is None or evaluation.score is None:
+                self.observer.message(f"{trial.name} has no {split} score: {evaluation and evaluation.failure}")
+                continue
+            found.append(
+                Scored(
+                    trial=trial.number,
+                    name={"uniform": "uniform", "winner": "winner"}.get(kind, trial.name),
+                    kind=kind,
+                    score=evaluation.score,
+                    items=self.objective.item_values(evaluation.table),
+                )
+            )
+        return found
+
+    def _assess(self, job: Job, outcome: Outcome) -> Evaluation:
+        """Turn a worker's answers into scores. A score that isn't finite is a failure like any other."""
+        if isinstance(outcome, Failure):
+            return Evaluation(trial=job.number, split=job.split, failure=f"{outcome.reason}: {outcome.message}")
+        start = time.perf_counter()
+        table = self.benchmark.score(job.split, outcome.responses)
+        aggregates = self.benchmark.aggregate(table)
+        score = self.objective.score(aggregates)
+        seconds = {**outcome.seconds, "bookkeeping": time.perf_counter() - start}
+        if not math.isfinite(score):
+            return Evaluation(trial=job.number, split=job.split, failure=f"not_finite: score {score}", seconds=seconds)
+        return Evaluation(
+            trial=job.number,
+            split=job.split,
+            score=score,
+            tie_break=self.objective.tie_break(table),
+            table=table,
+            aggregates=aggregates,
+            seconds=seconds,
+            peak_bytes=outcome.peak_bytes,
+            worker=outcome.worker,
+        )
+
+    def _record(self, evaluation: Evaluation, trial: Trial) -> None:
+        self.ledger.record(evaluation)
+        self.clock.evaluated()
+        if evaluation.split == "search":
+            trial = self.ledger.trials()[trial.number]
+        self.observer.trial(record_of(self.ledger, trial))
+
+    def _executor_for(self, split: str) -> Executor:
+        if self._executor is None:
+            self.observer.phase("workers", None)
+            settings = worker_settings(self.config, dtype=self.experiment.dtype)
+            self._executor = make_executor(self.config.execution, settings)
+        if split not in self._splits:
+            self._executor.add_requests(split, self.benchmark.requests(split))
+            self._splits.add(split)
+        return self._executor
+
+    def _phase(self, name: str, total: int) -> None:
+        self.observer.phase(name, total)
+        self.clock.phase(name)
+
+    def _checkpoint_recipe(self, model: str) -> Recipe:
+        return checkpoint_recipe(self.experiment.template, model)
+
+    def _facts(self) -> dict[str, Any]:
+        config, space = self.config, self.space
+        items = len(self.benchmark.splits["search"])
+        population = config.search.population or default_population(
+            len(space.dimensions), config.search.evaluations, items
+        )
+        versions = {"python": platform.python_version()}
+        for name in _VERSIONS:
+            with suppress(ModuleNotFoundError):
+                versions[name] = version(name)
+        return {
+            "identity": config.identity(),
+            "dtype": self.experiment.dtype,
+            "options": dict(self.experiment.options),
+            "places": [list(place) for place in self.experiment.places],
+            "items": self.benchmark.fingerprint,
+            "population": population,
+            "space": space.describe(),
+            "benchmark": self.benchmark.describe(),
+            "versions": versions,
+        }
+
+
+def _copy(evaluation: Evaluation, trial: int) -> Evaluation:
+    """The same result for a trial with the same recipe."""
+    return Evaluation(
+        trial=trial,
+        split=evaluation.split,
+        score=evaluation.score,
+        tie_break=evaluation.tie_break,
+        table=evaluation.table,
+        aggregates=evaluation.aggregates,
+        failure=evaluation.failure,
+        same_as=evaluation.trial,
+    )
+
+
+def _fitness_of(evaluation: Evaluation | None) -> float:
+    return -math.inf if evaluation is None or evaluation.fitness is None else evaluation.fitness
+
+
+def _score_of(evaluation: Evaluation | None) -> float | None:
+    return None if evaluation is None else evaluation.score

@@ -1,0 +1,88 @@
+"""Intervals and paired comparisons against scipy, closed forms and simulated coverage."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from evomerge.estimate.comparisons import compare, holm, mcnemar, mean_interval, weighted_mean, wilson
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+@settings(deadline=None, max_examples=50)
+def test_wilson_is_scipys(counts: tuple[int, int]) -> None:
+    successes, items = counts
+    reference = stats.binomtest(successes, items).proportion_ci(method="wilson")
+    assert wilson(successes, items) == pytest.approx((reference.low, reference.high), abs=1e-12)
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+@settings(deadline=None, max_examples=50)
+def test_mcnemar_is_the_exact_binomial_test(won: int, lost: int) -> None:
+    reference = stats.binomtest(won, won + lost).pvalue if won + lost else 1.0
+    assert mcnemar(won, lost) == pytest.approx(reference, abs=1e-12)
+
+
+def test_a_paired_difference_of_proportions_has_the_textbook_interval() -> None:
+    first = np.array([1.0] * 30 + [1.0] * 12 + [0.0] * 4 + [0.0] * 54)
+    second = np.array([1.0] * 30 + [0.0] * 12 + [1.0] * 4 + [0.0] * 54)
+    found = compare({"t": first}, {"t": second}, {"t": 1.0})
+    half = 1.959963984540054 * np.sqrt(12 + 4 - 64 / 100) / 100
+    assert found.difference == pytest.approx(0.08)
+    assert found.interval == pytest.approx((0.08 - half, 0.08 + half))
+    assert found.p == pytest.approx(stats.binomtest(4, 16).pvalue)
+
+
+def test_a_bootstrap_interval_of_one_continuous_task_is_close_to_the_t_interval() -> None:
+    values = np.random.default_rng(0).normal(3.0, 2.0, 400)
+    low, high = mean_interval({"t": values}, {"t": 1.0})
+    reference = stats.t.interval(0.95, 399, loc=values.mean(), scale=stats.sem(values))
+    assert (low, high) == pytest.approx(reference, abs=0.03)
+
+
+def test_sign_flips_agree_with_the_exact_binomial_test_on_binary_tasks() -> None:
+    generator = np.random.default_rng(1)
+    first = {name: generator.integers(0, 2, 80).astype(float) for name in ("a", "b")}
+    second = {name: np.where(generator.random(80) < 0.3, 0.0, values) for name, values in first.items()}
+    found = compare(first, second, {"a": 1.0, "b": 1.0})
+    lost = sum(int((first[name] > second[name]).sum()) for name in first)
+    assert found.p == pytest.approx(max(stats.binomtest(lost, lost).pvalue, 1e-4), abs=2e-4)
+    assert found.difference > 0
+    assert found.interval.low > 0
+
+
+def test_weights_decide_how_tasks_are_averaged() -> None:
+    scores = {"a": np.ones(10), "b": np.zeros(1000)}
+    assert weighted_mean(scores, {"a": 3.0, "b": 1.0}) == pytest.approx(0.75)
+
+
+def test_a_model_against_itself_is_no_difference() -> None:
+    scores = {"t": np.array([0.0, 1.0, 1.0]), "u": np.array([0.2, 0.4])}
+    found = compare(scores, scores, {"t": 1.0, "u": 1.0})
+    assert found.difference == 0
+    assert found.p == 1.0
+
+
+def test_models_with_other_items_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="same items"):
+        compare({"t": np.ones(3)}, {"t": np.ones(4)}, {"t": 1.0})
+
+
+def test_holm_gives_the_worked_example_and_keeps_the_order() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_equal_models_are_told_apart_as_often_as_the_level_says() -> None:
+    generator = np.random.default_rng(2)
+    found = [
+        compare(
+            {"t": generator.integers(0, 2, 150).astype(float)},
+            {"t": generator.integers(0, 2, 150).astype(float)},
+            {"t": 1.0},
+        ).p
+        for _ in range(400)
+    ]
+    assert np.mean(np.array(found) < 0.05) < 0.075

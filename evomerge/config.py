@@ -352,7 +352,8 @@ def _unknown_key(location: tuple[int | str, ...]) -> str:
     for part in location[:-1]:
         if isinstance(section, type) and issubclass(section, BaseModel):
             field = section.model_fields.get(str(part))
-            section = _section_of(field.annotation) if field else None
+            # A part that is no field is a key or an index inside the section's own mapping or list.
+            section = _section_of(field.annotation) if field else section
     known = list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
     return unknown("key", str(location[-1]), known)
 

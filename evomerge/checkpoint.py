@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from evomerge.architecture import Layout, is_computed
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, listed
 from evomerge.recipe import ModelReference
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -71,7 +71,6 @@ _DOWNLOADED = (
 )
 _HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 _MAX_HEADER_BYTES = 100_000_000
-_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,9 +287,9 @@ def match_names(base: Checkpoint, other: Checkpoint) -> dict[str, str]:
         )
     problems = []
     if missing:
-        problems.append(f"lacks {_listed(missing)}")
+        problems.append(f"lacks {listed(missing)}")
     if extra:
-        problems.append(f"has {_listed(extra)}, which the base hasn't")
+        problems.append(f"has {listed(extra)}, which the base hasn't")
     if problems:
         raise CheckpointError(f"{other.folder}: {'; '.join(problems)}")
     return {name: matched[name] for name in base.names}
@@ -345,18 +344,18 @@ def _differences(base: Checkpoint, expert: Checkpoint) -> list[str]:
         if expert.tensors[expert_name := names[name]].shape != info.shape
     ]
     if shapes:
-        found.append(f"{where}: shapes differ from the base's: {_listed(shapes)}")
+        found.append(f"{where}: shapes differ from the base's: {listed(shapes)}")
     kinds = [
         name
         for name, info in base.tensors.items()
         if info.dtype.is_floating_point != expert.tensors[names[name]].dtype.is_floating_point
     ]
     if kinds:
-        found.append(f"{where}: integers in one model and floating-point numbers in the other: {_listed(kinds)}")
+        found.append(f"{where}: integers in one model and floating-point numbers in the other: {listed(kinds)}")
     tokens = _different_tokens(base, expert)
     if tokens:
         found.append(
-            f"{where}: its tokenizer numbers tokens otherwise than the base's: {_listed(tokens)}; "
+            f"{where}: its tokenizer numbers tokens otherwise than the base's: {listed(tokens)}; "
             "merge models that share a tokenizer"
         )
     return found
@@ -470,7 +469,7 @@ def _read_headers(folder: Path) -> dict[str, TensorInfo]:
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
     if pickles:
         raise CheckpointError(
-            f"{folder}: holds only pickled weights ({_listed(pickles)}), which can run code when read; load the model "
+            f"{folder}: holds only pickled weights ({listed(pickles)}), which can run code when read; load the model "
             "in an environment that you trust and write it with save_pretrained, which stores safetensors"
         )
     raise CheckpointError(f"{folder}: holds no weights: neither {WEIGHTS} nor {INDEX}")
@@ -488,7 +487,7 @@ def _read_shards(folder: Path) -> dict[str, TensorInfo]:
         files[file] = None
     absent = [file for file in files if not (folder / file).is_file()]
     if absent:
-        raise CheckpointError(f"{folder}: shards named by {INDEX} are missing: {_listed(absent)}; download them again")
+        raise CheckpointError(f"{folder}: shards named by {INDEX} are missing: {listed(absent)}; download them again")
     shards = {file: _read_header(folder / file) for file in files}
     tensors: dict[str, TensorInfo] = {}
     for file, header in shards.items():
@@ -498,7 +497,7 @@ def _read_shards(folder: Path) -> dict[str, TensorInfo]:
             tensors[name] = info
     lost = [f"{name} ({file})" for name, file in weight_map.items() if name not in shards[file]]
     if lost:
-        raise CheckpointError(f"{folder}: tensors named by {INDEX} aren't in their shards: {_listed(lost)}")
+        raise CheckpointError(f"{folder}: tensors named by {INDEX} aren't in their shards: {listed(lost)}")
     return tensors
 
 
@@ -537,7 +536,7 @@ def _read_header(path: Path) -> dict[str, TensorInfo]:
     if 8 + length + end > size:
         cut = [name for name in tensors if 8 + length + entries[name]["data_offsets"][1] > size]
         raise CheckpointError(
-            f"{path}: was cut short: {size:,} of {8 + length + end:,} bytes are there, so {_listed(cut)} can't be "
+            f"{path}: was cut short: {size:,} of {8 + length + end:,} bytes are there, so {listed(cut)} can't be "
             "read; download it again"
         )
     try:
@@ -587,12 +586,6 @@ def _equal_bytes(one: Tensor, two: Tensor) -> bool:
 
 def _sides(shape: tuple[int, ...] | list[int]) -> str:
     return "×".join(map(str, shape)) or "scalar"
-
-
-def _listed(names: list[str]) -> str:
-    """The first few of a list, and how many more there are."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
 
 
 __all__ = [

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from evomerge.checkpoint import Checkpoint
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, listed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _EXACT_INTEGERS = {torch.bfloat16: 2**8, torch.float16: 2**11, torch.float32: 2**24, torch.float64: 2**24}
-_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +121,7 @@ def _refuse_incomplete(base: Checkpoint, report: Mapping[str, Any]) -> None:
         (sorted(map(str, report["error_msgs"])), "transformers can't load it"),
     ):
         if names:
-            raise CheckpointError(f"{base.folder}: {problem}: {_listed(names)}")
+            raise CheckpointError(f"{base.folder}: {problem}: {listed(names)}")
 
 
 def _find_boxes(base: Checkpoint, config: Any, dtype: torch.dtype) -> dict[str, _Box]:
@@ -158,9 +157,9 @@ def _find_boxes(base: Checkpoint, config: Any, dtype: torch.dtype) -> dict[str, 
     ignored = getattr(model_class, "_keys_to_ignore_on_load_unexpected", None) or ()
     lost = [name for name in names if name not in boxes]
     if unused := [name for name in lost if any(re.search(pattern, name) for pattern in ignored)]:
-        _log.info("%s: %s: stored, but not part of the live model", base.folder, _listed(unused))
+        _log.info("%s: %s: stored, but not part of the live model", base.folder, listed(unused))
     if lost := [name for name in lost if name not in unused]:
-        raise CheckpointError(f"{base.folder}: stored tensors aren't found in the live model: {_listed(lost)}")
+        raise CheckpointError(f"{base.folder}: stored tensors aren't found in the live model: {listed(lost)}")
     return {name: boxes[name] for name in names if name in boxes}
 
 
@@ -258,8 +257,3 @@ def _quietly() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more

@@ -1,0 +1,336 @@
+"""From a recipe to merged tensors, in place into a live model or streamed one at a time.
+
+Both ways run the same code on the same inputs, so what is exported is what was scored. Does not know
+how models are scored or files are written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evomerge.architecture import Place
+from evomerge.checkpoint import Checkpoint, check_compatible, match_names
+from evomerge.errors import CheckpointError, EvomergeError, MergeError, RecipeError, UnknownNameError, listed, unknown
+from evomerge.merge import METHODS
+from evomerge.merge.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
+from evomerge.recipe import Coefficient, Group, Recipe
+
+FLOATING = ("float32", "bfloat16", "float16", "float64")
+"""dtypes that a recipe may ask for, beside "auto"."""
+
+_KEPT_PREPARATIONS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A method with its checked options and what it computed before coefficients were known, by tensor name."""
+
+    method: MergeMethod
+    states: dict[str, Any] = field(default_factory=dict)
+
+
+class Materialiser:
+    """Realises recipes over one base and its experts.
+
+    Args:
+        base: gives names, shapes, order and default dtype.
+        experts: by name, in config order.
+        device: where tensors are merged. Inputs are copied there once if they take no more than half
+            of its free memory, otherwise for each candidate.
+
+    Raises: CheckpointError if the models can't be merged with each other.
+    """
+
+    def __init__(
+        self, base: Checkpoint, experts: Mapping[str, Checkpoint], *, device: torch.device | str = "cpu"
+    ) -> None:
+        check_compatible(base, experts)
+        self.base = base
+        self.experts = dict(experts)
+        self.device = torch.device(device)
+        self._names = {name: match_names(base, expert) for name, expert in experts.items()}
+        self._places: dict[str, Place] = {name: base.layout.place(name) for name in base.names}
+        self._prepared: OrderedDict[tuple[Any, ...], Prepared] = OrderedDict()
+        self._on_device: dict[tuple[str, str], Tensor] | None = {} if self._inputs_fit() else None
+        self._check_integers()
+
+    def check(self, recipe: Recipe) -> None:
+        """Find everything wrong with a recipe for these models, without touching a tensor.
+
+        Raises: RecipeError with the place in the recipe and what would be right.
+        """
+        self._checked(recipe)
+
+    def dtype(self, recipe: Recipe) -> torch.dtype:
+        """The dtype in which a recipe's floating-point tensors are stored. Raises: RecipeError if unknown."""
+        if recipe.dtype == "auto":
+            return self.base.dtype
+        if recipe.dtype not in FLOATING:
+            raise RecipeError(f"recipe: dtype: {unknown('dtype', recipe.dtype, ('auto', *FLOATING))}")
+        dtype: torch.dtype = getattr(torch, recipe.dtype)
+        return dtype
+
+    def storage_dtype(self, name: str, recipe: Recipe) -> torch.dtype:
+        """The dtype in which one tensor of a recipe is stored.
+
+        A merge in the base's own dtype keeps the dtypes of a mixed checkpoint; integers stay as they are.
+        """
+        stored, wanted = self.base.tensors[name].dtype, self.dtype(recipe)
+        return stored if not stored.is_floating_point or wanted == self.base.dtype else wanted
+
+    def size_bytes(self, recipe: Recipe) -> int:
+        """Size of the merged tensors as they are stored."""
+        return sum(
+            info.num_elements * self.storage_dtype(name, recipe).itemsize for name, info in self.base.tensors.items()
+        )
+
+    def prepare(self, recipe: Recipe) -> Prepared:
+        """Compute what the method needs whatever the coefficients; kept for the two latest sets of options.
+
+        Raises: RecipeError for an unknown method or wrong options.
+        """
+        options = checked_options(recipe)
+        key = (recipe.method, tuple(sorted(options.items())), recipe.seed)
+        if key not in self._prepared:
+            prepared = Prepared(self._new_method(recipe))
+            for name in self._floating():
+                prepared.states[name] = prepared.method.prepare(self._inputs(name, prepared.method))
+            self._prepared[key] = prepared
+            while len(self._prepared) > _KEPT_PREPARATIONS:
+                self._prepared.popitem(last=False)
+        self._prepared.move_to_end(key)
+        return self._prepared[key]
+
+    def prepared_bytes(self, recipe: Recipe) -> int:
+        """Size of what `prepare` keeps for a recipe's method and options, in bytes, as the method states it."""
+        method = self._new_method(recipe)
+        return sum(method.prepared_bytes(self.base.tensors[name].shape, len(self.experts)) for name in self._floating())
+
+    def write(self, recipe: Recipe, targets: Mapping[str, Tensor]) -> None:
+        """Write the merged tensors in place.
+
+        Args:
+            recipe: the merge.
+            targets: a view of each tensor by the base's stored name, as in `LiveModel.targets`.
+
+        Raises:
+            RecipeError: the recipe doesn't fit the models or the method.
+            MergeError: a tensor's result is undefined or not finite. The targets are then partly
+                written; the next successful write replaces all of them.
+        """
+        coefficients = self._checked(recipe)
+        prepared = self.prepare(recipe)
+        for name, target in targets.items():
+            dtype = self.storage_dtype(name, recipe)
+            # Rounded to the stored dtype first, as a model loaded from the exported folder would be.
+            out = target if target.dtype == dtype else torch.empty_like(target, dtype=dtype)
+            self._merge(name, prepared.method, prepared.states[name], coefficients[name], out)
+            if out is not target:
+                target.copy_(out)
+
+    def stream(self, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
+        """The merged tensors one at a time, in the base's order, on the CPU, in storage dtype.
+
+        Whoever takes them may keep only a few: each is new memory. Integers are the base's.
+
+        Raises: as `write`.
+        """
+        coefficients = self._checked(recipe)
+        method = self._new_method(recipe)
+        for name, info in self.base.tensors.items():
+            if not info.dtype.is_floating_point:
+                yield name, self.base.tensor(name)
+                continue
+            state = method.prepare(self._inputs(name, method))
+            out = torch.empty(info.shape, dtype=self.storage_dtype(name, recipe), device=self.device)
+            self._merge(name, method, state, coefficients[name], out)
+            yield name, out.cpu()
+
+    def _merge(self, name: str, method: MergeMethod, state: Any, coefficients: Coefficients, out: Tensor) -> None:
+        inputs = self._inputs(name, method)
+        try:
+            method.merge(inputs, coefficients, state, out)
+        except MergeError as error:
+            raise error if name in str(error) else MergeError(f"{name}: {error}") from error
+        # One read instead of a mask: a sum is only finite if all its terms are, but may overflow by itself.
+        total = torch.sum(out, dtype=torch.float64 if out.dtype == torch.float64 else torch.float32)
+        if not bool(torch.isfinite(total)) and not bool(torch.isfinite(out).all()):
+            raise MergeError(f"{name}: {self._why_not_finite(inputs, coefficients)}")
+
+    def _why_not_finite(self, inputs: TensorInputs, coefficients: Coefficients) -> str:
+        models = dict(zip(self.experts, inputs.experts, strict=True))
+        if inputs.base is not None:
+            models = {"base": inputs.base, **models}
+        broken = [model for model, tensor in models.items() if not bool(torch.isfinite(tensor).all())]
+        if broken:
+            return f"NaN or Inf in the weights of {', '.join(broken)}; such a model can't be merged"
+        values = "; ".join(f"{parameter} = {np.round(value, 6).tolist()}" for parameter, value in coefficients.items())
+        return f"the merge isn't finite with {values or 'this method'}"
+
+    def _floating(self) -> list[str]:
+        return [name for name, info in self.base.tensors.items() if info.dtype.is_floating_point]
+
+    def _new_method(self, recipe: Recipe) -> MergeMethod:
+        method = method_of(recipe)
+        return method(checked_options(recipe), experts=tuple(self.experts), seed=recipe.seed)
+
+    def _inputs(self, name: str, method: MergeMethod) -> TensorInputs:
+        return TensorInputs(
+            name=name,
+            base=self._input("base", self.base, name) if method.base == "required" else None,
+            experts=tuple(
+                self._input(expert, checkpoint, self._names[expert][name])
+                for expert, checkpoint in self.experts.items()
+            ),
+        )
+
+    def _input(self, model: str, checkpoint: Checkpoint, name: str) -> Tensor:
+        if self._on_device is None:
+            return checkpoint.tensor(name).to(self.device)
+        if (model, name) not in self._on_device:
+            self._on_device[model, name] = checkpoint.tensor(name).to(self.device)
+        return self._on_device[model, name]
+
+    def _inputs_fit(self) -> bool:
+        """Whether all inputs may stay on the device; on the CPU they are memory-mapped and take nothing."""
+        if self.device.type != "cuda":
+            return True
+        needed = sum(checkpoint.size_bytes for checkpoint in (self.base, *self.experts.values()))
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return needed <= free // 2
+
+    def _check_integers(self) -> None:
+        for name, info in self.base.tensors.items():
+            if info.dtype.is_floating_point:
+                continue
+            for expert, checkpoint in self.experts.items():
+                if not torch.equal(self.base.tensor(name), checkpoint.tensor(self._names[expert][name])):
+                    raise CheckpointError(
+                        f"{checkpoint.folder}: {name}: integers that differ from the base's can't be merged"
+                    )
+
+    def _checked(self, recipe: Recipe) -> dict[str, Coefficients]:
+        """Check a recipe; for each floating-point tensor the coefficients of its group, with defaults filled in."""
+        method = method_of(recipe)
+        checked_options(recipe)
+        self.dtype(recipe)
+        if tuple(recipe.experts) != tuple(self.experts):
+            raise RecipeError(
+                f"recipe: models.experts: names {', '.join(recipe.experts)}, but the models at hand are "
+                f"{', '.join(self.experts)}, in this order"
+            )
+        groups = [
+            self._checked_group(f"recipe: groups[{index}] ({group.name})", group, method)
+            for index, group in enumerate(recipe.groups)
+        ]
+        found: dict[Place, Coefficients] = {}
+        homeless: dict[Place, str] = {}
+        for name in self._floating():
+            place = self._places[name]
+            if place in found or place in homeless:
+                continue
+            for group, coefficients in zip(recipe.groups, groups, strict=True):
+                if group.contains(place.layer, place.kind):
+                    found[place] = coefficients
+                    break
+            else:
+                homeless[place] = name
+        if homeless and method.parameters:
+            raise RecipeError(
+                f"recipe: groups: no group contains {listed(list(homeless.values()))}; add a last group without "
+                "layers and kinds to give every other tensor its coefficients"
+            )
+        return {name: found.get(self._places[name], {}) for name in self._floating()}
+
+    def _checked_group(self, where: str, group: Group, method: type[MergeMethod]) -> dict[str, NDArray[np.float64]]:
+        declared = {parameter.name: parameter for parameter in method.parameters}
+        for name in group.coefficients:
+            if name not in declared:
+                raise RecipeError(f"{where}: coefficients: {unknown('coefficient', name, declared)}")
+        return {
+            name: self._checked_coefficient(
+                f"{where}: coefficients.{name}", group.coefficients.get(name, parameter.default), parameter
+            )
+            for name, parameter in declared.items()
+        }
+
+    def _checked_coefficient(self, where: str, value: Coefficient, parameter: Parameter) -> NDArray[np.float64]:
+        if isinstance(value, Mapping):
+            if not parameter.per_expert:
+                raise RecipeError(f"{where}: one number for all experts, got one per expert")
+            if set(value) != set(self.experts):
+                raise RecipeError(f"{where}: expected one value for each of {', '.join(self.experts)}")
+            values = np.array([value[expert] for expert in self.experts], dtype=np.float64)
+        else:
+            values = np.full((len(self.experts),) if parameter.per_expert else (), value, dtype=np.float64)
+        for number in values.flat:
+            _check_range(where, float(number), parameter)
+        return values
+
+
+def method_of(recipe: Recipe) -> type[MergeMethod]:
+    """The class of a recipe's method. Raises: RecipeError if unknown or not made for as many experts."""
+    try:
+        method: type[MergeMethod] = METHODS.get(recipe.method)
+    except UnknownNameError as error:
+        raise RecipeError(f"recipe: method: {error}") from error
+    count = len(recipe.experts)
+    if count < method.min_experts:
+        raise RecipeError(f"recipe: models.experts: {recipe.method} merges at least {method.min_experts}, got {count}")
+    if method.max_experts is not None and count > method.max_experts:
+        raise RecipeError(f"recipe: models.experts: {recipe.method} merges at most {method.max_experts}, got {count}")
+    return method
+
+
+def checked_options(recipe: Recipe) -> dict[str, Any]:
+    """A value for every option that the recipe's method declares, defaults filled in.
+
+    Raises: RecipeError for an unknown option or a value that the method doesn't take.
+    """
+    method = method_of(recipe)
+    declared = {option.name: option for option in method.options}
+    for name in recipe.options:
+        if name not in declared:
+            raise RecipeError(f"recipe: options: {unknown('option', str(name), declared)}")
+    options = {
+        name: _checked_option(f"recipe: options.{name}", recipe.options.get(name, option.default), option)
+        for name, option in declared.items()
+    }
+    try:
+        method(options, experts=tuple(recipe.experts), seed=recipe.seed)
+    except RecipeError:
+        raise
+    except EvomergeError as error:
+        raise RecipeError(f"recipe: options: {error}") from error
+    return options
+
+
+def _checked_option(where: str, value: Any, option: Option) -> Any:
+    kind = type(option.default)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise RecipeError(f"{where}: expected {kind.__name__}, got {value!r}")
+    if option.choices is not None and value not in option.choices:
+        raise RecipeError(f"{where}: {value!r} is none of {', '.join(map(repr, option.choices))}")
+    if not isinstance(value, str):
+        _check_range(where, value, option)
+    return value
+
+
+def _check_range(where: str, number: float, declared: Option | Parameter) -> None:
+    if not math.isfinite(number):
+        raise RecipeError(f"{where}: {number} is not a finite number")
+    if declared.minimum is not None and number < declared.minimum:
+        raise RecipeError(f"{where}: {number:g} is below {declared.minimum:g}, the least it may be")
+    if declared.maximum is not None and number > declared.maximum:
+        raise RecipeError(f"{where}: {number:g} is above {declared.maximum:g}, the most it may be")

@@ -16,9 +16,8 @@ from evomerge.config import Config
 from evomerge.execute import make_executor, worker_settings
 from evomerge.execute.base import Executor, Failure, Job, Outcome
 from evomerge.ledger import Evaluation, Ledger, Trial
-from evomerge.preflight import Experiment, open_benchmark, open_experiment
+from evomerge.preflight import Experiment, open_benchmark, open_experiment, population_of
 from evomerge.propose.base import Genome
-from evomerge.propose.population import default_population
 from evomerge.recipe import Recipe
 from evomerge.run import (
     Clock,
@@ -276,10 +275,7 @@ class Driver:
 
     def _facts(self) -> dict[str, Any]:
         config, space = self.config, self.space
-        items = len(self.benchmark.splits["search"])
-        population = config.search.population or default_population(
-            len(space.dimensions), config.search.evaluations, items
-        )
+        population = population_of(self.experiment, len(self.benchmark.splits["search"]))
         versions = {"python": platform.python_version()}
         for name in _VERSIONS:
             with suppress(ModuleNotFoundError):

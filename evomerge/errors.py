@@ -35,7 +35,14 @@ class MergeError(EvomergeError, ArithmeticError):
 
 
 class BenchmarkError(EvomergeError, ValueError):
-    """A task, metric, split or data set can't be used as asked."""
+    """A task, metric, split or data set can't be used as asked.
+
+    `unreachable` says that the data couldn't be fetched from here, which may be no mistake of the config.
+    """
+
+    def __init__(self, message: str, *, unreachable: bool = False) -> None:
+        super().__init__(message)
+        self.unreachable = unreachable
 
 
 class ExecutionError(EvomergeError, RuntimeError):

@@ -1,23 +1,30 @@
 """Everything that can be checked before a worker starts, and what a search will need.
 
-Opens headers and tokenizers only: no weights are read, no device is touched.
+Opens headers and tokenizers only: no weights are merged, no device is touched, except by `pilot`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
+from statistics import median
 from typing import Any
 
-from evomerge.architecture import Layout
-from evomerge.checkpoint import Checkpoint, check_compatible
+from evomerge.checkpoint import Checkpoint, check_compatible, whereabouts
 from evomerge.config import Config
-from evomerge.errors import CheckpointError, ConfigError, RecipeError, unknown
+from evomerge.errors import BenchmarkError, ConfigError, ExecutionError, RecipeError, unknown
+from evomerge.execute import choose_backend, make_executor, worker_settings
+from evomerge.execute.base import Answers, Failure, Job
+from evomerge.materialise import Materialiser, checked_options
 from evomerge.merge import METHODS
 from evomerge.propose import PROPOSERS
+from evomerge.propose.base import Dimension
+from evomerge.propose.population import default_population
 from evomerge.recipe import Kind, Recipe
 from evomerge.run import template_recipe
+from evomerge.score.benchmark import Benchmark
 from evomerge.space import SearchSpace
 
 
@@ -35,8 +42,7 @@ class Experiment:
     @cached_property
     def places(self) -> list[tuple[int, Kind]]:
         """(layer, kind) of the base's tensors, each once, in order."""
-        layout = Layout.of(self.base)
-        return sorted({(place.layer, place.kind) for place in map(layout.place, self.base.tensors)})
+        return sorted({(place.layer, place.kind) for place in map(self.base.layout.place, self.base.names)})
 
     @cached_property
     def template(self) -> Recipe:
@@ -48,3 +54,230 @@ class Experiment:
         """The search space over these models."""
         method = METHODS.get(self.config.merge.method)
         return SearchSpace(self.template, method, self.places, self.config.space, where=self.where)
+
+
+def open_experiment(config: Config, *, where: str = "config") -> Experiment:
+    """Check names and options, open the models' headers and find that everything fits.
+
+    Raises: ConfigError for the config's own mistakes, CheckpointError for models that can't be used.
+    """
+    options = check_names(config, where=where)
+    base = Checkpoint.open(config.models.base.reference())
+    experts = {name: Checkpoint.open(model.reference()) for name, model in config.models.experts.items()}
+    check_compatible(base, experts)
+    wanted = config.execution.dtype
+    dtype = str(base.dtype).removeprefix("torch.") if wanted == "auto" else wanted
+    experiment = Experiment(config=config, where=where, base=base, experts=experts, dtype=dtype, options=options)
+    _check_algorithm(experiment)
+    return experiment
+
+
+def check_names(config: Config, *, where: str) -> dict[str, Any]:
+    """Check what needs no model: method, options, number of experts, algorithm; return all options with defaults.
+
+    Raises: ConfigError.
+    """
+    if config.merge.method not in METHODS:
+        message = unknown("merge method", config.merge.method, METHODS)
+        raise ConfigError(f"{where}: merge.method: {message}")
+    if config.search.algorithm not in PROPOSERS:
+        message = unknown("search algorithm", config.search.algorithm, PROPOSERS)
+        raise ConfigError(f"{where}: search.algorithm: {message}")
+    try:
+        return checked_options(template_recipe(config, dtype="auto", options=config.merge.options))
+    except RecipeError as error:
+        message = str(error).removeprefix("recipe: ")
+        section = "merge." if message.startswith("options") else ""
+        raise ConfigError(f"{where}: {section}{message}") from error
+
+
+def open_benchmark(experiment: Experiment) -> Benchmark:
+    """Build the benchmark with the base's tokenizer. Raises: BenchmarkError."""
+    return Benchmark.build(
+        experiment.config.benchmark,
+        experiment.base.tokenizer(),
+        model_config=experiment.base.config,
+        max_length=experiment.config.execution.max_length,
+        where=experiment.where,
+    )
+
+
+def population_of(experiment: Experiment, items: int) -> int:
+    """Candidates per generation, as given or chosen from dimension, budget and items."""
+    settings = experiment.config.search
+    return settings.population or default_population(len(experiment.space.dimensions), settings.evaluations, items)
+
+
+def _check_algorithm(experiment: Experiment) -> None:
+    """Build the proposer once, so that its own checks speak before anything starts."""
+    settings = experiment.config.search
+    try:
+        PROPOSERS.get(settings.algorithm)(
+            experiment.space.dimensions,
+            seed=settings.seed,
+            population=settings.population or 8,
+            step_size=settings.step_size,
+            options=settings.options,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{experiment.where}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFound:
+    """Where one model of the config is."""
+
+    name: str
+    path: str
+    state: str
+    """folder, cache or unresolved."""
+    size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preflight:
+    """What a search will be, as far as it can be known on this machine now."""
+
+    models: list[ModelFound]
+    dtype: str | None = None
+    dimensions: list[Dimension] = field(default_factory=list)
+    groups: int | None = None
+    population: int | None = None
+    items: dict[str, int] = field(default_factory=dict)
+    """Items by split; empty if the benchmark couldn't be built here."""
+    evaluations: dict[str, int] = field(default_factory=dict)
+    """Candidate evaluations by phase: baselines, search, validation, test."""
+    backend: str = ""
+    live_bytes: int | None = None
+    """The live model, one per worker."""
+    prepared_bytes: int | None = None
+    """What the method keeps besides, per worker."""
+    mapped_bytes: int | None = None
+    """The models' files, memory-mapped once per node."""
+    unresolved: list[str] = field(default_factory=list)
+    """Models that aren't on this machine."""
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def memory_bytes_per_worker(self) -> int | None:
+        """Memory of one worker beside the mapped files and the activations of a batch."""
+        if self.live_bytes is None or self.prepared_bytes is None:
+            return None
+        return self.live_bytes + self.prepared_bytes
+
+
+def check(config: Config, *, where: str = "config") -> Preflight:
+    """Find everything wrong with a config that can be found here, and size the search.
+
+    Models that aren't on this machine are listed as unresolved, and what depends on them is left out;
+    a benchmark whose data can't be reached becomes a warning.
+
+    Raises: EvomergeError subclasses for what is wrong.
+    """
+    check_names(config, where=where)
+    references = {"base": config.models.base.reference()} | {
+        name: model.reference() for name, model in config.models.experts.items()
+    }
+    places = {name: whereabouts(reference) for name, reference in references.items()}
+    models = []
+    for name, reference in references.items():
+        found = places[name]
+        size = None if found.kind == "unresolved" else Checkpoint.open(reference).size_bytes
+        models.append(ModelFound(name=name, path=reference.path, state=found.kind, size_bytes=size))
+    unresolved = [found.message for found in places.values() if found.kind == "unresolved"]
+    if unresolved:
+        return Preflight(models=models, unresolved=unresolved, backend=choose_backend(config.execution))
+    experiment = open_experiment(config, where=where)
+    warnings: list[str] = []
+    try:
+        items = {split: len(found) for split, found in open_benchmark(experiment).splits.items()}
+    except BenchmarkError as error:
+        if not error.unreachable:
+            raise
+        items = {}
+        warnings.append(f"the benchmark's data can't be reached from here, so it wasn't checked: {error}")
+    population = population_of(experiment, items.get("search", 100))
+    backend = choose_backend(config.execution)
+    workers = config.execution.workers
+    if backend == "ray" and workers is not None and population % workers:
+        warnings.append(
+            f"a population of {population} doesn't divide among {workers} workers, so some wait at the end of each "
+            f"generation; search.population: {-(-population // workers) * workers} would"
+        )
+    generations = config.search.evaluations / population
+    if generations < 5:
+        warnings.append(
+            f"{config.search.evaluations} evaluations are only {generations:.1f} generations of {population}; "
+            "CMA-ES learns little in fewer than 10: raise search.evaluations or coarsen the space"
+        )
+    if items and min(items["validation"], items["test"]) < 100:
+        warnings.append(
+            f"{items['validation']} validation and {items['test']} test items: differences below "
+            f"{100 * 1.96 * (0.25 / min(items['validation'], items['test'])) ** 0.5:.0f} points will not show"
+        )
+    materialiser = Materialiser(experiment.base, experiment.experts)
+    recipe = experiment.space.decode(experiment.space.default())
+    scan = len(experiment.space.uniform_scan(config.search.scan))
+    experts = len(config.models.experts)
+    return Preflight(
+        models=models,
+        dtype=experiment.dtype,
+        dimensions=list(experiment.space.dimensions),
+        groups=len(experiment.space.groups),
+        population=population,
+        items=items,
+        evaluations={
+            "baselines": 1 + experts + scan,
+            "search": config.search.evaluations,
+            "validation": config.search.shortlist + 3 + experts,
+            "test": 3 + experts,
+        },
+        backend=backend,
+        live_bytes=materialiser.size_bytes(recipe),
+        prepared_bytes=materialiser.prepared_bytes(recipe),
+        mapped_bytes=sum(model.size_bytes or 0 for model in models),
+        warnings=warnings,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PilotReport:
+    """One candidate, timed on this machine."""
+
+    workers: int
+    seconds: dict[str, float]
+    """By phase, for one candidate on the search items."""
+    peak_bytes: int
+    hours: float
+    """Estimate for the whole search with as many workers, without start-up."""
+
+
+def pilot(config: Config, *, where: str = "config", repeats: int = 3) -> PilotReport:
+    """Time one candidate as the search would evaluate it, on the search items.
+
+    Raises: EvomergeError subclasses, as `search` would; ExecutionError if the candidate fails.
+    """
+    experiment = open_experiment(config, where=where)
+    benchmark = open_benchmark(experiment)
+    recipe = experiment.space.decode(experiment.space.default())
+    timed: list[Answers] = []
+    with ExitStack() as stack:
+        executor = make_executor(config.execution, worker_settings(config, dtype=experiment.dtype))
+        stack.callback(executor.close)
+        executor.add_requests("search", benchmark.requests("search"))
+        workers = executor.workers
+        # The first candidate pays for preparation and warm-up, which a search pays once.
+        for number in range(repeats + 1):
+            for _, outcome in executor.run([Job(number=number, recipe=recipe, split="search")]):
+                if isinstance(outcome, Failure):
+                    raise ExecutionError(f"the pilot candidate failed: {outcome.reason}: {outcome.message}")
+                timed.append(outcome)
+    seconds = {phase: median(answers.seconds[phase] for answers in timed[1:]) for phase in timed[0].seconds}
+    settings = config.search
+    total = settings.evaluations + settings.scan + settings.shortlist + 2 * len(config.models.experts) + 6
+    return PilotReport(
+        workers=workers,
+        seconds=seconds,
+        peak_bytes=max(answers.peak_bytes for answers in timed),
+        hours=total * sum(seconds.values()) / workers / 3600,
+    )

@@ -265,6 +265,13 @@ class Config(Section):
     """Where trials are kept: `journal` (a file in the run directory) or any Optuna storage URL."""
     export: ExportConfig = ExportConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections(cls, data: Any) -> Any:
+        """A section whose keys are all commented out has its defaults."""
+        empty = {"merge", "space", "search", "execution", "export"}
+        return {key: {} if value is None and key in empty else value for key, value in data.items()}
+
     @classmethod
     def from_file(cls, path: str | Path) -> Config:
         """Read and check an experiment; relative folders are relative to the file's own folder.

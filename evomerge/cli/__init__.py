@@ -1,1 +1,65 @@
-"""TODO."""
+"""The command line: `evomerge`. One file per family of commands; no logic of its own.
+
+Nothing large is imported before a command runs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from evomerge.cli import demo, models, runs, search, setup
+from evomerge.cli.guard import Commands
+
+_START = "Start"
+_SEARCH = "Search"
+_RESULTS = "Look and use"
+
+app = typer.Typer(
+    cls=Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from evomerge import __version__
+
+        typer.echo(f"evomerge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="EVOMERGE_DEBUG", help="Show the traceback of an error.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Evolutionary search for the merge coefficients of fine-tuned language models.
+
+    New here? `evomerge demo` trains small models, searches, tests and exports, offline, in minutes.
+    """
+
+
+app.command(rich_help_panel=_START)(demo.demo)
+app.command(rich_help_panel=_START)(setup.init)
+app.command(rich_help_panel=_SEARCH)(setup.check)
+app.command(rich_help_panel=_SEARCH)(search.search)
+app.command(rich_help_panel=_SEARCH)(search.resume)
+app.command(rich_help_panel=_SEARCH)(runs.status)
+app.command(rich_help_panel=_RESULTS)(runs.trials)
+app.command(rich_help_panel=_RESULTS)(models.export)
+app.command(rich_help_panel=_RESULTS)(models.merge)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="evomerge")

@@ -1,0 +1,75 @@
+"""Where the command line prints, and how it writes numbers, sizes and times."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+# Pipes and files have no width of their own; tables there are cut at none that matters.
+_WIDTH_OF_A_FILE = 240
+
+
+def stdout() -> Console:
+    """Results and screens. Without colour or control characters when not a terminal."""
+    return _console(stderr=False)
+
+
+def stderr() -> Console:
+    """Errors, and progress of commands whose output is data."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console = Console(stderr=stderr, highlight=False, width=_WIDTH_OF_A_FILE, color_system=None)
+    return console
+
+
+def table(*columns: str, title: str | None = None, right: tuple[str, ...] = ()) -> Table:
+    """An empty table in the house style; columns named in `right` are aligned right."""
+    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return made
+
+
+def score(value: float | None) -> str:
+    """A score or fitness, to four decimals."""
+    return "–" if value is None else f"{value:.4f}"
+
+
+def interval(bounds: tuple[float, float] | list[float], *, signed: bool = False) -> str:
+    """An interval, as "0.41 to 0.52"."""
+    low, high = bounds
+    return f"{low:+.3f} to {high:+.3f}" if signed else f"{low:.3f} to {high:.3f}"
+
+
+def probability(p: float) -> str:
+    """A p-value, to two significant digits."""
+    return "< 0.0001" if p < 0.0001 else f"{p:.2g}"
+
+
+def duration(seconds: float) -> str:
+    """A time span, as "45 s", "3 min 20 s" or "2 h 05 min"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02d} min"
+    return f"{hours / 24:.1f} days"
+
+
+def size(num_bytes: float) -> str:
+    """A size in decimal units, as "1.2 GB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(num_bytes) < 999.5:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" or num_bytes >= 100 else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"

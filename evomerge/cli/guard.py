@@ -1,0 +1,105 @@
+"""What a user sees when a command can't go on: a message and an exit code, no traceback.
+
+Exit codes: 1 for an error, 2 for a wrong command line, 130 after Ctrl-C, 143 after SIGTERM.
+"""
+
+from __future__ import annotations
+
+import errno
+import shlex
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from evomerge.errors import EvomergeError
+
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full; make room and run the same command again",
+    errno.EDQUOT: "the disk quota is used up; make room and run the same command again",
+    errno.EROFS: "the disk is read-only; choose a place that can be written",
+    errno.EACCES: "permission denied; choose a place that you may read and write",
+    errno.EPERM: "permission denied; choose a place that you may read and write",
+}
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, treated like Ctrl-C."""
+
+
+class Commands(TyperGroup):
+    """The command group that turns errors into messages."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except EvomergeError as error:
+            _fail(str(error), debug=ctx.params["debug"])
+        except OSError as error:
+            # A closed pipe (`evomerge trials RUN | head`) is typer's to handle.
+            if error.errno is None or error.errno == errno.EPIPE:
+                raise
+            _fail(_explain(error), debug=ctx.params["debug"])
+        except KeyboardInterrupt as stop:
+            complain("stopped")
+            raise typer.Exit(_code(stop)) from None
+
+
+@contextmanager
+def stoppable(directory: Path, *, start: str) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end a search cleanly, and say how to go on.
+
+    `start` is the command that started the run, for when nothing has been recorded yet.
+    """
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if (directory / "run.json").exists():
+            complain(f"stopped; continue with: evomerge resume {shlex.quote(str(directory))}")
+        else:
+            complain(f"stopped before anything was recorded; start again with: {start}")
+        raise typer.Exit(_code(stop)) from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def complain(text: str) -> None:
+    """Print a line on stderr exactly as it is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _fail(message: str, *, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exc()
+    if sys.stderr.isatty():
+        from rich.text import Text
+
+        from evomerge.cli.console import stderr
+
+        stderr().print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
+    else:
+        complain(f"Error: {message}")
+    raise typer.Exit(1) from None
+
+
+def _explain(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    reason = _REMEDIES.get(error.errno or 0) or (error.strerror or str(error))
+    return where + reason
+
+
+def _code(stop: KeyboardInterrupt) -> int:
+    return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)

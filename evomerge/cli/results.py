@@ -1,0 +1,82 @@
+"""The outcome of a search in a table and one sentence, from what result.json holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from evomerge.cli.console import interval, probability, score, table
+
+# Two comparisons are reported, so the claim rests on p-values corrected for their number.
+_SIGNIFICANT = 0.05
+
+
+def result_table(result: Mapping[str, Any], split: str = "test") -> Table:
+    """Every model's score on one split, and the winner's lead over it."""
+    models = result[split]["models"]
+    comparisons = {row["winner_vs"]: row for row in result[split]["comparisons"]}
+    items = max((model["items"] for model in models), default=0)
+    measured = _metric(result)
+    made = table(
+        "model",
+        measured,
+        "95% interval",
+        "winner's lead",
+        "its 95% interval",
+        "p",
+        "p (Holm)",
+        title=f"{measured.capitalize()} on {items} {split} items" + (", held out" if split == "test" else ""),
+        right=(measured, "winner's lead", "p", "p (Holm)"),
+    )
+    for model in models:
+        cells = [label(model), score(model["score"]), interval(model["interval"])]
+        if (row := comparisons.get(model["name"])) is not None and model["kind"] != "winner":
+            cells += [f"{row['difference']:+.4f}", interval(row["interval"], signed=True), probability(row["p"])]
+            cells.append(probability(row["p_holm"]))
+        made.add_row(*cells, style="bold" if model["kind"] == "winner" else None)
+    return made
+
+
+def label(model: Mapping[str, Any]) -> str:
+    """A model's name in words."""
+    return {"base": "base", "expert": f"expert {model['name']}", "uniform": "best uniform merge"}.get(
+        model["kind"], "evolved winner"
+    )
+
+
+def finding(result: Mapping[str, Any]) -> str:
+    """What the test showed, in one sentence, whichever way it went."""
+    models = result["test"]["models"]
+    winner = next((model for model in models if model["kind"] == "winner"), None)
+    if winner is None:
+        return "The winner could not be tested: its evaluation on the test items failed."
+    if result["winner"]["kind"] == "uniform":
+        opening = "No evolved candidate did better on validation than a uniform merge, so that merge is the winner; "
+    else:
+        opening = ""
+    experts = [model for model in models if model["kind"] == "expert"]
+    rivals = [max(experts, key=lambda model: model["score"])] if experts else []
+    rivals += [model for model in models if model["kind"] == "uniform" and model["trial"] != winner["trial"]]
+    comparisons = {row["winner_vs"]: row for row in result["test"]["comparisons"]}
+    verdicts = [_verdict(rival, comparisons[rival["name"]]) for rival in rivals if rival["name"] in comparisons]
+    measured = f"on {winner['items']} test items that the search never saw, the winner scores {score(winner['score'])}"
+    sentence = opening + measured + (": " + ", and ".join(verdicts) if verdicts else "")
+    return sentence[0].upper() + sentence[1:] + "."
+
+
+def _verdict(rival: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    name = f"the best expert ({rival['name']})" if rival["kind"] == "expert" else "the best uniform merge"
+    difference, p = row["difference"], row["p_holm"]
+    shown = probability(p)
+    evidence = f"({difference:+.4f}, corrected p {shown if shown.startswith('<') else '= ' + shown})"
+    if p >= _SIGNIFICANT:
+        return f"not clearly different from {name} {evidence}"
+    return f"{'better' if difference > 0 else 'worse'} than {name} {evidence}"
+
+
+def _metric(result: Mapping[str, Any]) -> str:
+    """What a score is called: accuracy, where that is what was measured."""
+    metrics = {str(metric).partition(",")[0] for metric in result["metrics"].values()}
+    return "accuracy" if metrics and metrics <= {"acc", "acc_norm", "exact_match"} else "score"

@@ -1,0 +1,266 @@
+"""What a search shows while it runs: a live display on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from evomerge.cli.console import duration, score, stderr, stdout
+
+if TYPE_CHECKING:
+    from evomerge.run import Observer, TrialRecord
+
+_DOING = {
+    "models": "opening the models",
+    "benchmark": "building the benchmark",
+    "workers": "starting workers",
+    "baselines": "scoring the base, the experts and uniform merges",
+    "search": "searching",
+    "validation": "scoring the best again on validation items",
+    "test": "testing the winner and the baselines on held-out items",
+    "export": "exporting the winner",
+}
+_BARS = "▁▂▃▄▅▆▇█"
+_SPARKLINE_WIDTH = 60
+
+
+@dataclass
+class _State:
+    """What both screens know of the search so far."""
+
+    recorded: Mapping[str, int]
+    """Evaluations that an earlier session left, by phase."""
+    phase: str = ""
+    total: int | None = None
+    done: int = 0
+    new: int = 0
+    since: float = field(default_factory=time.monotonic)
+    failed: int = 0
+    generation: int | None = None
+    best: float | None = None
+    median: float | None = None
+    history: list[float] = field(default_factory=list)
+    leaders: dict[str, float] = field(default_factory=dict)
+    """Best search score so far of the base, each expert, the uniform merges and the candidates."""
+
+    def enter(self, name: str, total: int | None) -> None:
+        self.phase, self.total, self.new = name, total, 0
+        self.done = self.recorded.get(name, 0)
+        self.since = time.monotonic()
+
+    def count(self, record: TrialRecord) -> None:
+        self.done += 1
+        self.new += 1
+        self.failed += record.state == "failed"
+        if record.score is not None:
+            name = {"uniform": "best uniform", "candidate": "best candidate", "mean": "mean"}.get(
+                record.kind, record.name
+            )
+            self.leaders[name] = max(record.score, self.leaders.get(name, record.score))
+
+    def close_generation(self, number: int, best: float, median: float) -> None:
+        self.generation, self.median = number, median
+        self.best = best if self.best is None else max(best, self.best)
+        self.history.append(self.best)
+
+    @property
+    def rate(self) -> float | None:
+        """Evaluations a minute in this phase."""
+        elapsed = time.monotonic() - self.since
+        return 60 * self.new / elapsed if self.new and elapsed > 0 else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        if self.total is None or not self.rate:
+            return None
+        return 60 * max(0, self.total - self.done) / self.rate
+
+
+class PlainScreen:
+    """One line for each phase and generation: for pipes, files and batch systems."""
+
+    def __init__(self, console: Console, recorded: Mapping[str, int]) -> None:
+        self._console = console
+        self._state = _State(recorded)
+
+    def phase(self, name: str, total: int | None) -> None:
+        """Say what begins, and how much of it an earlier session has done."""
+        state = self._state
+        state.enter(name, total)
+        amount = f": {total} evaluations" if total is not None else ""
+        already = f", {state.done} of them already done" if total is not None and state.done else ""
+        self._print(f"{_DOING.get(name, name)}{amount}{already}")
+
+    def trial(self, record: TrialRecord) -> None:
+        """Count it."""
+        self._state.count(record)
+
+    def generation(self, number: int, best: float, median: float, failed: int) -> None:
+        """Sum it up, unless it is only being replayed."""
+        state = self._state
+        new = state.new > 0
+        state.close_generation(number, best, median)
+        if not new:
+            return
+        parts = [
+            f"generation {number}: best {score(best)}",
+            f"median {score(median)}",
+            f"best so far {score(state.best)}",
+            f"{state.done}/{state.total} evaluated",
+        ]
+        if state.rate:
+            parts.append(f"{state.rate:.1f} a minute")
+        if state.seconds_left is not None:
+            parts.append(f"{duration(state.seconds_left)} left")
+        if failed:
+            parts.append(f"{failed} failed")
+        self._print(", ".join(parts))
+
+    def message(self, text: str) -> None:
+        """Print it."""
+        self._print(text)
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.file.flush()
+
+
+class LiveScreen:
+    """A display that is drawn in place, several times a second."""
+
+    def __init__(self, console: Console, recorded: Mapping[str, int], title: str) -> None:
+        self._console = console
+        self._state = _State(recorded)
+        self._title = title
+        self._start = time.monotonic()
+
+    def __rich__(self) -> RenderableType:
+        """The display as it is now."""
+        state = self._state
+        header = Table.grid(expand=True)
+        header.add_column()
+        header.add_column(justify="right")
+        header.add_row(Text(self._title, style="bold"), Text(duration(time.monotonic() - self._start), style="dim"))
+        rows: list[RenderableType] = [header, self._progress(state)]
+        if state.generation is not None:
+            rows.append(
+                Text.assemble(
+                    (f"generation {state.generation}", "bold"),
+                    "   best ",
+                    (score(state.best), "green"),
+                    f"   median {score(state.median)}   failed ",
+                    (str(state.failed), "red" if state.failed else ""),
+                )
+            )
+            rows.append(Text.assemble("best by generation  ", (_sparkline(state.history), "green")))
+        if state.leaders:
+            rows.append(_leaders(state.leaders))
+        return Group(*rows)
+
+    def phase(self, name: str, total: int | None) -> None:
+        """Turn to the next phase."""
+        self._state.enter(name, total)
+
+    def trial(self, record: TrialRecord) -> None:
+        """Count it."""
+        self._state.count(record)
+
+    def generation(self, number: int, best: float, median: float, failed: int) -> None:
+        """Take over its figures."""
+        self._state.close_generation(number, best, median)
+
+    def message(self, text: str) -> None:
+        """Print it above the display."""
+        self._console.print(text, markup=False)
+
+    def _progress(self, state: _State) -> RenderableType:
+        doing = Text(_DOING.get(state.phase, state.phase), style="cyan")
+        if state.total is None:
+            return doing
+        line = Table.grid(padding=(0, 2))
+        cells: list[RenderableType] = [
+            doing,
+            ProgressBar(total=max(1, state.total), completed=state.done, width=24),
+            Text(f"{state.done}/{state.total}"),
+        ]
+        if state.rate:
+            cells.append(Text(f"{state.rate:.1f} a minute"))
+        if state.seconds_left is not None:
+            cells.append(Text(f"{duration(state.seconds_left)} left"))
+        line.add_row(*cells)
+        return line
+
+
+def _sparkline(values: list[float]) -> str:
+    """Values as a row of bars; the last ones if there are many."""
+    values = values[-_SPARKLINE_WIDTH:]
+    low, high = min(values), max(values)
+    steps = len(_BARS) - 1
+    return "".join(_BARS[round(steps * (value - low) / (high - low)) if high > low else 0] for value in values)
+
+
+def _leaders(leaders: Mapping[str, float]) -> Text:
+    """Best search scores side by side, the highest in green."""
+    top = max(leaders.values())
+    parts: list[tuple[str, str]] = []
+    for name, value in leaders.items():
+        parts += [(f"{name} ", "dim"), (score(value), "green" if value == top else ""), ("   ", "")]
+    return Text.assemble(*parts)
+
+
+@contextmanager
+def searching(directory: Path, *, title: str) -> Iterator[Observer]:
+    """An observer that shows a search on standard output, fit for where that goes."""
+    console, recorded = stdout(), _recorded(directory)
+    if not console.is_terminal:
+        yield PlainScreen(console, recorded)
+        return
+    screen = LiveScreen(console, recorded, title)
+    with Live(screen, console=console, refresh_per_second=4, transient=False):
+        yield screen
+
+
+def _recorded(directory: Path) -> dict[str, int]:
+    """Finished evaluations of an existing run, by the phase that they belong to."""
+    if not (directory / "run.json").exists():
+        return {}
+    from evomerge.run import open_run
+
+    trials = [trial for trial in open_run(directory).trials() if trial.state != "running"]
+    return {
+        "baselines": sum(trial.kind in {"base", "expert", "uniform"} for trial in trials),
+        "search": sum(trial.kind == "candidate" for trial in trials),
+    }
+
+
+@contextmanager
+def transfer(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A callback for bytes written and bytes in all, drawn as a bar on stderr if that is a terminal."""
+    console = stderr()
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    ) as progress:
+        task = progress.add_task(label, total=None)
+
+        def update(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield update

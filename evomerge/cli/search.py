@@ -1,0 +1,77 @@
+"""`evomerge search` and `evomerge resume`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from evomerge.cli.guard import stoppable
+
+if TYPE_CHECKING:
+    from evomerge.search import Result
+
+_EVALUATIONS = "New total number of candidates to propose; a budget can only grow."
+_HOURS = "New limit in hours of driving, summed over all sessions."
+
+
+def search(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.", show_default=False)],
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", help="Run directory; made if missing. Default: `runs/` and the config's name."),
+    ] = None,
+) -> None:
+    """Search for merge coefficients, choose a winner and test it.
+
+    The same command again continues where it stopped, and changes nothing once it has ended.
+
+    **Example:** `evomerge search configs/swahili.yaml --run runs/swahili`
+    """
+    from evomerge.cli.screens import searching
+    from evomerge.config import Config
+    from evomerge.search import search as run_search
+
+    directory = run or Path("runs") / config.stem
+    experiment = Config.from_file(config)
+    start = f"evomerge search {shlex.quote(str(config))} --run {shlex.quote(str(directory))}"
+    with stoppable(directory, start=start), searching(directory, title=str(directory)) as observer:
+        result = run_search(experiment, directory, observer=observer, where=str(config))
+    show(result)
+
+
+def resume(
+    directory: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.", show_default=False)],
+    evaluations: Annotated[int | None, typer.Option(min=1, help=_EVALUATIONS, show_default=False)] = None,
+    hours: Annotated[float | None, typer.Option(min=0, help=_HOURS, show_default=False)] = None,
+) -> None:
+    """Continue a search from its run directory alone, if you like with a larger budget.
+
+    **Example:** `evomerge resume runs/swahili --evaluations 1000`
+    """
+    from evomerge.cli.screens import searching
+    from evomerge.search import resume as run_resume
+
+    start = f"evomerge resume {shlex.quote(str(directory))}"
+    with stoppable(directory, start=start), searching(directory, title=str(directory)) as observer:
+        result = run_resume(directory, evaluations=evaluations, hours=hours, observer=observer)
+    show(result)
+
+
+def show(result: Result) -> None:
+    """The table of the test, what was found, and what can be done next."""
+    from evomerge.cli.console import stdout
+    from evomerge.cli.results import finding, result_table
+
+    directory = shlex.quote(str(result.directory))
+    console = stdout()
+    console.print()
+    console.print(result_table(result.data))
+    console.print(finding(result.data), markup=False)
+    console.print()
+    console.print(
+        f"The winner is trial {result.winner}. Everything is in {result.directory}/result.json.", markup=False
+    )
+    console.print(f"Next: evomerge export {directory} OUT    evomerge trials {directory}", markup=False)

@@ -87,11 +87,17 @@ class Materialiser:
         stored, wanted = self.base.tensors[name].dtype, self.dtype(recipe)
         return stored if not stored.is_floating_point or wanted == self.base.dtype else wanted
 
+    def stored(self, recipe: Recipe) -> dict[str, torch.dtype]:
+        """The merged tensors' names with the dtypes they are stored in, in the order of `stream`.
+
+        Wide dtypes come first, so that in a file each tensor starts at a multiple of its item size.
+        """
+        dtypes = {name: self.storage_dtype(name, recipe) for name in self.base.names}
+        return dict(sorted(dtypes.items(), key=lambda item: -item[1].itemsize))
+
     def size_bytes(self, recipe: Recipe) -> int:
         """Size of the merged tensors as they are stored."""
-        return sum(
-            info.num_elements * self.storage_dtype(name, recipe).itemsize for name, info in self.base.tensors.items()
-        )
+        return sum(self.base.tensors[name].num_elements * dtype.itemsize for name, dtype in self.stored(recipe).items())
 
     def prepare(self, recipe: Recipe) -> Prepared:
         """Compute what the method needs whatever the coefficients; kept for the two latest sets of options.
@@ -138,20 +144,20 @@ class Materialiser:
                 target.copy_(out)
 
     def stream(self, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
-        """The merged tensors one at a time, in the base's order, on the CPU, in storage dtype.
+        """The merged tensors one at a time, in the order of `stored`, on the CPU, in storage dtype.
 
-        Whoever takes them may keep only a few: each is new memory. Integers are the base's.
+        Each is new memory, so taking them one by one needs that of a few tensors. Integers are the base's.
 
         Raises: as `write`.
         """
         coefficients = self._checked(recipe)
         method = self._new_method(recipe)
-        for name, info in self.base.tensors.items():
-            if not info.dtype.is_floating_point:
+        for name, dtype in self.stored(recipe).items():
+            if not dtype.is_floating_point:
                 yield name, self.base.tensor(name)
                 continue
             state = method.prepare(self._inputs(name, method))
-            out = torch.empty(info.shape, dtype=self.storage_dtype(name, recipe), device=self.device)
+            out = torch.empty(self.base.tensors[name].shape, dtype=dtype, device=self.device)
             self._merge(name, method, state, coefficients[name], out)
             yield name, out.cpu()
 

@@ -29,7 +29,7 @@ class WorkerSettings:
     batch_tokens: int | None = None
     """Padded tokens per forward pass; None sizes it to the device's memory."""
     timeout_s: float | None = None
-    """Longest time for one candidate; None waits for ever."""
+    """Longest time for one candidate, not counting what a method prepares once; None waits for ever."""
     max_length: int | None = None
     """Context window in tokens; None takes the model's own."""
 
@@ -49,7 +49,7 @@ class Answers:
 
     responses: tuple[Response, ...]
     seconds: dict[str, float] = field(default_factory=dict)
-    """"materialise" and "respond"."""
+    """"prepare" (what a method computes once; about 0 from the second candidate on), "materialise" and "respond"."""
     peak_bytes: int = 0
     worker: str = ""
 

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from evomerge.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from evomerge.preflight import PilotReport, Preflight
+    from evomerge.config import Config
+    from evomerge.preflight import Preflight
 
 _SHOWN_DIMENSIONS = 12
 
@@ -48,21 +51,90 @@ def check(
 
     **Example:** `evomerge check configs/swahili.yaml --pilot`
     """
-    from evomerge import preflight
     from evomerge.cli.console import stdout
     from evomerge.config import Config
+    from evomerge.preflight import check as run_check
 
     experiment = Config.from_file(config)
     console = stdout()
-    report = preflight.check(experiment, where=str(config))
-    _show(console, report, all_dimensions=dimensions)
+    report = run_check(experiment, where=str(config))
+    _show(console, report, every_dimension=dimensions)
+    if pilot and report.unresolved:
+        raise ConfigError(f"{config}: the pilot needs every model on this machine; unresolved ones are listed above")
     if pilot:
-        from evomerge.cli.screens import PlainScreen
-
-        _show_pilot(console, preflight.pilot(experiment, observer=PlainScreen(console, {})))
-
-
-def _show(console: Console, report: Preflight, *, all_dimensions: bool) -> None: ...
+        _show_pilot(console, experiment, str(config))
+    elif not report.unresolved:
+        console.print(f"Nothing is wrong. Next: evomerge search {shlex.quote(str(config))}", markup=False)
 
 
-def _show_pilot(console: Console, report: PilotReport) -> None: ...
+def _show(console: Console, report: Preflight, *, every_dimension: bool) -> None:
+    from evomerge.cli.console import size, table
+
+    models = table("model", "from", "is", "size", right=("size",))
+    states = {"folder": "a folder", "cache": "in the hub's cache", "unresolved": "not on this machine"}
+    for model in report.models:
+        found = "" if model.size_bytes is None else size(model.size_bytes)
+        style = "yellow" if model.state == "unresolved" else None
+        models.add_row(model.name, Text(model.path), states.get(model.state, model.state), found, style=style)
+    console.print(models)
+    if report.dimensions:
+        console.print(_sizes(report))
+        _show_dimensions(console, report, every=every_dimension)
+    for warning in report.warnings:
+        console.print(Text.assemble(("Warning: ", "yellow"), warning), soft_wrap=True)
+    if report.unresolved:
+        console.print(
+            Text.assemble(
+                ("Unresolved: ", "yellow"),
+                "; ".join(report.unresolved),
+                ". Names, methods and options are right as far as can be seen; "
+                "dimensions, memory and items are checked where the models are.",
+            ),
+            soft_wrap=True,
+        )
+
+
+def _sizes(report: Preflight) -> Table:
+    from evomerge.cli.console import size
+
+    grid = Table.grid(padding=(0, 2))
+    rows = [
+        ("searched", f"{len(report.dimensions)} coefficients over {report.groups} parameter groups"),
+        ("population", f"{report.population} candidates a generation"),
+        ("evaluations", ", ".join(f"{count} {phase}" for phase, count in report.evaluations.items())),
+    ]
+    if report.items:
+        rows.append(("items", ", ".join(f"{count} {split}" for split, count in report.items.items())))
+    rows.append(("runs", f"{'on Ray workers' if report.backend == 'ray' else 'in this process'}, in {report.dtype}"))
+    if report.memory_bytes_per_worker is not None and report.live_bytes is not None:
+        prepared = f" ({size(report.live_bytes)} live, the rest prepared)" if report.prepared_bytes else ""
+        mapped = size(report.mapped_bytes or 0)
+        rows.append(("memory", f"{size(report.memory_bytes_per_worker)} a worker{prepared} + {mapped} mapped, shared"))
+        rows.append(("disk", f"{size(report.live_bytes)} for the export; the run directory itself is small"))
+    for key, value in rows:
+        grid.add_row(Text(key, style="dim"), Text(value))
+    return grid
+
+
+def _show_dimensions(console: Console, report: Preflight, *, every: bool) -> None:
+    from evomerge.cli.console import table
+
+    shown = report.dimensions if every else report.dimensions[:_SHOWN_DIMENSIONS]
+    listed = table("coefficient", "from", "to", "start", right=("from", "to", "start"))
+    for dimension in shown:
+        listed.add_row(Text(dimension.name), f"{dimension.low:g}", f"{dimension.high:g}", f"{dimension.initial:g}")
+    console.print(listed)
+    if len(shown) < len(report.dimensions):
+        console.print(f"and {len(report.dimensions) - len(shown)} more; all of them: --dimensions\n")
+
+
+def _show_pilot(console: Console, experiment: Config, where: str) -> None:
+    from evomerge.cli.console import duration, size
+    from evomerge.preflight import pilot
+
+    console.print("timing one candidate ...")
+    report = pilot(experiment, where=where)
+    phases = ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in report.seconds.items())
+    console.print(f"one candidate: {duration(sum(report.seconds.values()))} ({phases}), peak {size(report.peak_bytes)}")
+    workers = "1 worker" if report.workers == 1 else f"{report.workers} workers"
+    console.print(f"the whole search: about {duration(3600 * report.hours)} with {workers}, start-up aside")

@@ -1,0 +1,122 @@
+"""The house's storeys: imports go down only, and each large library has one door."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "evomerge"
+
+STOREYS: dict[int, tuple[str, ...]] = {
+    0: ("errors", "registry", "streams"),
+    1: ("merge", "align", "estimate", "analyse"),
+    2: ("checkpoint", "architecture", "lora", "tokenizers", "recipe", "config"),
+    3: ("space", "propose", "score", "ledger", "live", "materialise"),
+    4: ("worker", "execute", "folder"),
+    5: ("search", "driver", "run", "select", "export", "preflight", "testing", "demo"),
+    6: ("cli", "__main__"),
+}
+STOREY = {room: number for number, rooms in STOREYS.items() for room in rooms}
+
+# Library: the modules that may import it, as prefixes.
+DOORS: dict[str, tuple[str, ...]] = {
+    "lm_eval": ("evomerge.score",),
+    "ray": ("evomerge.execute.ray",),
+    "cma": ("evomerge.propose",),
+    "optuna.samplers": ("evomerge.propose",),
+    "optuna": ("evomerge.propose", "evomerge.ledger"),
+    "typer": ("evomerge.cli",),
+    "rich": ("evomerge.cli",),
+}
+
+# Mathematics on tensors and arrays: no files, no config, no models.
+MATHEMATICS_MAY_IMPORT = {"numpy", "scipy", "torch", "numba"}
+GROUND_MAY_IMPORT = {"numpy"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+INNER = {name: path for name, path in MODULES.items() if name != "evomerge"}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Everything that a module imports, anywhere in it, as dotted names ("a.b" for `from a import b`)."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def inner_imports(path: Path) -> Iterator[str]:
+    """Imports of the project's own modules. `import evomerge` alone, to find the package on disk, is no dependency."""
+    for name in imports(path):
+        if name.startswith("evomerge.") and name != "evomerge.__version__":
+            yield name
+
+
+@pytest.mark.parametrize("module", INNER)
+def test_every_module_has_its_storey(module: str) -> None:
+    assert room(module) in STOREY, f"{module}: give it a storey in this test and in the design"
+
+
+@pytest.mark.parametrize("module", INNER)
+def test_imports_go_down_only(module: str) -> None:
+    for name in inner_imports(INNER[module]):
+        assert room(name) in STOREY, f"{module} imports {name}: import from where it is defined"
+        assert STOREY[room(name)] <= STOREY[room(module)], f"{module} imports {name}, which is above it"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    def defining(name: str) -> str:
+        return name if name in MODULES else name.rpartition(".")[0]
+
+    graph = {module: {defining(name) for name in inner_imports(path)} - {module} for module, path in INNER.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"circle of imports: {' → '.join(error.args[1])}")
+
+
+def test_the_worker_knows_of_executors_only_their_seam() -> None:
+    known = {name for name in inner_imports(INNER["evomerge.worker"]) if room(name) == "execute"}
+    assert all(name.startswith("evomerge.execute.base.") for name in known)
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_a_large_library_has_one_door(library: str) -> None:
+    through = {
+        module
+        for module, path in MODULES.items()
+        if any(f"{name}.".startswith(f"{library}.") for name in imports(path))
+    }
+    outside = {
+        module for module in through if not f"{module}.".startswith(tuple(f"{door}." for door in DOORS[library]))
+    }
+    assert not outside, f"only {', '.join(DOORS[library])} may import {library}"
+
+
+@pytest.mark.parametrize("module", [name for name in INNER if STOREY.get(room(name), 9) <= 1])
+def test_the_lower_storeys_are_plain_mathematics(module: str) -> None:
+    allowed = GROUND_MAY_IMPORT if STOREY[room(module)] == 0 else MATHEMATICS_MAY_IMPORT
+    libraries = {name.split(".")[0] for name in imports(INNER[module])} - {"evomerge"} - sys.stdlib_module_names
+    assert libraries <= allowed
+
+
+def test_relative_imports_and_wildcards_are_not_used() -> None:
+    for path in MODULES.values():
+        assert not [name for name in imports(path) if name.endswith(".*")]

@@ -253,7 +253,7 @@ class Driver:
         self.ledger.record(evaluation)
         self.clock.evaluated()
         if evaluation.split == "search":
-            trial = self.ledger.trials()[trial.number]
+            trial = self.ledger.trial(trial.number)
         self.observer.trial(record_of(self.ledger, trial))
 
     def _executor_for(self, split: str) -> Executor:

@@ -148,6 +148,10 @@ class Ledger:
         """All trials in order of number."""
         return [_trial(frozen) for frozen in self._study.get_trials(deepcopy=False)]
 
+    def trial(self, number: int) -> Trial:
+        """One trial by number."""
+        return _trial(self._study.get_trials(deepcopy=False)[number])
+
     def evaluation(self, trial: int, split: str) -> Evaluation | None:
         """What is known of a trial on a split."""
         return self._evaluations.get((trial, split))
@@ -179,7 +183,7 @@ class Ledger:
                     user_attrs={"kind": kind, "name": name, "generation": generation, "recipe": recipe_key},
                 )
             )
-        return _trial(self._study.get_trials(deepcopy=False)[-1])
+        return self.trial(-1)
 
     def record(self, evaluation: Evaluation) -> None:
         """Make an evaluation durable; one on the search split also finishes its trial in the study."""

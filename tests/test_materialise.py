@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from evomerge.checkpoint import Checkpoint
+from evomerge.errors import CheckpointError, MergeError, RecipeError
+from evomerge.live import LiveModel
+from evomerge.materialise import Materialiser, checked_options
+from evomerge.merge import METHODS
+from evomerge.recipe import Group, ModelReference, Recipe
+from evomerge.testing.models import ARCHITECTURES, tiny_checkpoint, tiny_family
+from stand_in_methods import METHODS as STAND_INS
+from stand_in_methods import Weighted
+
+
+@pytest.fixture(autouse=True)
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, path in STAND_INS.items():
+        monkeypatch.setitem(METHODS._entries, name, path)
+    Weighted.prepared.clear()
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_llama: dict[str, Path]) -> Materialiser:
+    return materialiser(tiny_llama)
+
+
+def materialiser(folders: Mapping[str, Path]) -> Materialiser:
+    models = {name: Checkpoint.open(folder) for name, folder in folders.items()}
+    return Materialiser(models.pop("base"), models)
+
+
+def recipe_of(folders: Mapping[str, Path], *groups: Group, method: str = "weighted", **settings: Any) -> Recipe:
+    references = {name: ModelReference(path=str(folder)) for name, folder in folders.items()}
+    return Recipe(base=references.pop("base"), experts=references, method=method, groups=groups, **settings)
+
+
+def everywhere(**coefficients: Any) -> Group:
+    return Group(name="all", coefficients=coefficients)
+
+
+BY_LAYER_AND_KIND = (
+    Group(name="first mlp", layers=(0, 0), kinds=("mlp",), coefficients={"weight": {"a": 0.9, "b": 0.1}}),
+    Group(name="first", layers=(0, 0), coefficients={"weight": {"a": -0.5, "b": 0.25}, "scale": 0.5}),
+    Group(name="rest", coefficients={"weight": 0.75}),
+)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_live_and_streamed_tensors_are_the_same_bytes_and_a_float64_reference_rounded_once(
+    tmp_path: Path, architecture: str, dtype: str
+) -> None:
+    folders = tiny_family(tmp_path, architecture, dtype=dtype)
+    merger = materialiser(folders)
+    recipe = recipe_of(folders, *BY_LAYER_AND_KIND)
+    live = LiveModel.build(merger.base, dtype=merger.base.dtype)
+    merger.write(recipe, live.targets)
+    streamed = dict(merger.stream(recipe))
+    stored = {name: load_file(folder / "model.safetensors") for name, folder in folders.items()}
+    assert set(streamed) == set(stored["base"])
+    for name, tensor in streamed.items():
+        layer, kind = merger.base.layout.place(name)
+        a, b, scale = ((0.9, 0.1, 1.0) if kind == "mlp" else (-0.5, 0.25, 0.5)) if layer == 0 else (0.75, 0.75, 1.0)
+        base, one, two = (stored[model][name].double() for model in ("base", "a", "b"))
+        expected = (base + scale * (a * (one - base) + b * (two - base))).to(getattr(torch, dtype))
+        assert torch.equal(tensor, expected), name
+        assert torch.equal(live.targets[name], tensor), name
+
+
+def test_candidates_follow_each_other_without_a_trace(llama: Materialiser, tiny_llama: dict[str, Path]) -> None:
+    live = LiveModel.build(llama.base, dtype=torch.float32)
+    for weight in (0.3, 1.7, 0.3):
+        llama.write(recipe_of(tiny_llama, everywhere(weight=weight)), live.targets)
+        expected = dict(llama.stream(recipe_of(tiny_llama, everywhere(weight=weight))))
+        assert all(torch.equal(live.targets[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("model", ["base", "a", "b"])
+def test_one_model_chosen_is_its_stored_bytes(tiny_llama: dict[str, Path], llama: Materialiser, model: str) -> None:
+    live = LiveModel.build(llama.base, dtype=torch.float32)
+    llama.write(recipe_of(tiny_llama, method="chosen", options={"model": model}), live.targets)
+    stored = load_file(tiny_llama[model] / "model.safetensors")
+    assert all(torch.equal(live.targets[name], tensor) for name, tensor in stored.items())
+
+
+def test_a_recipe_may_ask_for_another_dtype(tiny_llama: dict[str, Path], llama: Materialiser) -> None:
+    recipe = recipe_of(tiny_llama, everywhere(weight=0.4), dtype="bfloat16")
+    exact = dict(llama.stream(recipe_of(tiny_llama, everywhere(weight=0.4), dtype="float64")))
+    assert llama.size_bytes(recipe) * 2 == llama.base.size_bytes
+    live = LiveModel.build(llama.base, dtype=torch.bfloat16)
+    llama.write(recipe, live.targets)
+    for name, tensor in llama.stream(recipe):
+        assert tensor.dtype == torch.bfloat16
+        assert torch.equal(tensor, exact[name].bfloat16())
+        assert torch.equal(tensor, live.targets[name])
+
+
+def mixed_family(tmp_path: Path) -> dict[str, Path]:
+    """A family whose norms are stored in float32 among bfloat16."""
+    folders = tiny_family(tmp_path, "llama", dtype="bfloat16")
+    for folder in folders.values():
+        tensors = load_file(folder / "model.safetensors")
+        for name in tensors:
+            if "norm" in name:
+                tensors[name] = tensors[name].float() + torch.rand(tensors[name].shape)
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folders
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_a_mixed_checkpoint_keeps_its_dtypes_and_scores_what_it_would_after_loading(tmp_path: Path, dtype: str) -> None:
+    folders = mixed_family(tmp_path)
+    merger = materialiser(folders)
+    recipe = recipe_of(folders, everywhere(weight={"a": 0.3, "b": 0.6}), dtype=dtype)
+    live = LiveModel.build(merger.base, dtype=torch.bfloat16)
+    merger.write(recipe, live.targets)
+    streamed = dict(merger.stream(recipe))
+    widths = [tensor.element_size() for tensor in streamed.values()]
+    assert widths == sorted(widths, reverse=True)
+    for name, tensor in streamed.items():
+        assert tensor.dtype == merger.base.tensors[name].dtype
+        assert torch.equal(live.targets[name], tensor.to(torch.bfloat16))
+
+
+def test_experts_in_another_dtype_are_merged_as_stored(tmp_path: Path) -> None:
+    folders = {
+        "base": tiny_checkpoint(tmp_path / "base", dtype="bfloat16"),
+        "a": tiny_checkpoint(tmp_path / "a", seed=1, dtype="float32"),
+    }
+    merger = materialiser(folders)
+    stored = {name: load_file(folder / "model.safetensors") for name, folder in folders.items()}
+    for name, tensor in merger.stream(recipe_of(folders, everywhere(weight=0.25))):
+        base, expert = stored["base"][name].double(), stored["a"][name].double()
+        assert torch.equal(tensor, (base + 0.25 * (expert - base)).bfloat16())
+
+
+def test_a_tied_expert_gives_its_embedding_as_head_of_an_untied_base(tmp_path: Path) -> None:
+    folders = {
+        "base": tiny_checkpoint(tmp_path / "base"),
+        "a": tiny_checkpoint(tmp_path / "a", seed=1, tied=True),
+    }
+    streamed = dict(materialiser(folders).stream(recipe_of(folders, everywhere(weight=1.0))))
+    assert torch.equal(streamed["lm_head.weight"], streamed["model.embed_tokens.weight"])
+
+
+def test_names_without_the_base_models_prefix_are_merged_with_those_that_have_it(tmp_path: Path) -> None:
+    folders = tiny_family(tmp_path, "gpt2")
+    recipe = recipe_of(folders, *BY_LAYER_AND_KIND)
+    expected = dict(materialiser(folders).stream(recipe))
+    tensors = load_file(folders["a"] / "model.safetensors")
+    save_file(
+        {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()},
+        folders["a"] / "model.safetensors",
+        {"format": "pt"},
+    )
+    streamed = dict(materialiser(folders).stream(recipe))
+    assert all(torch.equal(streamed[name], tensor) for name, tensor in expected.items())
+
+
+def with_buffer(folders: Mapping[str, Path], values: Mapping[str, Tensor]) -> None:
+    for model, folder in folders.items():
+        tensors = load_file(folder / "model.safetensors")
+        tensors["model.layers.0.mlp.steps"] = values[model]
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_integers_are_the_bases_and_must_agree(tmp_path: Path) -> None:
+    folders = tiny_family(tmp_path)
+    steps = torch.arange(5)
+    with_buffer(folders, {"base": steps, "a": steps, "b": steps})
+    streamed = dict(materialiser(folders).stream(recipe_of(folders, everywhere(weight=0.5))))
+    assert torch.equal(streamed["model.layers.0.mlp.steps"], steps)
+    with_buffer(folders, {"base": steps, "a": steps, "b": steps + 1})
+    with pytest.raises(CheckpointError, match=r"steps: integers that differ"):
+        materialiser(folders)
+
+
+def test_what_is_prepared_is_kept_per_method_options_and_seed(tiny_llama: dict[str, Path], llama: Materialiser) -> None:
+    merger = materialiser(tiny_llama)
+    recipe = recipe_of(tiny_llama, everywhere(weight=0.1))
+    first = merger.prepare(recipe)
+    assert Weighted.prepared == list(merger.base.names)
+    assert merger.prepare(recipe_of(tiny_llama, everywhere(weight=0.2))) is first
+    assert merger.prepare(recipe_of(tiny_llama, everywhere(weight=0.1), options={"mode": "plain"})) is first
+    assert merger.prepare(recipe_of(tiny_llama, everywhere(weight=0.1), seed=1)) is not first
+    assert merger.prepare(recipe_of(tiny_llama, everywhere(weight=0.1), options={"mode": "negated"})) is not first
+    assert merger.prepare(recipe) is not first
+    assert merger.prepared_bytes(recipe) == 2 * merger.base.num_parameters
+
+
+def test_a_method_without_need_of_a_base_isnt_given_one(tiny_llama: dict[str, Path], llama: Materialiser) -> None:
+    streamed = dict(llama.stream(recipe_of(tiny_llama, method="pair")))
+    one, two = (load_file(tiny_llama[model] / "model.safetensors")["lm_head.weight"].double() for model in "ab")
+    assert torch.equal(streamed["lm_head.weight"], ((one + two) / 2).float())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "wieghted"}, r"method: unknown merge method 'wieghted'\. Did you mean 'weighted'\?"),
+        ({"method": "weighted", "options": {"mod": 1}}, r"options: unknown option 'mod'\. Did you mean 'mode'\?"),
+        ({"options": {"mode": "loud"}}, r"options\.mode: 'loud' is none of 'plain', 'negated'"),
+        ({"options": {"floor": 2}}, r"options\.floor: 2 is above 1"),
+        ({"options": {"floor": -0.5}}, r"options\.floor: -0\.5 is below 0"),
+        ({"options": {"floor": float("nan")}}, r"options\.floor: nan is not a finite number"),
+        ({"options": {"floor": True}}, r"options\.floor: expected float, got True"),
+        ({"options": {"rounds": 1.5}}, r"options\.rounds: expected int, got 1\.5"),
+        ({"options": {"sure": 1}}, r"options\.sure: expected bool, got 1"),
+        ({"dtype": "int8"}, r"dtype: unknown dtype 'int8'.*Available: auto, bfloat16"),
+        ({"method": "chosen", "groups": (), "options": {"model": "zzz"}}, r"options\.model: 'zzz' is no model"),
+        ({"groups": ()}, r"no group contains .*lm_head.* more; add a last group"),
+        (
+            {"groups": (Group(name="m", kinds=("mlp",), coefficients={"weight": 1.0}),)},
+            r"no group contains lm_head\.weight, model\.embed_tokens\.weight",
+        ),
+        (
+            {"groups": (Group(name="g", coefficients={"wieght": 1.0}),)},
+            r"groups\[0\] \(g\): coefficients: unknown coefficient 'wieght'\. Did you mean 'weight'",
+        ),
+        (
+            {"groups": (everywhere(weight=-3.0),)},
+            r"groups\[0\] \(all\): coefficients\.weight: -3 is below -2, the least",
+        ),
+        ({"groups": (everywhere(scale=-1.0),)}, r"coefficients\.scale: -1 is below 0"),
+        ({"groups": (everywhere(scale={"a": 1.0, "b": 1.0}),)}, r"scale: one number for all experts"),
+        ({"groups": (everywhere(weight={"a": 1.0}),)}, r"weight: expected one value for each of a, b"),
+        ({"groups": (everywhere(weight=float("inf")),)}, r"weight: inf is not a finite number"),
+        ({"experts": {"b": ..., "a": ...}}, r"experts: names b, a, but the models at hand are a, b, in this order"),
+        ({"method": "pair", "experts": {"a": ...}}, r"pair merges at least 2, got 1"),
+        ({"method": "pair", "experts": {"a": ..., "b": ..., "c": ...}}, r"pair merges at most 2, got 3"),
+    ],
+)
+def test_each_fault_of_a_recipe_is_named_with_its_place(
+    tiny_llama: dict[str, Path], llama: Materialiser, changes: dict[str, Any], message: str
+) -> None:
+    good = recipe_of(tiny_llama, everywhere(weight=0.5))
+    llama.check(good)
+    fields = {
+        "base": good.base,
+        "experts": good.experts,
+        "method": good.method,
+        "groups": good.groups,
+        **changes,
+    }
+    fields["experts"] = dict.fromkeys(fields["experts"], good.base)
+    bad = Recipe(**fields)
+    with pytest.raises(RecipeError, match=message):
+        llama.check(bad)
+    with pytest.raises(RecipeError, match=message):
+        llama.write(bad, {})
+    with pytest.raises(RecipeError, match=message):
+        next(llama.stream(bad))
+
+
+def test_defaults_of_options_are_filled_in(tiny_llama: dict[str, Path]) -> None:
+    recipe = recipe_of(tiny_llama, options={"floor": 1})
+    assert checked_options(recipe) == {"mode": "plain", "floor": 1.0, "rounds": 1, "sure": True}
+
+
+def test_coefficients_that_overflow_are_an_error_that_names_the_tensor_and_them(
+    tiny_llama: dict[str, Path], llama: Materialiser
+) -> None:
+    live = LiveModel.build(llama.base, dtype=torch.float16)
+    recipe = recipe_of(tiny_llama, everywhere(weight={"a": 1e30, "b": 0.0}), dtype="float16")
+    with pytest.raises(MergeError, match=r"^lm_head\.weight: the merge isn't finite with weight = \[1e\+30, 0\.0\]"):
+        llama.write(recipe, live.targets)
+    with pytest.raises(MergeError, match=r"^lm_head\.weight: the merge isn't finite"):
+        dict(llama.stream(recipe))
+
+
+def test_a_sum_that_overflows_is_no_reason_to_refuse_finite_weights(tmp_path: Path) -> None:
+    folders = tiny_family(tmp_path)
+    for folder in folders.values():
+        tensors = load_file(folder / "model.safetensors")
+        tensors["model.norm.weight"] = torch.full((32,), 3e38)
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    streamed = dict(materialiser(folders).stream(recipe_of(folders, everywhere(weight=0.5))))
+    assert torch.all(streamed["model.norm.weight"] == torch.tensor(3e38))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_an_expert_with_broken_weights_is_named_with_the_tensor(tmp_path: Path, value: float) -> None:
+    folders = tiny_family(tmp_path)
+    tensors = load_file(folders["b"] / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = value
+    save_file(tensors, folders["b"] / "model.safetensors", {"format": "pt"})
+    with pytest.raises(MergeError, match=r"model\.layers\.1\.mlp\.up_proj\.weight: NaN or Inf in the weights of b"):
+        dict(materialiser(folders).stream(recipe_of(folders, everywhere(weight=0.5))))
+
+
+def test_models_that_dont_fit_are_refused_before_any_work(tiny_llama: dict[str, Path], tmp_path: Path) -> None:
+    deep = tiny_checkpoint(tmp_path / "deep", layers=3)
+    with pytest.raises(CheckpointError, match=r"expert 'deep'.*has 3 layers"):
+        materialiser({"base": tiny_llama["base"], "deep": deep})
+
+
+def test_a_merged_live_model_answers_as_the_model_that_transformers_builds_from_the_stream(
+    tiny_llama: dict[str, Path], llama: Materialiser
+) -> None:
+    recipe = recipe_of(tiny_llama, *BY_LAYER_AND_KIND)
+    live = LiveModel.build(llama.base, dtype=torch.float32)
+    llama.write(recipe, live.targets)
+    stock = AutoModelForCausalLM.from_pretrained(tiny_llama["base"]).eval()
+    stock.load_state_dict(dict(llama.stream(recipe)))
+    tokens = torch.arange(1, 30)[None]
+    assert torch.equal(live.model(tokens).logits, stock(tokens).logits)

@@ -31,7 +31,7 @@ def result_table(result: Mapping[str, Any], split: str = "test") -> Table:
         right=(measured, "winner's lead", "p", "p (Holm)"),
     )
     for model in models:
-        cells = [label(model), score(model["score"]), interval(model["interval"])]
+        cells = [_label(model, result["winner"]["kind"]), score(model["score"]), interval(model["interval"])]
         if (row := comparisons.get(model["name"])) is not None and model["kind"] != "winner":
             cells += [f"{row['difference']:+.4f}", interval(row["interval"], signed=True), probability(row["p"])]
             cells.append(probability(row["p_holm"]))
@@ -39,11 +39,15 @@ def result_table(result: Mapping[str, Any], split: str = "test") -> Table:
     return made
 
 
-def label(model: Mapping[str, Any]) -> str:
+def _label(model: Mapping[str, Any], winner: str) -> str:
     """A model's name in words."""
-    return {"base": "base", "expert": f"expert {model['name']}", "uniform": "best uniform merge"}.get(
-        model["kind"], "evolved winner"
-    )
+    names = {
+        "base": "base",
+        "expert": f"expert {model['name']}",
+        "uniform": "best uniform merge",
+        "winner": "winner (a uniform merge)" if winner == "uniform" else "evolved winner",
+    }
+    return names[model["kind"]]
 
 
 def finding(result: Mapping[str, Any]) -> str:

@@ -1,0 +1,143 @@
+"""Errors, interruptions and exit codes, as the shell sees them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import evomerge.cli.setup
+from evomerge.errors import RunError
+
+
+def evomerge_process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "evomerge", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def test_a_users_error_is_one_line_on_stderr_with_exit_code_1(tmp_path: Path) -> None:
+    done = evomerge_process("status", tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == f"Error: {tmp_path}: not a run directory: there is no run.json in it\n"
+
+
+def test_debug_shows_the_traceback_and_then_the_message(tmp_path: Path) -> None:
+    by_option = evomerge_process("--debug", "status", tmp_path)
+    by_environment = evomerge_process("status", tmp_path, env={**os.environ, "EVOMERGE_DEBUG": "1"})
+    for done in (by_option, by_environment):
+        assert done.returncode == 1
+        assert "Traceback (most recent call last)" in done.stderr
+        assert done.stderr.splitlines()[-1].startswith("Error: ")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["serach"], ["search"], ["trials", "x", "--format", "xml"], ["demo", "--seed", "a"]]
+)
+def test_a_wrong_command_line_exits_with_2_and_says_what_is_wrong(cli: Any, arguments: list[str]) -> None:
+    done = cli(*arguments)
+    assert done.exit_code == 2
+    assert "Usage: " in done.stderr
+
+
+def test_the_program_alone_shows_its_help(cli: Any) -> None:
+    assert "evomerge demo" in cli().output
+
+
+def test_a_message_with_brackets_is_printed_as_it_is(cli: Any, tmp_path: Path) -> None:
+    done = cli("status", tmp_path / "[bold]")
+    assert "[bold]" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.ENOSPC, "disk is full"), (errno.EROFS, "read-only"), (errno.EACCES, "permission denied")],
+)
+def test_trouble_with_the_disk_names_the_file_and_the_remedy(
+    cli: Any, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number), "/some/file")
+
+    monkeypatch.setattr(Path, "open", fail)
+    done = cli("init", "x.yaml")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: /some/file: ")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_written_is_a_plain_message(cli: Any) -> None:
+    done = cli("init", "/proc/x.yaml")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: /proc/x.yaml: ")
+
+
+def test_a_closed_pipe_is_silent(run: Path) -> None:
+    command = f"{sys.executable} -m evomerge trials {run} --format json | head -c 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.stdout == "["
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_of_ours_keeps_its_traceback(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evomerge.cli.setup, "files", lambda name: {}["bug"])
+    assert isinstance(cli("init", "x.yaml").exception, KeyError)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_stopped_search_says_how_to_go_on(tmp_path: Path, number: int, code: int, recorded: bool) -> None:
+    directory = tmp_path / "a run"
+    directory.mkdir()
+    if recorded:
+        (directory / "run.json").write_text("{}")
+    script = f"""
+import os
+from pathlib import Path
+import typer
+from evomerge.cli.guard import Commands, stoppable
+app = typer.Typer(cls=Commands)
+@app.callback()
+def options(debug: bool = False): ...
+@app.command()
+def work():
+    with stoppable(Path({str(directory)!r}), start="evomerge search x.yaml"):
+        os.kill(os.getpid(), {int(number)})
+        import time; time.sleep(10)
+app()
+"""
+    done = subprocess.run([sys.executable, "-c", script, "work"], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    if recorded:
+        assert done.stderr == f"stopped; continue with: evomerge resume '{directory}'\n"
+    else:
+        assert done.stderr == "stopped before anything was recorded; start again with: evomerge search x.yaml\n"
+
+
+def test_ctrl_c_elsewhere_stops_with_130(cli: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import evomerge.run
+
+    def interrupt(directory: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evomerge.run, "open_run", interrupt)
+    done = cli("status", run)
+    assert done.exit_code == 130
+    assert done.stderr == "stopped\n"
+
+
+def test_a_message_of_several_lines_stays_so(cli: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import evomerge.run
+
+    def fail(directory: Path) -> None:
+        raise RunError("first\nsecond")
+
+    monkeypatch.setattr(evomerge.run, "open_run", fail)
+    assert cli("status", run).stderr == "Error: first\nsecond\n"

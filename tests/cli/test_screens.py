@@ -1,0 +1,150 @@
+"""What a search shows: plain lines in a pipe, a live display on a terminal."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from evomerge.cli import screens
+from evomerge.cli.screens import LiveScreen, PlainScreen, searching, transfer
+from evomerge.run import Observer, TrialRecord
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that the test turns by hand."""
+    now = [0.0]
+    monkeypatch.setattr(screens.time, "monotonic", lambda: now[0])
+    return now
+
+
+def record(number: int, kind: str = "candidate", score: float | None = 0.5, name: str = "c") -> TrialRecord:
+    state = "complete" if score is not None else "failed"
+    return TrialRecord(number=number, kind=kind, name=name, state=state, score=score, fitness=score)
+
+
+def drive(observer: Observer, clock: list[float]) -> None:
+    """Baselines and two generations of four, a second each, with one failure."""
+    observer.phase("models", None)
+    observer.phase("baselines", 3)
+    for number, (kind, name) in enumerate([("base", "base"), ("expert", "maths"), ("uniform", "uniform 1")]):
+        clock[0] += 1
+        observer.trial(record(number, kind, 0.1 * (number + 1), name))
+    observer.phase("search", 16)
+    for generation in range(2):
+        for index in range(4):
+            clock[0] += 1
+            failed = generation == 1 and index == 0
+            observer.trial(record(4 * generation + index, score=None if failed else 0.4 + 0.1 * generation))
+        observer.generation(generation, 0.4 + 0.1 * generation, 0.35, generation)
+    observer.message("something [to] know")
+    observer.phase("validation", 5)
+
+
+def test_a_pipe_gets_a_line_for_each_phase_and_generation_and_nothing_else(clock: list[float]) -> None:
+    out = io.StringIO()
+    drive(PlainScreen(Console(file=out, width=240), {}), clock)
+    assert out.getvalue().splitlines() == [
+        "opening the models",
+        "scoring the base, the experts and uniform merges: 3 evaluations",
+        "searching: 16 evaluations",
+        "generation 0: best 0.4000, median 0.3500, best so far 0.4000, 4/16 evaluated, 60.0 a minute, 12 s left",
+        "generation 1: best 0.5000, median 0.3500, best so far 0.5000, 8/16 evaluated, 60.0 a minute, 8.0 s left, 1 failed",
+        "something [to] know",
+        "scoring the best again on validation items: 5 evaluations",
+    ]
+
+
+def test_a_resumed_search_counts_what_was_done_and_repeats_no_line(clock: list[float]) -> None:
+    out = io.StringIO()
+    screen = PlainScreen(Console(file=out, width=240), {"search": 8})
+    screen.phase("search", 16)
+    screen.generation(0, 0.4, 0.3, 0)
+    screen.generation(1, 0.6, 0.3, 0)
+    for number in range(4):
+        clock[0] += 1
+        screen.trial(record(number))
+    screen.generation(2, 0.5, 0.3, 0)
+    assert out.getvalue().splitlines() == [
+        "searching: 16 evaluations, 8 of them already done",
+        "generation 2: best 0.5000, median 0.3000, best so far 0.6000, 12/16 evaluated, 60.0 a minute, 4.0 s left",
+    ]
+
+
+def test_the_live_display_shows_where_the_search_is(clock: list[float]) -> None:
+    console = Console(width=110, color_system=None, file=io.StringIO())
+    screen = LiveScreen(console, {}, "runs/swahili")
+    observer_calls = drive
+    observer_calls(screen, clock)
+    screen.phase("search", 16)
+    clock[0] += 2
+    screen.trial(record(9, score=0.7))
+    with console.capture() as capture:
+        console.print(screen)
+    shown = capture.get()
+    for part in ("runs/swahili", "searching", "1/16", "30.0 a minute", "30 s left", "generation 1", "best 0.5000"):
+        assert part in shown
+    assert "median 0.3500" in shown
+    assert "failed 1" in shown
+    assert "▁█" in shown
+    assert re.search(r"base 0\.1000\s+maths 0\.2000\s+best uniform 0\.3000\s+best candidate 0\.7000", shown)
+
+
+def test_the_live_display_fits_a_narrow_terminal(clock: list[float]) -> None:
+    console = Console(width=60, color_system=None, file=io.StringIO())
+    screen = LiveScreen(console, {}, "a/rather/long/run/directory/somewhere/on/the/disk/of/a/cluster")
+    drive(screen, clock)
+    with console.capture() as capture:
+        console.print(screen)
+    assert all(len(line) <= 60 for line in capture.get().splitlines())
+
+
+def test_a_long_search_keeps_its_sparkline_short(clock: list[float]) -> None:
+    screen = LiveScreen(Console(width=100, file=io.StringIO()), {}, "x")
+    for generation in range(500):
+        screen.generation(generation, generation / 500, 0.1, 0)
+    console = Console(width=100, color_system=None, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(screen)
+    assert len(capture.get().splitlines()) <= 5
+
+
+def test_no_control_character_reaches_a_pipe(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with searching(tmp_path, title="x") as observer:
+        drive(observer, [0.0])
+    with transfer("writing") as update:
+        update(1, 2)
+    out, err = capfd.readouterr()
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", out)
+    assert err == ""
+
+
+def test_a_terminal_gets_the_live_display(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
+    master, slave = pty.openpty()
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with os.fdopen(slave, "w") as terminal:
+        monkeypatch.setattr(screens.Console, "file", property(lambda self: terminal))
+        with searching(tmp_path, title="a title") as observer:
+            assert isinstance(observer, LiveScreen)
+            drive(observer, clock)
+    shown = os.read(master, 100_000).decode()
+    os.close(master)
+    assert "a title" in shown
+    assert "something [to] know" in shown
+    assert "\x1b[?25l" in shown
+    assert "\x1b[?25h" in shown, "the cursor comes back"
+
+
+def test_an_existing_run_is_counted(run: Path) -> None:
+    assert screens._recorded(run) == {"baselines": 3, "search": 2}
+
+
+def test_a_new_run_has_nothing_to_count(tmp_path: Any) -> None:
+    assert screens._recorded(tmp_path) == {}

@@ -167,9 +167,8 @@ class Materialiser:
             method.merge(inputs, coefficients, state, out)
         except MergeError as error:
             raise error if name in str(error) else MergeError(f"{name}: {error}") from error
-        # One read instead of a mask: a sum is only finite if all its terms are, but may overflow by itself.
-        total = torch.sum(out, dtype=torch.float64 if out.dtype == torch.float64 else torch.float32)
-        if not bool(torch.isfinite(total)) and not bool(torch.isfinite(out).all()):
+        # The extremes tell NaN and Inf in one read at memory speed; isfinite().all() takes tens of times as long.
+        if out.numel() and not all(math.isfinite(extreme) for extreme in torch.aminmax(out)):
             raise MergeError(f"{name}: {self._why_not_finite(inputs, coefficients)}")
 
     def _why_not_finite(self, inputs: TensorInputs, coefficients: Coefficients) -> str:

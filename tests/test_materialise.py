@@ -277,7 +277,7 @@ def test_coefficients_that_overflow_are_an_error_that_names_the_tensor_and_them(
         dict(llama.stream(recipe))
 
 
-def test_a_sum_that_overflows_is_no_reason_to_refuse_finite_weights(tmp_path: Path) -> None:
+def test_huge_but_finite_weights_are_merged(tmp_path: Path) -> None:
     folders = tiny_family(tmp_path)
     for folder in folders.values():
         tensors = load_file(folder / "model.safetensors")

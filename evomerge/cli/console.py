@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -29,9 +31,13 @@ def _console(*, stderr: bool) -> Console:
 
 def table(*columns: str, title: str | None = None, right: tuple[str, ...] = ()) -> Table:
     """An empty table in the house style; columns named in `right` are aligned right."""
-    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    made = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, title=title, title_justify="left", title_style="bold"
+    )
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        made.add_column(
+            column, justify="right" if column in right else "left", overflow="fold", no_wrap=column in right
+        )
     return made
 
 
@@ -40,10 +46,10 @@ def score(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def interval(bounds: tuple[float, float] | list[float], *, signed: bool = False) -> str:
-    """An interval, as "0.41 to 0.52"."""
+def interval(value: float, bounds: Sequence[float], *, signed: bool = False) -> str:
+    """A value with its interval, as "0.463 [0.412, 0.519]"."""
     low, high = bounds
-    return f"{low:+.3f} to {high:+.3f}" if signed else f"{low:.3f} to {high:.3f}"
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]" if signed else f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def probability(p: float) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
-from evomerge.cli.console import interval, probability, score, table
+from evomerge.cli.console import interval, probability, table
 
 # Two comparisons are reported, so the claim rests on p-values corrected for their number.
 _SIGNIFICANT = 0.05
@@ -19,23 +20,20 @@ def result_table(result: Mapping[str, Any], split: str = "test") -> Table:
     comparisons = {row["winner_vs"]: row for row in result[split]["comparisons"]}
     items = max((model["items"] for model in models), default=0)
     measured = _metric(result)
+    held_out = ", held out" if split == "test" else ""
     made = table(
         "model",
         measured,
-        "95% interval",
         "winner's lead",
-        "its 95% interval",
-        "p",
-        "p (Holm)",
-        title=f"{measured.capitalize()} on {items} {split} items" + (", held out" if split == "test" else ""),
-        right=(measured, "winner's lead", "p", "p (Holm)"),
+        "paired p",
+        title=f"{measured.capitalize()} on {items} {split} items{held_out}, with 95% intervals",
+        right=(measured, "winner's lead", "paired p"),
     )
     for model in models:
-        cells = [_label(model, result["winner"]["kind"]), score(model["score"]), interval(model["interval"])]
+        cells = [_label(model, result["winner"]["kind"]), interval(model["score"], model["interval"])]
         if (row := comparisons.get(model["name"])) is not None and model["kind"] != "winner":
-            cells += [f"{row['difference']:+.4f}", interval(row["interval"], signed=True), probability(row["p"])]
-            cells.append(probability(row["p_holm"]))
-        made.add_row(*cells, style="bold" if model["kind"] == "winner" else None)
+            cells += [interval(row["difference"], row["interval"], signed=True), probability(row["p"])]
+        made.add_row(*map(Text, cells), style="bold" if model["kind"] == "winner" else None)
     return made
 
 
@@ -44,8 +42,8 @@ def _label(model: Mapping[str, Any], winner: str) -> str:
     names = {
         "base": "base",
         "expert": f"expert {model['name']}",
-        "uniform": "best uniform merge",
-        "winner": "winner (a uniform merge)" if winner == "uniform" else "evolved winner",
+        "uniform": "best uniform",
+        "winner": "winner (uniform)" if winner == "uniform" else "evolved winner",
     }
     return names[model["kind"]]
 
@@ -65,7 +63,7 @@ def finding(result: Mapping[str, Any]) -> str:
     rivals += [model for model in models if model["kind"] == "uniform" and model["trial"] != winner["trial"]]
     comparisons = {row["winner_vs"]: row for row in result["test"]["comparisons"]}
     verdicts = [_verdict(rival, comparisons[rival["name"]]) for rival in rivals if rival["name"] in comparisons]
-    measured = f"on {winner['items']} test items that the search never saw, the winner scores {score(winner['score'])}"
+    measured = f"on {winner['items']} test items that the search never saw, the winner scores {winner['score']:.3f}"
     sentence = opening + measured + (": " + ", and ".join(verdicts) if verdicts else "")
     return sentence[0].upper() + sentence[1:] + "."
 
@@ -74,7 +72,7 @@ def _verdict(rival: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     name = f"the best expert ({rival['name']})" if rival["kind"] == "expert" else "the best uniform merge"
     difference, p = row["difference"], row["p_holm"]
     shown = probability(p)
-    evidence = f"({difference:+.4f}, corrected p {shown if shown.startswith('<') else '= ' + shown})"
+    evidence = f"({difference:+.3f}, corrected p {shown if shown.startswith('<') else '= ' + shown})"
     if p >= _SIGNIFICANT:
         return f"not clearly different from {name} {evidence}"
     return f"{'better' if difference > 0 else 'worse'} than {name} {evidence}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -110,7 +111,8 @@ def _phase(run: Run, status: RunStatus) -> str:
         return status.phase
     if run.result() is not None:
         return "done"
-    return f"stopped during {status.phase}; continue with: evomerge resume {run.directory}"
+    during = "" if status.phase == "not started" else f" during {status.phase}"
+    return f"stopped{during}; continue with: evomerge resume {shlex.quote(str(run.directory))}"
 
 
 def _best(best: TrialRecord | None) -> str:
@@ -145,21 +147,22 @@ def _print_table(records: Sequence[TrialRecord]) -> None:
 
     from evomerge.cli.console import duration, score, stdout, table
 
-    columns = ("trial", "kind", "name", "generation", "state", "score", "fitness", "time")
-    made = table(*columns, right=("trial", "generation", "score", "fitness", "time"))
-    made.add_column("parameters, or why it failed", no_wrap=True, overflow="ellipsis")
+    columns = ("trial", "name", "gen.", "state", "score", "time")
+    made = table(*columns, right=("trial", "gen.", "score", "time"))
+    for column in made.columns:
+        column.no_wrap = True
+    # The one column that may shrink; its text is cut, not wrapped.
+    made.add_column(Text("parameters, or why it failed", no_wrap=True, overflow="ellipsis"))
     for record in records:
         parameters = " ".join(f"{name}={value:.3g}" for name, value in record.parameters.items())
         made.add_row(
             str(record.number),
-            record.kind,
-            Text(record.name),
+            Text(f"{record.kind} {record.name}" if record.kind == "expert" else record.name),
             "" if record.generation is None else str(record.generation),
             record.state,
             score(record.score),
-            score(record.fitness),
             duration(sum(record.seconds.values())) if record.seconds else "",
-            Text(record.reason or parameters),
+            Text(record.reason or parameters, no_wrap=True, overflow="ellipsis"),
             style={"failed": "red", "running": "dim"}.get(record.state),
         )
     stdout().print(made)

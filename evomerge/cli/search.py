@@ -69,6 +69,7 @@ def show(result: Result) -> None:
     console = stdout()
     console.print()
     console.print(result_table(result.data))
+    console.print()
     console.print(finding(result.data), markup=False)
     console.print()
     console.print(

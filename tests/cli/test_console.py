@@ -42,7 +42,7 @@ def test_sizes_are_decimal(num_bytes: float, text: str) -> None:
 def test_scores_intervals_and_probabilities() -> None:
     assert console.score(0.123456) == "0.1235"
     assert console.score(None) == "–"
-    assert console.interval([0.1, 0.25]) == "0.100 to 0.250"
-    assert console.interval([-0.1, 0.25], signed=True) == "-0.100 to +0.250"
+    assert console.interval(0.2, [0.1, 0.25]) == "0.200 [0.100, 0.250]"
+    assert console.interval(0.1, [-0.1, 0.25], signed=True) == "+0.100 [-0.100, +0.250]"
     assert console.probability(0.0312) == "0.031"
     assert console.probability(1e-9) == "< 0.0001"

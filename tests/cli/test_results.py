@@ -21,9 +21,16 @@ def test_the_table_has_every_model_with_its_interval_and_the_winners_lead(result
     lines = [line.strip() for line in printed(result).splitlines()]
     assert lines[0].startswith("Accuracy on 200 test items, held out")
     row = next(line for line in lines if line.startswith("expert language"))
-    for figure in ("0.3000", "0.200 to 0.400", "+0.2200", "+0.170 to +0.270", "0.001", "0.002"):
+    for figure in ("0.300 [0.200, 0.400]", "+0.220 [+0.170, +0.270]", "0.001"):
         assert figure in row
-    assert next(line for line in lines if line.startswith("evolved winner")).split()[-1] == "0.620"
+    assert next(line for line in lines if line.startswith("evolved winner")).endswith("0.520 [0.420, 0.620]")
+
+
+def test_the_table_fits_a_terminal_of_80_columns(result: dict[str, Any]) -> None:
+    console = Console(width=80, color_system=None)
+    with console.capture() as capture:
+        console.print(result_table(result))
+    assert "expert language   0.300 [0.200, 0.400]   +0.220 [+0.170, +0.270]      0.001" in capture.get()
 
 
 def test_other_metrics_than_accuracy_are_called_scores(result: dict[str, Any]) -> None:
@@ -33,16 +40,16 @@ def test_other_metrics_than_accuracy_are_called_scores(result: dict[str, Any]) -
 
 def test_the_sentence_claims_what_is_significant_and_no_more(result: dict[str, Any]) -> None:
     assert finding(result) == (
-        "On 200 test items that the search never saw, the winner scores 0.5200: better than the best expert "
-        "(language) (+0.2200, corrected p = 0.002), and not clearly different from the best uniform merge "
-        "(+0.0200, corrected p = 0.6)."
+        "On 200 test items that the search never saw, the winner scores 0.520: better than the best expert "
+        "(language) (+0.220, corrected p = 0.002), and not clearly different from the best uniform merge "
+        "(+0.020, corrected p = 0.6)."
     )
 
 
 def test_the_sentence_admits_a_loss(result: dict[str, Any]) -> None:
     for row in result["test"]["comparisons"]:
         row.update(difference=-0.1, p=0.001, p_holm=0.004)
-    assert "worse than the best uniform merge (-0.1000, corrected p = 0.004)" in finding(result)
+    assert "worse than the best uniform merge (-0.100, corrected p = 0.004)" in finding(result)
 
 
 def test_the_claim_rests_on_the_corrected_p(result: dict[str, Any]) -> None:
@@ -57,7 +64,7 @@ def test_a_uniform_winner_is_said_to_be_one(result: dict[str, Any]) -> None:
     sentence = finding(result)
     assert sentence.startswith("No evolved candidate did better on validation than a uniform merge")
     assert "from the best uniform merge" not in sentence
-    assert "winner (a uniform merge)" in printed(result)
+    assert "winner (uniform)" in printed(result)
 
 
 def test_an_untested_winner_is_said_to_be_so(result: dict[str, Any]) -> None:

@@ -97,7 +97,7 @@ def test_watching_prints_a_line_when_something_changes_and_ends_with_the_driver(
     lines = cli("status", run, "--watch").stdout.splitlines()
     thread.join()
     assert lines[0] == "not started, 2/8 candidates, 1 failed, best 0.6250"
-    assert lines[1].startswith("stopped during")
+    assert lines[1].startswith("stopped; continue with")
     assert len(lines) == 2
 
 

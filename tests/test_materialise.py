@@ -313,3 +313,50 @@ def test_a_merged_live_model_answers_as_the_model_that_transformers_builds_from_
     stock.load_state_dict(dict(llama.stream(recipe)))
     tokens = torch.arange(1, 30)[None]
     assert torch.equal(live.model(tokens).logits, stock(tokens).logits)
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+@pytest.mark.parametrize(("architecture", "dtype"), [("mixtral", "float32"), ("gpt2", "bfloat16")])
+def test_every_method_gives_the_same_bytes_live_and_streamed(
+    tmp_path: Path, method: str, architecture: str, dtype: str
+) -> None:
+    folders = tiny_family(tmp_path, architecture, dtype=dtype)
+    merger = materialiser(folders)
+    parameters = METHODS.get(method).parameters
+    groups = tuple(
+        Group(
+            name=name,
+            kinds=kinds,
+            coefficients={
+                parameter.name: parameter.low + part * (parameter.high - parameter.low) for parameter in parameters
+            },
+        )
+        for name, kinds, part in (("attention", ("attention",), 0.4), ("rest", None, 0.7))
+    )
+    recipe = recipe_of(folders, *groups, method=method)
+    live = LiveModel.build(merger.base, dtype=merger.base.dtype)
+    merger.write(recipe, live.targets)
+    for name, tensor in merger.stream(recipe):
+        assert torch.equal(live.targets[name], tensor), name
+    assert merger.prepared_bytes(recipe) >= 0
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mixtral"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("model", ["base", "a", "b"])
+def test_passthrough_gives_back_the_stored_bytes(tmp_path: Path, architecture: str, dtype: str, model: str) -> None:
+    folders = tiny_family(tmp_path, architecture, dtype=dtype)
+    merger = materialiser(folders)
+    live = LiveModel.build(merger.base, dtype=merger.base.dtype)
+    recipe = recipe_of(folders, method="passthrough", options={"model": model})
+    merger.write(recipe, live.targets)
+    stored = load_file(folders[model] / "model.safetensors")
+    streamed = dict(merger.stream(recipe))
+    for name, tensor in stored.items():
+        assert torch.equal(streamed[name].view(torch.uint8), tensor.view(torch.uint8)), name
+        assert torch.equal(live.targets[name], tensor), name
+
+
+def test_passthrough_of_an_unknown_model_is_refused(tiny_llama: dict[str, Path], llama: Materialiser) -> None:
+    with pytest.raises(RecipeError, match=r"unknown model 'c'.*Available: a, b, base"):
+        llama.check(recipe_of(tiny_llama, method="passthrough", options={"model": "c"}))

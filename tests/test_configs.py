@@ -15,6 +15,10 @@ from pydantic import BaseModel
 from evomerge.config import Config, SplitConfig, TaskConfig
 from evomerge.merge import METHODS
 from evomerge.propose import PROPOSERS
+from evomerge.propose.population import default_population
+from evomerge.recipe import Kind
+from evomerge.run import template_recipe
+from evomerge.space import SearchSpace
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -71,6 +75,20 @@ def test_every_config_is_valid_and_names_registered_parts(path: Path) -> None:
     assert set(config.merge.options) <= {option.name for option in method.options}
     least, most = method.min_experts, method.max_experts or 99
     assert least <= len(config.models.experts) <= most
+
+
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
+def test_the_budget_of_a_real_search_is_worth_its_dimensions(path: Path) -> None:
+    config = Config.from_file(path)
+    places: list[tuple[int, Kind]] = [
+        (0, "embedding"),
+        *((layer, kind) for layer in range(32) for kind in ("attention", "mlp", "norm")),  # type: ignore[misc]
+        (31, "head"),
+    ]
+    template = template_recipe(config, dtype="bfloat16", options=config.merge.options)
+    space = SearchSpace(template, METHODS.get(config.merge.method), places, config.space)
+    population = default_population(len(space.dimensions), config.search.evaluations, 400)
+    assert config.search.evaluations >= 10 * population
 
 
 def test_there_are_four_real_searches_besides_the_demo() -> None:

@@ -1,0 +1,64 @@
+"""`evomerge merge` and `evomerge export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from evomerge.recipe import Group, ModelReference, Recipe
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_llama: dict[str, Path]) -> Path:
+    path = tmp_path / "recipe.yaml"
+    made = Recipe(
+        base=ModelReference(path=str(tiny_llama["base"])),
+        experts={name: ModelReference(path=str(tiny_llama[name])) for name in ("a", "b")},
+        method="task_arithmetic",
+        groups=(Group(name="all", coefficients={"weight": {"a": 0.5, "b": 0.25}}),),
+    )
+    path.write_text(made.to_yaml())
+    return path
+
+
+def test_merge_writes_a_model_folder_that_holds_its_recipe(cli: Any, tmp_path: Path, recipe: Path) -> None:
+    out = tmp_path / "merged"
+    done = cli("merge", recipe, out)
+    assert (done.exit_code, done.stdout, done.stderr) == (0, f"Wrote {out}\n", "")
+    again = tmp_path / "again"
+    assert cli("merge", out / "recipe.yaml", again).exit_code == 0
+    first, second = load_file(out / "model.safetensors"), load_file(again / "model.safetensors")
+    assert first.keys() == second.keys()
+    assert all(first[name].equal(second[name]) for name in first)
+
+
+def test_shards_are_of_the_size_asked_for(cli: Any, tmp_path: Path, recipe: Path) -> None:
+    assert cli("merge", recipe, tmp_path / "merged", "--shard-size", "100KB").exit_code == 0
+    assert (tmp_path / "merged" / "model.safetensors.index.json").exists()
+
+
+def test_a_wrong_recipe_is_a_message_and_leaves_nothing(cli: Any, tmp_path: Path, recipe: Path) -> None:
+    recipe.write_text(recipe.read_text().replace("task_arithmetic", "task_arithmetics"))
+    done = cli("merge", recipe, tmp_path / "merged")
+    assert done.exit_code == 1
+    assert "unknown merge method 'task_arithmetics'" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe.yaml"]
+
+
+def test_a_folder_that_is_not_empty_is_not_written_into(cli: Any, tmp_path: Path, recipe: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    done = cli("merge", recipe, tmp_path / "mine")
+    assert done.exit_code == 1
+    assert str(tmp_path / "mine") in done.stderr
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_exporting_an_unknown_trial_is_refused(cli: Any, tmp_path: Path, run: Path) -> None:
+    done = cli("export", run, tmp_path / "out", "--trial", "99")
+    assert done.exit_code == 1
+    assert "no trial 99; it has trials 0 to 5" in done.stderr
+    assert not (tmp_path / "out").exists()

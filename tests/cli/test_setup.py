@@ -1,0 +1,97 @@
+"""`evomerge init` and `evomerge check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from search_helpers import write_config, write_task
+
+from evomerge.config import Config
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem != "demo")
+
+
+def test_init_writes_a_config_that_is_valid(cli: Any, tmp_path: Path) -> None:
+    file = tmp_path / "my experiment.yaml"
+    done = cli("init", file)
+    assert done.exit_code == 0
+    assert f"evomerge check '{file}'" in done.stdout
+    Config.from_file(file)
+
+
+def test_init_never_overwrites(cli: Any, tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text("mine")
+    done = cli("init", file)
+    assert done.exit_code == 1
+    assert "exists already" in done.stderr
+    assert file.read_text() == "mine"
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_llama: dict[str, Path]) -> Path:
+    return write_config(tmp_path / "tiny.yaml", tiny_llama, write_task(tmp_path / "tasks"))
+
+
+def test_check_shows_the_size_of_the_search(cli: Any, config: Path) -> None:
+    done = cli("check", config)
+    assert done.exit_code == 0, done.stderr
+    for part in ("a folder", "coefficients over", "8 candidates a generation", "28 search", "12 search", "24 test"):
+        assert part in done.stdout
+    assert "in this process, in float32" in done.stdout
+    assert "only 3.5 generations" in done.stdout
+    assert f"Next: evomerge search {config}" in done.stdout
+
+
+def test_check_lists_every_coefficient_when_asked(cli: Any, config: Path) -> None:
+    assert "weight" in cli("check", config, "--dimensions").stdout
+
+
+def test_a_pilot_times_a_candidate(cli: Any, config: Path) -> None:
+    done = cli("check", config, "--pilot")
+    assert done.exit_code == 0, done.stderr
+    assert "one candidate: " in done.stdout
+    assert "the whole search: about " in done.stdout
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_real_configs_are_accepted_without_network(cli: Any, path: Path) -> None:
+    done = cli("check", path)
+    assert done.exit_code == 0, done.stderr
+    assert "not on this machine" in done.stdout
+    assert "Unresolved: " in done.stdout
+
+
+def test_a_pilot_needs_its_models(cli: Any) -> None:
+    done = cli("check", CONFIGS[0], "--pilot")
+    assert done.exit_code == 1
+    assert "the pilot needs every model on this machine" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"merge": {"method": "tyes"}}, "merge.method: unknown merge method 'tyes'"),
+        ({"space": {"granularity": "layers"}}, "space.granularity"),
+        ({"search": {"evalutions": 3}}, "Did you mean 'evaluations'?"),
+        ({"space": {"parameters": {"weight": {"low": 1, "high": 0}}}}, "low 1 is not below high 0"),
+        ({"benchmark": {"tasks": ["no_such_task"]}}, "no_such_task"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(
+    cli: Any, tmp_path: Path, tiny_llama: dict[str, Path], changes: dict[str, Any], message: str
+) -> None:
+    path = write_config(tmp_path / "tiny.yaml", tiny_llama, write_task(tmp_path / "tasks"), **changes)
+    done = cli("check", path)
+    assert done.exit_code == 1
+    assert f"Error: {path}: " in done.stderr
+    assert message in done.stderr
+
+
+def test_a_missing_config_is_said_to_be_missing(cli: Any, tmp_path: Path) -> None:
+    done = cli("check", tmp_path / "nope.yaml")
+    assert done.exit_code == 1
+    assert done.stderr == f"Error: {tmp_path / 'nope.yaml'}: can't be read: No such file or directory\n"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from search_helpers import essence, write_config, write_task
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from search_helpers import write_config, write_task
 
 from evomerge.config import Config
+from search_helpers import write_config, write_task
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem != "demo")

@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import math
 import os
+import secrets
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ class RayExecutor:
             while True:
                 for slot in self._slots:
                     if slot.is_idle and (attempt := queue.next()) is not None:
-                        slot.begin(attempt)
+                        slot.begin(attempt, self._deadline())
                 if queue.is_empty and not any(slot.attempt for slot in self._slots):
                     return
                 yield from self._collect(queue)
@@ -190,14 +191,13 @@ class RayExecutor:
         except RayActorError as error:
             return self._died(slot, queue, error)
         except RayError as error:
-            value = Failure(reason="error", message=_first_line(error))
+            value = Failure(reason="error", message=str(error).strip().rpartition("\n")[2])  # a traceback
         if reference == slot.running:
             job = slot.finish().job
             return [(job, value)]
-        if reference == slot.method:
-            slot.method = None
-            if self.settings.timeout_s is not None:
-                slot.deadline = time.monotonic() + self.settings.timeout_s + self._grace_s
+        if reference == slot.preparation:
+            slot.preparation = None
+            slot.deadline = self._deadline()
             return []
         slot.preparing.remove(reference)
         if isinstance(value, _Started):
@@ -230,6 +230,11 @@ class RayExecutor:
                 ),
             )
         ]
+
+    def _deadline(self) -> float | None:
+        """When a candidate that starts now must be done."""
+        limit = self.settings.timeout_s
+        return None if limit is None else time.monotonic() + limit + self._grace_s
 
     def _overrun(self, slot: _Slot, job: Job) -> Failure:
         """Kill and replace a worker that didn't keep its time limit."""
@@ -272,10 +277,10 @@ class _Process:
         self._worker: Any = None
 
     def start(self, settings: WorkerSettings) -> _Started | Failure:
-        from evomerge.worker import Worker
-
         where = f"{socket.gethostname()}:{os.getpid()}"
         try:
+            from evomerge.worker import Worker
+
             self._worker = Worker(settings, name=where)
         except Exception as error:
             return Failure(reason="error", message=f"on {socket.gethostname()}: {type(error).__name__}: {error}")
@@ -322,8 +327,10 @@ class _Slot:
     """Actors started in a row without one that came up."""
     preparing: list[Any] = field(default_factory=list)
     """Calls that must return before the actor can take a job."""
-    method: Any = None
-    """The call that prepares the job's method; the time limit counts from its return."""
+    prepared: list[Any] = field(default_factory=list)
+    """Method, options and seed of what the actor has prepared."""
+    preparation: Any = None
+    """The call that prepares a job's method for the first time; the time limit counts from its return."""
     running: Any = None
     attempt: _Attempt | None = None
     deadline: float | None = None
@@ -334,12 +341,18 @@ class _Slot:
 
     @property
     def references(self) -> list[Any]:
-        calls = [*self.preparing, self.method, self.running]
+        calls = [*self.preparing, self.preparation, self.running]
         return [call for call in calls if call is not None]
 
-    def begin(self, attempt: _Attempt) -> None:
+    def begin(self, attempt: _Attempt, deadline: float | None) -> None:
         self.attempt = attempt
-        self.method = self.actor.prepare.remote(attempt.job)
+        recipe = attempt.job.recipe
+        method = (recipe.method, dict(recipe.options), recipe.seed)
+        if method in self.prepared:
+            self.deadline = deadline
+        else:
+            self.prepared.append(method)
+            self.preparation = self.actor.prepare.remote(attempt.job)
         self.running = self.actor.evaluate.remote(attempt.job)
 
     def finish(self) -> _Attempt:
@@ -349,13 +362,13 @@ class _Slot:
         return attempt
 
     def _rest(self) -> None:
-        self.attempt, self.method, self.running, self.deadline = None, None, None, None
+        self.attempt, self.preparation, self.running, self.deadline = None, None, None, None
 
     def kill(self) -> None:
         if self.actor is not None:
             with suppress(Exception):  # dead already, or Ray is gone
                 ray.kill(self.actor)
-        self.actor, self.preparing = None, []
+        self.actor, self.preparing, self.prepared = None, [], []
         self._rest()
 
 
@@ -400,29 +413,47 @@ def connect(address: str | None, *, gpus: bool) -> bool:
             raise ExecutionError(_no_gpus("this machine"))
     else:
         _check_reachable(address)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Leave accelerators visible to actors that reserve none, as future versions will; avoids a warning.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     debug = _log.isEnabledFor(logging.DEBUG)
     settings: dict[str, Any] = {
         "log_to_driver": debug,
         "logging_level": logging.INFO if debug else logging.ERROR,
     }
+    environment = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Leave accelerators visible to actors that reserve none, as future versions will; avoids a warning.
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
     if address is None:
         settings |= {"address": "local", "include_dashboard": False}
+        if "RAY_AUTH_MODE" not in os.environ:
+            # A token of its own: closed to other users of the machine, and nothing written to the home folder.
+            environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     else:
         settings["address"] = address
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
             # Other nodes then run this very code. A submitted job brings its own.
             settings["runtime_env"] = {"py_modules": [str(Path(evomerge.__file__).parent)]}
     try:
-        ray.init(**settings)
+        with _environment(environment):
+            ray.init(**settings)
     except (RayError, ConnectionError, RuntimeError, ValueError) as error:
         raise ExecutionError(f"Ray can't be started or joined ({address or 'local'}): {_first_line(error)}") from error
     if not debug:
         # log_to_driver doesn't cover the raylet's remarks on dead workers, which are reported as outcomes.
         ray._private.worker._worker_logs_enabled = False
     return True
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables that have no value yet, and take them back."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def _address(address: str | None) -> str | None:

@@ -1,0 +1,40 @@
+"""One private Ray for all executor tests, since starting it takes seconds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from evomerge.execute.base import Executor, WorkerSettings
+from worker_helpers import make_settings
+
+
+@pytest.fixture
+def settings(tiny_llama: dict[str, Path]) -> WorkerSettings:
+    return make_settings(tiny_llama)
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """A Ray with four CPUs and two pretended GPUs; executors find it initialised and leave it running."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    import ray
+
+    ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def two_workers(local_ray: None, tiny_llama: dict[str, Path]) -> Iterator[Executor]:
+    """Two Ray workers for tests that leave them healthy."""
+    from evomerge.execute.ray import RayExecutor
+
+    executor = RayExecutor(make_settings(tiny_llama), workers=2, cpus_per_worker=0.1)
+    yield executor
+    executor.close()

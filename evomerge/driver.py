@@ -75,7 +75,7 @@ class Driver:
         self.space = self.experiment.space
         self.observer.phase("benchmark", None)
         self.benchmark = open_benchmark(self.experiment)
-        self.objective = Objective.of(self.benchmark)
+        self.objective = self.benchmark.objective
         facts = self._facts()
         if existing is None:
             self.run = create_run(self.directory, self.config, facts)

@@ -49,7 +49,7 @@ def _chosen(run: Run, number: int | None) -> TrialRecord:
     if number is None:
         result = run.result()
         if result is not None:
-            return trials[result["winner"]["trial"]]
+            return trials[int(result["winner"]["trial"])]
         scored = [trial for trial in trials if trial.fitness is not None and trial.kind not in {"base", "expert"}]
         if not scored:
             raise RunError(f"{run.directory}: no merge has a score yet; see: evomerge status {run.directory}")

@@ -1,0 +1,46 @@
+# On a fresh machine with Python 3.11 or later and pip:
+#   make demo    install into .venv and run the demo
+#   make test    install with what the tests need and run them all
+#   make lint    style and types
+#
+# Without a GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu gets torch without CUDA.
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= demo
+WORKERS ?= 2
+
+BIN := $(VENV)/bin
+# One failed download shouldn't leave a folder that looks installed, hence the stamps.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo demo-small test lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/evomerge demo $(DEMO)
+
+demo-small: $(VENV)/.installed
+	$(BIN)/evomerge demo $(DEMO) --small
+
+test: $(VENV)/.installed-test
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "evomerge needs Python 3.11 or later; set PYTHON")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) --editable .
+	touch $@
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) --editable '.[$*]'
+	touch $@ $(VENV)/.installed

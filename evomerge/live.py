@@ -244,15 +244,14 @@ def _views(part: Tensor, shape: tuple[int, ...]) -> Iterator[Tensor]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep transformers' progress bars and loading reports off the screen, and global randomness untouched."""
+    """Keep transformers' progress bars and loading reports off the screen."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        with torch.random.fork_rng(devices=[]):
-            yield
+        yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:

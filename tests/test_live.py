@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging
 
 from evomerge.checkpoint import Checkpoint
 from evomerge.errors import CheckpointError
@@ -159,14 +160,17 @@ def test_models_that_transformers_doesnt_know_are_refused_and_no_code_of_theirs_
 
 
 def test_building_leaves_global_randomness_and_transformers_settings_alone(
-    tiny_llama: dict[str, Path], capfd: pytest.CaptureFixture[str]
+    tiny_llama: dict[str, Path], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state, verbosity = torch.random.get_rng_state(), transformers.logging.get_verbosity()
-    bars = transformers.logging.is_progress_bar_enabled()
-    LiveModel.build(Checkpoint.open(tiny_llama["base"]), dtype=torch.float32)
+    state, verbosity = torch.random.get_rng_state(), logging.get_verbosity()
+    # The environment keeps bars off in tests; without its veto they can be switched.
+    monkeypatch.setattr(sys.modules["huggingface_hub.utils.tqdm"], "HF_HUB_DISABLE_PROGRESS_BARS", None)
+    for switch, enabled in ((logging.enable_progress_bar, True), (logging.disable_progress_bar, False)):
+        switch()
+        LiveModel.build(Checkpoint.open(tiny_llama["base"]), dtype=torch.float32)
+        assert logging.is_progress_bar_enabled() == enabled
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert transformers.logging.get_verbosity() == verbosity
-    assert transformers.logging.is_progress_bar_enabled() == bars
+    assert logging.get_verbosity() == verbosity
     assert capfd.readouterr() == ("", "")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -124,11 +125,42 @@ def test_a_mixed_checkpoint_keeps_its_dtypes_and_scores_what_it_would_after_load
     live = LiveModel.build(merger.base, dtype=torch.bfloat16)
     merger.write(recipe, live.targets)
     streamed = dict(merger.stream(recipe))
-    widths = [tensor.element_size() for tensor in streamed.values()]
-    assert widths == sorted(widths, reverse=True)
     for name, tensor in streamed.items():
         assert tensor.dtype == merger.base.tensors[name].dtype
         assert torch.equal(live.targets[name], tensor.to(torch.bfloat16))
+
+
+def test_a_value_is_rounded_to_its_stored_dtype_before_that_of_the_live_model(tmp_path: Path) -> None:
+    folders = mixed_family(tmp_path)
+    # The merged value lies just above the middle of two bfloat16 numbers, and float32 rounds it to the middle.
+    for model, value in (("base", 1 + 2**-8), ("a", 1 + 2**-8 + 2**-20), ("b", 1.0)):
+        tensors = load_file(folders[model] / "model.safetensors")
+        tensors["model.norm.weight"] = torch.full((32,), value)
+        save_file(tensors, folders[model] / "model.safetensors", {"format": "pt"})
+    merger = materialiser(folders)
+    recipe = recipe_of(folders, everywhere(weight={"a": 2**-10, "b": 0.0}))
+    live = LiveModel.build(merger.base, dtype=torch.bfloat16)
+    merger.write(recipe, live.targets)
+    assert torch.all(dict(merger.stream(recipe))["model.norm.weight"] == 1 + 2**-8)
+    assert torch.all(live.targets["model.norm.weight"] == 1.0)
+
+
+def test_wide_dtypes_are_streamed_first_whatever_the_order_in_the_base(tmp_path: Path) -> None:
+    folders = mixed_family(tmp_path)
+    tensors = load_file(folders["base"] / "model.safetensors")
+    (folders["base"] / "model.safetensors").unlink()
+    files = {name: f"model-{int(tensor.dtype == torch.float32)}.safetensors" for name, tensor in tensors.items()}
+    for file in set(files.values()):
+        save_file({name: tensors[name] for name in files if files[name] == file}, folders["base"] / file)
+    (folders["base"] / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict(sorted(files.items(), key=lambda item: item[1]))})
+    )
+    merger = materialiser(folders)
+    recipe = recipe_of(folders, everywhere(weight=0.5))
+    assert merger.base.tensors[merger.base.names[0]].dtype == torch.bfloat16
+    streamed = list(merger.stream(recipe))
+    assert [(name, tensor.dtype) for name, tensor in streamed] == list(merger.stored(recipe).items())
+    assert [tensor.element_size() for _, tensor in streamed] == [4] * 5 + [2] * 16
 
 
 def test_experts_in_another_dtype_are_merged_as_stored(tmp_path: Path) -> None:

@@ -59,7 +59,9 @@ def probability(p: float) -> str:
 
 def duration(seconds: float) -> str:
     """A time span, as "45 s", "3 min 20 s" or "2 h 05 min"."""
-    if seconds < 10:
+    if seconds < 0.995:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
     if seconds < 59.5:
         return f"{seconds:.0f} s"

@@ -95,7 +95,7 @@ def _status_screen(run: Run, status: RunStatus) -> RenderableType:
         ("phase", _phase(run, status)),
         ("candidates", f"{status.finished} of {status.budget}, {status.running} running, {status.failed} failed"),
         ("best", _best(status.best)),
-        ("median", f"{score(status.median)} in the last generation" if status.median is not None else "–"),
+        ("median", f"fitness {score(status.median)} in the last generation" if status.median is not None else "–"),
         ("rate", f"{status.rate_per_minute:.1f} a minute" if status.rate_per_minute and status.driver_alive else "–"),
         ("time left", duration(status.seconds_left) if status.seconds_left is not None else "–"),
     ):
@@ -118,7 +118,9 @@ def _phase(run: Run, status: RunStatus) -> str:
 def _best(best: TrialRecord | None) -> str:
     from evomerge.cli.console import score
 
-    return "–" if best is None else f"{score(best.score)} on the search items, trial {best.number} ({best.name})"
+    if best is None:
+        return "–"
+    return f"score {score(best.score)}, fitness {score(best.fitness)}: trial {best.number} ({best.name})"
 
 
 def _watch_lines(run: Run) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,33 +34,50 @@ _BARS = "▁▂▃▄▅▆▇█"
 _SPARKLINE_WIDTH = 60
 
 
-@dataclass
 class _State:
-    """What both screens know of the search so far."""
+    """What both screens know of the search so far.
 
-    recorded: Mapping[str, int]
-    """Evaluations that an earlier session left, by phase."""
-    phase: str = ""
-    total: int | None = None
-    done: int = 0
-    new: int = 0
-    since: float = field(default_factory=time.monotonic)
-    failed: int = 0
-    generation: int | None = None
-    best: float | None = None
-    median: float | None = None
-    history: list[float] = field(default_factory=list)
-    leaders: dict[str, float] = field(default_factory=dict)
-    """Best search score so far of the base, each expert, the uniform merges and the candidates."""
+    Args:
+        earlier: trials that an earlier session finished.
+    """
+
+    def __init__(self, earlier: Sequence[TrialRecord]) -> None:
+        self._earlier = {
+            "baselines": sum(trial.kind in {"base", "expert", "uniform"} for trial in earlier),
+            "search": sum(trial.kind == "candidate" for trial in earlier),
+        }
+        self.doing = ""
+        self.total: int | None = None
+        self.done = 0
+        self.new = 0
+        self.failed = 0
+        self.generation: int | None = None
+        self.best: float | None = None
+        self.median: float | None = None
+        self.history: list[float] = []
+        self.leaders: dict[str, float] = {}
+        self._phase = ""
+        self._since = time.monotonic()
+        for trial in earlier:
+            self._rank(trial)
 
     def enter(self, name: str, total: int | None) -> None:
-        self.phase, self.total, self.new = name, total, 0
-        self.done = self.recorded.get(name, 0)
-        self.since = time.monotonic()
+        self.doing = _DOING.get(name, name)
+        if name == "workers" and self.total is not None:
+            # Workers start when a phase first needs them, and the phase goes on.
+            return
+        self._phase, self.total, self.new = name, total, 0
+        self.done = self._earlier.get(name, 0)
+        self._since = time.monotonic()
 
     def count(self, record: TrialRecord) -> None:
+        self.doing = _DOING.get(self._phase, self._phase)
         self.done += 1
         self.new += 1
+        self._rank(record)
+
+    def _rank(self, record: TrialRecord) -> None:
+        """Keep the best search score of the base, each expert, the uniform merges and the candidates."""
         self.failed += record.state == "failed"
         if record.score is not None:
             name = {"uniform": "best uniform", "candidate": "best candidate", "mean": "mean"}.get(
@@ -77,7 +93,7 @@ class _State:
     @property
     def rate(self) -> float | None:
         """Evaluations a minute in this phase."""
-        elapsed = time.monotonic() - self.since
+        elapsed = time.monotonic() - self._since
         return 60 * self.new / elapsed if self.new and elapsed > 0 else None
 
     @property
@@ -90,9 +106,9 @@ class _State:
 class PlainScreen:
     """One line for each phase and generation: for pipes, files and batch systems."""
 
-    def __init__(self, console: Console, recorded: Mapping[str, int]) -> None:
+    def __init__(self, console: Console, earlier: Sequence[TrialRecord]) -> None:
         self._console = console
-        self._state = _State(recorded)
+        self._state = _State(earlier)
 
     def phase(self, name: str, total: int | None) -> None:
         """Say what begins, and how much of it an earlier session has done."""
@@ -100,7 +116,7 @@ class PlainScreen:
         state.enter(name, total)
         amount = f": {total} evaluations" if total is not None else ""
         already = f", {state.done} of them already done" if total is not None and state.done else ""
-        self._print(f"{_DOING.get(name, name)}{amount}{already}")
+        self._print(f"{state.doing}{amount}{already}")
 
     def trial(self, record: TrialRecord) -> None:
         """Count it."""
@@ -114,7 +130,7 @@ class PlainScreen:
         if not new:
             return
         parts = [
-            f"generation {number}: best {score(best)}",
+            f"generation {number}: best fitness {score(best)}",
             f"median {score(median)}",
             f"best so far {score(state.best)}",
             f"{state.done}/{state.total} evaluated",
@@ -139,9 +155,9 @@ class PlainScreen:
 class LiveScreen:
     """A display that is drawn in place, several times a second."""
 
-    def __init__(self, console: Console, recorded: Mapping[str, int], title: str) -> None:
+    def __init__(self, console: Console, earlier: Sequence[TrialRecord], title: str) -> None:
         self._console = console
-        self._state = _State(recorded)
+        self._state = _State(earlier)
         self._title = title
         self._start = time.monotonic()
 
@@ -157,7 +173,7 @@ class LiveScreen:
             rows.append(
                 Text.assemble(
                     (f"generation {state.generation}", "bold"),
-                    "   best ",
+                    "   fitness: best ",
                     (score(state.best), "green"),
                     f"   median {score(state.median)}   failed ",
                     (str(state.failed), "red" if state.failed else ""),
@@ -185,7 +201,7 @@ class LiveScreen:
         self._console.print(text, markup=False)
 
     def _progress(self, state: _State) -> RenderableType:
-        doing = Text(_DOING.get(state.phase, state.phase), style="cyan")
+        doing = Text(state.doing, style="cyan")
         if state.total is None:
             return doing
         line = Table.grid(padding=(0, 2))
@@ -222,26 +238,22 @@ def _leaders(leaders: Mapping[str, float]) -> Text:
 @contextmanager
 def searching(directory: Path, *, title: str) -> Iterator[Observer]:
     """An observer that shows a search on standard output, fit for where that goes."""
-    console, recorded = stdout(), _recorded(directory)
+    console, earlier = stdout(), _finished(directory)
     if not console.is_terminal:
-        yield PlainScreen(console, recorded)
+        yield PlainScreen(console, earlier)
         return
-    screen = LiveScreen(console, recorded, title)
+    screen = LiveScreen(console, earlier, title)
     with Live(screen, console=console, refresh_per_second=4, transient=False):
         yield screen
 
 
-def _recorded(directory: Path) -> dict[str, int]:
-    """Finished evaluations of an existing run, by the phase that they belong to."""
+def _finished(directory: Path) -> list[TrialRecord]:
+    """Trials of an existing run that need no more evaluation."""
     if not (directory / "run.json").exists():
-        return {}
+        return []
     from evomerge.run import open_run
 
-    trials = [trial for trial in open_run(directory).trials() if trial.state != "running"]
-    return {
-        "baselines": sum(trial.kind in {"base", "expert", "uniform"} for trial in trials),
-        "search": sum(trial.kind == "candidate" for trial in trials),
-    }
+    return [trial for trial in open_run(directory).trials() if trial.state != "running"]
 
 
 @contextmanager

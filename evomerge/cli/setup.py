@@ -76,12 +76,12 @@ def _show(console: Console, report: Preflight, *, every_dimension: bool) -> None
         found = "" if model.size_bytes is None else size(model.size_bytes)
         style = "yellow" if model.state == "unresolved" else None
         models.add_row(model.name, Text(model.path), states.get(model.state, model.state), found, style=style)
-    console.print(models)
+    console.print(models, "")
     if report.dimensions:
-        console.print(_sizes(report))
+        console.print(_sizes(report), "")
         _show_dimensions(console, report, every=every_dimension)
     for warning in report.warnings:
-        console.print(Text.assemble(("Warning: ", "yellow"), warning), soft_wrap=True)
+        console.print(Text.assemble(("Warning: ", "yellow"), warning))
     if report.unresolved:
         console.print(
             Text.assemble(
@@ -89,8 +89,7 @@ def _show(console: Console, report: Preflight, *, every_dimension: bool) -> None
                 "; ".join(report.unresolved),
                 ". Names, methods and options are right as far as can be seen; "
                 "dimensions, memory and items are checked where the models are.",
-            ),
-            soft_wrap=True,
+            )
         )
 
 
@@ -125,7 +124,8 @@ def _show_dimensions(console: Console, report: Preflight, *, every: bool) -> Non
         listed.add_row(Text(dimension.name), f"{dimension.low:g}", f"{dimension.high:g}", f"{dimension.initial:g}")
     console.print(listed)
     if len(shown) < len(report.dimensions):
-        console.print(f"and {len(report.dimensions) - len(shown)} more; all of them: --dimensions\n")
+        console.print(f"and {len(report.dimensions) - len(shown)} more; all of them: --dimensions")
+    console.print()
 
 
 def _show_pilot(console: Console, experiment: Config, where: str) -> None:

@@ -10,8 +10,10 @@ from evomerge.cli import console
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0.04, "0.0 s"),
+        (0.04, "40 ms"),
+        (0.999, "1.0 s"),
         (9.94, "9.9 s"),
+        (9.96, "10 s"),
         (45, "45 s"),
         (59.6, "1 min 00 s"),
         (200, "3 min 20 s"),

@@ -56,7 +56,7 @@ def test_trials_as_a_table_show_a_line_a_trial(cli: Any, run: Path) -> None:
 def test_status_of_a_stopped_run_says_how_to_continue(cli: Any, run: Path) -> None:
     shown = cli("status", run).stdout
     assert "2 of 8, 1 running, 1 failed" in shown
-    assert "0.6250 on the search items, trial 3 (candidate 0)" in shown
+    assert "score 0.6250, fitness 0.6350: trial 3 (candidate 0)" in shown
     assert f"continue with: evomerge resume {run}" in shown
     assert "\x1b" not in shown
 

@@ -8,7 +8,6 @@ import pty
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -62,14 +61,15 @@ def drive(observer: Observer, clock: list[float]) -> None:
 
 def test_a_pipe_gets_a_line_for_each_phase_and_generation_and_nothing_else(clock: list[float]) -> None:
     out = io.StringIO()
-    drive(PlainScreen(Console(file=out, width=240), {}), clock)
+    drive(PlainScreen(Console(file=out, width=240), []), clock)
     assert out.getvalue().splitlines() == [
         "opening the models",
         "scoring the base, the experts and uniform merges: 3 evaluations",
         "searching: 16 evaluations",
-        "generation 0: best 0.4000, median 0.3500, best so far 0.4000, 4/16 evaluated, 60.0 a minute, 12 s left",
-        "generation 1: best 0.5000, median 0.3500, best so far 0.5000, 8/16 evaluated, 60.0 a minute, 8.0 s left, "
-        "1 failed",
+        "generation 0: best fitness 0.4000, median 0.3500, best so far 0.4000, "
+        "4/16 evaluated, 60.0 a minute, 12 s left",
+        "generation 1: best fitness 0.5000, median 0.3500, best so far 0.5000, "
+        "8/16 evaluated, 60.0 a minute, 8.0 s left, 1 failed",
         "something [to] know",
         "scoring the best again on validation items: 5 evaluations",
     ]
@@ -77,8 +77,9 @@ def test_a_pipe_gets_a_line_for_each_phase_and_generation_and_nothing_else(clock
 
 def test_a_resumed_search_counts_what_was_done_and_repeats_no_line(clock: list[float]) -> None:
     out = io.StringIO()
-    screen = PlainScreen(Console(file=out, width=240), {"search": 8})
+    screen = PlainScreen(Console(file=out, width=240), [record(number) for number in range(8)])
     screen.phase("search", 16)
+    screen.phase("workers", None)
     screen.generation(0, 0.4, 0.3, 0)
     screen.generation(1, 0.6, 0.3, 0)
     for number in range(4):
@@ -87,13 +88,15 @@ def test_a_resumed_search_counts_what_was_done_and_repeats_no_line(clock: list[f
     screen.generation(2, 0.5, 0.3, 0)
     assert out.getvalue().splitlines() == [
         "searching: 16 evaluations, 8 of them already done",
-        "generation 2: best 0.5000, median 0.3000, best so far 0.6000, 12/16 evaluated, 60.0 a minute, 4.0 s left",
+        "starting workers",
+        "generation 2: best fitness 0.5000, median 0.3000, best so far 0.6000, "
+        "12/16 evaluated, 60.0 a minute, 4.0 s left",
     ]
 
 
 def test_the_live_display_shows_where_the_search_is(clock: list[float]) -> None:
     console = Console(width=110, color_system=None, file=io.StringIO())
-    screen = LiveScreen(console, {}, "runs/swahili")
+    screen = LiveScreen(console, [], "runs/swahili")
     observer_calls = drive
     observer_calls(screen, clock)
     screen.phase("search", 16)
@@ -102,9 +105,16 @@ def test_the_live_display_shows_where_the_search_is(clock: list[float]) -> None:
     with console.capture() as capture:
         console.print(screen)
     shown = capture.get()
-    for part in ("runs/swahili", "searching", "1/16", "30.0 a minute", "30 s left", "generation 1", "best 0.5000"):
+    for part in (
+        "runs/swahili",
+        "searching",
+        "1/16",
+        "30.0 a minute",
+        "30 s left",
+        "generation 1",
+        "fitness: best 0.5000",
+    ):
         assert part in shown
-    assert "median 0.3500" in shown
     assert "failed 1" in shown
     assert "▁█" in shown
     assert re.search(r"base 0\.1000\s+maths 0\.2000\s+best uniform 0\.3000\s+best candidate 0\.7000", shown)
@@ -112,7 +122,7 @@ def test_the_live_display_shows_where_the_search_is(clock: list[float]) -> None:
 
 def test_the_live_display_fits_a_narrow_terminal(clock: list[float]) -> None:
     console = Console(width=60, color_system=None, file=io.StringIO())
-    screen = LiveScreen(console, {}, "a/rather/long/run/directory/somewhere/on/the/disk/of/a/cluster")
+    screen = LiveScreen(console, [], "a/rather/long/run/directory/somewhere/on/the/disk/of/a/cluster")
     drive(screen, clock)
     with console.capture() as capture:
         console.print(screen)
@@ -120,7 +130,7 @@ def test_the_live_display_fits_a_narrow_terminal(clock: list[float]) -> None:
 
 
 def test_a_long_search_keeps_its_sparkline_short(clock: list[float]) -> None:
-    screen = LiveScreen(Console(width=100, file=io.StringIO()), {}, "x")
+    screen = LiveScreen(Console(width=100, file=io.StringIO()), [], "x")
     for generation in range(500):
         screen.generation(generation, generation / 500, 0.1, 0)
     console = Console(width=100, color_system=None, file=io.StringIO())
@@ -154,9 +164,29 @@ def test_a_terminal_gets_the_live_display(tmp_path: Path, monkeypatch: pytest.Mo
     assert "\x1b[?25h" in shown, "the cursor comes back"
 
 
-def test_an_existing_run_is_counted(run: Path) -> None:
-    assert screens._recorded(run) == {"baselines": 3, "search": 2}
+def test_starting_workers_within_a_phase_does_not_end_it(clock: list[float]) -> None:
+    console = Console(width=110, color_system=None, file=io.StringIO())
+    screen = LiveScreen(console, [record(0, "base", 0.25, "base"), record(1, "uniform", 0.5)], "x")
+
+    def shown() -> str:
+        with console.capture() as capture:
+            console.print(screen)
+        return capture.get()
+
+    screen.phase("baselines", 5)
+    screen.phase("workers", None)
+    assert "starting workers" in shown()
+    assert "2/5" in shown()
+    assert re.search(r"base 0\.2500\s+best uniform 0\.5000", shown())
+    clock[0] += 1
+    screen.trial(record(2, "uniform", 0.4))
+    assert "scoring the base" in shown()
+    assert "3/5" in shown()
 
 
-def test_a_new_run_has_nothing_to_count(tmp_path: Any) -> None:
-    assert screens._recorded(tmp_path) == {}
+def test_finished_trials_of_an_existing_run_are_counted(run: Path) -> None:
+    assert [trial.number for trial in screens._finished(run)] == [0, 1, 2, 3, 4]
+
+
+def test_a_new_run_has_nothing_to_count(tmp_path: Path) -> None:
+    assert screens._finished(tmp_path) == []

@@ -25,7 +25,7 @@ class Parameter:
     """A coefficient that a method takes in every parameter group, and that a search may evolve.
 
     `low` and `high` bound the search by default; `minimum` and `maximum` are where the method stops
-    being defined (None: unbounded).
+    being defined (None: unbounded). One that isn't `searched` keeps its default unless a config names it.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Parameter:
     minimum: float | None = None
     maximum: float | None = None
     per_expert: bool = False
+    searched: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

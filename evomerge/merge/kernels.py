@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 from types import ModuleType
@@ -29,8 +30,11 @@ TREE = 1024
 
 _CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 _CPU_BLOCK, _DEVICE_BLOCK = 1 << 15, 1 << 24
-# Below this many elements handing work to threads costs more than it saves.
-_MIN_PART = 1 << 17
+
+MIN_PART = 1 << 17
+"""Elements of the smallest part of a tensor that is worth handing to another thread."""
+
+_use_loops = True
 
 
 def round_once(values: Tensor, dtype: torch.dtype) -> Tensor:
@@ -61,18 +65,21 @@ def span(sources: Sequence[Tensor], coefficients: Sequence[float] | NDArray[np.f
 
     Args:
         sources: at least one tensor of any floating dtypes, all of the shape of `out`.
-        coefficients: one for each source. A coefficient of 0 still lets NaN and infinities through.
+        coefficients: one for each source; or shape (rows, sources), for each of as many equal parts of
+            the flattened tensors. A coefficient of 0 still lets NaN and infinities through.
         out: where to write, of any floating dtype and strides; may be one of the sources.
     """
-    factors = np.ascontiguousarray(coefficients, dtype=np.float64)
+    factors = np.ascontiguousarray(np.atleast_2d(np.asarray(coefficients, dtype=np.float64)))
+    length = max(1, out.numel() // len(factors))
 
     def formula(blocks: list[Tensor], first: int) -> Tensor:
+        rows = _row_of(blocks[0], first, length) if len(factors) > 1 else None
         total = torch.zeros_like(blocks[0])
-        for factor, block in zip(factors.tolist(), blocks, strict=True):
-            total += block * factor
+        for column, block in zip(torch.from_numpy(factors.T).to(total.device), blocks, strict=True):
+            total += block * (column[0] if rows is None else column[rows])
         return total
 
-    fuse("span", formula, sources, out, factors)
+    fuse("span", formula, sources, out, factors, length)
 
 
 def fuse(loop: str, formula: Formula, sources: Sequence[Tensor], out: Tensor, *arguments: Any) -> None:
@@ -86,12 +93,11 @@ def fuse(loop: str, formula: Formula, sources: Sequence[Tensor], out: Tensor, *a
         out: where to write.
         arguments: what else the compiled loop takes: arrays and numbers.
     """
-    flat = [_flat(source) for source in sources]
+    flat = [flattened(source) for source in sources]
     target = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
-    compiled = _loops() if all(tensor.device.type == "cpu" for tensor in (*flat, out)) else None
-    if compiled is not None and all(tensor.dtype in _CODES for tensor in (*flat, out)):
+    if compiled := loops(*flat, out):
         function = getattr(compiled, loop)
-        addresses, codes = _addresses(flat)
+        addresses, codes = addresses_of(flat)
         where, code = target.data_ptr(), _CODES[target.dtype]
 
         def part(start: int, stop: int) -> None:
@@ -104,78 +110,125 @@ def fuse(loop: str, formula: Formula, sources: Sequence[Tensor], out: Tensor, *a
         out.copy_(target)
 
 
-def in_parts(part: Callable[[int, int], None], size: int) -> None:
+def in_parts(part: Callable[[int, int], None], size: int, *, grain: int = TREE, least: int | None = None) -> None:
     """Call `part(start, stop)` over 0..size on as many threads as torch may use.
 
     Threads of our own rather than numba's: its pools can't be entered by two threads at once, or don't
     survive a fork, and a second OpenMP pool beside torch's fights it for the cores.
+
+    Args:
+        part: does the work from start up to stop, without holding the interpreter's lock.
+        size: where the last part stops.
+        grain: parts begin at multiples of this.
+        least: a part is at least this long, unless it is the only one; None: worth handing over.
     """
-    threads = min(torch.get_num_threads(), max(1, size // _MIN_PART))
-    if threads == 1:
+    least = MIN_PART if least is None else least
+    threads = min(torch.get_num_threads(), size // least)
+    if threads <= 1:
         part(0, size)
         return
     # More parts than threads, since a thread may have to share its core with a stranger.
-    parts = min(4 * threads, size // _MIN_PART)
-    edges = [size * index // parts // TREE * TREE for index in range(parts)] + [size]
+    parts = min(4 * threads, size // least)
+    edges = [size * index // parts // grain * grain for index in range(parts)] + [size]
     pool = _pool(os.getpid(), threads)
     for future in [pool.submit(part, start, stop) for start, stop in pairwise(edges)]:
         future.result()
 
 
-def gram(sources: Sequence[Tensor]) -> NDArray[np.float64]:
-    """Inner products of all pairs of sources, flattened.
+def gram(sources: Sequence[Tensor], *, origin: Tensor | None = None, rows: int = 1) -> NDArray[np.float64]:
+    """Inner products of all pairs of sources.
 
     Args:
         sources: tensors of the same shape and any floating dtypes.
+        origin: taken from each source first; None: nothing is.
+        rows: number of equal parts into which the flattened tensors are cut, each with its own products.
 
-    Returns: float64, shape (len(sources), len(sources)), symmetric. Added as one balanced tree, whatever
-    the threads and the device, with an error of a few units in the last place.
+    Returns: float64, shape (rows, len(sources), len(sources)), symmetric. Added as one balanced tree, whatever
+    the threads and the device, with an error of a few units in the last place of Σ |products|.
     """
-    flat = [_flat(source) for source in sources]
-    size, count = flat[0].numel(), len(flat)
+    flat = [flattened(tensor) for tensor in ((*sources, origin) if origin is not None else sources)]
+    count, length = len(sources), flat[0].numel() // rows
     pairs = [(i, j) for i in range(count) for j in range(i, count)]
-    partial = np.zeros((len(pairs), -(-size // TREE)), dtype=np.float64)
-    compiled = _loops() if all(tensor.device.type == "cpu" and tensor.dtype in _CODES for tensor in flat) else None
-    if compiled is not None:
-        addresses, codes = _addresses(flat)
-        in_parts(lambda start, stop: compiled.gram(start, stop, addresses, codes, partial), size)
+    blocks = max(1, -(-length // TREE))
+    partial = np.zeros((rows, blocks, len(pairs)), dtype=np.float64)
+    if compiled := loops(*flat):
+        addresses, codes = addresses_of(flat)
+        start_at = (int(addresses[count]), int(codes[count])) if origin is not None else (0, 0)
+
+        def part(start: int, stop: int) -> None:
+            compiled.gram(start, stop, addresses[:count], codes[:count], *start_at, length, partial)
+
+        in_parts(part, rows * blocks, grain=1, least=MIN_PART // TREE)
     else:
-        block = _block_size(flat[0])
-        for first in range(0, size, block):
-            rows = [_rows(tensor[first : first + block]) for tensor in flat]
-            for index, (i, j) in enumerate(pairs):
-                sums = _folded((rows[i] * rows[j]).T)
-                partial[index, first // TREE : first // TREE + len(sums)] = sums.cpu().numpy()
-    result = np.zeros((count, count), dtype=np.float64)
-    for (i, j), value in zip(pairs, _tree_sum(partial), strict=True):
-        result[i, j] = result[j, i] = value
+        units = max(1, _block_size(flat[0]) // TREE)
+        for row in range(0, rows, max(1, units // blocks)):
+            row_part = slice(row, row + max(1, units // blocks))
+            for block in range(0, blocks, units):
+                values = [_in_rows(tensor, rows, row_part, block, min(blocks, block + units)) for tensor in flat]
+                if origin is not None:
+                    values = [value - values[count] for value in values[:count]]
+                for index, (i, j) in enumerate(pairs):
+                    partial[row_part, block : block + units, index] = _folded(values[i] * values[j]).cpu().numpy()
+    sums = tree_sums(partial, axis=1)
+    result = np.empty((rows, count, count), dtype=np.float64)
+    for index, (i, j) in enumerate(pairs):
+        result[:, i, j] = result[:, j, i] = sums[:, index]
     return result
 
 
-def _tree_sum(values: NDArray[np.float64]) -> list[float]:
-    """Sums along the last axis, as a balanced tree of additions."""
-    width = 1 << max(0, values.shape[1] - 1).bit_length()
-    padded = np.zeros((values.shape[0], width), dtype=np.float64)
+def tree_sums(values: NDArray[np.float64], *, axis: int) -> NDArray[np.float64]:
+    """Sums along an axis as a balanced tree of additions: halves are added until one is left."""
+    values = np.moveaxis(values, axis, 0)
+    width = 1 << max(0, values.shape[0] - 1).bit_length()
+    padded = np.zeros((width, *values.shape[1:]), dtype=np.float64)
+    padded[: values.shape[0]] = values
+    with np.errstate(invalid="ignore"):  # what isn't finite is the caller's to notice
+        while width > 1:
+            width //= 2
+            padded = padded[:width] + padded[width : 2 * width]
+    return np.asarray(padded[0])
+
+
+def _in_rows(tensor: Tensor, rows: int, part: slice, first: int, last: int) -> Tensor:
+    """Blocks first..last of the rows in `part`, float64, shape (rows, blocks, TREE), filled up with zeros."""
+    values = tensor.view(rows, -1)[part, first * TREE : last * TREE]
+    padded = torch.zeros(values.shape[0], (last - first) * TREE, dtype=torch.float64, device=tensor.device)
     padded[:, : values.shape[1]] = values
-    while width > 1:
-        width //= 2
-        padded = padded[:, :width] + padded[:, width : 2 * width]
-    return [float(value) for value in padded[:, 0]]
-
-
-def _rows(values: Tensor) -> Tensor:
-    """float64 values in rows of TREE, the last filled up with zeros."""
-    rows = torch.zeros(-(-values.numel() // TREE) * TREE, dtype=torch.float64, device=values.device)
-    rows[: values.numel()] = values
-    return rows.view(-1, TREE)
+    return padded.view(-1, last - first, TREE)
 
 
 def _folded(values: Tensor) -> Tensor:
-    """Sum over the first axis, whose length is a power of two, by adding its halves until one is left."""
-    while values.shape[0] > 1:
-        half = values.shape[0] // 2
-        values = values[:half] + values[half:]
-    return values[0]
+    """Sums over the last axis, of length TREE, by adding halves until one is left."""
+    while values.shape[-1] > 1:
+        half = values.shape[-1] // 2
+        values = values[..., :half] + values[..., half:]
+    return values[..., 0]
+
+
+def uniform(first: int, count: int, keys: tuple[int, int], device: torch.device) -> Tensor:
+    """The random numbers of elements first..first+count: multiples of 2⁻³² in [0, 1), float64, shape (count,).
+
+    Each depends on the two 32-bit keys and on the element's index alone (two rounds of the mixing
+    function lowbias32, Wellons 2018, with a key before each).
+    """
+    index = torch.arange(first, first + count, dtype=torch.int64, device=device)
+    mixed = _mix((index & _WORD) ^ keys[0])
+    return _mix((mixed + (keys[1] ^ (index >> 32))) & _WORD).to(torch.float64) * 2.0**-32
+
+
+_WORD = 0xFFFFFFFF
+
+
+def _mix(value: Tensor) -> Tensor:
+    value = value ^ (value >> 16)
+    value = (value * 0x7FEB352D) & _WORD
+    value = value ^ (value >> 15)
+    value = (value * 0x846CA68B) & _WORD
+    return value ^ (value >> 16)
+
+
+def _row_of(block: Tensor, first: int, length: int) -> Tensor:
+    return torch.arange(first, first + block.numel(), device=block.device) // length
 
 
 def _in_blocks(formula: Formula, sources: list[Tensor], out: Tensor) -> None:
@@ -189,15 +242,35 @@ def _block_size(tensor: Tensor) -> int:
     return _CPU_BLOCK if tensor.device.type == "cpu" else _DEVICE_BLOCK
 
 
-def _flat(tensor: Tensor) -> Tensor:
+def flattened(tensor: Tensor) -> Tensor:
+    """One dimension, contiguous, aligned: as compiled loops need it. A view where that is possible."""
     flat = tensor.detach().contiguous().view(-1)
     # A file's tensors may start at any byte.
     return flat if flat.data_ptr() % flat.element_size() == 0 else flat.clone()
 
 
-def _addresses(tensors: Sequence[Tensor]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def addresses_of(tensors: Sequence[Tensor]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Addresses and dtype codes, as compiled loops take them. The tensors must outlive the loop."""
     addresses = np.array([tensor.data_ptr() for tensor in tensors], dtype=np.int64)
     return addresses, np.array([_CODES[tensor.dtype] for tensor in tensors], dtype=np.int64)
+
+
+@contextmanager
+def torch_only() -> Iterator[None]:
+    """Merge without the compiled loops inside this context, in every thread."""
+    global _use_loops
+    before, _use_loops = _use_loops, False
+    try:
+        yield
+    finally:
+        _use_loops = before
+
+
+def loops(*tensors: Tensor) -> ModuleType | None:
+    """The compiled loops if they can read and write these tensors, else None."""
+    if not _use_loops or any(tensor.device.type != "cpu" or tensor.dtype not in _CODES for tensor in tensors):
+        return None
+    return _loops()
 
 
 @cache

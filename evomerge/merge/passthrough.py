@@ -1,4 +1,4 @@
-"""One model's tensors as they are."""
+"""One model's tensors as they are, or scaled."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import MergeError, unknown
-from evomerge.merge.base import Coefficients, MergeMethod, Option, TensorInputs
-from evomerge.merge.kernels import round_once
+from evomerge.merge.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
+from evomerge.merge.kernels import round_once, span
+
+MODEL = Option(name="model", description='Name of an expert, or "base".', default="base")
 
 
 class Passthrough(MergeMethod):
@@ -19,17 +21,33 @@ class Passthrough(MergeMethod):
     name = "passthrough"
     summary = "Copy of the base or of one expert."
     source = "the models themselves"
-    options = (Option(name="model", description='Name of an expert, or "base".', default="base"),)
+    options = (MODEL,)
 
     def __init__(self, options: Mapping[str, Any], *, experts: tuple[str, ...], seed: int) -> None:
         super().__init__(options, experts=experts, seed=seed)
         if self.option["model"] not in ("base", *experts):
-            raise MergeError(f"passthrough: model: {unknown('model', self.option['model'], ('base', *experts))}")
+            raise MergeError(f"{self.name}: model: {unknown('model', self.option['model'], ('base', *experts))}")
+
+    def chosen(self, inputs: TensorInputs) -> Tensor:
+        """The tensor of the option `model`; "base" means the base even if an expert is called so."""
+        model = self.option["model"]
+        source = inputs.base if model == "base" else inputs.experts[self.experts.index(model)]
+        assert source is not None
+        return source
 
     def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> None:
         """Copy the chosen model's tensor."""
-        model = self.option["model"]
-        # An expert may be called "base"; the name then means the base all the same.
-        source = inputs.base if model == "base" else inputs.experts[self.experts.index(model)]
-        assert source is not None
+        source = self.chosen(inputs)
         out.copy_(round_once(source, out.dtype) if source.dtype == torch.float64 else source)
+
+
+class Scaled(Passthrough):
+    """θ = s · θ of one model; a scale of 1 is the model itself."""
+
+    name = "scaled"
+    summary = "The base or one expert, multiplied."
+    parameters = (Parameter(name="scale", description="Factor of the weights.", default=1.0, low=0.5, high=1.5),)
+
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> None:
+        """Write the chosen model's tensor times the scale."""
+        span((self.chosen(inputs),), [float(coefficients["scale"])], out)

@@ -1,24 +1,49 @@
-"""Interpolation on spheres. Results lie in the span of the inputs, so only their inner products are prepared."""
+"""Interpolation and means on spheres.
+
+Results lie in the span of the inputs, so their inner products are all that has to be prepared: each
+candidate costs a little arithmetic on them and one weighted sum.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evomerge.errors import MergeError
 from evomerge.merge.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
 from evomerge.merge.kernels import gram, span
 
-THRESHOLD = Option(
-    name="threshold",
-    description="Interpolate linearly where the cosine's absolute value is above this.",
-    default=0.9995,
-    minimum=0.0,
-    maximum=1.0,
+Products = NDArray[np.float64]
+"""Inner products of K vectors, shape (rows, K, K): one matrix for each part of a tensor."""
+
+# Where sin Ω is this small, the arc equals the chord to rounding; where Ω is nearly π, it is arbitrary.
+_PARALLEL = 1.0 - 1e-12
+
+# Square roots of differences of rounded squares can't be told from zero below this.
+_TINY = 1e-7
+
+SHARE = Parameter(
+    name="weight",
+    description="Share of the expert; only the ratios of the weights matter.",
+    default=1.0,
+    low=0.0,
+    high=1.0,
+    per_expert=True,
 )
+
+
+def origin_option(default: str) -> Option:
+    """Where the sphere's centre lies."""
+    return Option(
+        name="origin",
+        description="Take directions from the base (task vectors) or from zero (the weights themselves).",
+        default=default,
+        choices=("base", "zero"),
+    )
 
 
 class Slerp(MergeMethod):
@@ -43,37 +68,234 @@ class Slerp(MergeMethod):
             maximum=1.0,
         ),
     )
-    options = (THRESHOLD,)
+    options = (
+        Option(
+            name="threshold",
+            description="Interpolate linearly where the cosine's absolute value is above this.",
+            default=0.9995,
+            minimum=0.0,
+            maximum=1.0,
+        ),
+    )
     base = "unused"
     min_experts = 2
     max_experts = 2
 
-    def prepare(self, inputs: TensorInputs) -> NDArray[np.float64]:
-        """The two experts' inner products, shape (2, 2)."""
+    def prepare(self, inputs: TensorInputs) -> Products:
+        """The two experts' inner products, shape (1, 2, 2)."""
         return gram(inputs.experts)
 
     def prepared_bytes(self, shape: tuple[int, ...], num_experts: int) -> int:
         """Four numbers."""
         return 32
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> None:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Products, out: Tensor) -> None:
         """Write the point at `t` of the arc."""
         span(inputs.experts, arc(state, float(coefficients["t"]), self.option["threshold"]), out)
 
 
-def arc(products: NDArray[np.float64], t: float, threshold: float) -> tuple[float, float]:
-    """Coefficients of both ends of an arc for the point at `t`.
+class NuSlerp(MergeMethod):
+    """Spherical interpolation as in `Slerp`, at t = w_b/(w_a + w_b), between task vectors or weights.
+
+    `origin: base`, the default, interpolates τ_a and τ_b and adds θ₀; `zero` interpolates the weights.
+    `along` says what a vector is: the whole `tensor`, or each of its `rows` (along the last dimension)
+    or `columns` (along the first). Linear only where the vectors are parallel or opposite to within
+    rounding, or where one is zero. Weights that add up to 0 within 10⁻⁶ give t = ½.
+    """
+
+    name = "nuslerp"
+    summary = "Spherical interpolation between two experts' task vectors, whole, by rows or by columns."
+    source = "Goddard et al. 2024, mergekit, arXiv 2403.13257 (its method of this name)"
+    parameters = (SHARE,)
+    options = (
+        origin_option("base"),
+        Option(
+            name="along",
+            description="What is interpolated as one vector.",
+            default="tensor",
+            choices=("tensor", "rows", "columns"),
+        ),
+    )
+    min_experts = 2
+    max_experts = 2
+
+    def prepare(self, inputs: TensorInputs) -> Products:
+        """The two vectors' inner products, shape (1 or vectors, 2, 2)."""
+        base, experts = self._oriented(inputs)
+        origin = base if self.option["origin"] == "base" else None
+        return gram(experts, origin=origin, rows=self._vectors(tuple(experts[0].shape)))
+
+    def prepared_bytes(self, shape: tuple[int, ...], num_experts: int) -> int:
+        """Four numbers per vector."""
+        return 32 * self._vectors(shape if self.option["along"] != "columns" else (*shape[1:], *shape[:1]))
+
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Products, out: Tensor) -> None:
+        """Write the points of the arcs."""
+        first, second = coefficients["weight"].tolist()
+        total = first + second
+        ends = arc(state, 0.5 if abs(total) < 1e-6 else second / total, _PARALLEL)
+        base, experts = self._oriented(inputs)
+        if self.option["along"] == "columns" and out.dim() > 1:
+            out = out.movedim(0, -1)
+        if self.option["origin"] == "base":
+            span((base, *experts), np.concatenate([1.0 - ends.sum(axis=1, keepdims=True), ends], axis=1), out)
+        else:
+            span(experts, ends, out)
+
+    def _oriented(self, inputs: TensorInputs) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Base and experts with the vectors to interpolate along the last dimension."""
+        assert inputs.base is not None
+        if self.option["along"] != "columns" or inputs.base.dim() < 2:
+            return inputs.base, inputs.experts
+        return inputs.base.movedim(0, -1), tuple(expert.movedim(0, -1) for expert in inputs.experts)
+
+    def _vectors(self, shape: tuple[int, ...]) -> int:
+        return 1 if self.option["along"] == "tensor" or len(shape) < 2 else math.prod(shape[:-1])
+
+
+class _SphericalMean(MergeMethod):
+    """A mean of directions, which `directions` finds from cosines, times the weighted mean of the lengths."""
+
+    parameters: ClassVar[tuple[Parameter, ...]] = (SHARE,)
+    options: ClassVar[tuple[Option, ...]] = (origin_option("base"),)
+
+    def prepare(self, inputs: TensorInputs) -> Products:
+        """Inner products of the experts or their task vectors, shape (1, K, K)."""
+        return gram(inputs.experts, origin=inputs.base if self.option["origin"] == "base" else None)
+
+    def prepared_bytes(self, shape: tuple[int, ...], num_experts: int) -> int:
+        """A number for each pair of experts."""
+        return 8 * num_experts**2
+
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Products, out: Tensor) -> None:
+        """Write the mean. Raises: MergeError if the weights can't be normalised."""
+        assert inputs.base is not None
+        weight = self.shares(coefficients["weight"])
+        lengths = np.sqrt(np.diagonal(state[0]))
+        factors = np.zeros(len(weight))
+        used = np.flatnonzero((lengths > 0.0) & np.isfinite(lengths))
+        if len(used):
+            cosines = state[0][np.ix_(used, used)] / np.outer(lengths[used], lengths[used])
+            direction = self.direction(np.clip(cosines, -1.0, 1.0), weight[used])
+            if direction is None:
+                factors = weight
+            else:
+                factors[used] = float(weight[used] @ lengths[used]) * direction / lengths[used]
+        if self.option["origin"] == "base":
+            span((inputs.base, *inputs.experts), np.concatenate([[1.0 - factors.sum()], factors]), out)
+        else:
+            span(inputs.experts, factors, out)
+
+    def shares(self, weight: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Weights divided by their sum. Raises: MergeError if that is zero."""
+        total = float(weight.sum())
+        if total == 0.0:
+            raise MergeError(f"{self.name}: weights {weight.tolist()} add up to 0 and can't be normalised")
+        return weight / total
+
+    def direction(self, cosines: Products, weight: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """Coefficients of the unit vectors that make up the mean, a unit vector; None: average linearly."""
+        raise NotImplementedError
+
+
+class MultiSlerp(_SphericalMean):
+    """θ = θ₀ + (Σ wᵢ‖τᵢ‖) · m, m = Σ wᵢ ûᵢ / ‖Σ wᵢ ûᵢ‖, ûᵢ = τᵢ/‖τᵢ‖ (with `origin: zero`, of the weights).
+
+    The published procedure projects the ûᵢ to the tangent space at m, averages them there and maps the
+    average v back. But v = Σ wᵢ (ûᵢ − ⟨ûᵢ, m⟩ m) = 0 by the choice of m, so m is already the result.
+    Where Σ wᵢ ûᵢ = 0 no direction is preferred: the experts are then averaged linearly.
+    Experts with a zero vector contribute nothing. `normalize: false` leaves the weights undivided.
+    """
+
+    name = "multi_slerp"
+    summary = "Weighted mean direction of the task vectors at their weighted mean length."
+    source = "Goddard 2024, Multi-SLERP, https://goddard.blog/posts/multislerp-wow-what-a-cool-idea"
+    options = (
+        origin_option("base"),
+        Option(name="normalize", description="Divide by the sum of the weights.", default=True),
+    )
+
+    def shares(self, weight: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Weights, divided by their sum if `normalize`."""
+        return super().shares(weight) if self.option["normalize"] else weight
+
+    def direction(self, cosines: Products, weight: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """The normalised weighted sum."""
+        length = math.sqrt(max(0.0, float(weight @ cosines @ weight)))
+        if length >= _TINY * float(np.abs(weight).sum()) and length > 0.0:
+            return weight / length
+        return None
+
+
+class Karcher(_SphericalMean):
+    """The direction of least weighted squared angle to all experts, times their weighted mean length.
+
+    u ← exp_u(Σ aᵢ (φᵢ / sin φᵢ)(ûᵢ − cos φᵢ u)), φᵢ = acos⟨u, ûᵢ⟩, from the normalised weighted sum on, at
+    most `max_iterations` times or until the step is below `tolerance` (Karcher 1977; Afsari 2011).
+    `origin: zero`, the default as in mergekit, takes the weights' directions, `base` the task vectors'.
+    Experts with a zero vector contribute nothing. Where directions cancel, or one is opposite to the
+    others' mean, there is no such mean, and the experts are averaged linearly.
+    """
+
+    name = "karcher"
+    summary = "Riemannian centre of mass of the experts' directions at their weighted mean length."
+    source = "Karcher 1977, Riemannian center of mass and mollifier smoothing"
+    parameters = (
+        Parameter(
+            name="weight",
+            description="Share of the expert; only the ratios of the weights matter.",
+            default=1.0,
+            low=0.0,
+            high=1.0,
+            minimum=0.0,
+            per_expert=True,
+        ),
+    )
+    options = (
+        origin_option("zero"),
+        Option(name="max_iterations", description="Steps at most.", default=10, minimum=1),
+        Option(name="tolerance", description="Stop at a step this small, in radians.", default=1e-5, minimum=0.0),
+    )
+
+    def direction(self, cosines: Products, weight: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """Iterate in coordinates of the experts' unit vectors."""
+        if not weight.any():
+            return None
+        weight = weight / weight.sum()
+        length = math.sqrt(max(0.0, float(weight @ cosines @ weight)))
+        if length < _TINY:
+            return None
+        mean = weight / length
+        for _ in range(self.option["max_iterations"]):
+            along = np.clip(cosines @ mean, -1.0, 1.0)
+            angle = np.arccos(along)
+            if bool(((math.pi - angle < _TINY) & (weight > 0.0)).any()):
+                return None
+            stretch = weight * np.where(angle > _TINY, angle / np.sin(np.maximum(angle, _TINY)), 1.0)
+            step = stretch - float(stretch @ along) * mean
+            size = math.sqrt(max(0.0, float(step @ cosines @ step)))
+            if size < max(self.option["tolerance"], _TINY):
+                break
+            mean = math.cos(size) * mean + (math.sin(size) / size) * step
+            mean = mean / math.sqrt(float(mean @ cosines @ mean))
+        return mean
+
+
+def arc(products: Products, t: float, threshold: float) -> NDArray[np.float64]:
+    """Coefficients of both ends of each arc for its point at `t`.
 
     Args:
-        products: inner products of the ends, shape (2, 2).
+        products: inner products of the ends, shape (rows, 2, 2).
         t: position, from 0 to 1.
         threshold: cosine above which, in absolute value, the chord is taken for the arc.
 
-    Returns: the factors of the first and the second end.
+    Returns: the factors of the first and the second end, shape (rows, 2).
     """
-    lengths = math.sqrt(products[0, 0]) * math.sqrt(products[1, 1])
-    cosine = float(products[0, 1]) / lengths if 0.0 < lengths < math.inf else math.nan
-    if not abs(cosine) <= min(threshold, 1.0) or abs(cosine) == 1.0:
-        return 1.0 - t, t
-    angle = math.acos(cosine)
-    return math.sin((1.0 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
+    lengths = np.sqrt(products[:, 0, 0]) * np.sqrt(products[:, 1, 1])
+    usable = (lengths > 0.0) & np.isfinite(lengths)
+    cosine = np.where(usable, products[:, 0, 1] / np.where(usable, lengths, 1.0), 1.0)
+    linear = ~(np.abs(cosine) <= min(threshold, _PARALLEL))
+    angle = np.arccos(np.where(linear, 0.0, cosine))
+    first = np.where(linear, 1.0 - t, np.sin((1.0 - t) * angle) / np.sin(angle))
+    second = np.where(linear, t, np.sin(t * angle) / np.sin(angle))
+    return np.stack([first, second], axis=1)

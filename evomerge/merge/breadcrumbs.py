@@ -1,0 +1,86 @@
+"""Model Breadcrumbs: task vectors without their largest and smallest entries."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+
+from evomerge.merge.base import Coefficients, Option, Parameter, TensorInputs
+from evomerge.merge.orders import OrderStatistics, count_kept, magnitudes, prepared_bytes
+from evomerge.merge.sparse import (
+    DENSITY,
+    ELECTION,
+    SCALE,
+    SUMMED_WEIGHT,
+    SparseMethod,
+    Sparsity,
+    normalize_option,
+    rescale_option,
+)
+from evomerge.merge.ties import ordered_magnitudes
+
+GAMMA = Parameter(
+    name="gamma",
+    description="Fraction of the task vector's entries, the largest ones, that are dropped.",
+    default=0.01,
+    low=0.0,
+    high=0.05,
+    minimum=0.0,
+    maximum=1.0,
+    per_expert=True,
+    searched=False,
+)
+
+
+class Breadcrumbs(SparseMethod):
+    """θ = θ₀ + Σ wᵢ mᵢ ⊙ τᵢ, mᵢ dropping the largest and the smallest entries of each tensor (§3, eq. 2).
+
+    Of the n entries in order of magnitude, ⌊gamma · n⌋ at the top are dropped and as many at the bottom
+    as leave ⌊density · n⌋, with all that tie with the largest or the smallest of these. Where gamma and
+    density exceed 1 together, fewer are dropped at the top; a density of 1 keeps all. A positive density
+    keeps at least one entry, and infinite ones survive, so that they are noticed.
+    """
+
+    name = "breadcrumbs"
+    summary = "Task vectors without their largest and smallest entries, added up."
+    source = "Davari and Belilovsky 2023, Model Breadcrumbs, arXiv 2312.06795"
+    parameters: ClassVar[tuple[Parameter, ...]] = (SUMMED_WEIGHT, replace(DENSITY, default=0.9), GAMMA)
+    options: ClassVar[tuple[Option, ...]] = (rescale_option("none", "l1"),)
+
+    def prepare(self, inputs: TensorInputs) -> tuple[OrderStatistics, ...]:
+        """Each task vector's order statistics."""
+        return ordered_magnitudes(inputs)
+
+    def prepared_bytes(self, shape: tuple[int, ...], num_experts: int) -> int:
+        """At most 768 KiB per expert."""
+        return num_experts * prepared_bytes(math.prod(shape))
+
+    def sparsity(
+        self, inputs: TensorInputs, coefficients: Coefficients, state: tuple[OrderStatistics, ...]
+    ) -> Sparsity:
+        """Keep the band between each expert's thresholds."""
+        assert inputs.base is not None
+        low, high = [], []
+        for index, (statistics, expert) in enumerate(zip(state, inputs.experts, strict=True)):
+            values = magnitudes(inputs.base, expert)
+            kept = count_kept(float(coefficients["density"][index]), statistics.size)
+            above = min(int(float(coefficients["gamma"][index]) * statistics.size), statistics.size - kept)
+            low.append(statistics.largest(above + kept, values) if kept else np.inf)
+            high.append(statistics.largest(above + 1, values) if kept and above else np.inf)
+        return Sparsity(kind="band", low=np.array(low), high=np.array(high), factor=np.ones(len(low)))
+
+
+class BreadcrumbsTies(Breadcrumbs):
+    """Breadcrumbs' sparse task vectors, combined as in TIES: elected signs, sum or mean of those that agree.
+
+    The sum (`normalize: false`) is the default, as in mergekit.
+    """
+
+    name = "breadcrumbs_ties"
+    summary = "Task vectors without their largest and smallest entries, combined by elected signs."
+    parameters = (SUMMED_WEIGHT, replace(DENSITY, default=0.9), GAMMA, SCALE)
+    options = (ELECTION, normalize_option(False), rescale_option("none", "l1"))
+    elects = True

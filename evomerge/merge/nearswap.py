@@ -1,0 +1,40 @@
+"""NearSwap: take the expert's weights where they are near the base's, less of them the farther they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from evomerge.merge.base import Coefficients, MergeMethod, Parameter, TensorInputs
+from evomerge.merge.kernels import fuse
+
+
+class NearSwap(MergeMethod):
+    """θ = θ₀ + min(1, t / max(|τ|, 10⁻⁶)) · τ for one expert: a step towards it of at most t per entry."""
+
+    name = "nearswap"
+    summary = "Steps from the base to one expert of at most t per entry."
+    source = "alchemonaut 2024, https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001"
+    parameters = (
+        Parameter(
+            name="t",
+            description="Largest step, in units of the weights.",
+            default=1e-3,
+            low=0.0,
+            high=1e-2,
+            minimum=0.0,
+        ),
+    )
+    max_experts = 1
+
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> None:
+        """Write the base plus the steps."""
+        assert inputs.base is not None
+        t = float(coefficients["t"])
+
+        def formula(blocks: list[Tensor], first: int) -> Tensor:
+            tau = blocks[1] - blocks[0]
+            return blocks[0] + (t / tau.abs().clamp(min=1e-6)).clamp(max=1.0) * tau
+
+        fuse("nearswap", formula, (inputs.base, *inputs.experts), out, t)

@@ -1,0 +1,143 @@
+"""Order statistics prepared once, so that any density finds its exact threshold without sorting again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evomerge.merge.kernels import addresses_of, flattened, in_parts, loops
+
+Values = Callable[[int, int], NDArray[np.float32]]
+"""The quantity that is ordered: not negative, not NaN, one number for each entry from start up to stop."""
+
+KEPT = 1 << 16
+"""Distinct values remembered per tensor and expert, at most."""
+
+_CHUNK = 1 << 20
+_ENTRY_BYTES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class OrderStatistics:
+    """How many of a tensor's entries are at least as large as a value, for all or for some of the values."""
+
+    size: int
+    positive: int
+    """Number of entries above zero."""
+    values: NDArray[np.float32]
+    """Ascending, distinct: all that occur, or KEPT of them evenly spread."""
+    at_least: NDArray[np.int64]
+    """For each value the number of entries that are no smaller."""
+    complete: bool
+    """Whether `values` are all that occur."""
+
+    def largest(self, count: int, values: Values) -> float:
+        """The `count`-th largest entry: those that reach it are the `count` largest and all that tie with the last.
+
+        Args:
+            count: 0 to size. Zero gives infinity.
+            values: the ordered quantity, read again only where `complete` is false.
+        """
+        if count <= 0:
+            return float("inf")
+        index = int(np.searchsorted(-self.at_least, -count, side="right")) - 1
+        value = self.values[index]
+        if self.complete or self.at_least[index] == count:
+            return float(value)
+        upper = self.values[index + 1]
+        found: dict[int, NDArray[np.float32]] = {}
+
+        def look(start: int, stop: int) -> None:
+            for first in range(start, stop, _CHUNK):
+                chunk = values(first, min(stop, first + _CHUNK))
+                found[first] = chunk[(chunk >= value) & (chunk < upper)]
+
+        in_parts(look, self.size, grain=_CHUNK, least=_CHUNK)
+        between = np.sort(np.concatenate(list(found.values())))
+        return float(between[len(between) - (count - int(self.at_least[index + 1]))])
+
+
+def order(size: int, values: Values) -> OrderStatistics:
+    """Sort a tensor's entries once and remember enough to find any of them.
+
+    Args:
+        size: number of entries, at least one.
+        values: what to order.
+    """
+    first = np.sort(values(0, min(size, _CHUNK)))
+    # Differences of 16-bit numbers take few distinct values; those of float32 hardly repeat.
+    if size > KEPT and len(_starts(first)) > len(first) // 4:
+        return _order_all(size, values)
+    chunks: dict[int, tuple[NDArray[np.float32], NDArray[np.int64]]] = {}
+
+    def sort(start: int, stop: int) -> None:
+        for begin in range(start, stop, _CHUNK):
+            ordered = np.sort(values(begin, min(stop, begin + _CHUNK))) if begin else first
+            starts = _starts(ordered)
+            chunks[begin] = ordered[starts], np.diff(starts, append=len(ordered))
+
+    in_parts(sort, size, grain=_CHUNK, least=_CHUNK)
+    distinct, inverse = np.unique(np.concatenate([chunk[0] for chunk in chunks.values()]), return_inverse=True)
+    counts = np.zeros(len(distinct), dtype=np.int64)
+    np.add.at(counts, inverse, np.concatenate([chunk[1] for chunk in chunks.values()]))
+    at_least = np.cumsum(counts[::-1])[::-1]
+    chosen = _spread(len(distinct))
+    positive = int(counts[distinct > 0.0].sum())
+    return OrderStatistics(size, positive, distinct[chosen], at_least[chosen], len(distinct) <= KEPT)
+
+
+def _order_all(size: int, values: Values) -> OrderStatistics:
+    ordered = np.empty(size, dtype=np.float32)
+
+    def fill(start: int, stop: int) -> None:
+        for begin in range(start, stop, _CHUNK):
+            ordered[begin : min(stop, begin + _CHUNK)] = values(begin, min(stop, begin + _CHUNK))
+
+    in_parts(fill, size, grain=_CHUNK, least=_CHUNK)
+    ordered.sort()
+    distinct = np.unique(ordered[_spread(size)])
+    at_least = size - np.searchsorted(ordered, distinct, side="left")
+    positive = size - int(np.searchsorted(ordered, np.float32(0.0), side="right"))
+    return OrderStatistics(size, positive, distinct, at_least.astype(np.int64), False)
+
+
+def _starts(ordered: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Where in an ascending array each distinct value begins."""
+    return np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])).astype(np.int64)
+
+
+def _spread(count: int) -> NDArray[np.int64]:
+    """At most KEPT positions from first to last, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, KEPT)).astype(np.int64))
+
+
+def magnitudes(base: Tensor, expert: Tensor) -> Values:
+    """|expert − base| rounded to float32, which keeps the order; what isn't finite counts as infinite."""
+    start_at, leads_to = flattened(base), flattened(expert)
+
+    def values(start: int, stop: int) -> NDArray[np.float32]:
+        result = np.empty(stop - start, dtype=np.float32)
+        if compiled := loops(start_at, leads_to):
+            addresses, codes = addresses_of((start_at, leads_to))
+            compiled.magnitudes(start, stop, addresses, codes, result)
+            return result
+        difference = leads_to[start:stop].to(torch.float64) - start_at[start:stop].to(torch.float64)
+        result[:] = difference.abs().nan_to_num(nan=torch.inf, posinf=torch.inf).to(torch.float32).cpu().numpy()
+        return result
+
+    return values
+
+
+def count_kept(density: float, size: int) -> int:
+    """How many entries a density keeps: the whole part of density · size, and at least one if it is positive."""
+    return 0 if density <= 0.0 else max(1, int(density * size))
+
+
+def prepared_bytes(size: int) -> int:
+    """The most that the order statistics of a tensor of `size` entries take."""
+    return _ENTRY_BYTES * min(size, KEPT)

@@ -1,0 +1,112 @@
+"""RAM: entries that one expert changed are kept whole, those that several changed are averaged."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evomerge.merge.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
+from evomerge.merge.kernels import flattened, fuse
+
+WEIGHT = Parameter(
+    name="weight",
+    description="Factor of the expert's task vector.",
+    default=1.0,
+    low=0.0,
+    high=1.5,
+    per_expert=True,
+)
+EPSILON = Option(
+    name="epsilon", description="An expert changed an entry if |τ| exceeds this.", default=1e-5, minimum=0.0
+)
+_CHUNK = 1 << 22
+
+
+class Ram(MergeMethod):
+    """θ = θ₀ + Σ wᵢ mᵢ ⊙ τᵢ / Σ mᵢ, mᵢ marking where |τᵢ| > ε (Reinforced Agent Merging, §3).
+
+    Experts trained by reinforcement change few entries, many of them alone; plain averaging would shrink
+    these. The weights, 1 as published, scale task vectors after the masks. Where no expert changed
+    anything the base stays.
+    """
+
+    name = "ram"
+    summary = "Mean of the task vectors over the experts that changed the entry."
+    source = "Reinforced Agent Merging, arXiv 2601.13572"
+    parameters: ClassVar[tuple[Parameter, ...]] = (WEIGHT,)
+    options = (EPSILON,)
+
+    def boosts(self, coefficients: Coefficients, state: Any) -> NDArray[np.float64]:
+        """Factor of each expert's entries that no other changed, shape (K,)."""
+        return np.ones(len(self.experts))
+
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> None:
+        """Write the base plus the mean of what changed."""
+        assert inputs.base is not None
+        weights, boosts = np.ascontiguousarray(coefficients["weight"]), self.boosts(coefficients, state)
+        epsilon = self.option["epsilon"]
+
+        def formula(blocks: list[Tensor], first: int) -> Tensor:
+            shared, alone, active = (torch.zeros_like(blocks[0]) for _ in range(3))
+            for block, weight, boost in zip(blocks[1:], weights.tolist(), boosts.tolist(), strict=True):
+                tau = block - blocks[0]
+                counts = (tau.abs() > epsilon).to(tau.dtype)
+                value = tau * counts * weight
+                active += counts
+                shared += value
+                alone += value * boost
+            return blocks[0] + torch.where(active > 1.0, shared / active, alone)
+
+        fuse("ram", formula, (inputs.base, *inputs.experts), out, weights, boosts, epsilon)
+
+
+class RamPlus(Ram):
+    """As `Ram`, an expert's own entries growing by 1 + r · min(ρ, α), to make up for what averaging takes elsewhere.
+
+    ρ is, in this tensor, the number of its entries that others changed too over those that it changed alone
+    (the tensor-local form of §3.3; over a count of zero, the least divisor is ε as in mergekit).
+    """
+
+    name = "ram_plus"
+    summary = "RAM with each expert's own entries strengthened by how much it shares."
+    parameters = (
+        WEIGHT,
+        Parameter(name="r", description="Strength of the growth.", default=0.1, low=0.0, high=1.0, minimum=0.0),
+        Parameter(
+            name="alpha",
+            description="Ratio of shared to own entries above which growth stops.",
+            default=0.2,
+            low=0.0,
+            high=1.0,
+            minimum=0.0,
+            searched=False,
+        ),
+    )
+
+    def prepare(self, inputs: TensorInputs) -> NDArray[np.float64]:
+        """Ratio of shared to own entries per expert, shape (K,)."""
+        assert inputs.base is not None
+        epsilon = self.option["epsilon"]
+        base, *experts = (flattened(tensor) for tensor in (inputs.base, *inputs.experts))
+        shared, own = np.zeros(len(experts)), np.zeros(len(experts))
+        for first in range(0, base.numel(), _CHUNK):
+            start = base[first : first + _CHUNK].to(torch.float64)
+            changed = [(expert[first : first + _CHUNK].to(torch.float64) - start).abs() > epsilon for expert in experts]
+            counts = torch.stack(changed).sum(dim=0)
+            shared += [float((mask & (counts > 1)).sum()) for mask in changed]
+            own += [float((mask & (counts == 1)).sum()) for mask in changed]
+        ratio: NDArray[np.float64] = shared / np.maximum(own, max(epsilon, np.finfo(np.float64).tiny))
+        return ratio
+
+    def prepared_bytes(self, shape: tuple[int, ...], num_experts: int) -> int:
+        """A number per expert."""
+        return 8 * num_experts
+
+    def boosts(self, coefficients: Coefficients, state: NDArray[np.float64]) -> NDArray[np.float64]:
+        """1 + r · min(ρ, α)."""
+        boosts: NDArray[np.float64] = 1.0 + float(coefficients["r"]) * np.minimum(state, float(coefficients["alpha"]))
+        return boosts

@@ -1,0 +1,229 @@
+"""Task vectors made sparse, then added up: which entries are kept, how they grow, how experts combine.
+
+TIES, DARE, DELLA and Breadcrumbs are a choice of each. What differs is in their own files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evomerge.merge.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
+from evomerge.merge.kernels import TREE, addresses_of, flattened, fuse, in_parts, loops, tree_sums, uniform
+from evomerge.streams import derive
+
+_KINDS = {"band": 0, "random": 1, "ranked": 2}
+
+SUMMED_WEIGHT = Parameter(
+    name="weight",
+    description="Factor of the expert's sparse task vector.",
+    default=0.5,
+    low=0.0,
+    high=1.5,
+    per_expert=True,
+)
+ELECTED_WEIGHT = Parameter(
+    name="weight",
+    description="Weight of the expert among those that agree, and in the election.",
+    default=1.0,
+    low=0.0,
+    high=1.0,
+    per_expert=True,
+)
+DENSITY = Parameter(
+    name="density",
+    description="Fraction of the task vector's entries that are kept.",
+    default=0.5,
+    low=0.05,
+    high=1.0,
+    minimum=0.0,
+    maximum=1.0,
+    per_expert=True,
+)
+SCALE = Parameter(
+    name="scale", description="Factor of the merged task vector.", default=1.0, low=0.0, high=2.0, searched=False
+)
+ELECTION = Option(
+    name="election",
+    description="Elect signs by weighted or by unweighted task vectors.",
+    default="weighted",
+    choices=("weighted", "unweighted"),
+)
+
+
+def rescale_option(default: str, *others: str) -> Option:
+    """How entries grow to make up for those dropped."""
+    return Option(
+        name="rescale",
+        description="Divide by the probability of being kept, restore the L1 norm, or leave entries as they are.",
+        default=default,
+        choices=(default, *others),
+    )
+
+
+def normalize_option(default: bool) -> Option:
+    """Whether elected entries are averaged or added up."""
+    return Option(
+        name="normalize", description="Divide each entry by the weights of the experts that agree.", default=default
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sparsity:
+    """Which entries of K task vectors survive.
+
+    `band` keeps magnitudes (|τ| in float32) in [low, high]; `random` keeps an entry with probability
+    low; `ranked` with probability low + high · rank, ranks being 0 to 255 per entry. `keys` are two
+    32-bit words per expert, from which its random numbers come.
+    """
+
+    kind: Literal["band", "random", "ranked"]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    factor: NDArray[np.float64]
+    """Factor of what is kept, per expert; with `ranked`, 0 means one over each entry's probability."""
+    keys: NDArray[np.uint32] = field(default_factory=lambda: np.zeros((1, 2), dtype=np.uint32))
+    ranks: tuple[Tensor, ...] = ()
+
+    def arguments(self) -> tuple[Any, ...]:
+        """As the compiled loops take them."""
+        ranks = np.array([rank.data_ptr() for rank in self.ranks] or [0], dtype=np.int64)
+        return _KINDS[self.kind], self.low, self.high, self.factor, self.keys, ranks
+
+    def apply(self, tau: Tensor, first: int, expert: int) -> Tensor:
+        """The same in torch, for elements from `first` on of one expert."""
+        low, high, factor = float(self.low[expert]), float(self.high[expert]), float(self.factor[expert])
+        grown: Tensor | float = factor
+        if self.kind == "band":
+            magnitude = tau.abs().to(torch.float32)
+            kept = ~((magnitude < low) | (magnitude > high))
+        else:
+            first_key, second_key = self.keys[expert].tolist()
+            draws = uniform(first, tau.numel(), (first_key, second_key), tau.device)
+            probability: Tensor | float = low
+            if self.kind == "ranked":
+                ranks = self.ranks[expert][first : first + tau.numel()].to(tau.device)
+                probability = high * ranks.to(torch.float64) + low
+                grown = factor if factor != 0.0 else 1.0 / probability
+            kept = draws < probability
+        zero = torch.zeros_like(tau)
+        return tau * torch.where(kept, grown if isinstance(grown, Tensor) else torch.full_like(tau, grown), zero)
+
+
+def keys(seed: int, method: str, experts: Sequence[str], tensor: str) -> NDArray[np.uint32]:
+    """Two words for each expert's random numbers in one tensor, shape (experts, 2)."""
+    words = [derive(seed, method, expert, tensor) for expert in experts]
+    return np.array([[word >> 32, word & 0xFFFFFFFF] for word in words], dtype=np.uint32)
+
+
+def add_sparse(
+    inputs: TensorInputs,
+    sparsity: Sparsity,
+    weights: NDArray[np.float64],
+    *,
+    election: str | None,
+    normalize: bool,
+    scale: float,
+    out: Tensor,
+) -> None:
+    """Write base + scale · Σ weight · sparse task vector.
+
+    Args:
+        inputs: the base and K experts.
+        sparsity: which entries survive.
+        weights: shape (K,).
+        election: None adds all; "weighted" or "unweighted" only those entries that have the sign of the
+            sum over experts, in which the weights count or not. A sum of zero counts as positive.
+        normalize: whether to divide each entry by the weights of those that agree (unless they add up to 0).
+        scale: factor of the merged task vector.
+        out: where to write.
+    """
+    assert inputs.base is not None
+    sources = (inputs.base, *inputs.experts)
+    # Equal weights elect as no weights do, but without the weights' rounding, which could tip an exact tie.
+    equal = bool((weights == weights[0]).all()) and weights[0] > 0.0
+    combine = 0 if election is None else 2 if election == "weighted" and not equal else 1
+
+    def formula(blocks: list[Tensor], first: int) -> Tensor:
+        start, zero = blocks[0], torch.zeros_like(blocks[0])
+        votes, up, down, up_weight, down_weight = (torch.zeros_like(start) for _ in range(5))
+        for expert, (block, weight) in enumerate(zip(blocks[1:], weights.tolist(), strict=True)):
+            tau = sparsity.apply(block - start, first, expert)
+            weighted = tau * weight
+            if combine == 0:
+                up += weighted
+                continue
+            vote = weighted if combine == 2 else tau
+            votes += vote
+            # Negated comparisons, so that NaN lands on both sides.
+            up += torch.where(vote <= 0.0, zero, weighted)
+            up_weight += torch.where(vote <= 0.0, zero, weight)
+            down += torch.where(vote >= 0.0, zero, weighted)
+            down_weight += torch.where(vote >= 0.0, zero, weight)
+        total = torch.where(votes < 0.0, down, up)
+        if normalize:
+            agreeing = torch.where(votes < 0.0, down_weight, up_weight)
+            total = total / torch.where(agreeing != 0.0, agreeing, torch.ones_like(start))
+        return start + total * scale
+
+    fuse(
+        "sparse", formula, sources, out,
+        np.ascontiguousarray(weights), *sparsity.arguments(), combine, normalize, scale,
+    )  # fmt: skip
+
+
+def norm_ratios(inputs: TensorInputs, sparsity: Sparsity) -> NDArray[np.float64]:
+    """Per expert Σ|τ| before sparsifying over Σ|τ| after, shape (K,); 1 where nothing, or only zeros, is left."""
+    assert inputs.base is not None
+    size = inputs.base.numel()
+    flat = [flattened(tensor) for tensor in (inputs.base, *inputs.experts)]
+    partial = np.zeros((len(inputs.experts), max(1, -(-size // TREE)), 2), dtype=np.float64)
+    if compiled := loops(*flat):
+        addresses, codes = addresses_of(flat)
+        arguments = sparsity.arguments()
+        in_parts(lambda start, stop: compiled.masses(start, stop, addresses, codes, *arguments, partial), size)
+    else:
+        for first in range(0, size, TREE):
+            base, *experts = (tensor[first : first + TREE].to(torch.float64) for tensor in flat)
+            for index, expert in enumerate(experts):
+                tau = expert - base
+                for after, values in enumerate((tau, sparsity.apply(tau, first, index))):
+                    padded = np.zeros((TREE, 1))
+                    padded[: len(values), 0] = values.abs().cpu().numpy()
+                    partial[index, first // TREE, after] = tree_sums(padded, axis=0)[0]
+    before, after = tree_sums(partial, axis=1).T
+    usable = (after > 0.0) & np.isfinite(before) & np.isfinite(after)
+    ratios: NDArray[np.float64] = np.where(usable, before, 1.0) / np.where(usable, after, 1.0)
+    return ratios
+
+
+class SparseMethod(MergeMethod):
+    """A method that sparsifies each task vector by itself and adds them up, with or without electing signs."""
+
+    elects = False
+
+    def sparsity(self, inputs: TensorInputs, coefficients: Coefficients, state: Any) -> Sparsity:
+        """Which entries survive for these coefficients; with `rescale` l1, factors are found from it."""
+        raise NotImplementedError
+
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> None:
+        """Write the base plus the combined sparse task vectors."""
+        sparsity = self.sparsity(inputs, coefficients, state)
+        if self.option.get("rescale") == "l1":
+            sparsity = replace(sparsity, factor=np.ones_like(sparsity.factor))
+            sparsity = replace(sparsity, factor=norm_ratios(inputs, sparsity))
+        add_sparse(
+            inputs,
+            sparsity,
+            coefficients["weight"],
+            election=self.option["election"] if self.elects else None,
+            normalize=self.option["normalize"] if self.elects else False,
+            scale=float(coefficients["scale"]) if self.elects else 1.0,
+            out=out,
+        )

@@ -304,7 +304,7 @@ class ResidentModel:
         lookback = {stop: self._stop_tokens(stop) for request in requests for stop in request.stop if stop}
         past: Any = None
         position = (mask.cumsum(1) - 1).clamp(min=0)
-        while active:
+        while True:
             if deadline is not None and time.monotonic() > deadline:
                 raise TimeoutError("the time for one candidate is over")
             output = self._model(
@@ -327,10 +327,11 @@ class ResidentModel:
                     kept.append(place)
             if len(kept) < len(active):
                 active = [active[place] for place in kept]
+                if not active:
+                    break
                 chosen = torch.tensor(kept, device=self._device)
                 mask, new, position = mask[chosen], new[chosen], position[chosen]
-                if active:
-                    past.batch_select_indices(chosen)
+                past.batch_select_indices(chosen)
             tokens = new[:, None]
             position = position[:, -1:] + 1
             mask = torch.cat([mask, mask.new_ones((len(active), 1))], dim=1)

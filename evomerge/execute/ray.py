@@ -13,9 +13,10 @@ import secrets
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -418,23 +419,15 @@ def connect(address: str | None, *, gpus: bool) -> bool:
         "log_to_driver": debug,
         "logging_level": logging.INFO if debug else logging.ERROR,
     }
-    environment = {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # Leave accelerators visible to actors that reserve none, as future versions will; avoids a warning.
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    }
     if address is None:
         settings |= {"address": "local", "include_dashboard": False}
-        if "RAY_AUTH_MODE" not in os.environ:
-            # A token of its own: closed to other users of the machine, and nothing written to the home folder.
-            environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     else:
         settings["address"] = address
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
             # Other nodes then run this very code. A submitted job brings its own.
             settings["runtime_env"] = {"py_modules": [str(Path(evomerge.__file__).parent)]}
     try:
-        with _environment(environment):
+        with private_environment() if address is None else nullcontext():
             ray.init(**settings)
     except (RayError, ConnectionError, RuntimeError, ValueError) as error:
         raise ExecutionError(f"Ray can't be started or joined ({address or 'local'}): {_first_line(error)}") from error
@@ -445,15 +438,34 @@ def connect(address: str | None, *, gpus: bool) -> bool:
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables that have no value yet, and take them back."""
-    added = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(added)
+def private_environment() -> Iterator[None]:
+    """Environment variables for starting a quiet Ray of one's own; those that have a value keep it."""
+    values = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Leave accelerators visible to actors that reserve none, as future versions will; avoids a warning.
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    if not os.environ.get("RAY_AUTH_MODE") and not os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        # Ray closes a new cluster to other users with a token. Its own choice of one goes into the home folder.
+        values["RAY_AUTH_TOKEN"] = _token()
+    before = {name: os.environ.get(name) for name in (*values, "RAY_AUTH_MODE")}
+    os.environ.update({name: value for name, value in values.items() if not before[name]})
+    remarks = logging.getLogger("ray._private.authentication.authentication_token_setup")
+    level = remarks.level
+    remarks.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        for name in added:
-            os.environ.pop(name, None)
+        remarks.setLevel(level)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+
+
+@cache
+def _token() -> str:
+    """One for the whole process: Ray remembers the first that it has read."""
+    return secrets.token_hex(32)
 
 
 def _address(address: str | None) -> str | None:

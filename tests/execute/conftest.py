@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,12 +19,12 @@ def settings(tiny_llama: dict[str, Path]) -> WorkerSettings:
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A Ray with four CPUs and two pretended GPUs; executors find it initialised and leave it running."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    os.environ["RAY_AUTH_MODE"] = "disabled"
     import ray
 
-    ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    from evomerge.execute.ray import private_environment
+
+    with private_environment():
+        ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

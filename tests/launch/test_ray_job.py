@@ -1,0 +1,208 @@
+"""Submitting a search to a real Ray head on this machine: the job is killed, submitted again, and goes on."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from search_helpers import essence, write_config, write_task
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "launch" / "ray_job.py"
+
+
+@pytest.fixture(scope="module")
+def launcher() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("ray_job", SCRIPT)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def shown(launcher: ModuleType, capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    assert launcher.main([*arguments, "--address", "http://head:8265", "--dry-run"]) == 0
+    return shlex.split(capsys.readouterr().out)
+
+
+def test_the_config_is_uploaded_without_weights_and_the_run_stays_outside(
+    launcher: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = tmp_path / "a config.yaml"
+    config.touch()
+    command = shown(launcher, capsys, str(config), "/scratch/my run", "--env", "HF_HOME=/a=b", "--pip", "x==1")
+    assert command[1:5] == ["job", "submit", "--address", "http://head:8265"]
+    assert command[command.index("--working-dir") + 1] == str(tmp_path)
+    assert '"HF_HOME": "/a=b"' in command[command.index("--runtime-env-json") + 1]
+    assert '"pip": ["x==1"]' in command[command.index("--runtime-env-json") + 1]
+    assert '"*.safetensors"' in command[command.index("--runtime-env-json") + 1]
+    assert command[command.index("--") + 1 :] == [
+        *("python", "-m", "evomerge", "search"),
+        *("a config.yaml", "--run", "/scratch/my run"),
+    ]
+
+
+def test_a_config_in_place_is_not_uploaded(
+    launcher: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = tmp_path / "c.yaml"
+    config.touch()
+    command = shown(launcher, capsys, str(config), "/scratch/run", "--in-place", "--no-wait")
+    assert "--working-dir" not in command
+    assert "--no-wait" in command
+    assert str(config) in command[command.index("--") :]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["absent.yaml", "/run"], "absent.yaml: no such file"),
+        (["c.yaml", "run"], "must be absolute"),
+        (["c.yaml", "/run", "--env", "KEY"], "expected KEY=VALUE"),
+        (["c.yaml", "/run", "--address", ""], "give the cluster's job server"),
+    ],
+)
+def test_mistakes_are_refused_before_anything_is_submitted(
+    launcher: ModuleType,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").touch()
+    with pytest.raises(SystemExit) as stop:
+        launcher.main([*([] if "--address" in arguments else ["--address", "http://head:8265"]), *arguments])
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.fixture
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
+    """A Ray head with a job server, in a process group of its own; its job server's address and the environment."""
+    port, dashboard, agent = free_ports(3)
+    # Ray's sockets don't fit into pytest's long paths.
+    folder = tmp_path_factory.mktemp("r")
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "0" * 64,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "HF_HUB_OFFLINE": "1",
+    }
+    environment.pop("RAY_ADDRESS", None)
+    command = [
+        *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2"),
+        *(f"--port={port}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"),
+        *("--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1", "--ray-client-server-port=0"),
+        f"--temp-dir={folder}",
+    ]
+    with (folder / "log").open("w") as log:
+        ray = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+            text=True,
+        )
+    try:
+        wait_until(lambda: answers_http(dashboard), 90, ray, folder / "log")
+        yield f"http://127.0.0.1:{dashboard}", environment
+    finally:
+        ray.send_signal(signal.SIGTERM)
+        try:
+            ray.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(ray.pid, signal.SIGKILL)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_killed_job_submitted_again_ends_as_an_undisturbed_search(
+    head: tuple[str, dict[str, str]], tiny_llama: dict[str, Path], tmp_path: Path
+) -> None:
+    from evomerge.config import Config
+    from evomerge.search import search
+
+    address, environment = head
+    tasks = write_task(tmp_path / "tasks")
+    execution = {"backend": "auto", "workers": 1, "cpus_per_worker": 1, "dtype": "float32", "device": "cpu"}
+    folder = tmp_path / "an experiment"
+    folder.mkdir()
+    config = write_config(folder / "my search.yaml", tiny_llama, tasks, execution=execution)
+    run = tmp_path / "a run"
+    command = [sys.executable, str(SCRIPT), str(config), str(run), "--address", address, "--source", f"{ROOT}/evomerge"]
+
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        first = subprocess.Popen(command, env=environment, stdout=output, stderr=output, text=True)
+    wait_until(lambda: lines(run / "evaluations.jsonl") > 15, 120, first, log)
+    os.kill(driver_of(run), signal.SIGKILL)
+    assert first.wait(60) != 0, log.read_text()
+    before = essence(run)
+    assert before["result"] is None
+
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    inline = Config.from_file(write_config(tmp_path / "inline.yaml", tiny_llama, tasks))
+    search(inline, tmp_path / "undisturbed")
+    after, undisturbed = essence(run), essence(tmp_path / "undisturbed")
+    assert before["tables"].items() <= after["tables"].items()
+    assert after == undisturbed
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def answers_http(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+            connection.sendall(b"GET /api/version HTTP/1.0\r\n\r\n")
+            return connection.recv(12)[9:12] in {b"200", b"401"}
+    except OSError:
+        return False
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, alive: subprocess.Popen[str], log: Path) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if alive.poll() is not None or time.monotonic() > deadline:
+            pytest.fail(f"not in time: {log.read_text()}")
+        time.sleep(0.05)
+
+
+def lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def driver_of(run: Path) -> int:
+    """The process that runs `evomerge search` on this run directory."""
+    for folder in Path("/proc").iterdir():
+        try:
+            words = (folder / "cmdline").read_bytes().decode().split("\0")
+        except (OSError, UnicodeDecodeError):
+            continue
+        if str(run) in words and "search" in words:
+            return int(folder.name)
+    pytest.fail(f"no search is running on {run}")

@@ -47,7 +47,7 @@ class OrderStatistics:
             return float("inf")
         index = int(np.searchsorted(-self.at_least, -count, side="right")) - 1
         value = self.values[index]
-        if self.complete or self.at_least[index] == count:
+        if self.complete or self.at_least[index] == count or index + 1 == len(self.values):
             return float(value)
         upper = self.values[index + 1]
         found: dict[int, NDArray[np.float32]] = {}

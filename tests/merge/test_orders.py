@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evomerge.merge import kernels, orders
+
+
+def statistics_of(values: np.ndarray) -> tuple[orders.OrderStatistics, orders.Values]:
+    def read(start: int, stop: int) -> np.ndarray:
+        return values[start:stop].copy()
+
+    return orders.order(len(values), read), read
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=60))
+def test_any_rank_is_found_as_in_the_sorted_array(numbers: list[int]) -> None:
+    values = np.array(numbers, dtype=np.float32)
+    statistics, read = statistics_of(values)
+    descending = np.sort(values)[::-1]
+    assert [statistics.largest(count, read) for count in range(1, len(values) + 1)] == descending.tolist()
+    assert statistics.largest(0, read) == np.inf
+    assert statistics.positive == (values > 0).sum()
+    assert statistics.complete
+
+
+@pytest.mark.parametrize("distinct", [10**9, 3000], ids=["nearly all distinct", "many ties"])
+def test_ranks_between_those_remembered_are_found_by_reading_again(
+    distinct: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders, "KEPT", 50)
+    monkeypatch.setattr(orders, "_CHUNK", 4096)
+    generator = np.random.default_rng(0)
+    values = generator.integers(0, distinct, 20_000).astype(np.float32)
+    statistics, read = statistics_of(values)
+    assert not statistics.complete
+    assert len(statistics.values) <= 50
+    assert statistics.positive == (values > 0).sum()
+    descending = np.sort(values)[::-1]
+    counts = [1, 2, 50, 4096, 9_999, 19_999, 20_000, *generator.integers(1, 20_001, 60).tolist()]
+    assert [statistics.largest(count, read) for count in counts] == [float(descending[count - 1]) for count in counts]
+
+
+def test_threads_do_not_change_the_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orders, "_CHUNK", 1024)
+    values = np.random.default_rng(0).integers(0, 200, 20_000).astype(np.float32)
+    one, _ = statistics_of(values)
+    torch.set_num_threads(3)
+    try:
+        many, _ = statistics_of(values)
+    finally:
+        torch.set_num_threads(1)
+    np.testing.assert_array_equal(one.values, many.values)
+    np.testing.assert_array_equal(one.at_least, many.at_least)
+
+
+def test_magnitudes_are_those_of_the_difference_and_what_is_not_finite_is_largest() -> None:
+    base = torch.tensor([1.0, 2.0, 3.0, 4.0, 0.0]).bfloat16()
+    expert = torch.tensor([1.5, 1.0, float("nan"), float("-inf"), 0.0])
+    expected = [0.5, 1.0, np.inf, np.inf, 0.0]
+    assert orders.magnitudes(base, expert)(0, 5).tolist() == expected
+    assert orders.magnitudes(base, expert)(1, 3).tolist() == expected[1:3]
+    with kernels.torch_only():
+        assert orders.magnitudes(base, expert)(0, 5).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("density", "size", "count"), [(0.0, 10, 0), (0.05, 10, 1), (0.29, 10, 2), (0.3, 10, 3), (1.0, 10, 10)]
+)
+def test_a_positive_density_keeps_its_share_and_at_least_one(density: float, size: int, count: int) -> None:
+    assert orders.count_kept(density, size) == count

@@ -98,9 +98,9 @@ class _State:
 
     @property
     def seconds_left(self) -> float | None:
-        if self.total is None or not self.rate:
+        if self.total is None or not self.rate or self.done >= self.total:
             return None
-        return 60 * max(0, self.total - self.done) / self.rate
+        return max(1.0, 60 * (self.total - self.done) / self.rate)
 
 
 class PlainScreen:

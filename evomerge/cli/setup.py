@@ -86,9 +86,8 @@ def _show(console: Console, report: Preflight, *, every_dimension: bool) -> None
         console.print(
             Text.assemble(
                 ("Unresolved: ", "yellow"),
-                "; ".join(report.unresolved),
-                ". Names, methods and options are right as far as can be seen; "
-                "dimensions, memory and items are checked where the models are.",
+                "models that aren't on this machine are downloaded when the search starts. "
+                "What needs no model is right; dimensions, memory and items are checked once the models are here.",
             )
         )
 

@@ -237,24 +237,26 @@ class Materialiser:
             self._checked_group(f"recipe: groups[{index}] ({group.name})", group, method)
             for index, group in enumerate(recipe.groups)
         ]
-        found: dict[Place, Coefficients] = {}
-        homeless: dict[Place, str] = {}
-        for name in self._floating():
-            place = self._places[name]
-            if place in found or place in homeless:
+        by_name = any(group.names is not None for group in recipe.groups)
+        found: dict[tuple[Place, str], Coefficients] = {}
+        homeless: dict[tuple[Place, str], str] = {}
+        keys = {name: (self._places[name], name if by_name else "") for name in self._floating()}
+        for name, key in keys.items():
+            if key in found or key in homeless:
                 continue
+            place = self._places[name]
             for group, coefficients in zip(recipe.groups, groups, strict=True):
-                if group.contains(place.layer, place.kind):
-                    found[place] = coefficients
+                if group.contains(place.layer, place.kind, name):
+                    found[key] = coefficients
                     break
             else:
-                homeless[place] = name
+                homeless[key] = name
         if homeless and method.parameters:
             raise RecipeError(
                 f"recipe: groups: no group contains {listed(list(homeless.values()))}; add a last group without "
                 "layers and kinds to give every other tensor its coefficients"
             )
-        return {name: found.get(self._places[name], {}) for name in self._floating()}
+        return {name: found.get(key, {}) for name, key in keys.items()}
 
     def _checked_group(self, where: str, group: Group, method: type[MergeMethod]) -> dict[str, NDArray[np.float64]]:
         declared = {parameter.name: parameter for parameter in method.parameters}

@@ -37,18 +37,21 @@ class Group:
     """The tensors that share coefficients: those of `kinds` in the layers first..last, both included.
 
     Tensors before the first layer (embeddings) count as layer 0, those after the last (final norm,
-    head) as the last layer. None means every layer, or every kind.
+    head) as the last layer. None means every layer, or every kind. With `names`, only tensors in whose
+    stored name every one of these texts occurs.
     """
 
     name: str
     layers: tuple[int, int] | None = None
     kinds: tuple[Kind, ...] | None = None
+    names: tuple[str, ...] | None = None
     coefficients: Mapping[str, Coefficient] = field(default_factory=dict)
 
-    def contains(self, layer: int, kind: Kind) -> bool:
-        """Whether a tensor of this layer and kind belongs to the group."""
+    def contains(self, layer: int, kind: Kind, name: str = "") -> bool:
+        """Whether a tensor of this layer, kind and stored name belongs to the group."""
         in_layers = self.layers is None or self.layers[0] <= layer <= self.layers[1]
-        return in_layers and (self.kinds is None or kind in self.kinds)
+        of_kind = self.kinds is None or kind in self.kinds
+        return in_layers and of_kind and all(part in name for part in self.names or ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +91,7 @@ class Recipe:
                     "name": group.name,
                     **({"layers": list(group.layers)} if group.layers is not None else {}),
                     **({"kinds": list(group.kinds)} if group.kinds is not None else {}),
+                    **({"names": list(group.names)} if group.names is not None else {}),
                     "coefficients": {
                         name: dict(value) if isinstance(value, Mapping) else value
                         for name, value in group.coefficients.items()
@@ -207,8 +211,8 @@ def _reference(value: Any, where: str) -> ModelReference:
 
 
 def _group(value: Any, where: str, experts: tuple[str, ...]) -> Group:
-    data = _mapping(value, where, {"name", "layers", "kinds", "coefficients"})
-    layers, kinds = data.get("layers"), data.get("kinds")
+    data = _mapping(value, where, {"name", "layers", "kinds", "names", "coefficients"})
+    layers, kinds, names = data.get("layers"), data.get("kinds"), data.get("names")
     if layers is not None and (
         not isinstance(layers, list)
         or len(layers) != 2
@@ -218,6 +222,8 @@ def _group(value: Any, where: str, experts: tuple[str, ...]) -> Group:
         raise RecipeError(f"{where}.layers: expected [first, last], both included, got {layers!r}")
     if kinds is not None and (not isinstance(kinds, list) or any(kind not in KINDS for kind in kinds)):
         raise RecipeError(f"{where}.kinds: expected a list of {', '.join(KINDS)}, got {kinds!r}")
+    if names is not None and (not isinstance(names, list) or not all(isinstance(part, str) for part in names)):
+        raise RecipeError(f"{where}.names: expected a list of texts that occur in tensor names, got {names!r}")
     coefficients: dict[str, Coefficient] = {}
     for name, coefficient in _mapping(data.get("coefficients") or {}, f"{where}.coefficients", None).items():
         place = f"{where}.coefficients.{name}"
@@ -231,6 +237,7 @@ def _group(value: Any, where: str, experts: tuple[str, ...]) -> Group:
         name=str(data.get("name", where.rpartition(": ")[2])),
         layers=None if layers is None else (layers[0], layers[1]),
         kinds=None if kinds is None else tuple(kinds),
+        names=None if names is None else tuple(names),
         coefficients=coefficients,
     )
 

@@ -75,6 +75,8 @@ class Benchmark:
     ) -> None:
         self._tasks = {task.name: task for task in tasks}
         self.splits = dict(splits)
+        for task in tasks:
+            _remember_documents(task, [item.document for items in splits.values() for item in items])
         self._num_fewshot = dict(num_fewshot)
         self.objective = Objective(
             metrics={task.name: task.metric for task in tasks},
@@ -141,7 +143,7 @@ class Benchmark:
                 instance.resps = _answers(instance, [next(answers) for _ in requests])
                 instance.filtered_resps = {}
                 instances[item.task].append(instance)
-        with _undisturbed():
+        with _same_random_state():
             return ItemTable(
                 tasks={name: self._score_task(name, items, instances[name]) for name, items in by_task.items()}
             )
@@ -149,7 +151,7 @@ class Benchmark:
     def aggregate(self, table: ItemTable) -> dict[str, dict[str, float]]:
         """Each task's metrics over its items, by the tasks' own aggregation functions."""
         found: dict[str, dict[str, float]] = {}
-        with _undisturbed():
+        with _same_random_state():
             for name, scores in table.tasks.items():
                 aggregation = self._tasks[name].task.aggregation()
                 found[name] = {
@@ -203,6 +205,28 @@ class Benchmark:
             values={key: tuple(column) for key, column in values.items()},
             tie_break=None if None in shares else tuple(share for share in shares if share is not None),
         )
+
+
+class _Remembered:
+    """A task's reading of its documents, kept for those of the benchmark: templates are slow, documents fixed."""
+
+    def __init__(self, function: Any, documents: Sequence[Any]) -> None:
+        self._function = function
+        self._documents = {id(document): document for document in documents}
+        self._known: dict[int, Any] = {}
+
+    def __call__(self, document: Any, *arguments: Any, **settings: Any) -> Any:
+        key = id(document)
+        if arguments or settings or key not in self._documents:
+            return self._function(document, *arguments, **settings)
+        if key not in self._known:
+            self._known[key] = self._function(document)
+        return copy.copy(self._known[key])
+
+
+def _remember_documents(task: _Task, documents: Sequence[Any]) -> None:
+    for name in ("doc_to_text", "doc_to_target", "doc_to_choice"):
+        setattr(task.task, name, _Remembered(getattr(task.task, name), documents))
 
 
 def _answers(instance: Instance, responses: list[Response]) -> list[Any]:
@@ -550,21 +574,30 @@ def _thawed(value: Any) -> Any:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Keep lm-eval from changing the process's random state and from filling the log."""
+    """Keep lm-eval from changing the process's random state and from filling the log and the screen."""
     import datasets
-    import torch
 
-    state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     logger = logging.getLogger("lm_eval")
     level, bars = logger.level, datasets.is_progress_bar_enabled()
     logger.setLevel(logging.ERROR)
     datasets.disable_progress_bars()
+    try:
+        with _same_random_state():
+            yield
+    finally:
+        logger.setLevel(level)
+        if bars:
+            datasets.enable_progress_bars()
+
+
+@contextmanager
+def _same_random_state() -> Iterator[None]:
+    import torch
+
+    state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield
     finally:
         random.setstate(state[0])
         np.random.set_state(state[1])
         torch.set_rng_state(state[2])
-        logger.setLevel(level)
-        if bars:
-            datasets.enable_progress_bars()

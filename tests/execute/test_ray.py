@@ -20,15 +20,14 @@ import torch
 
 from evomerge.config import ExecutionConfig
 from evomerge.errors import ExecutionError
-from evomerge.execute.base import WorkerSettings
+from evomerge.execute.base import Executor, Job, WorkerSettings
 from evomerge.execute.inline import InlineExecutor
 from evomerge.score.requests import GenerationRequest
 from worker_helpers import REQUESTS, answers, failure, job
 
 pytestmark = pytest.mark.ray
 
-LONG = tuple(GenerationRequest(context=(1, 45 + index), stop=(), max_tokens=400) for index in range(24))
-"""Seconds of work for the tiny model: time to kill its worker."""
+ENDLESS = tuple(GenerationRequest(context=(1, 45 + index), stop=(), max_tokens=500) for index in range(2000))
 
 
 @pytest.fixture
@@ -40,7 +39,7 @@ def make(local_ray: None, settings: WorkerSettings) -> Iterator[Callable[..., An
     def start(**changes: Any) -> RayExecutor:
         made.append(RayExecutor(**{"settings": settings, "workers": 1, "cpus_per_worker": 0.1, **changes}))
         made[-1].add_requests("search", REQUESTS)
-        made[-1].add_requests("long", LONG)
+        made[-1].add_requests("endless", ENDLESS)
         return made[-1]
 
     yield start
@@ -53,20 +52,25 @@ def pid_of_only_worker(executor: Any, settings: WorkerSettings) -> int:
     return int(answers(outcome).worker.rpartition(":")[2])
 
 
-def signal_soon(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
-    threading.Timer(0.5, os.kill, (pid, number)).start()
+def with_the_first_on(pid: int, jobs: list[Job], *, kill: bool) -> Iterator[Job]:
+    """Jobs, the first of which finds its worker frozen; the worker is killed shortly after, or stays so."""
+    os.kill(pid, signal.SIGSTOP)
+    if kill:
+        threading.Timer(0.3, os.kill, (pid, signal.SIGKILL)).start()
+    yield from jobs
 
 
-@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("workers", [1, 2, 4])
 def test_any_number_of_workers_answers_exactly_as_inline(
-    make: Callable[..., Any], settings: WorkerSettings, workers: int
+    make: Callable[..., Any], two_workers: Executor, settings: WorkerSettings, workers: int
 ) -> None:
     jobs = [job(settings, number, {"a": 0.1 * number, "b": 1 - 0.2 * number}) for number in range(6)]
     jobs.append(job(settings, 6, 1e300))
     inline = InlineExecutor(settings)
     inline.add_requests("search", REQUESTS)
     expected = {one.number: outcome for one, outcome in inline.run(jobs)}
-    executor = make(workers=workers)
+    executor = two_workers if workers == 2 else make(workers=workers)
+    executor.add_requests("search", REQUESTS)
     assert executor.workers == workers
     seen = {one.number: outcome for one, outcome in executor.run(jobs)}
     assert failure(seen.pop(6)) == failure(expected.pop(6))
@@ -76,24 +80,22 @@ def test_any_number_of_workers_answers_exactly_as_inline(
 
 
 def test_a_killed_worker_is_replaced_and_its_job_done_again(make: Callable[..., Any], settings: WorkerSettings) -> None:
-    executor = make(workers=1)
+    executor = make()
     victim = pid_of_only_worker(executor, settings)
-    signal_soon(victim)
-    outcomes = {
-        one.number: answers(out) for one, out in executor.run([job(settings, 1, 0.5, "long"), job(settings, 2, 0.5)])
-    }
+    jobs = [job(settings, 1, 0.5), job(settings, 2, 0.5)]
+    outcomes = {one.number: answers(out) for one, out in executor.run(with_the_first_on(victim, jobs, kill=True))}
     assert sorted(outcomes) == [1, 2]
+    assert outcomes[1].responses == outcomes[2].responses
     assert not outcomes[1].worker.endswith(f":{victim}")
-    assert outcomes[2].responses == answers(next(iter(executor.run([job(settings, 3, 0.5)])))[1]).responses
 
 
 def test_a_job_whose_worker_dies_too_often_fails_and_harms_no_other(
     make: Callable[..., Any], settings: WorkerSettings
 ) -> None:
-    executor = make(workers=1, retries=0)
+    executor = make(retries=0)
     victim = pid_of_only_worker(executor, settings)
-    signal_soon(victim)
-    outcomes = {one.number: out for one, out in executor.run([job(settings, 1, 0.5, "long"), job(settings, 2, 0.5)])}
+    jobs = [job(settings, 1, 0.5), job(settings, 2, 0.5)]
+    outcomes = {one.number: out for one, out in executor.run(with_the_first_on(victim, jobs, kill=True))}
     failed = failure(outcomes[1])
     assert failed.reason == "worker_died"
     assert "trial 1: its worker died once, last on" in failed.message
@@ -101,31 +103,13 @@ def test_a_job_whose_worker_dies_too_often_fails_and_harms_no_other(
     answers(outcomes[2])
 
 
-def test_an_idle_worker_that_was_killed_is_replaced(make: Callable[..., Any], settings: WorkerSettings) -> None:
-    executor = make(workers=1)
-    os.kill(pid_of_only_worker(executor, settings), signal.SIGKILL)
-    answers(next(iter(executor.run([job(settings, 1, 0.5)])))[1])
-
-
-def test_a_slow_candidate_times_out_by_itself_and_the_worker_lives_on(
-    make: Callable[..., Any], settings: WorkerSettings
-) -> None:
-    executor = make(settings=replace(settings, timeout_s=0.3))
-    before = pid_of_only_worker(executor, settings)
-    [(_, outcome)] = executor.run([job(settings, 1, 0.5, "long")])
-    assert failure(outcome).reason == "timeout"
-    assert pid_of_only_worker(executor, settings) == before
-
-
 def test_a_frozen_worker_is_killed_and_replaced_when_time_is_up(
     make: Callable[..., Any], settings: WorkerSettings
 ) -> None:
-    executor = make(settings=replace(settings, timeout_s=1.5), grace_s=0.5)
+    executor = make(settings=replace(settings, timeout_s=8), grace_s=0.0)
     frozen = pid_of_only_worker(executor, settings)
-    os.kill(frozen, signal.SIGSTOP)
-    start = time.monotonic()
-    outcomes = {one.number: out for one, out in executor.run([job(settings, 1, 0.5), job(settings, 2, 0.5)])}
-    assert time.monotonic() - start < 30
+    jobs = [job(settings, 1, 0.5), job(settings, 2, 0.5)]
+    outcomes = {one.number: out for one, out in executor.run(with_the_first_on(frozen, jobs, kill=False))}
     assert failure(outcomes[1]).reason == "timeout"
     assert "its worker was killed" in failure(outcomes[1]).message
     answers(outcomes[2])
@@ -135,21 +119,31 @@ def test_a_frozen_worker_is_killed_and_replaced_when_time_is_up(
     assert not Path(f"/proc/{frozen}").exists()
 
 
+def test_a_slow_candidate_times_out_by_itself_and_the_worker_lives_on(
+    make: Callable[..., Any], settings: WorkerSettings
+) -> None:
+    executor = make(settings=replace(settings, timeout_s=5), grace_s=60.0)
+    before = pid_of_only_worker(executor, settings)
+    [(_, outcome)] = executor.run([job(settings, 1, 0.5, "endless")])
+    assert failure(outcome).reason == "timeout"
+    assert pid_of_only_worker(executor, settings) == before
+
+
 def test_results_that_arrived_while_the_caller_was_busy_are_not_called_late(
     make: Callable[..., Any], settings: WorkerSettings
 ) -> None:
-    executor = make(workers=2, settings=replace(settings, timeout_s=1.0), grace_s=0.0)
+    executor = make(workers=2, settings=replace(settings, timeout_s=4), grace_s=0.0)
     for number, (_, outcome) in enumerate(executor.run([job(settings, number, 0.1) for number in range(4)])):
         answers(outcome)
         if number == 0:
-            time.sleep(1.5)
+            time.sleep(5)
 
 
 def test_workers_that_cannot_build_their_models_are_an_error_with_the_reason(
     make: Callable[..., Any], settings: WorkerSettings, tmp_path: Path
 ) -> None:
     gone = replace(settings.base, path=str(tmp_path / "gone"))
-    executor = make(settings=replace(settings, base=gone), workers=2)
+    executor = make(settings=replace(settings, base=gone))
     with pytest.raises(ExecutionError, match=r"no worker could be started: on .*gone"):
         list(executor.run([job(settings, 1, 0.5)]))
 
@@ -157,12 +151,13 @@ def test_workers_that_cannot_build_their_models_are_an_error_with_the_reason(
 def test_each_worker_has_its_own_share_of_a_gpu(make: Callable[..., Any], settings: WorkerSettings) -> None:
     import ray
 
-    executor = make(workers=None, gpus_per_worker=0.5, cpus_per_worker=None)
-    assert executor.workers == 4
-    list(executor.run([job(settings, number, 0.5) for number in range(8)]))
-    assert ray.available_resources().get("GPU", 0) == 0
+    executor = make(workers=2, gpus_per_worker=0.5)
     devices = ray.get([slot.actor.__ray_call__.remote(_visible_devices) for slot in executor._slots])
-    assert sorted(devices) == ["0", "0", "1", "1"]
+    assert set(devices) <= {"0", "1"}
+    deadline = time.monotonic() + 20
+    while (free := ray.available_resources().get("GPU")) != 1 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert free == 1
 
 
 def _visible_devices(_: Any) -> str | None:
@@ -284,10 +279,10 @@ def test_a_private_ray_is_quiet_and_gone_after_closing(tiny_llama: dict[str, Pat
 def test_from_config_gives_every_setting(local_ray: None, settings: WorkerSettings) -> None:
     from evomerge.execute.ray import RayExecutor
 
-    execution = ExecutionConfig(workers=2, cpus_per_worker=0.25, gpus_per_worker=0, retries=5, device="cpu")
+    execution = ExecutionConfig(workers=1, cpus_per_worker=0.25, gpus_per_worker=0, retries=5, device="cpu")
     executor = RayExecutor.from_config(execution, settings)
     try:
-        assert executor.workers == 2
+        assert executor.workers == 1
         assert executor._retries == 5
     finally:
         executor.close()

@@ -93,7 +93,7 @@ def test_mistakes_are_refused_before_anything_is_submitted(
 @pytest.fixture
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
     """A Ray head with a job server, in a process group of its own; its job server's address and the environment."""
-    port, dashboard, agent = free_ports(3)
+    port, dashboard, agent, client = free_ports(4)
     # Ray's sockets don't fit into pytest's long paths.
     folder = tmp_path_factory.mktemp("r")
     environment = {
@@ -108,7 +108,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[s
     command = [
         *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2"),
         *(f"--port={port}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"),
-        *("--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1", "--ray-client-server-port=0"),
+        *("--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1", f"--ray-client-server-port={client}"),
         f"--temp-dir={folder}",
     ]
     with (folder / "log").open("w") as log:

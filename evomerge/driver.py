@@ -60,6 +60,14 @@ class Driver:
         self._splits: set[str] = set()
 
     def __enter__(self) -> Driver:
+        try:
+            self._open()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _open(self) -> None:
         existing = Run(self.directory) if (self.directory / "run.json").exists() else None
         if existing is not None:
             check_same_experiment(existing, {"identity": self.config.identity()}, where=self.where)
@@ -69,7 +77,7 @@ class Driver:
                 include={"evaluations", "hours", "shortlist"}
             ):
                 self.finished = result
-                return self
+                return
         self.observer.phase("models", None)
         self.experiment = open_experiment(self.config, where=self.where)
         self.space = self.experiment.space
@@ -78,6 +86,8 @@ class Driver:
         self.objective = self.benchmark.objective
         facts = self._facts()
         if existing is None:
+            # Workers that can't be had are refused before anything is written.
+            self._start_workers()
             self.run = create_run(self.directory, self.config, facts)
         else:
             check_same_experiment(existing, facts, where=self.where)
@@ -85,7 +95,6 @@ class Driver:
         self.population: int = self.run.facts["population"]
         self.clock = Clock(self.directory)
         self.ledger = Ledger.open(self.directory, self.config.storage, self.run.facts["study"])
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -257,13 +266,16 @@ class Driver:
         self.observer.trial(record_of(self.ledger, trial))
 
     def _executor_for(self, split: str) -> Executor:
-        if self._executor is None:
-            self.observer.phase("workers", None)
-            settings = worker_settings(self.config, dtype=self.experiment.dtype)
-            self._executor = make_executor(self.config.execution, settings)
+        executor = self._executor or self._start_workers()
         if split not in self._splits:
-            self._executor.add_requests(split, self.benchmark.requests(split))
+            executor.add_requests(split, self.benchmark.requests(split))
             self._splits.add(split)
+        return executor
+
+    def _start_workers(self) -> Executor:
+        self.observer.phase("workers", None)
+        settings = worker_settings(self.config, dtype=self.experiment.dtype)
+        self._executor = make_executor(self.config.execution, settings)
         return self._executor
 
     def _phase(self, name: str, total: int) -> None:

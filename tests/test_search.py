@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from search_helpers import essence, write_config, write_task
 
 from evomerge import driver as driver_module
 from evomerge.config import Config
-from evomerge.errors import BenchmarkError, ConfigError, LockedError, ResumeError
+from evomerge.errors import BenchmarkError, ConfigError, ExecutionError, LockedError, ResumeError
 from evomerge.execute.base import Executor, Failure, Job, Outcome
 from evomerge.export import export
 from evomerge.run import SilentObserver, TrialRecord, lock, open_run
 from evomerge.search import resume, search
+from search_helpers import essence, write_config, write_task
 
 
 @pytest.fixture(scope="module")
@@ -363,6 +363,7 @@ def test_changed_documents_are_refused_on_resume(tmp_path: Path, tiny_llama: dic
             r"test",
         ),
         ({"merge": {"method": "slerp"}, "models": {"experts": {}}}, ConfigError, r"models\.experts"),
+        ({"execution": {"device": "cuda"}}, ExecutionError, r"no usable GPU"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(

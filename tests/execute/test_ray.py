@@ -151,17 +151,16 @@ def test_workers_that_cannot_build_their_models_are_an_error_with_the_reason(
 def test_each_worker_has_its_own_share_of_a_gpu(make: Callable[..., Any], settings: WorkerSettings) -> None:
     import ray
 
+    def visible(_: Any) -> str | None:
+        return os.environ.get("CUDA_VISIBLE_DEVICES")
+
     executor = make(workers=2, gpus_per_worker=0.5)
-    devices = ray.get([slot.actor.__ray_call__.remote(_visible_devices) for slot in executor._slots])
+    devices = ray.get([slot.actor.__ray_call__.remote(visible) for slot in executor._slots])
     assert set(devices) <= {"0", "1"}
     deadline = time.monotonic() + 20
     while (free := ray.available_resources().get("GPU")) != 1 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert free == 1
-
-
-def _visible_devices(_: Any) -> str | None:
-    return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def numbers(origin: Origin, method: str, expert: str, size: int) -> Array:
         return x ^ (x >> 16)
 
     first, second = word >> 32, word % 2**32
-    return np.array([mix((mix(index ^ first) + second) % 2**32) / 2**32 for index in range(size)])
+    return np.array([mix((mix(index ^ first) + second) % 2**32) // 2 / 2**31 for index in range(size)])
 
 
 def combine(base: Array, tau: Array, c: dict[str, Any], o: dict[str, Any]) -> Array:

@@ -16,8 +16,11 @@ import numpy as np
 from numba import carray, njit, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 
-BLOCK = 1024
-"""Elements decoded at a time; a few float64 buffers of this length fit into the first-level cache."""
+BLOCK = 512
+"""Elements decoded at a time; several float64 buffers of this length fit into the first-level cache."""
+
+TREE = 1024
+"""Elements whose products are added as one balanced tree."""
 
 FLOAT32, BFLOAT16, FLOAT16, FLOAT64 = 0, 1, 2, 3
 """Codes of the dtypes that the loops read and write."""
@@ -72,36 +75,33 @@ def _from_float16(bits: Any) -> Any:
 
 
 @compiled
-def _odd_bits(value: Any) -> Any:
-    """Bits of the float32 that rounding to odd gives: rounding these again rounds `value` only once."""
-    near = np.float32(value)
-    wide = np.float64(near)
-    bits = near.view(np.uint32)
-    bits = np.uint32(bits - np.uint32(1)) if abs(wide) > abs(value) else bits
-    return np.uint32(bits | np.uint32(1)) if wide != value else bits
+def _bits(value: Any) -> Any:
+    return np.float64(value).view(np.int64)
 
 
 @compiled
 def _to_bfloat16(value: Any) -> Any:
-    bits = _odd_bits(value)
-    last = np.uint32(bits >> np.uint32(16)) & np.uint32(1)
-    rounded = np.uint32(np.uint32(bits + np.uint32(0x7FFF) + last) >> np.uint32(16))
-    return np.uint16(0x7FC0) if value != value else np.uint16(rounded)
+    bits = _bits(value)
+    # To eight bits of mantissa, ties to even; the cast to float32 is then exact, or overflows as it should.
+    normal = np.int64((bits + np.int64((1 << 44) - 1) + ((bits >> 45) & 1)) & np.int64(-(1 << 45))).view(np.float64)
+    # Adding this number and taking it away leaves multiples of the least bfloat16, 2⁻¹³³.
+    small = (value + 1.5 * 2.0 ** (52 - 133)) - 1.5 * 2.0 ** (52 - 133)
+    rounded = small if abs(value) < 2.0**-126 else normal
+    return np.uint16(np.float32(value if value != value else rounded).view(np.uint32) >> np.uint32(16))
 
 
 @compiled
 def _to_float16(value: Any) -> Any:
-    bits = _odd_bits(value)
-    sign = np.uint16(np.uint32(bits >> np.uint32(16)) & np.uint32(0x8000))
-    bits = np.uint32(bits & np.uint32(0x7FFFFFFF))
-    last = np.uint32(bits >> np.uint32(13)) & np.uint32(1)
-    normal = np.uint32(np.uint32(bits - np.uint32(112 << 23) + np.uint32(0xFFF) + last) >> np.uint32(13))
-    # Adding 0.5 aligns the last bit of a subnormal float16 with that of the sum.
-    small = np.float32(_float32(bits) + np.float32(0.5)).view(np.uint32) - np.uint32(0x3F000000)
-    rounded = np.uint16(small) if bits < np.uint32(113 << 23) else np.uint16(normal)
-    rounded = np.uint16(0x7C00) if bits >= np.uint32((127 + 16) << 23) else rounded
-    rounded = np.uint16(0x7E00) if value != value else rounded
-    return np.uint16(rounded | sign)
+    bits = _bits(value)
+    size = bits & np.int64((1 << 63) - 1)
+    # To eleven bits of mantissa, ties to even, with the exponent's bias changed from 1023 to 15.
+    normal = ((size + np.int64((1 << 41) - 1) + ((size >> 42) & 1)) >> 42) - np.int64(1008 << 10)
+    # In a number of this size the last bit is that of the least float16, 2⁻²⁴.
+    small = _bits(abs(value) + 2.0**28) & np.int64(0x7FF)
+    rounded = small if abs(value) < 2.0**-14 else normal
+    rounded = np.int64(0x7C00) if abs(value) >= 65520.0 else rounded
+    rounded = np.int64(0x7E00) if value != value else rounded
+    return np.uint16(rounded | ((bits >> 48) & np.int64(0x8000)))
 
 
 @compiled
@@ -168,6 +168,35 @@ def _add(address: int, code: int, first: int, count: int, coefficient: float, in
 
 
 @compiled
+def _add_three(
+    one: int, two: int, three: int, code: int, first: int, count: int, a: float, b: float, c: float, into: Any
+) -> None:
+    """As three times `_add`, for tensors of one 16-bit or 32-bit dtype, with a third of the traffic to the buffer."""
+    if code == FLOAT32:
+        one_singles = carray(_float32_at(one + 4 * first), (count,))
+        two_singles = carray(_float32_at(two + 4 * first), (count,))
+        three_singles = carray(_float32_at(three + 4 * first), (count,))
+        for i in range(count):
+            total = into[i] + a * np.float64(one_singles[i])
+            total += b * np.float64(two_singles[i])
+            into[i] = total + c * np.float64(three_singles[i])
+    else:
+        one_halves = carray(_uint16_at(one + 2 * first), (count,))
+        two_halves = carray(_uint16_at(two + 2 * first), (count,))
+        three_halves = carray(_uint16_at(three + 2 * first), (count,))
+        if code == BFLOAT16:
+            for i in range(count):
+                total = into[i] + a * _from_bfloat16(one_halves[i])
+                total += b * _from_bfloat16(two_halves[i])
+                into[i] = total + c * _from_bfloat16(three_halves[i])
+        else:
+            for i in range(count):
+                total = into[i] + a * _from_float16(one_halves[i])
+                total += b * _from_float16(two_halves[i])
+                into[i] = total + c * _from_float16(three_halves[i])
+
+
+@compiled
 def span(
     start: int, stop: int, sources: Any, codes: Any, coefficients: Any, length: int, out: int, out_code: int
 ) -> None:
@@ -179,16 +208,24 @@ def span(
         count = min(BLOCK, min(stop, (row + 1) * length) - first)
         for i in range(count):
             total[i] = 0.0
-        for k in range(len(sources)):
-            _add(sources[k], codes[k], first, count, coefficients[row, k], total)
+        k = 0
+        while k < len(sources):
+            code = codes[k]
+            if k + 2 < len(sources) and code == codes[k + 1] and code == codes[k + 2] and code != FLOAT64:
+                a, b, c = coefficients[row, k], coefficients[row, k + 1], coefficients[row, k + 2]
+                _add_three(sources[k], sources[k + 1], sources[k + 2], code, first, count, a, b, c, total)
+                k += 3
+            else:
+                _add(sources[k], code, first, count, coefficients[row, k], total)
+                k += 1
         store(total, out, out_code, first, count)
         first += count
 
 
 @compiled
 def _tree_sum(values: Any) -> float:
-    """Sum of BLOCK values by adding halves; overwrites them."""
-    half = BLOCK // 2
+    """Sum of TREE values by adding halves; overwrites them."""
+    half = TREE // 2
     while half > 0:
         for i in range(half):
             values[i] += values[half + i]
@@ -205,25 +242,25 @@ def gram(
     `start` and `stop` count blocks: each row of `length` elements has as many as it takes to cover it.
     """
     many, blocks = len(sources), partial.shape[1]
-    values = np.zeros((many, BLOCK), dtype=np.float64)
-    zero = np.zeros(BLOCK, dtype=np.float64)
-    products = np.empty(BLOCK, dtype=np.float64)
+    values = np.zeros((many, TREE), dtype=np.float64)
+    zero = np.zeros(TREE, dtype=np.float64)
+    products = np.empty(TREE, dtype=np.float64)
     for unit in range(start, stop):
         row, block = unit // blocks, unit % blocks
-        first = row * length + block * BLOCK
-        count = min(BLOCK, length - block * BLOCK)
+        first = row * length + block * TREE
+        count = min(TREE, length - block * TREE)
         if origin != 0:
             load(origin, origin_code, first, count, zero)
         for k in range(many):
             load(sources[k], codes[k], first, count, values[k])
             for i in range(count):
                 values[k, i] -= zero[i]
-            for i in range(count, BLOCK):
+            for i in range(count, TREE):
                 values[k, i] = 0.0
         pair = 0
         for a in range(many):
             for b in range(a, many):
-                for i in range(BLOCK):
+                for i in range(TREE):
                     products[i] = values[a, i] * values[b, i]
                 partial[row, block, pair] = _tree_sum(products)
                 pair += 1
@@ -247,15 +284,28 @@ def _mix(value: Any) -> Any:
 
 
 @compiled
-def _uniform(index: Any, key: Any, second_key: Any) -> Any:
-    """The number in [0, 1) that belongs to an element, a multiple of 2⁻³²."""
-    low, high = np.uint32(index), np.uint32(index >> 32)
-    return np.float64(_mix(np.uint32(_mix(np.uint32(low ^ key)) + np.uint32(second_key ^ high)))) * 2.0**-32
+def _draw(first: int, count: int, key: Any, second_key: Any, draws: Any) -> None:
+    """Random 31-bit numbers of elements first..first+count, none of whose indices differ above 32 bits."""
+    low = np.uint32(first & 0xFFFFFFFF)
+    second = np.uint32(second_key ^ np.uint32(first >> 32))
+    for i in range(count):
+        mixed = _mix(np.uint32(_mix(np.uint32(np.uint32(low + np.uint32(i)) ^ key)) + second))
+        draws[i] = np.int32(mixed >> np.uint32(1))
 
 
 @compiled
 def _sparsify(
-    tau: Any, first: int, count: int, kind: int, k: int, low: Any, high: Any, factor: Any, keys: Any, ranks: Any
+    tau: Any,
+    first: int,
+    count: int,
+    kind: int,
+    k: int,
+    low: Any,
+    high: Any,
+    factor: Any,
+    keys: Any,
+    ranks: Any,
+    draws: Any,
 ) -> None:
     """Multiply each entry by 0 if it is dropped, otherwise by its factor. NaN and Inf survive either."""
     scale = factor[k]
@@ -263,19 +313,21 @@ def _sparsify(
         least, most = np.float32(low[k]), np.float32(high[k])
         for i in range(count):
             magnitude = np.float32(abs(tau[i]))
-            tau[i] *= 0.0 if (magnitude < least) | (magnitude > most) else scale
-    elif kind == RANDOM:
-        probability, key, second_key = low[k], keys[k, 0], keys[k, 1]
+            tau[i] *= scale * np.float64((magnitude >= least) & (magnitude <= most))
+        return
+    _draw(first, count, keys[k, 0], keys[k, 1], draws)
+    if kind == RANDOM:
+        probability = low[k]
         for i in range(count):
-            tau[i] *= scale if _uniform(first + i, key, second_key) < probability else 0.0
-    else:
-        steps = carray(_uint8_at(ranks[k] + first), (count,))
-        least, spread, key, second_key = low[k], high[k], keys[k, 0], keys[k, 1]
-        for i in range(count):
-            probability = least + spread * np.float64(steps[i])
-            # A factor of 0 stands for 1/probability.
-            grown = scale if scale != 0.0 else 1.0 / probability
-            tau[i] *= grown if _uniform(first + i, key, second_key) < probability else 0.0
+            tau[i] *= scale * np.float64(np.float64(draws[i]) * 2.0**-31 < probability)
+        return
+    steps = carray(_uint8_at(ranks[k] + first), (count,))
+    least_probability, spread = low[k], high[k]
+    for i in range(count):
+        chance = least_probability + spread * np.float64(steps[i])
+        kept = np.float64(np.float64(draws[i]) * 2.0**-31 < chance)
+        # A factor of 0 stands for 1/probability.
+        tau[i] *= kept / (chance + (1.0 - kept)) if scale == 0.0 else kept * scale
 
 
 @compiled
@@ -298,47 +350,55 @@ def sparse(
     out_code: int,
 ) -> None:
     """Sparsify task vectors and add them up, all or those of the elected sign; the first source is the base."""
+    many = len(weights)
     base = np.empty(BLOCK, dtype=np.float64)
-    tau = np.empty(BLOCK, dtype=np.float64)
     votes = np.empty(BLOCK, dtype=np.float64)
-    up = np.empty(BLOCK, dtype=np.float64)
-    down = np.empty(BLOCK, dtype=np.float64)
-    up_weight = np.empty(BLOCK, dtype=np.float64)
-    down_weight = np.empty(BLOCK, dtype=np.float64)
+    total = np.empty(BLOCK, dtype=np.float64)
+    agreeing = np.empty(BLOCK, dtype=np.float64)
+    draws = np.empty(BLOCK, dtype=np.int32)
+    tau = np.empty((many, BLOCK), dtype=np.float64)
     for first in range(start, stop, BLOCK):
         count = min(BLOCK, stop - first)
         load(sources[0], codes[0], first, count, base)
         for i in range(count):
             votes[i] = 0.0
-            up[i] = 0.0
-            down[i] = 0.0
-            up_weight[i] = 0.0
-            down_weight[i] = 0.0
-        for k in range(1, len(sources)):
-            load(sources[k], codes[k], first, count, tau)
+            total[i] = 0.0
+            agreeing[i] = 0.0
+        for k in range(many):
+            vector = tau[k]
+            load(sources[k + 1], codes[k + 1], first, count, vector)
             for i in range(count):
-                tau[i] -= base[i]
-            _sparsify(tau, first, count, kind, k - 1, low, high, factor, keys, ranks)
-            weight = weights[k - 1]
+                vector[i] -= base[i]
+            _sparsify(vector, first, count, kind, k, low, high, factor, keys, ranks, draws)
+            weight = weights[k]
             if combine == SUM:
                 for i in range(count):
-                    up[i] += weight * tau[i]
+                    total[i] += weight * vector[i]
+            elif combine == VOTE:
+                for i in range(count):
+                    votes[i] += vector[i]
             else:
                 for i in range(count):
-                    weighted = weight * tau[i]
-                    vote = weighted if combine == WEIGHTED_VOTE else tau[i]
-                    votes[i] += vote
-                    # Negated comparisons, so that NaN lands on both sides.
-                    up[i] += 0.0 if vote <= 0.0 else weighted
-                    up_weight[i] += 0.0 if vote <= 0.0 else weight
-                    down[i] += 0.0 if vote >= 0.0 else weighted
-                    down_weight[i] += 0.0 if vote >= 0.0 else weight
+                    vector[i] *= weight
+                    votes[i] += vector[i]
+        if combine != SUM:
+            for i in range(count):
+                votes[i] = 1.0 - 2.0 * np.float64(votes[i] < 0.0)
+            for k in range(many):
+                vector, weight = tau[k], weights[k]
+                factor_of = weight if combine == VOTE else 1.0
+                for i in range(count):
+                    # Multiplied rather than chosen, so that NaN and Inf survive.
+                    agrees = np.float64(vector[i] * votes[i] > 0.0)
+                    total[i] += factor_of * vector[i] * agrees
+                    agreeing[i] += weight * agrees
+            if normalize:
+                for i in range(count):
+                    # Weights of nobody, or that cancel, don't divide.
+                    total[i] /= agreeing[i] + np.float64(agreeing[i] == 0.0)
         for i in range(count):
-            total = down[i] if votes[i] < 0.0 else up[i]
-            weight = down_weight[i] if votes[i] < 0.0 else up_weight[i]
-            divisor = weight if normalize and weight != 0.0 else 1.0
-            tau[i] = base[i] + scale * (total / divisor)
-        store(tau, out, out_code, first, count)
+            total[i] = base[i] + scale * total[i]
+        store(total, out, out_code, first, count)
 
 
 @compiled
@@ -356,11 +416,12 @@ def masses(
     partial: Any,
 ) -> None:
     """Sums of |τ| before and after sparsifying, into partial[expert, block, before or after]."""
-    base = np.empty(BLOCK, dtype=np.float64)
-    tau = np.empty(BLOCK, dtype=np.float64)
-    sizes = np.empty(BLOCK, dtype=np.float64)
-    for first in range(start, stop, BLOCK):
-        count = min(BLOCK, stop - first)
+    base = np.empty(TREE, dtype=np.float64)
+    tau = np.empty(TREE, dtype=np.float64)
+    sizes = np.empty(TREE, dtype=np.float64)
+    draws = np.empty(TREE, dtype=np.int32)
+    for first in range(start, stop, TREE):
+        count = min(TREE, stop - first)
         load(sources[0], codes[0], first, count, base)
         for k in range(1, len(sources)):
             load(sources[k], codes[k], first, count, tau)
@@ -368,12 +429,12 @@ def masses(
                 tau[i] -= base[i]
             for after in range(2):
                 if after == 1:
-                    _sparsify(tau, first, count, kind, k - 1, low, high, factor, keys, ranks)
+                    _sparsify(tau, first, count, kind, k - 1, low, high, factor, keys, ranks, draws)
                 for i in range(count):
                     sizes[i] = abs(tau[i])
-                for i in range(count, BLOCK):
+                for i in range(count, TREE):
                     sizes[i] = 0.0
-                partial[k - 1, first // BLOCK, after] = _tree_sum(sizes)
+                partial[k - 1, first // TREE, after] = _tree_sum(sizes)
 
 
 @compiled
@@ -436,7 +497,7 @@ def agreement(
     weights: Any,
     selectivity: Any,
     chosen: int,
-    least: int,
+    least: float,
     scale: float,
     out: int,
     out_code: int,
@@ -446,7 +507,7 @@ def agreement(
     base = np.empty(BLOCK, dtype=np.float64)
     total = np.empty(BLOCK, dtype=np.float64)
     weighted = np.empty(BLOCK, dtype=np.float64)
-    votes = np.empty(BLOCK, dtype=np.int64)
+    votes = np.empty(BLOCK, dtype=np.float64)
     tau = np.empty((many, BLOCK), dtype=np.float64)
     for first in range(start, stop, BLOCK):
         count = min(BLOCK, stop - first)
@@ -454,7 +515,7 @@ def agreement(
         for i in range(count):
             total[i] = 0.0
             weighted[i] = 0.0
-            votes[i] = 0
+            votes[i] = 0.0
         for k in range(many):
             for i in range(count):
                 total[i] += tau[k, i]
@@ -462,9 +523,9 @@ def agreement(
         for k in range(many):
             if chosen < 0 or chosen == k:
                 for i in range(count):
-                    votes[i] += 1 if abs(tau[k, i]) > selectivity[k] * abs(total[i] - tau[k, i]) else 0
+                    votes[i] += np.float64(abs(tau[k, i]) > selectivity[k] * abs(total[i] - tau[k, i]))
         for i in range(count):
-            total[i] = base[i] + weighted[i] * (scale if votes[i] >= least else 0.0)
+            total[i] = base[i] + weighted[i] * (scale * np.float64(votes[i] >= least))
         store(total, out, out_code, first, count)
 
 
@@ -507,21 +568,21 @@ def _variance(tau: Any, count: int, mean: Any, spread: Any) -> None:
 def energies(start: int, stop: int, sources: Any, codes: Any, threshold: float, partial: Any) -> None:
     """Sums of τ² where the variance over experts reaches a threshold, into partial[expert, block]."""
     many = len(sources) - 1
-    base = np.empty(BLOCK, dtype=np.float64)
-    spread = np.empty(BLOCK, dtype=np.float64)
-    squares = np.empty(BLOCK, dtype=np.float64)
-    tau = np.empty((many, BLOCK), dtype=np.float64)
+    base = np.empty(TREE, dtype=np.float64)
+    spread = np.empty(TREE, dtype=np.float64)
+    squares = np.empty(TREE, dtype=np.float64)
+    tau = np.empty((many, TREE), dtype=np.float64)
     least = np.float32(threshold)
-    for first in range(start, stop, BLOCK):
-        count = min(BLOCK, stop - first)
+    for first in range(start, stop, TREE):
+        count = min(TREE, stop - first)
         _load_task_vectors(sources, codes, first, count, base, tau)
         _variance(tau, count, base, spread)
         for k in range(many):
             for i in range(count):
-                squares[i] = 0.0 if np.float32(spread[i]) < least else tau[k, i] * tau[k, i]
-            for i in range(count, BLOCK):
+                squares[i] = tau[k, i] * tau[k, i] * np.float64(np.float32(spread[i]) >= least)
+            for i in range(count, TREE):
                 squares[i] = 0.0
-            partial[k, first // BLOCK] = _tree_sum(squares)
+            partial[k, first // TREE] = _tree_sum(squares)
 
 
 @compiled
@@ -556,15 +617,17 @@ def sce(
             divisor[i] = 0.0
         for k in range(many):
             for i in range(count):
-                tau[k, i] *= 0.0 if np.float32(spread[i]) < least else 1.0
+                tau[k, i] *= np.float64(np.float32(spread[i]) >= least)
                 votes[i] += tau[k, i]
+        for i in range(count):
+            votes[i] = 1.0 - 2.0 * np.float64(votes[i] < 0.0)
         for k in range(many):
             for i in range(count):
-                against = (tau[k, i] >= 0.0) if votes[i] < 0.0 else (tau[k, i] <= 0.0)
-                total[i] += 0.0 if against else weights[k] * tau[k, i]
-                divisor[i] += 0.0 if against else weights[k]
+                agrees = np.float64(tau[k, i] * votes[i] > 0.0)
+                total[i] += weights[k] * tau[k, i] * agrees
+                divisor[i] += weights[k] * agrees
         for i in range(count):
-            mean[i] = base[i] + scale * (total[i] / (divisor[i] if divisor[i] != 0.0 else 1.0))
+            mean[i] = base[i] + scale * (total[i] / (divisor[i] + np.float64(divisor[i] == 0.0)))
         store(mean, out, out_code, first, count)
 
 
@@ -596,7 +659,7 @@ def ram(
             active[i] = 0.0
         for k in range(many):
             for i in range(count):
-                counts = 1.0 if abs(tau[k, i]) > epsilon else 0.0
+                counts = np.float64(abs(tau[k, i]) > epsilon)
                 value = weights[k] * (tau[k, i] * counts)
                 active[i] += counts
                 shared[i] += value
@@ -660,5 +723,5 @@ def fusion(
         for i in range(count):
             tau = value[i] - base[i]
             size = np.float64(np.float32(abs(tau) * rows[(first + i) // length]))
-            base[i] += tau * (weight if size >= threshold else 0.0)
+            base[i] += tau * (weight * np.float64(size >= threshold))
         store(base, out, out_code, first, count)

@@ -206,14 +206,14 @@ def _folded(values: Tensor) -> Tensor:
 
 
 def uniform(first: int, count: int, keys: tuple[int, int], device: torch.device) -> Tensor:
-    """The random numbers of elements first..first+count: multiples of 2⁻³² in [0, 1), float64, shape (count,).
+    """The random numbers of elements first..first+count: multiples of 2⁻³¹ in [0, 1), float64, shape (count,).
 
     Each depends on the two 32-bit keys and on the element's index alone (two rounds of the mixing
     function lowbias32, Wellons 2018, with a key before each).
     """
     index = torch.arange(first, first + count, dtype=torch.int64, device=device)
     mixed = _mix((index & _WORD) ^ keys[0])
-    return _mix((mixed + (keys[1] ^ (index >> 32))) & _WORD).to(torch.float64) * 2.0**-32
+    return (_mix((mixed + (keys[1] ^ (index >> 32))) & _WORD) >> 1).to(torch.float64) * 2.0**-31
 
 
 _WORD = 0xFFFFFFFF

@@ -62,16 +62,17 @@ class Sce(MergeMethod):
         def formula(blocks: list[Tensor], first: int) -> Tensor:
             zero = torch.zeros_like(blocks[0])
             tau = [block - blocks[0] for block in blocks[1:]]
-            dropped = _variance(tau).to(torch.float32) < threshold
-            tau = [vector * torch.where(dropped, zero, torch.ones_like(zero)) for vector in tau]
+            kept = (_variance(tau).to(torch.float32) >= threshold).to(zero.dtype)
+            tau = [vector * kept for vector in tau]
             votes, merged, divisor = zero.clone(), zero.clone(), zero.clone()
             for vector in tau:
                 votes += vector
+            sign = 1.0 - 2.0 * (votes < 0.0).to(zero.dtype)
             for vector, weight in zip(tau, weights.tolist(), strict=True):
-                against = torch.where(votes < 0.0, vector >= 0.0, vector <= 0.0)
-                merged += torch.where(against, zero, vector * weight)
-                divisor += torch.where(against, zero, weight)
-            return blocks[0] + merged / torch.where(divisor != 0.0, divisor, torch.ones_like(zero)) * scale
+                agrees = (vector * sign > 0.0).to(zero.dtype)
+                merged += vector * weight * agrees
+                divisor += agrees * weight
+            return blocks[0] + merged / (divisor + (divisor == 0.0).to(zero.dtype)) * scale
 
         fuse("sce", formula, (inputs.base, *inputs.experts), out, weights, threshold, scale)
 
@@ -116,9 +117,9 @@ def _energies(inputs: TensorInputs, threshold: float) -> NDArray[np.float64]:
         for first in range(0, size, TREE):
             base, *experts = (tensor[first : first + TREE].to(torch.float64) for tensor in flat)
             tau = [expert - base for expert in experts]
-            dropped = _variance(tau).to(torch.float32) < threshold
+            kept = (_variance(tau).to(torch.float32) >= threshold).to(torch.float64)
             for index, vector in enumerate(tau):
                 padded = np.zeros(TREE)
-                padded[: len(vector)] = torch.where(dropped, 0.0, vector * vector).cpu().numpy()
+                padded[: len(vector)] = (vector * vector * kept).cpu().numpy()
                 partial[index, first // TREE] = tree_sums(padded, axis=0)
     return tree_sums(partial, axis=1)

@@ -99,21 +99,17 @@ class Sparsity:
     def apply(self, tau: Tensor, first: int, expert: int) -> Tensor:
         """The same in torch, for elements from `first` on of one expert."""
         low, high, factor = float(self.low[expert]), float(self.high[expert]), float(self.factor[expert])
-        grown: Tensor | float = factor
         if self.kind == "band":
             magnitude = tau.abs().to(torch.float32)
-            kept = ~((magnitude < low) | (magnitude > high))
-        else:
-            first_key, second_key = self.keys[expert].tolist()
-            draws = uniform(first, tau.numel(), (first_key, second_key), tau.device)
-            probability: Tensor | float = low
-            if self.kind == "ranked":
-                ranks = self.ranks[expert][first : first + tau.numel()].to(tau.device)
-                probability = high * ranks.to(torch.float64) + low
-                grown = factor if factor != 0.0 else 1.0 / probability
-            kept = draws < probability
-        zero = torch.zeros_like(tau)
-        return tau * torch.where(kept, grown if isinstance(grown, Tensor) else torch.full_like(tau, grown), zero)
+            return tau * (((magnitude >= low) & (magnitude <= high)).to(tau.dtype) * factor)
+        first_key, second_key = self.keys[expert].tolist()
+        draws = uniform(first, tau.numel(), (first_key, second_key), tau.device)
+        if self.kind == "random":
+            return tau * ((draws < low).to(tau.dtype) * factor)
+        ranks = self.ranks[expert][first : first + tau.numel()].to(device=tau.device, dtype=torch.float64)
+        probability = ranks * high + low
+        kept = (draws < probability).to(tau.dtype)
+        return tau * (kept / (probability + (1.0 - kept)) if factor == 0.0 else kept * factor)
 
 
 def keys(seed: int, method: str, experts: Sequence[str], tensor: str) -> NDArray[np.uint32]:
@@ -151,25 +147,24 @@ def add_sparse(
     combine = 0 if election is None else 2 if election == "weighted" and not equal else 1
 
     def formula(blocks: list[Tensor], first: int) -> Tensor:
-        start, zero = blocks[0], torch.zeros_like(blocks[0])
-        votes, up, down, up_weight, down_weight = (torch.zeros_like(start) for _ in range(5))
-        for expert, (block, weight) in enumerate(zip(blocks[1:], weights.tolist(), strict=True)):
+        start, experts = blocks[0], enumerate(zip(blocks[1:], weights.tolist(), strict=True))
+        votes, total, agreeing = (torch.zeros_like(start) for _ in range(3))
+        sparse = []
+        for expert, (block, weight) in experts:
             tau = sparsity.apply(block - start, first, expert)
-            weighted = tau * weight
             if combine == 0:
-                up += weighted
+                total += tau * weight
                 continue
-            vote = weighted if combine == 2 else tau
-            votes += vote
-            # Negated comparisons, so that NaN lands on both sides.
-            up += torch.where(vote <= 0.0, zero, weighted)
-            up_weight += torch.where(vote <= 0.0, zero, weight)
-            down += torch.where(vote >= 0.0, zero, weighted)
-            down_weight += torch.where(vote >= 0.0, zero, weight)
-        total = torch.where(votes < 0.0, down, up)
-        if normalize:
-            agreeing = torch.where(votes < 0.0, down_weight, up_weight)
-            total = total / torch.where(agreeing != 0.0, agreeing, torch.ones_like(start))
+            sparse.append(tau if combine == 1 else tau * weight)
+            votes += sparse[-1]
+        sign = 1.0 - 2.0 * (votes < 0.0).to(votes.dtype)
+        for vector, weight in zip(sparse, weights.tolist(), strict=False):
+            # Multiplied rather than chosen, so that NaN and Inf survive.
+            agrees = (vector * sign > 0.0).to(votes.dtype)
+            total += vector * (weight if combine == 1 else 1.0) * agrees
+            agreeing += agrees * weight
+        if normalize and combine:
+            total = total / (agreeing + (agreeing == 0.0).to(agreeing.dtype))
         return start + total * scale
 
     fuse(

@@ -112,5 +112,5 @@ def _masked_sum(
 
     fuse(
         "agreement", formula, (inputs.base, *inputs.experts), out,
-        weights, strictness, -1 if chosen is None else chosen, least, scale,
+        weights, strictness, -1 if chosen is None else chosen, float(least), scale,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,7 @@ def test_dare_keeps_more_with_a_larger_density_and_never_loses_what_it_kept() ->
         run("dare_linear", inputs, {"rescale": "none"}, density=density, weight=1.0) > 0
         for density in (0.1, 0.3, 0.7, 1.0)
     ]
-    for less, more in zip(kept, kept[1:], strict=False):
+    for less, more in itertools.pairwise(kept):
         assert bool((more | ~less).all())
     assert [round(float(mask.double().mean()), 1) for mask in kept] == [0.1, 0.3, 0.7, 1.0]
 

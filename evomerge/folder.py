@@ -21,6 +21,7 @@ from torch import Tensor
 from evomerge.checkpoint import DTYPES, INDEX, TOKENIZER_FILES, WEIGHTS, Checkpoint
 from evomerge.errors import ExportError
 from evomerge.materialise import Materialiser
+from evomerge.mergekit.read import load_recipe
 from evomerge.recipe import Recipe
 
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -42,7 +43,7 @@ def write_folder(
     merged and written one at a time. The folder appears by one rename when everything is on disk.
 
     Args:
-        recipe: the merge, or the path of a recipe file.
+        recipe: the merge, or the path of a recipe or mergekit file.
         out: the folder to make; it must not exist, or be empty.
         shard_size: largest weight file, such as "5GB", "500MB" or a number of bytes; a larger tensor
             gets a file of its own.
@@ -57,7 +58,7 @@ def write_folder(
         CheckpointError, RecipeError, MergeError: as from `Materialiser`.
     """
     if not isinstance(recipe, Recipe):
-        recipe = Recipe.from_file(recipe)
+        recipe = load_recipe(recipe)
     out = Path(out).expanduser().absolute()
     limit = parse_size(shard_size)
     _refuse_taken(out)

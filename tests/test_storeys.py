@@ -16,9 +16,9 @@ STOREYS: dict[int, tuple[str, ...]] = {
     0: ("errors", "registry", "streams"),
     1: ("merge", "align", "estimate", "analyse"),
     2: ("checkpoint", "architecture", "lora", "tokenizers", "recipe", "config"),
-    3: ("space", "propose", "score", "ledger", "live", "materialise"),
+    3: ("space", "propose", "score", "ledger", "live", "materialise", "mergekit"),
     4: ("worker", "execute", "folder"),
-    5: ("search", "driver", "run", "select", "export", "preflight", "testing", "demo"),
+    5: ("search", "driver", "evaluate", "run", "select", "export", "preflight", "testing", "demo"),
     6: ("cli", "__main__"),
 }
 STOREY = {room: number for number, rooms in STOREYS.items() for room in rooms}

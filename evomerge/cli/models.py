@@ -32,21 +32,22 @@ def export(
 
 
 def merge(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe's YAML file.", show_default=False)],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe or mergekit file.", show_default=False)],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The model folder to make.", show_default=False)],
     shard_size: Annotated[str, typer.Option(help=_SHARD_SIZE)] = "5GB",
 ) -> None:
     """Realise one merge from a recipe.
 
-    Every exported model folder holds the recipe that makes it again.
+    Every exported model folder holds the recipe that makes it again. A mergekit YAML is taken as it is;
+    what isn't supported of it is refused by name.
 
     **Example:** `evomerge merge swahili-7b/recipe.yaml swahili-7b-again`
     """
     from evomerge.cli.screens import transfer
     from evomerge.folder import write_folder
-    from evomerge.recipe import Recipe
+    from evomerge.mergekit.read import load_recipe
 
-    read = Recipe.from_file(recipe)
+    read = load_recipe(recipe)
     with transfer(f"merging to {out}") as progress:
         folder = write_folder(read, out, shard_size=shard_size, progress=progress)
     typer.echo(f"Wrote {folder}")

@@ -1,0 +1,608 @@
+"""mergekit's merge files as recipes.
+
+Every key either means here what it means in mergekit or is refused by name. What a file says per
+filter and per depth becomes groups, each with the numbers that mergekit would have used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evomerge.architecture import Layout
+from evomerge.checkpoint import Checkpoint
+from evomerge.errors import RecipeError, unknown
+from evomerge.materialise import FLOATING
+from evomerge.mergekit.methods import BY_THEIRS, INERT_EVERYWHERE, Counterpart, Setting
+from evomerge.recipe import Coefficient, Group, ModelReference, Recipe
+
+OpenModel = Callable[[ModelReference], Checkpoint]
+
+_TOP = {
+    "merge_method", "models", "slices", "modules", "base_model", "dtype", "out_dtype", "tokenizer_source",
+    "tokenizer", "chat_template", "parameters",
+}  # fmt: skip
+_RESERVED = {"base", "uniform", "winner", "mean"}
+_STACKING = "stacking, repeating and leaving out layers isn't supported yet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """One model in one stretch of layers, with the parameters given for it there."""
+
+    model: ModelReference
+    where: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stretch:
+    """Consecutive layers merged from the same sources; `layers` None means all."""
+
+    layers: tuple[int, int] | None
+    sources: tuple[_Source, ...]
+    where: str
+    parameters: Mapping[str, Any]
+
+    @property
+    def end(self) -> int:
+        """The layer after the last; 0 if the stretch is all layers."""
+        return 0 if self.layers is None else self.layers[1] + 1
+
+    def source(self, model: ModelReference) -> _Source:
+        """What is given for one of the models."""
+        return next(source for source in self.sources if source.model == model)
+
+
+@dataclass(frozen=True, slots=True)
+class _Spot:
+    """Where a tensor stands: its name, the stretch that gives its parameters, and its position there, 0 to 1."""
+
+    name: str
+    stretch: _Stretch
+    depth: float
+
+
+def load_recipe(path: str | Path, *, open_model: OpenModel = Checkpoint.open) -> Recipe:
+    """Read a recipe file of either kind, ours or mergekit's.
+
+    Model paths of a recipe are relative to the file's folder. Those of a mergekit file are, as in
+    mergekit, relative to the current folder, or else to the file's.
+
+    Raises: RecipeError, CheckpointError.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"{path}: can't be read: {error.strerror}") from error
+    if is_mergekit(text):
+        return read_mergekit(text, where=str(path), folder=path.parent, open_model=open_model)
+    return Recipe.from_yaml(text, where=str(path)).relative_to(path.parent)
+
+
+def is_mergekit(text: str) -> bool:
+    """Whether this is one of mergekit's merge files, to judge by its keys."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return False
+    return isinstance(data, dict) and "merge_method" in data and "evomerge" not in data
+
+
+def read_mergekit(
+    text: str,
+    *,
+    where: str = "mergekit file",
+    folder: Path | None = None,
+    open_model: OpenModel = Checkpoint.open,
+) -> Recipe:
+    """The recipe that a mergekit merge file describes.
+
+    Args:
+        text: YAML with `models`, or with `slices` that keep every layer where it is.
+        where: what to call the file in messages.
+        folder: where local models are looked for after the current folder.
+        open_model: opens the base, whose layers and tensor names are needed where the file has slices,
+            filters or values over depth.
+
+    Returns: a recipe with the parameters that mergekit would use for every tensor. Its dtype is
+        `out_dtype`, or else `dtype`: merging itself is done in higher precision.
+
+    Raises: RecipeError with the place in the file, for anything that isn't supported or isn't right.
+    """
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where}: not valid YAML: {error}") from error
+    top = _mapping(data, where, _TOP)
+    method = top.get("merge_method")
+    if not isinstance(method, str) or method not in BY_THEIRS:
+        raise RecipeError(f"{where}: merge_method: {unknown('mergekit method', str(method), BY_THEIRS)}")
+    counterpart = BY_THEIRS[method]
+    _refuse_unsupported(top, where)
+    stretches, base = _stretches(top, where, folder)
+    experts = _experts(stretches[0].sources, base, counterpart, where)
+    _check_tokenizer(top, base, where, folder)
+    parameters = _parameters(top.get("parameters"), f"{where}: parameters")
+    for stretch in stretches:
+        _check_names(stretch.parameters, stretch.where, counterpart, of_model=False)
+        for source in stretch.sources:
+            _check_names(source.parameters, source.where, counterpart, of_model=True)
+    _check_names(parameters, f"{where}: parameters", counterpart, of_model=False)
+
+    reading = _Reading(where, counterpart, experts, base, parameters)
+    first = base or stretches[0].sources[0].model
+    if len(stretches) > 1 or stretches[0].layers is not None or reading.varies(stretches[0]):
+        checkpoint = open_model(first)
+        layout = checkpoint.layout
+        _check_cover(stretches, layout.depth, where)
+        spots = _spots(stretches, checkpoint.names, layout)
+    else:
+        layout = None
+        spots = [_Spot("", stretches[0], 0.0)]
+    options = reading.options(spots)
+    ours = counterpart.ours
+    if ours == "scaled":
+        options["model"] = next(iter(experts))
+        ours = "scaled" if any(reading.given("scale", spot) for spot in spots) else "passthrough"
+    values = {} if ours == "passthrough" else {spot.name: reading.coefficients(spot) for spot in spots}
+    groups = _groups(values, layout, list(reading.filters(stretches)), where)
+    return Recipe(base=first, experts=experts, method=ours, groups=groups, options=options, dtype=_dtype(top, where))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """Resolves one file's parameters: of the model in its slice, else of the slice, else of the merge, else default."""
+
+    where: str
+    counterpart: Counterpart
+    experts: Mapping[str, ModelReference]
+    base: ModelReference | None
+    parameters: Mapping[str, Any]
+
+    def varies(self, stretch: _Stretch) -> bool:
+        """Whether any parameter depends on a tensor's name or depth."""
+        return any(
+            isinstance(value, list | Mapping)
+            for scope in (self.parameters, stretch.parameters, *(source.parameters for source in stretch.sources))
+            for value in scope.values()
+        )
+
+    def filters(self, stretches: Iterable[_Stretch]) -> Iterable[str]:
+        """Every text that a filter looks for in tensor names, once."""
+        found: dict[str, None] = {}
+        for stretch in stretches:
+            for scope in (self.parameters, stretch.parameters, *(source.parameters for source in stretch.sources)):
+                for value in scope.values():
+                    for condition in _conditions(value):
+                        if isinstance(condition.get("filter"), str) and condition["filter"] != "*":
+                            found[condition["filter"]] = None
+        return found
+
+    def coefficients(self, spot: _Spot) -> dict[str, Coefficient]:
+        """Our coefficients of one tensor."""
+        found: dict[str, Coefficient] = {}
+        for name, number in self.counterpart.per_model.items():
+            each = {
+                expert: self._number(name, number.default, spot, spot.stretch.source(model))
+                for expert, model in self.experts.items()
+            }
+            found[number.ours] = next(iter(each.values())) if self.counterpart.ours == "scaled" else each
+        for name, number in self.counterpart.shared.items():
+            found[number.ours] = self._number(name, number.default, spot)
+        if self.counterpart.folded:
+            weight = found["weight"]
+            assert isinstance(weight, Mapping)
+            factor = self._number("lambda", 1.0, spot)
+            if self._switch("normalize", False, spot):
+                total = sum(weight.values())
+                factor /= total if abs(total) >= 1e-8 else 1.0
+            found["weight"] = {expert: factor * value for expert, value in weight.items()}
+        return {**found, **self.counterpart.fixed}
+
+    def options(self, spots: Sequence[_Spot]) -> dict[str, Any]:
+        """Our options. Raises: RecipeError for one that differs between tensors or that we lack."""
+        options: dict[str, Any] = dict(self.counterpart.options)
+        if self.counterpart.base == "optional":
+            options["origin"] = "zero" if self.base is None else "base"
+        values = {}
+        for name, switch in self.counterpart.switches.items():
+            found = list(dict.fromkeys(self._switch(name, switch.default, spot) for spot in spots))
+            if len(found) > 1:
+                raise RecipeError(
+                    f"{self.where}: parameters.{name}: {', '.join(map(str, found))} for different tensors; "
+                    "it can only be one for the whole merge"
+                )
+            values[name] = value = found[0]
+            if switch.values is not None and value not in switch.values:
+                raise RecipeError(f"{self.where}: parameters.{name}: {value!r} isn't supported with this method")
+            if switch.ours is not None:
+                options[switch.ours] = value if switch.values is None else switch.values[value]
+        if self.counterpart.ours == "nuslerp":
+            # mergekit's row-wise vectors run along the first dimension, from row to row.
+            vectors = "columns" if values["nuslerp_row_wise"] else "rows"
+            options["along"] = "tensor" if values["nuslerp_flatten"] else vectors
+        return options
+
+    def given(self, name: str, spot: _Spot) -> bool:
+        """Whether the file states a parameter for one tensor of any model."""
+        sources = (None, *spot.stretch.sources)
+        return any(self._resolve(name, spot, source, number=True) is not None for source in sources)
+
+    def _number(self, name: str, default: float | None, spot: _Spot, source: _Source | None = None) -> float:
+        value = self._resolve(name, spot, source, number=True)
+        if value is None and default is None:
+            of_model = f" for {source.model.path}" if source is not None else ""
+            of_tensor = f", tensor {spot.name}" if spot.name else ""
+            raise RecipeError(f"{self.where}: parameters.{name}: missing{of_model}{of_tensor}; this method needs it")
+        return float(default if value is None else value)  # type: ignore[arg-type]
+
+    def _switch(self, name: str, default: Setting, spot: _Spot) -> Setting:
+        number = not isinstance(default, bool)
+        value = self._resolve(name, spot, None, number=number)
+        if value is None:
+            return default
+        return int(value) if number and isinstance(default, int) and float(value) == int(value) else value
+
+    def _resolve(self, name: str, spot: _Spot, source: _Source | None, *, number: bool) -> Any:
+        scopes = [(f"{self.where}: parameters", self.parameters)]
+        scopes.insert(0, (spot.stretch.where, spot.stretch.parameters))
+        if source is not None:
+            scopes.insert(0, (source.where, source.parameters))
+        for where, scope in scopes:
+            if name in scope:
+                value = _evaluate(scope[name], spot, f"{where}.{name}", number=number)
+                if value is not None:
+                    return value
+        return None
+
+
+def _evaluate(setting: Any, spot: _Spot, where: str, *, number: bool) -> Any:
+    """One parameter for one tensor; None if no filter matches or nothing is said."""
+    conditions = _conditions(setting)
+    if conditions:
+        for condition in conditions:
+            wanted = condition.get("filter")
+            if wanted is None or wanted == "*" or wanted in spot.name:
+                return _evaluate(condition["value"], spot, where, number=number)
+        return None
+    convert = _to_number if number else _to_bool
+    if not isinstance(setting, list):
+        return convert(setting, where)
+    if not setting:
+        return None
+    values = [convert(value, where) for value in setting]
+    position = spot.depth * (len(values) - 1)
+    below = int(position)
+    if not number:
+        return values[below]
+    above = min(below + 1, len(values) - 1)
+    return (1.0 - (position - below)) * values[below] + (position - below) * values[above]
+
+
+def _conditions(setting: Any) -> list[Mapping[str, Any]]:
+    if isinstance(setting, Mapping):
+        return [setting]
+    return list(setting) if isinstance(setting, list) and setting and isinstance(setting[0], Mapping) else []
+
+
+def _to_number(value: Any, where: str) -> float:
+    # YAML reads 1e-3 as text, and mergekit takes it for a number.
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        return float(value)
+    except (TypeError, ValueError):
+        raise RecipeError(f"{where}: expected a number, got {value!r}") from None
+
+
+def _to_bool(value: Any, where: str) -> bool:
+    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if str(value).lower() not in known:
+        raise RecipeError(f"{where}: expected true or false, got {value!r}")
+    return known[str(value).lower()]
+
+
+def _refuse_unsupported(top: Mapping[str, Any], where: str) -> None:
+    if top.get("modules") is not None:
+        raise RecipeError(f"{where}: modules: merging modules separately isn't supported; give models or slices")
+    if top.get("chat_template") is not None:
+        raise RecipeError(
+            f"{where}: chat_template: replacing it isn't supported; remove the key to keep the base's template"
+        )
+    if (top.get("models") is None) == (top.get("slices") is None):
+        raise RecipeError(f"{where}: expected either models or slices")
+
+
+def _check_tokenizer(top: Mapping[str, Any], base: ModelReference | None, where: str, folder: Path | None) -> None:
+    """Only the base's own tokenizer; vocabularies that differ are refused when the models are opened."""
+    source, place = top.get("tokenizer_source"), f"{where}: tokenizer_source"
+    if top.get("tokenizer") is not None:
+        tokenizer = _mapping(top["tokenizer"], f"{where}: tokenizer", {"source", "tokens", "pad_to_multiple_of"})
+        for key in ("tokens", "pad_to_multiple_of"):
+            if tokenizer.get(key):
+                raise RecipeError(f"{where}: tokenizer.{key}: changing the vocabulary isn't supported")
+        source, place = tokenizer.get("source", "union"), f"{where}: tokenizer.source"
+    if source is None:
+        return
+    if source == "union":
+        raise RecipeError(
+            f"{place}: union isn't supported yet; models of one vocabulary can be merged with "
+            "tokenizer_source: base, or without the key"
+        )
+    if base is None or (source != "base" and _reference(source, place, folder) != base):
+        raise RecipeError(f"{place}: {source!r}: only the tokenizer of base_model can be kept; name that model there")
+
+
+def _dtype(top: Mapping[str, Any], where: str) -> str:
+    found = "auto"
+    for key in ("dtype", "out_dtype"):
+        value = top.get(key)
+        if value is None:
+            continue
+        if value not in FLOATING:
+            raise RecipeError(f"{where}: {key}: {unknown('dtype', str(value), FLOATING)}")
+        found = str(value)
+    return found
+
+
+def _stretches(
+    top: Mapping[str, Any], where: str, folder: Path | None
+) -> tuple[tuple[_Stretch, ...], ModelReference | None]:
+    """The stretches of layers that the file merges, and its base."""
+    base = top.get("base_model")
+    base = None if base is None else _reference(base, f"{where}: base_model", folder)
+    if top.get("models") is not None:
+        sources = [
+            _source(entry, f"{where}: models[{index}]", {"model", "parameters"}, folder)
+            for index, entry in enumerate(_sequence(top["models"], f"{where}: models"))
+        ]
+        if base is not None and all(source.model != base for source in sources):
+            sources.append(_Source(model=base, where=f"{where}: base_model", parameters={}))
+        _refuse_twice(sources)
+        return (_Stretch(layers=None, sources=tuple(sources), where=f"{where}: parameters", parameters={}),), base
+
+    stretches: list[_Stretch] = []
+    bases: list[ModelReference | None] = []
+    start = 0
+    for index, entry in enumerate(_sequence(top["slices"], f"{where}: slices")):
+        place = f"{where}: slices[{index}]"
+        data = _mapping(entry, place, {"sources", "base_model", "residual_weight", "parameters"})
+        if data.get("residual_weight") is not None:
+            raise RecipeError(f"{place}.residual_weight: isn't supported; remove it")
+        own = data.get("base_model")
+        bases.append(base if own is None else _reference(own, f"{place}.base_model", folder))
+        stretches.append(_stretch(data, place, folder, start))
+        start = stretches[-1].end
+        if bases[-1] != bases[0]:
+            raise RecipeError(f"{place}.base_model: another base than in slices[0] isn't supported")
+        if {source.model for source in stretches[-1].sources} != {source.model for source in stretches[0].sources}:
+            raise RecipeError(f"{place}.sources: other models than in slices[0]; {_STACKING}")
+    return tuple(stretches), bases[0]
+
+
+def _stretch(data: Mapping[str, Any], where: str, folder: Path | None, start: int) -> _Stretch:
+    """One slice, if it leaves its layers where they are."""
+    sources: list[_Source] = []
+    ends: list[int] = []
+    known = {"model", "layer_range", "parameters"}
+    for index, entry in enumerate(_sequence(data.get("sources"), f"{where}.sources")):
+        place = f"{where}.sources[{index}]"
+        sources.append(_source(entry, place, known, folder))
+        span = entry.get("layer_range")
+        if not isinstance(span, list) or len(span) != 2 or not all(type(layer) is int for layer in span):
+            raise RecipeError(f"{place}.layer_range: expected [first, end], end not included, got {span!r}")
+        if span[0] != start or span[1] <= start or (ends and span[1] != ends[0]):
+            expected = f"[{start}, {ends[0] if ends else '...'}]"
+            raise RecipeError(f"{place}.layer_range: {span}, where {expected} would keep layers in place; {_STACKING}")
+        ends.append(span[1])
+    _refuse_twice(sources)
+    return _Stretch(
+        layers=(start, ends[0] - 1),
+        sources=tuple(sources),
+        where=f"{where}.parameters",
+        parameters=_parameters(data.get("parameters"), f"{where}.parameters"),
+    )
+
+
+def _source(entry: Any, where: str, known: set[str], folder: Path | None) -> _Source:
+    data = _mapping(entry, where, known)
+    return _Source(
+        model=_reference(data.get("model"), f"{where}.model", folder),
+        where=f"{where}.parameters",
+        parameters=_parameters(data.get("parameters"), f"{where}.parameters"),
+    )
+
+
+def _refuse_twice(sources: Sequence[_Source]) -> None:
+    models = [source.model for source in sources]
+    for source in sources:
+        if models.count(source.model) > 1:
+            raise RecipeError(f"{source.where.removesuffix('.parameters')}: {source.model.path} is listed twice")
+
+
+def _check_cover(stretches: Sequence[_Stretch], depth: int, where: str) -> None:
+    if stretches[-1].layers is not None and stretches[-1].end != depth:
+        raise RecipeError(f"{where}: slices: cover {stretches[-1].end} layers of {depth}; {_STACKING}")
+
+
+def _experts(
+    sources: Sequence[_Source], base: ModelReference | None, counterpart: Counterpart, where: str
+) -> dict[str, ModelReference]:
+    """The models that our method merges, by names made from their paths, in the file's order."""
+    models = [source.model for source in sources]
+    if counterpart.base == "required":
+        if base is None:
+            raise RecipeError(f"{where}: base_model: missing; {counterpart.theirs} needs it")
+        if base not in models:
+            raise RecipeError(f"{where}: slices: base_model {base.path} is to be among the sources of every slice")
+    if counterpart.ours == "slerp":
+        # mergekit interpolates from the base to the other model.
+        models.sort(key=lambda model: model != base)
+    elif counterpart.base != "ignored":
+        models = [model for model in models if model != base]
+    if counterpart.ours == "scaled" and len(models) != 1:
+        raise RecipeError(f"{where}: models: passthrough takes exactly one model, got {len(models)}; {_STACKING}")
+    return named(models)
+
+
+def named(models: Iterable[ModelReference]) -> dict[str, ModelReference]:
+    """Give each model a short name, made from the last part of its path, that recipes and configs accept."""
+    experts: dict[str, ModelReference] = {}
+    for model in models:
+        last = model.path.rstrip("/").rpartition("/")[2]
+        plain = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in last) or "model"
+        name, number = plain, 1
+        while name in experts or name in _RESERVED:
+            number += 1
+            name = f"{plain}_{number}"
+        experts[name] = model
+    return experts
+
+
+def _spots(stretches: Sequence[_Stretch], names: Iterable[str], layout: Layout) -> list[_Spot]:
+    """Where every tensor stands. Outside the layers, mergekit's position is 0, before and after them."""
+    spots = []
+    for name in names:
+        place = layout.place(name)
+        for stretch in stretches:
+            first, last = stretch.layers or (0, layout.depth - 1)
+            if first <= place.layer <= last:
+                within = layout.stem is not None and name.startswith(f"{layout.stem}.")
+                depth = (place.layer - first) / (last - first) if last > first else 1.0
+                spots.append(_Spot(name, stretch, depth if within else 0.0))
+                break
+    return spots
+
+
+def _groups(
+    values: Mapping[str, Mapping[str, Coefficient]], layout: Layout | None, filters: list[str], where: str
+) -> tuple[Group, ...]:
+    """Groups that give every tensor its coefficients, by layers alone where that is enough."""
+    distinct: list[Mapping[str, Coefficient]] = []
+    for value in values.values():
+        if value not in distinct:
+            distinct.append(value)
+    if len(distinct) <= 1:
+        return tuple(Group(name="all", coefficients=value) for value in distinct)
+    assert layout is not None
+    inside = [f"{layout.stem}."]
+    for parts in ([], inside, filters, [*filters, *inside]):
+        cells: dict[tuple[str, ...], dict[int, Mapping[str, Coefficient]]] = {}
+        for name, value in values.items():
+            layers = cells.setdefault(tuple(part for part in parts if part in name), {})
+            if layers.setdefault(layout.place(name).layer, value) != value:
+                break
+        else:
+            return tuple(_ordered(cells))
+    raise RecipeError(f"{where}: its parameters can't be told apart by layers and filters")
+
+
+def _ordered(cells: Mapping[tuple[str, ...], Mapping[int, Mapping[str, Coefficient]]]) -> Iterable[Group]:
+    """Groups with more parts of names first, since a tensor belongs to the first group that contains it."""
+    for parts, layers in sorted(cells.items(), key=lambda cell: -len(cell[0])):
+        runs: list[tuple[list[int], Mapping[str, Coefficient]]] = []
+        for layer, value in sorted(layers.items()):
+            if runs and runs[-1][1] == value:
+                runs[-1][0].append(layer)
+            else:
+                runs.append(([layer], value))
+        for found, value in runs:
+            everywhere = len(runs) == 1
+            span = "all layers" if everywhere else f"layers {found[0]}-{found[-1]}"
+            yield Group(
+                name=", ".join((span, *parts)),
+                layers=None if everywhere else (found[0], found[-1]),
+                names=parts or None,
+                coefficients=value,
+            )
+
+
+def _check_names(parameters: Mapping[str, Any], where: str, counterpart: Counterpart, *, of_model: bool) -> None:
+    """Refuse parameters that mergekit would pass over in silence, except those that change nothing there either."""
+    shared = {*counterpart.shared, *counterpart.switches, *(("lambda", "normalize") if counterpart.folded else ())}
+    inert = {**INERT_EVERYWHERE, **counterpart.inert}
+    known = {*counterpart.per_model, *shared, *inert}
+    for name in parameters:
+        if name not in known:
+            raise RecipeError(
+                f"{where}: {unknown('parameter', name, known)} mergekit passes over parameters that "
+                f"{counterpart.theirs} doesn't have; remove it"
+            )
+        if of_model and name in shared:
+            raise RecipeError(
+                f"{where}.{name}: is no model's own; mergekit passes over it here. "
+                "Move it to the parameters of the merge"
+            )
+
+
+def _parameters(value: Any, where: str) -> Mapping[str, Any]:
+    parameters = _mapping(value or {}, where, None)
+    for name, setting in parameters.items():
+        place = f"{where}.{name}"
+        nested = [isinstance(entry, Mapping) for entry in setting] if isinstance(setting, list) else []
+        if any(nested) and not all(nested):
+            raise RecipeError(f"{place}: a list holds either values over depth or filters, not both")
+        for condition in _conditions(setting):
+            data = _mapping(condition, place, {"value", "filter"})
+            if "value" not in data or isinstance(data["value"], Mapping):
+                raise RecipeError(f"{place}: a filter needs a value, or a list of values over depth")
+            if not isinstance(data.get("filter", "*"), str | None):
+                raise RecipeError(f"{place}: filter: expected part of a tensor's name, got {data['filter']!r}")
+        for condition in _conditions(setting) or [{"value": setting}]:
+            value = condition["value"]
+            if any(isinstance(entry, list | Mapping) or entry is None for entry in _listed(value)):
+                raise RecipeError(f"{place}: expected a value or a list of values, got {value!r}")
+    return parameters
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _reference(value: Any, where: str, folder: Path | None) -> ModelReference:
+    if isinstance(value, Mapping):
+        data = _mapping(value, where, {"model", "lora", "override_architecture"})
+        for key in ("lora", "override_architecture"):
+            if data.get(key) is not None:
+                raise RecipeError(f"{where}.{key}: isn't supported; remove it")
+        inner = data.get("model")
+        if isinstance(inner, Mapping):
+            found = _mapping(inner, f"{where}.model", {"path", "revision"})
+            return _local(str(found.get("path")), found.get("revision"), folder)
+        value = inner
+    if not isinstance(value, str) or not value:
+        raise RecipeError(f"{where}: expected a folder or a hub id, got {value!r}")
+    if "+" in value:
+        raise RecipeError(
+            f"{where}: {value!r}: adding an adapter with + isn't supported; merge it into its model first"
+        )
+    path, _, revision = value.partition("@")
+    return _local(path, revision or None, folder)
+
+
+def _local(path: str, revision: Any, folder: Path | None) -> ModelReference:
+    for place in (Path(path).expanduser(), *(() if folder is None else (folder / path,))):
+        if place.is_dir():
+            return ModelReference(path=str(place.resolve()))
+    return ModelReference(path=path, revision=None if revision is None else str(revision))
+
+
+def _mapping(value: Any, where: str, known: set[str] | None) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise RecipeError(f"{where}: expected a mapping, got {value!r}")
+    for key in value:
+        if known is not None and key not in known:
+            raise RecipeError(f"{where}: {unknown('key', str(key), known)}")
+    return value
+
+
+def _sequence(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise RecipeError(f"{where}: expected a list with at least one entry, got {value!r}")
+    return value

@@ -58,6 +58,7 @@ app.command(rich_help_panel=_SEARCH)(runs.status)
 app.command(rich_help_panel=_RESULTS)(runs.trials)
 app.command(rich_help_panel=_RESULTS)(models.export)
 app.command(rich_help_panel=_RESULTS)(models.merge)
+app.command(rich_help_panel=_RESULTS)(models.score)
 
 
 def main() -> None:

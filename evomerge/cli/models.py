@@ -1,13 +1,27 @@
-"""`evomerge export` and `evomerge merge`: writing model folders."""
+"""`evomerge export`, `evomerge merge` and `evomerge score`: writing model folders, and scoring one."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from evomerge.evaluate import TaskScore
+
 _SHARD_SIZE = "Largest size of a safetensors file, such as 2GB."
+
+
+class Split(StrEnum):
+    """Items of an experiment, by what they are for."""
+
+    search = "search"
+    validation = "validation"
+    test = "test"
 
 
 def export(
@@ -51,3 +65,58 @@ def merge(
     with transfer(f"merging to {out}") as progress:
         folder = write_folder(read, out, shard_size=shard_size, progress=progress)
     typer.echo(f"Wrote {folder}")
+
+
+def score(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, or a hub id.", show_default=False)],
+    tasks: Annotated[
+        str | None, typer.Option(help="Names of lm-eval tasks, separated by commas: all their items.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="An experiment's YAML file instead: its tasks, metrics and items.")
+    ] = None,
+    split: Annotated[Split, typer.Option(help="Which of the experiment's items.")] = Split.test,
+    num_fewshot: Annotated[
+        int | None, typer.Option(min=0, help="Examples in the prompt. Default: the task's own.", show_default=False)
+    ] = None,
+    include_path: Annotated[
+        list[Path] | None, typer.Option(help="A folder with task YAMLs of your own; may be repeated.")
+    ] = None,
+) -> None:
+    """Score a model folder exactly as a search would.
+
+    **Examples:** `evomerge score swahili-7b --tasks xcopa_sw,belebele_swh_Latn`,
+    `evomerge score other-model --config configs/swahili.yaml --split test`
+    """
+    if (tasks is None) == (config is None):
+        raise typer.BadParameter("give either --tasks or --config")
+    from evomerge.cli.console import stdout
+    from evomerge.config import BenchmarkConfig, Config, TaskConfig
+    from evomerge.evaluate import evaluate
+
+    if config is not None:
+        experiment = Config.from_file(config)
+        found = evaluate(
+            model, experiment.benchmark, split=split.value, execution=experiment.execution, where=str(config)
+        )
+    else:
+        names = [name.strip() for name in (tasks or "").split(",")]
+        benchmark = BenchmarkConfig(
+            tasks=tuple(TaskConfig(task=name, num_fewshot=num_fewshot) for name in names if name),
+            include_path=tuple(str(path.resolve()) for path in include_path or ()),
+        )
+        found = evaluate(model, benchmark, where="--tasks")
+    stdout().print(_score_table(found))
+
+
+def _score_table(scores: list[TaskScore]) -> Table:
+    from evomerge.cli.console import interval, table
+
+    made = table("task", "metric", "items", "score, with 95% interval", right=("items",))
+    for task in scores:
+        for metric, value in task.metrics.items():
+            bounds = task.interval if metric == task.metric else None
+            made.add_row(
+                task.task, metric, str(task.items), f"{value:.4f}" if bounds is None else interval(value, bounds)
+            )
+    return made

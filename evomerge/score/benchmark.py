@@ -94,6 +94,7 @@ class Benchmark:
         model_config: Mapping[str, Any],
         max_length: int | None = None,
         where: str = "config",
+        splits: Sequence[str] = SPLITS,
     ) -> Benchmark:
         """Load tasks and data, choose the items of each split, and tokenise every request.
 
@@ -103,6 +104,7 @@ class Benchmark:
             model_config: contents of the base's config.json, for its context window.
             max_length: context window in tokens; None takes the model's own.
             where: the config's file, for messages.
+            splits: the splits to make, if not all are wanted.
 
         Raises: BenchmarkError naming the place in the config and what would be right.
         """
@@ -110,15 +112,15 @@ class Benchmark:
 
         with _undisturbed():
             encoder = Encoder(tokenizer, PretrainedConfig.from_dict(dict(model_config)), max_length=max_length)
-            tasks = _load_tasks(config, where)
-            splits: dict[str, list[Item]] = {split: [] for split in SPLITS}
+            tasks = _load_tasks(config, where, splits)
+            made: dict[str, list[Item]] = {split: [] for split in splits}
             for task in tasks:
                 for split, items in _items(task, config, encoder).items():
-                    splits[split] += items
+                    made[split] += items
         num_fewshot = {task.name: int(task.task.config.num_fewshot or 0) for task in tasks}
         return cls(
             tasks,
-            {name: tuple(items) for name, items in splits.items()},
+            {name: tuple(items) for name, items in made.items()},
             num_fewshot=num_fewshot,
             ties=config.tie_break,
         )
@@ -255,7 +257,7 @@ def _right_share(task: Any, item: Item) -> float | None:
     return float(shares[right].sum() / shares.sum())
 
 
-def _load_tasks(config: BenchmarkConfig, where: str) -> list[_Task]:
+def _load_tasks(config: BenchmarkConfig, where: str, wanted: Sequence[str]) -> list[_Task]:
     """The leaf tasks of every entry of the config, loaded with their data."""
     from lm_eval.tasks import TaskManager
 
@@ -289,7 +291,7 @@ def _load_tasks(config: BenchmarkConfig, where: str) -> list[_Task]:
                     metric=metric,
                     higher_is_better=higher,
                     weight=entry.weight / len(leaves),
-                    splits={split: getattr(splits, split) for split in SPLITS},
+                    splits={split: getattr(splits, split) for split in wanted},
                     place=place,
                 )
             )
@@ -382,19 +384,23 @@ def _metric(task: Any, wanted: str | None, place: str) -> tuple[str, bool]:
 
 def _items(task: _Task, config: BenchmarkConfig, encoder: Encoder) -> dict[str, list[Item]]:
     """The task's items by split, each document in one split only."""
-    documents = {split: _documents(task, split) for split in SPLITS}
+    documents = {split: _documents(task, split) for split in task.splits}
     chosen = _choose(task, documents, config.seed)
     _check_overlap(task, documents, chosen, drop=config.overlap == "drop")
     wanted: dict[str, set[int]] = defaultdict(set)
-    for split in SPLITS:
+    for split in task.splits:
         wanted[_source(task, split)] |= set(chosen[split])
     built = {
         source: _build(
-            task, next(documents[split] for split in SPLITS if _source(task, split) == source), indices, config, encoder
+            task,
+            next(documents[split] for split in task.splits if _source(task, split) == source),
+            indices,
+            config,
+            encoder,
         )
         for source, indices in wanted.items()
     }
-    return {split: [built[_source(task, split)][index] for index in chosen[split]] for split in SPLITS}
+    return {split: [built[_source(task, split)][index] for index in chosen[split]] for split in task.splits}
 
 
 def _source(task: _Task, split: str) -> str:
@@ -431,8 +437,8 @@ def _documents(task: _Task, split: str) -> Any:
 def _choose(task: _Task, documents: Mapping[str, Any], seed: int) -> dict[str, list[int]]:
     """Indices of each role's documents. Roles that share a data-set split take disjoint parts, equal texts together."""
     chosen: dict[str, list[int]] = {}
-    for source in dict.fromkeys(_source(task, split) for split in SPLITS):
-        roles = [split for split in SPLITS if _source(task, split) == source]
+    for source in dict.fromkeys(_source(task, split) for split in task.splits):
+        roles = [split for split in task.splits if _source(task, split) == source]
         texts: dict[str, list[int]] = defaultdict(list)
         for index, document in enumerate(documents[roles[0]]):
             texts[_content(task.task, document)].append(index)
@@ -460,7 +466,7 @@ def _choose(task: _Task, documents: Mapping[str, Any], seed: int) -> dict[str, l
             raise BenchmarkError(
                 f"{task.place}: splits: fractions of {source!r} of {task.name} add up to {shares:g}; at most 1"
             )
-    for role in SPLITS:
+    for role in task.splits:
         if not chosen[role]:
             raise BenchmarkError(
                 f"{task.place}: splits.{role}: no items: {task.name} has {len(documents[role])} in "
@@ -472,7 +478,7 @@ def _choose(task: _Task, documents: Mapping[str, Any], seed: int) -> dict[str, l
 def _check_overlap(task: _Task, documents: Mapping[str, Any], chosen: dict[str, list[int]], *, drop: bool) -> None:
     """Refuse a document that has two roles, or keep only its most precious role: test, then validation."""
     seen: dict[str, str] = {}
-    for role in reversed(SPLITS):
+    for role in reversed(tuple(task.splits)):
         kept = []
         repeated: list[tuple[str, str]] = []
         for index in chosen[role]:

@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from evomerge.recipe import Group, ModelReference, Recipe
+from search_helpers import write_config, write_task
 
 
 @pytest.fixture
@@ -62,3 +63,25 @@ def test_exporting_an_unknown_trial_is_refused(cli: Any, tmp_path: Path, run: Pa
     assert done.exit_code == 1
     assert "no trial 99; it has trials 0 to 5" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_score_shows_every_metric_of_every_task(cli: Any, tmp_path: Path, tiny_llama: dict[str, Path]) -> None:
+    tasks = write_task(tmp_path / "tasks")
+    done = cli("score", tiny_llama["a"], "--tasks", "tiny_choice", "--include-path", tasks)
+    assert done.exit_code == 0, done.stderr
+    line = done.stdout.splitlines()[-1].split()
+    assert line[:3] == ["tiny_choice", "acc,none", "24"]
+
+
+def test_score_takes_the_items_of_an_experiment(cli: Any, tmp_path: Path, tiny_llama: dict[str, Path]) -> None:
+    config = write_config(tmp_path / "x.yaml", tiny_llama, write_task(tmp_path / "tasks"))
+    done = cli("score", tiny_llama["a"], "--config", config, "--split", "search")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.splitlines()[-1].split()[:3] == ["tiny_choice", "acc,none", "12"]
+
+
+@pytest.mark.parametrize("options", [[], ["--tasks", "a", "--config", "b"]])
+def test_score_wants_either_tasks_or_a_config(cli: Any, options: list[str]) -> None:
+    done = cli("score", "x", *options)
+    assert done.exit_code == 2
+    assert "give either --tasks or --config" in done.stderr

@@ -51,6 +51,7 @@ def _options(
 
 app.command(rich_help_panel=_START)(demo.demo)
 app.command(rich_help_panel=_START)(setup.init)
+app.command(rich_help_panel=_START)(setup.methods)
 app.command(rich_help_panel=_SEARCH)(setup.check)
 app.command(rich_help_panel=_SEARCH)(search.search)
 app.command(rich_help_panel=_SEARCH)(search.resume)

@@ -59,11 +59,9 @@ def merge(
     """
     from evomerge.cli.screens import transfer
     from evomerge.folder import write_folder
-    from evomerge.mergekit.read import load_recipe
 
-    read = load_recipe(recipe)
     with transfer(f"merging to {out}") as progress:
-        folder = write_folder(read, out, shard_size=shard_size, progress=progress)
+        folder = write_folder(recipe, out, shard_size=shard_size, progress=progress)
     typer.echo(f"Wrote {folder}")
 
 

@@ -1,4 +1,4 @@
-"""`evomerge init` and `evomerge check`: before a search."""
+"""`evomerge init`, `evomerge methods` and `evomerge check`: before a search."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from evomerge.config import Config
+    from evomerge.merge.base import MergeMethod
     from evomerge.preflight import Preflight
 
 _SHOWN_DIMENSIONS = 12
@@ -36,6 +37,57 @@ def init(
     except FileExistsError:
         raise ConfigError(f"{file}: exists already; give another name: evomerge init NAME.yaml") from None
     typer.echo(f"Wrote {file}. Fill in models and tasks, then: evomerge check {shlex.quote(str(file))}")
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="METHOD", help="One of them.", show_default=False)] = None,
+) -> None:
+    """List the merge methods, or show what one of them takes: coefficients that can be searched, and fixed options.
+
+    **Examples:** `evomerge methods`, `evomerge methods ties`
+    """
+    from evomerge.cli.console import stdout, table
+    from evomerge.merge import METHODS
+
+    console = stdout()
+    if name is not None:
+        _show_method(console, METHODS.get(name))
+        return
+    made = table("method", "what it does", "coefficients")
+    for known in METHODS:
+        method: type[MergeMethod] = METHODS.get(known)
+        made.add_row(known, Text(method.summary), ", ".join(parameter.name for parameter in method.parameters))
+    console.print(made)
+
+
+def _show_method(console: Console, method: type[MergeMethod]) -> None:
+    from evomerge.cli.console import table
+
+    console.print(Text.assemble((method.name, "bold"), f": {method.summary}"))
+    console.print(Text(method.source, style="dim"))
+    if method.parameters:
+        made = table("coefficient", "default", "searched", "defined", "meaning", right=("default",))
+        for parameter in method.parameters:
+            low, high = ("" if bound is None else f"{bound:g}" for bound in (parameter.minimum, parameter.maximum))
+            made.add_row(
+                parameter.name,
+                f"{parameter.default:g}",
+                f"{parameter.low:g} to {parameter.high:g}",
+                f"{low or '-∞'} to {high or '∞'}",
+                Text(parameter.description + (" One for each expert." if parameter.per_expert else "")),
+            )
+        console.print("", made)
+    if method.options:
+        made = table("option", "default", "choices", "meaning")
+        for option in method.options:
+            choices = ", ".join(map(_yaml, option.choices or ()))
+            made.add_row(option.name, _yaml(option.default), choices, Text(option.description))
+        console.print("", made)
+
+
+def _yaml(value: bool | int | float | str) -> str:
+    """A value as a config writes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def check(

@@ -36,6 +36,23 @@ def test_merge_writes_a_model_folder_that_holds_its_recipe(cli: Any, tmp_path: P
     assert all(first[name].equal(second[name]) for name in first)
 
 
+def test_merge_takes_mergekits_files_as_they_are(cli: Any, tmp_path: Path, tiny_llama: dict[str, Path]) -> None:
+    file = tmp_path / "mergekit.yml"
+    file.write_text(
+        f"""
+merge_method: task_arithmetic
+base_model: {tiny_llama["base"]}
+models:
+  - model: {tiny_llama["a"]}
+    parameters: {{weight: 0.5}}
+dtype: float32
+"""
+    )
+    done = cli("merge", file, tmp_path / "merged")
+    assert done.exit_code == 0, done.stderr
+    assert (tmp_path / "merged" / "recipe.yaml").exists()
+
+
 def test_shards_are_of_the_size_asked_for(cli: Any, tmp_path: Path, recipe: Path) -> None:
     assert cli("merge", recipe, tmp_path / "merged", "--shard-size", "100KB").exit_code == 0
     assert (tmp_path / "merged" / "model.safetensors.index.json").exists()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from evomerge.config import Config
+from evomerge.merge import METHODS
 from search_helpers import write_config, write_task
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +30,28 @@ def test_init_never_overwrites(cli: Any, tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "exists already" in done.stderr
     assert file.read_text() == "mine"
+
+
+def test_methods_lists_each_with_its_coefficients(cli: Any) -> None:
+    lines = {line.split()[0]: line for line in cli("methods").stdout.splitlines()}
+    assert set(METHODS) <= set(lines)
+    assert "weight" in lines["task_arithmetic"]
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_a_method_shows_everything_that_it_declares(cli: Any, name: str) -> None:
+    done = cli("methods", name)
+    assert done.exit_code == 0, done.stderr
+    method = METHODS.get(name)
+    for declared in (*method.parameters, *method.options):
+        assert declared.name in done.stdout
+        assert declared.description in done.stdout
+
+
+def test_an_unknown_method_is_answered_with_the_nearest(cli: Any) -> None:
+    done = cli("methods", "tyes")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: unknown merge method 'tyes'. Did you mean 'ties'?")
 
 
 @pytest.fixture

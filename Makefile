@@ -2,8 +2,6 @@
 #   make demo    install into .venv and run the demo
 #   make test    install with what the tests need and run them all
 #   make lint    style and types
-#
-# Without a GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu gets torch without CUDA.
 
 PYTHON ?= python3
 VENV ?= .venv

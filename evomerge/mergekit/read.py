@@ -421,8 +421,8 @@ def _source(entry: Any, where: str, known: set[str], folder: Path | None) -> _So
 
 def _refuse_twice(sources: Sequence[_Source]) -> None:
     models = [source.model for source in sources]
-    for source in sources:
-        if models.count(source.model) > 1:
+    for index, source in enumerate(sources):
+        if source.model in models[:index]:
             raise RecipeError(f"{source.where.removesuffix('.parameters')}: {source.model.path} is listed twice")
 
 

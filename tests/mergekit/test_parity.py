@@ -12,9 +12,11 @@ from torch import Tensor
 
 from evomerge.folder import write_folder
 from evomerge.mergekit.read import read_mergekit
+from evomerge.mergekit.write import to_mergekit
 from evomerge.testing.models import tiny_family
 
-pytest.importorskip("mergekit")
+# Not "mergekit" alone, which this folder itself would answer to.
+pytest.importorskip("mergekit.config")
 
 # mergekit, its dependencies and the newest Python and transformers warn about each other.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -108,3 +110,82 @@ def test_a_merge_agrees_with_mergekit(case: str, family: dict[str, Path], tmp_pa
     # importance are rounded differently. An entry at the border may fall on the other side.
     odd = 2 / 32 if "breadcrumbs" in case else 1 / 1000 if case == "arcee fusion" else 0.0
     assert_agree(by_evomerge(text, tmp_path / "ours"), by_mergekit(text, tmp_path / "theirs"), odd=odd)
+
+
+FORMS = {
+    "values over depth": """
+merge_method: task_arithmetic
+base_model: {base}
+models:
+  - model: {a}
+    parameters: {{weight: [0, 0.3, 1.0]}}
+  - model: {b}
+    parameters: {{weight: ["1e-1", 0.5]}}
+dtype: float32
+""",
+    "filters with values over depth": """
+merge_method: slerp
+base_model: {base}
+models: [{{model: {base}}}, {{model: {a}}}]
+parameters:
+  t:
+    - filter: self_attn
+      value: [0, 0.5, 0.3, 0.7, 1]
+    - filter: mlp
+      value: [1, 0.5, 0.7, 0.3, 0]
+    - filter: lm_head
+      value: [0.2, 0.9]
+    - value: 0.5
+dtype: float32
+""",
+    "filters that overlap": """
+merge_method: ties
+base_model: {base}
+models:
+  - model: {a}
+    parameters:
+      weight: [{{filter: q_proj, value: 0.9}}, {{filter: self_attn, value: 0.2}}, {{filter: "*", value: 0.4}}]
+      density: [{{filter: layers.1, value: 0.3}}, {{value: 0.8}}]
+  - model: {b}
+    parameters: {{weight: {{filter: mlp, value: 0.1}}}}
+parameters: {{weight: 0.6, lambda: [{{filter: norm, value: 0.0}}]}}
+dtype: float32
+""",
+    "slices": """
+merge_method: dare_linear
+slices:
+  - sources:
+      - {{model: {base}, layer_range: [0, 1]}}
+      - {{model: {a}, layer_range: [0, 1], parameters: {{weight: [0.3, 0.8]}}}}
+    base_model: {base}
+  - sources:
+      - {{model: {a}, layer_range: [1, 4], parameters: {{weight: [1, 0, 0.5]}}}}
+      - {{model: {base}, layer_range: [1, 4]}}
+    base_model: {base}
+    parameters: {{lambda: 0.5}}
+dtype: float32
+""",
+    "rounded to half precision": """
+merge_method: linear
+models:
+  - {{model: {a}, parameters: {{weight: 0.25}}}}
+  - {{model: {c}, parameters: {{weight: 0.5}}}}
+dtype: float32
+out_dtype: bfloat16
+""",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_file_agrees_with_mergekit(form: str, family: dict[str, Path], tmp_path: Path) -> None:
+    text = FORMS[form].format(**family)
+    ours, theirs = by_evomerge(text, tmp_path / "ours"), by_mergekit(text, tmp_path / "theirs")
+    assert {tensor.dtype for tensor in ours.values()} == {tensor.dtype for tensor in theirs.values()}
+    assert_agree(ours, theirs, odd=1 / 500 if "half" in form else 0.0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_written_agrees_when_mergekit_runs_it(form: str, family: dict[str, Path], tmp_path: Path) -> None:
+    text = FORMS[form].format(**family)
+    written = to_mergekit(read_mergekit(text))
+    assert_agree(by_evomerge(text, tmp_path / "ours"), by_mergekit(written, tmp_path / "theirs"), odd=1 / 500)

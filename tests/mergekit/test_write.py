@@ -1,0 +1,134 @@
+"""Recipes written as mergekit files: the same merge when read back, or the reason why not."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge.checkpoint import Checkpoint
+from evomerge.errors import RecipeError
+from evomerge.materialise import Materialiser
+from evomerge.mergekit.read import read_mergekit
+from evomerge.mergekit.write import to_mergekit
+from evomerge.recipe import Group, ModelReference, Recipe
+from evomerge.testing.models import tiny_family
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt_neox", "qwen3"])
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return tiny_family(tmp_path_factory.mktemp("family"), request.param, layers=3)
+
+
+def recipe(folders: dict[str, Path], method: str, *groups: Group, **changes: Any) -> Recipe:
+    return Recipe(
+        base=ModelReference(path=str(folders["base"])),
+        experts={name: ModelReference(path=str(folders[name])) for name in ("a", "b")},
+        method=method,
+        groups=groups,
+        **changes,
+    )
+
+
+def merged(made: Recipe) -> dict[str, Any]:
+    experts = {name: Checkpoint.open(model) for name, model in made.experts.items()}
+    return dict(Materialiser(Checkpoint.open(made.base), experts).stream(made))
+
+
+def weights(a: float, b: float) -> dict[str, dict[str, float]]:
+    return {"weight": {"a": a, "b": b}}
+
+
+SELECTIONS = {
+    "all": (Group(name="all", coefficients=weights(0.3, 0.9)),),
+    "defaults": (Group(name="all"),),
+    "layers": (
+        Group(name="first", layers=(0, 0), coefficients=weights(0.1, 0.2)),
+        Group(name="rest", layers=(1, 2), coefficients=weights(0.3, 0.4)),
+    ),
+    "kinds": (
+        Group(name="attention", kinds=("attention",), coefficients=weights(0.1, 0.2)),
+        Group(name="outside", kinds=("embedding", "head"), coefficients=weights(0.3, 0.4)),
+        Group(name="rest", coefficients=weights(0.5, 0.6)),
+    ),
+    "layers and kinds": (
+        Group(name="mlp", layers=(0, 1), kinds=("mlp", "norm"), coefficients=weights(0.1, 0.2)),
+        Group(name="middle", layers=(1, 1), coefficients=weights(0.7, 0.7)),
+        Group(name="rest", coefficients=weights(0.5, 0.6)),
+    ),
+}
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_a_written_recipe_reads_back_as_the_same_merge(selection: str, family: dict[str, Path]) -> None:
+    made = recipe(family, "task_arithmetic", *SELECTIONS[selection], dtype="bfloat16")
+    again = read_mergekit(to_mergekit(made))
+    assert again.dtype == "bfloat16"
+    first, second = merged(made), merged(again)
+    assert all(first[name].equal(second[name]) for name in first)
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "linear": {"normalize": False},
+    "slerp": {},
+    "nuslerp": {"along": "rows", "origin": "zero"},
+    "multi_slerp": {"origin": "base"},
+    "karcher": {"max_iterations": 3},
+    "model_stock": {"clamp": False, "along": "rows"},
+    "ties": {"normalize": False},
+    "dare_linear": {"rescale": "l1"},
+    "dare_ties": {"rescale": "none", "normalize": True},
+    "della": {"rescale": "l1"},
+    "della_linear": {"rescale": "l1"},
+    "breadcrumbs": {"rescale": "none"},
+    "breadcrumbs_ties": {"rescale": "l1"},
+    "sce": {},
+    "ram": {"epsilon": 0.01},
+    "ram_plus": {},
+    "passthrough": {"model": "b"},
+    "scaled": {"model": "a"},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_that_both_have_reads_back(method: str, tiny_llama: dict[str, Path]) -> None:
+    groups = () if method == "passthrough" else (Group(name="all"),)
+    made = recipe(tiny_llama, method, *groups, options=METHODS[method])
+    again = read_mergekit(to_mergekit(made))
+    assert again.method == method
+    first, second = merged(made), merged(again)
+    assert all(first[name].equal(second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "coefficients", "message"),
+    [
+        ("magmax", {}, {}, "method: mergekit has no counterpart of magmax"),
+        ("ties", {"election": "unweighted"}, {}, "options.election: mergekit's ties has 'weighted' only"),
+        ("dare_linear", {}, {}, "options.rescale: mergekit's dare_linear has no 'probability'"),
+        ("model_stock", {}, {}, "options.clamp: mergekit's model_stock has False only"),
+        ("slerp", {"threshold": 0.5}, {}, "options.threshold"),
+        ("karcher", {}, weights(1.0, 2.0), "coefficients.weight: mergekit's karcher has 1 only"),
+        ("sce", {}, {"scale": 0.5}, "coefficients.scale: mergekit's sce has 1 only"),
+    ],
+)
+def test_what_mergekit_cannot_express_is_said(
+    method: str, options: dict[str, Any], coefficients: dict[str, Any], message: str, tiny_llama: dict[str, Path]
+) -> None:
+    made = recipe(tiny_llama, method, Group(name="all", coefficients=coefficients), options=options)
+    with pytest.raises(RecipeError, match=message):
+        to_mergekit(made)
+
+
+def test_the_base_as_an_expert_of_task_vectors_is_refused(tiny_llama: dict[str, Path]) -> None:
+    made = recipe(tiny_llama, "task_arithmetic", Group(name="all"))
+    made = dataclasses.replace(made, experts={"a": made.base})
+    with pytest.raises(RecipeError, match="doesn't merge the base with itself"):
+        to_mergekit(made)
+
+
+def test_random_methods_say_that_draws_differ(tiny_llama: dict[str, Path]) -> None:
+    made = recipe(tiny_llama, "dare_linear", Group(name="all"), options={"rescale": "l1"})
+    assert to_mergekit(made).startswith("# mergekit draws other random entries")

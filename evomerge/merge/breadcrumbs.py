@@ -9,7 +9,14 @@ from typing import ClassVar
 import numpy as np
 
 from evomerge.merge.base import Coefficients, Option, Parameter, TensorInputs
-from evomerge.merge.orders import OrderStatistics, count_kept, magnitudes, prepared_bytes
+from evomerge.merge.orders import (
+    OrderStatistics,
+    count_kept,
+    least_reaching,
+    magnitudes,
+    most_not_exceeding,
+    prepared_bytes,
+)
 from evomerge.merge.sparse import (
     DENSITY,
     ELECTION,
@@ -68,8 +75,8 @@ class Breadcrumbs(SparseMethod):
             values = magnitudes(inputs.base, expert)
             kept = count_kept(float(coefficients["density"][index]), statistics.size)
             above = min(int(float(coefficients["gamma"][index]) * statistics.size), statistics.size - kept)
-            low.append(statistics.largest(above + kept, values) if kept else np.inf)
-            high.append(statistics.largest(above + 1, values) if kept and above else np.inf)
+            low.append(least_reaching(statistics.largest(above + kept, values)) if kept else np.inf)
+            high.append(most_not_exceeding(statistics.largest(above + 1, values)) if kept and above else np.inf)
         return Sparsity(kind="band", low=np.array(low), high=np.array(high), factor=np.ones(len(low)))
 
 

@@ -126,6 +126,27 @@ def load(address: int, code: int, first: int, count: int, into: Any) -> None:
 
 
 @compiled
+def load_difference(address: int, code: int, first: int, count: int, base: Any, into: Any) -> None:
+    """As `load`, less a base that is decoded already."""
+    if code == FLOAT32:
+        singles = carray(_float32_at(address + 4 * first), (count,))
+        for i in range(count):
+            into[i] = np.float64(singles[i]) - base[i]
+    elif code == BFLOAT16:
+        halves = carray(_uint16_at(address + 2 * first), (count,))
+        for i in range(count):
+            into[i] = _from_bfloat16(halves[i]) - base[i]
+    elif code == FLOAT16:
+        halves = carray(_uint16_at(address + 2 * first), (count,))
+        for i in range(count):
+            into[i] = _from_float16(halves[i]) - base[i]
+    else:
+        doubles = carray(_float64_at(address + 8 * first), (count,))
+        for i in range(count):
+            into[i] = doubles[i] - base[i]
+
+
+@compiled
 def store(values: Any, address: int, code: int, first: int, count: int) -> None:
     """Round float64 values once, to nearest, ties to even, into elements first..first+count at `address`."""
     if code == FLOAT32:
@@ -310,9 +331,9 @@ def _sparsify(
     """Multiply each entry by 0 if it is dropped, otherwise by its factor. NaN and Inf survive either."""
     scale = factor[k]
     if kind == BAND:
-        least, most = np.float32(low[k]), np.float32(high[k])
+        least, most = low[k], high[k]
         for i in range(count):
-            magnitude = np.float32(abs(tau[i]))
+            magnitude = abs(tau[i])
             tau[i] *= scale * np.float64((magnitude >= least) & (magnitude <= most))
         return
     _draw(first, count, keys[k, 0], keys[k, 1], draws)
@@ -366,9 +387,7 @@ def sparse(
             agreeing[i] = 0.0
         for k in range(many):
             vector = tau[k]
-            load(sources[k + 1], codes[k + 1], first, count, vector)
-            for i in range(count):
-                vector[i] -= base[i]
+            load_difference(sources[k + 1], codes[k + 1], first, count, base, vector)
             _sparsify(vector, first, count, kind, k, low, high, factor, keys, ranks, draws)
             weight = weights[k]
             if combine == SUM:
@@ -424,9 +443,7 @@ def masses(
         count = min(TREE, stop - first)
         load(sources[0], codes[0], first, count, base)
         for k in range(1, len(sources)):
-            load(sources[k], codes[k], first, count, tau)
-            for i in range(count):
-                tau[i] -= base[i]
+            load_difference(sources[k], codes[k], first, count, base, tau)
             for after in range(2):
                 if after == 1:
                     _sparsify(tau, first, count, kind, k - 1, low, high, factor, keys, ranks, draws)
@@ -456,9 +473,7 @@ def _load_task_vectors(sources: Any, codes: Any, first: int, count: int, base: A
     """Decode the base and, for each expert, its difference from the base into tau[expert]."""
     load(sources[0], codes[0], first, count, base)
     for k in range(1, len(sources)):
-        load(sources[k], codes[k], first, count, tau[k - 1])
-        for i in range(count):
-            tau[k - 1, i] -= base[i]
+        load_difference(sources[k], codes[k], first, count, base, tau[k - 1])
 
 
 @compiled

@@ -78,7 +78,7 @@ def normalize_option(default: bool) -> Option:
 class Sparsity:
     """Which entries of K task vectors survive.
 
-    `band` keeps magnitudes (|τ| in float32) in [low, high]; `random` keeps an entry with probability
+    `band` keeps magnitudes |τ| in [low, high]; `random` keeps an entry with probability
     low; `ranked` with probability low + high · rank, ranks being 0 to 255 per entry. `keys` are two
     32-bit words per expert, from which its random numbers come.
     """
@@ -100,7 +100,7 @@ class Sparsity:
         """The same in torch, for elements from `first` on of one expert."""
         low, high, factor = float(self.low[expert]), float(self.high[expert]), float(self.factor[expert])
         if self.kind == "band":
-            magnitude = tau.abs().to(torch.float32)
+            magnitude = tau.abs()
             return tau * (((magnitude >= low) & (magnitude <= high)).to(tau.dtype) * factor)
         first_key, second_key = self.keys[expert].tolist()
         draws = uniform(first, tau.numel(), (first_key, second_key), tau.device)

@@ -73,3 +73,13 @@ def test_magnitudes_are_those_of_the_difference_and_what_is_not_finite_is_larges
 )
 def test_a_positive_density_keeps_its_share_and_at_least_one(density: float, size: int, count: int) -> None:
     assert orders.count_kept(density, size) == count
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.floats(0.0, 2.0**100, width=32))
+def test_float64_bounds_decide_as_comparing_in_float32_would(value: float) -> None:
+    single = np.float32(value)
+    for bound in (orders.least_reaching(value), orders.most_not_exceeding(value)):
+        for number in (np.nextafter(bound, 0.0), bound, np.nextafter(bound, np.inf)):
+            assert (np.float32(number) >= single) == (number >= orders.least_reaching(value))
+            assert (np.float32(number) <= single) == (number <= orders.most_not_exceeding(value))

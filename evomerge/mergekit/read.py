@@ -17,7 +17,9 @@ from evomerge.architecture import Layout
 from evomerge.checkpoint import Checkpoint
 from evomerge.errors import RecipeError, unknown
 from evomerge.materialise import FLOATING
+from evomerge.mergekit.documents import mapping, named, parsed, reference, sequence
 from evomerge.mergekit.methods import BY_THEIRS, INERT_EVERYWHERE, Counterpart, Setting
+from evomerge.mergekit.settings import conditions_of, evaluate, parameters_of
 from evomerge.recipe import Coefficient, Group, ModelReference, Recipe
 
 OpenModel = Callable[[ModelReference], Checkpoint]
@@ -26,7 +28,6 @@ _TOP = {
     "merge_method", "models", "slices", "modules", "base_model", "dtype", "out_dtype", "tokenizer_source",
     "tokenizer", "chat_template", "parameters",
 }  # fmt: skip
-_RESERVED = {"base", "uniform", "winner", "mean"}
 _STACKING = "stacking, repeating and leaving out layers isn't supported yet"
 
 
@@ -115,11 +116,7 @@ def read_mergekit(
 
     Raises: RecipeError with the place in the file, for anything that isn't supported or isn't right.
     """
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{where}: not valid YAML: {error}") from error
-    top = _mapping(data, where, _TOP)
+    top = mapping(parsed(text, where), where, _TOP)
     method = top.get("merge_method")
     if not isinstance(method, str) or method not in BY_THEIRS:
         raise RecipeError(f"{where}: merge_method: {unknown('mergekit method', str(method), BY_THEIRS)}")
@@ -128,7 +125,7 @@ def read_mergekit(
     stretches, base = _stretches(top, where, folder)
     experts = _experts(stretches[0].sources, base, counterpart, where)
     _check_tokenizer(top, base, where, folder)
-    parameters = _parameters(top.get("parameters"), f"{where}: parameters")
+    parameters = parameters_of(top.get("parameters"), f"{where}: parameters")
     for stretch in stretches:
         _check_names(stretch.parameters, stretch.where, counterpart, of_model=False)
         for source in stretch.sources:
@@ -179,7 +176,7 @@ class _Reading:
         for stretch in stretches:
             for scope in (self.parameters, stretch.parameters, *(source.parameters for source in stretch.sources)):
                 for value in scope.values():
-                    for condition in _conditions(value):
+                    for condition in conditions_of(value):
                         if isinstance(condition.get("filter"), str) and condition["filter"] != "*":
                             found[condition["filter"]] = None
         return found
@@ -256,56 +253,10 @@ class _Reading:
             scopes.insert(0, (source.where, source.parameters))
         for where, scope in scopes:
             if name in scope:
-                value = _evaluate(scope[name], spot, f"{where}.{name}", number=number)
+                value = evaluate(scope[name], spot.name, spot.depth, f"{where}.{name}", number=number)
                 if value is not None:
                     return value
         return None
-
-
-def _evaluate(setting: Any, spot: _Spot, where: str, *, number: bool) -> Any:
-    """One parameter for one tensor; None if no filter matches or nothing is said."""
-    conditions = _conditions(setting)
-    if conditions:
-        for condition in conditions:
-            wanted = condition.get("filter")
-            if wanted is None or wanted == "*" or wanted in spot.name:
-                return _evaluate(condition["value"], spot, where, number=number)
-        return None
-    convert = _to_number if number else _to_bool
-    if not isinstance(setting, list):
-        return convert(setting, where)
-    if not setting:
-        return None
-    values = [convert(value, where) for value in setting]
-    position = spot.depth * (len(values) - 1)
-    below = int(position)
-    if not number:
-        return values[below]
-    above = min(below + 1, len(values) - 1)
-    return (1.0 - (position - below)) * values[below] + (position - below) * values[above]
-
-
-def _conditions(setting: Any) -> list[Mapping[str, Any]]:
-    if isinstance(setting, Mapping):
-        return [setting]
-    return list(setting) if isinstance(setting, list) and setting and isinstance(setting[0], Mapping) else []
-
-
-def _to_number(value: Any, where: str) -> float:
-    # YAML reads 1e-3 as text, and mergekit takes it for a number.
-    try:
-        if isinstance(value, bool):
-            raise ValueError
-        return float(value)
-    except (TypeError, ValueError):
-        raise RecipeError(f"{where}: expected a number, got {value!r}") from None
-
-
-def _to_bool(value: Any, where: str) -> bool:
-    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if str(value).lower() not in known:
-        raise RecipeError(f"{where}: expected true or false, got {value!r}")
-    return known[str(value).lower()]
 
 
 def _refuse_unsupported(top: Mapping[str, Any], where: str) -> None:
@@ -323,7 +274,7 @@ def _check_tokenizer(top: Mapping[str, Any], base: ModelReference | None, where:
     """Only the base's own tokenizer; vocabularies that differ are refused when the models are opened."""
     source, place = top.get("tokenizer_source"), f"{where}: tokenizer_source"
     if top.get("tokenizer") is not None:
-        tokenizer = _mapping(top["tokenizer"], f"{where}: tokenizer", {"source", "tokens", "pad_to_multiple_of"})
+        tokenizer = mapping(top["tokenizer"], f"{where}: tokenizer", {"source", "tokens", "pad_to_multiple_of"})
         for key in ("tokens", "pad_to_multiple_of"):
             if tokenizer.get(key):
                 raise RecipeError(f"{where}: tokenizer.{key}: changing the vocabulary isn't supported")
@@ -335,7 +286,7 @@ def _check_tokenizer(top: Mapping[str, Any], base: ModelReference | None, where:
             f"{place}: union isn't supported yet; models of one vocabulary can be merged with "
             "tokenizer_source: base, or without the key"
         )
-    if base is None or (source != "base" and _reference(source, place, folder) != base):
+    if base is None or (source != "base" and reference(source, place, folder) != base):
         raise RecipeError(f"{place}: {source!r}: only the tokenizer of base_model can be kept; name that model there")
 
 
@@ -356,11 +307,11 @@ def _stretches(
 ) -> tuple[tuple[_Stretch, ...], ModelReference | None]:
     """The stretches of layers that the file merges, and its base."""
     base = top.get("base_model")
-    base = None if base is None else _reference(base, f"{where}: base_model", folder)
+    base = None if base is None else reference(base, f"{where}: base_model", folder)
     if top.get("models") is not None:
         sources = [
             _source(entry, f"{where}: models[{index}]", {"model", "parameters"}, folder)
-            for index, entry in enumerate(_sequence(top["models"], f"{where}: models"))
+            for index, entry in enumerate(sequence(top["models"], f"{where}: models"))
         ]
         if base is not None and all(source.model != base for source in sources):
             sources.append(_Source(model=base, where=f"{where}: base_model", parameters={}))
@@ -370,13 +321,13 @@ def _stretches(
     stretches: list[_Stretch] = []
     bases: list[ModelReference | None] = []
     start = 0
-    for index, entry in enumerate(_sequence(top["slices"], f"{where}: slices")):
+    for index, entry in enumerate(sequence(top["slices"], f"{where}: slices")):
         place = f"{where}: slices[{index}]"
-        data = _mapping(entry, place, {"sources", "base_model", "residual_weight", "parameters"})
+        data = mapping(entry, place, {"sources", "base_model", "residual_weight", "parameters"})
         if data.get("residual_weight") is not None:
             raise RecipeError(f"{place}.residual_weight: isn't supported; remove it")
         own = data.get("base_model")
-        bases.append(base if own is None else _reference(own, f"{place}.base_model", folder))
+        bases.append(base if own is None else reference(own, f"{place}.base_model", folder))
         stretches.append(_stretch(data, place, folder, start))
         start = stretches[-1].end
         if bases[-1] != bases[0]:
@@ -391,7 +342,7 @@ def _stretch(data: Mapping[str, Any], where: str, folder: Path | None, start: in
     sources: list[_Source] = []
     ends: list[int] = []
     known = {"model", "layer_range", "parameters"}
-    for index, entry in enumerate(_sequence(data.get("sources"), f"{where}.sources")):
+    for index, entry in enumerate(sequence(data.get("sources"), f"{where}.sources")):
         place = f"{where}.sources[{index}]"
         sources.append(_source(entry, place, known, folder))
         span = entry.get("layer_range")
@@ -406,16 +357,16 @@ def _stretch(data: Mapping[str, Any], where: str, folder: Path | None, start: in
         layers=(start, ends[0] - 1),
         sources=tuple(sources),
         where=f"{where}.parameters",
-        parameters=_parameters(data.get("parameters"), f"{where}.parameters"),
+        parameters=parameters_of(data.get("parameters"), f"{where}.parameters"),
     )
 
 
 def _source(entry: Any, where: str, known: set[str], folder: Path | None) -> _Source:
-    data = _mapping(entry, where, known)
+    data = mapping(entry, where, known)
     return _Source(
-        model=_reference(data.get("model"), f"{where}.model", folder),
+        model=reference(data.get("model"), f"{where}.model", folder),
         where=f"{where}.parameters",
-        parameters=_parameters(data.get("parameters"), f"{where}.parameters"),
+        parameters=parameters_of(data.get("parameters"), f"{where}.parameters"),
     )
 
 
@@ -449,20 +400,6 @@ def _experts(
     if counterpart.ours == "scaled" and len(models) != 1:
         raise RecipeError(f"{where}: models: passthrough takes exactly one model, got {len(models)}; {_STACKING}")
     return named(models)
-
-
-def named(models: Iterable[ModelReference]) -> dict[str, ModelReference]:
-    """Give each model a short name, made from the last part of its path, that recipes and configs accept."""
-    experts: dict[str, ModelReference] = {}
-    for model in models:
-        last = model.path.rstrip("/").rpartition("/")[2]
-        plain = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in last) or "model"
-        name, number = plain, 1
-        while name in experts or name in _RESERVED:
-            number += 1
-            name = f"{plain}_{number}"
-        experts[name] = model
-    return experts
 
 
 def _spots(stretches: Sequence[_Stretch], names: Iterable[str], layout: Layout) -> list[_Spot]:
@@ -539,70 +476,3 @@ def _check_names(parameters: Mapping[str, Any], where: str, counterpart: Counter
                 f"{where}.{name}: is no model's own; mergekit passes over it here. "
                 "Move it to the parameters of the merge"
             )
-
-
-def _parameters(value: Any, where: str) -> Mapping[str, Any]:
-    parameters = _mapping(value or {}, where, None)
-    for name, setting in parameters.items():
-        place = f"{where}.{name}"
-        nested = [isinstance(entry, Mapping) for entry in setting] if isinstance(setting, list) else []
-        if any(nested) and not all(nested):
-            raise RecipeError(f"{place}: a list holds either values over depth or filters, not both")
-        for condition in _conditions(setting):
-            data = _mapping(condition, place, {"value", "filter"})
-            if "value" not in data or isinstance(data["value"], Mapping):
-                raise RecipeError(f"{place}: a filter needs a value, or a list of values over depth")
-            if not isinstance(data.get("filter", "*"), str | None):
-                raise RecipeError(f"{place}: filter: expected part of a tensor's name, got {data['filter']!r}")
-        for condition in _conditions(setting) or [{"value": setting}]:
-            value = condition["value"]
-            if any(isinstance(entry, list | Mapping) or entry is None for entry in _listed(value)):
-                raise RecipeError(f"{place}: expected a value or a list of values, got {value!r}")
-    return parameters
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _reference(value: Any, where: str, folder: Path | None) -> ModelReference:
-    if isinstance(value, Mapping):
-        data = _mapping(value, where, {"model", "lora", "override_architecture"})
-        for key in ("lora", "override_architecture"):
-            if data.get(key) is not None:
-                raise RecipeError(f"{where}.{key}: isn't supported; remove it")
-        inner = data.get("model")
-        if isinstance(inner, Mapping):
-            found = _mapping(inner, f"{where}.model", {"path", "revision"})
-            return _local(str(found.get("path")), found.get("revision"), folder)
-        value = inner
-    if not isinstance(value, str) or not value:
-        raise RecipeError(f"{where}: expected a folder or a hub id, got {value!r}")
-    if "+" in value:
-        raise RecipeError(
-            f"{where}: {value!r}: adding an adapter with + isn't supported; merge it into its model first"
-        )
-    path, _, revision = value.partition("@")
-    return _local(path, revision or None, folder)
-
-
-def _local(path: str, revision: Any, folder: Path | None) -> ModelReference:
-    for place in (Path(path).expanduser(), *(() if folder is None else (folder / path,))):
-        if place.is_dir():
-            return ModelReference(path=str(place.resolve()))
-    return ModelReference(path=path, revision=None if revision is None else str(revision))
-
-
-def _mapping(value: Any, where: str, known: set[str] | None) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise RecipeError(f"{where}: expected a mapping, got {value!r}")
-    for key in value:
-        if known is not None and key not in known:
-            raise RecipeError(f"{where}: {unknown('key', str(key), known)}")
-    return value
-
-
-def _sequence(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        raise RecipeError(f"{where}: expected a list with at least one entry, got {value!r}")
-    return value

@@ -15,8 +15,9 @@ from evomerge.errors import RecipeError
 from evomerge.folder import write_folder
 from evomerge.materialise import Materialiser
 from evomerge.merge import METHODS
+from evomerge.mergekit.documents import named
 from evomerge.mergekit.methods import COUNTERPARTS
-from evomerge.mergekit.read import load_recipe, named, read_mergekit
+from evomerge.mergekit.read import load_recipe, read_mergekit
 from evomerge.recipe import Group, ModelReference, Recipe
 from evomerge.testing.models import tiny_family
 

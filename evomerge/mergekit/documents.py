@@ -1,0 +1,85 @@
+"""The plain data of mergekit's files: mappings, lists and models, or what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evomerge.errors import RecipeError, unknown
+from evomerge.recipe import ModelReference
+
+_RESERVED = {"base", "uniform", "winner", "mean"}
+
+
+def parsed(text: str, where: str) -> Any:
+    """YAML as plain data. Raises: RecipeError."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where}: not valid YAML: {error}") from error
+
+
+def reference(value: Any, where: str, folder: Path | None) -> ModelReference:
+    """A model as mergekit spells it; a local folder is looked for from here and from `folder`, and made absolute.
+
+    Raises: RecipeError, also for adapters and replaced architectures, which aren't supported.
+    """
+    if isinstance(value, Mapping):
+        data = mapping(value, where, {"model", "lora", "override_architecture"})
+        for key in ("lora", "override_architecture"):
+            if data.get(key) is not None:
+                raise RecipeError(f"{where}.{key}: isn't supported; remove it")
+        inner = data.get("model")
+        if isinstance(inner, Mapping):
+            found = mapping(inner, f"{where}.model", {"path", "revision"})
+            return _local(str(found.get("path")), found.get("revision"), folder)
+        value = inner
+    if not isinstance(value, str) or not value:
+        raise RecipeError(f"{where}: expected a folder or a hub id, got {value!r}")
+    if "+" in value:
+        raise RecipeError(
+            f"{where}: {value!r}: adding an adapter with + isn't supported; merge it into its model first"
+        )
+    path, _, revision = value.partition("@")
+    return _local(path, revision or None, folder)
+
+
+def _local(path: str, revision: Any, folder: Path | None) -> ModelReference:
+    for place in (Path(path).expanduser(), *(() if folder is None else (folder / path,))):
+        if place.is_dir():
+            return ModelReference(path=str(place.resolve()))
+    return ModelReference(path=path, revision=None if revision is None else str(revision))
+
+
+def mapping(value: Any, where: str, known: set[str] | None) -> Mapping[str, Any]:
+    """The value, if it is a mapping of known keys; None knows every key. Raises: RecipeError."""
+    if not isinstance(value, Mapping):
+        raise RecipeError(f"{where}: expected a mapping, got {value!r}")
+    for key in value:
+        if known is not None and key not in known:
+            raise RecipeError(f"{where}: {unknown('key', str(key), known)}")
+    return value
+
+
+def sequence(value: Any, where: str) -> list[Any]:
+    """The value, if it is a list with something in it. Raises: RecipeError."""
+    if not isinstance(value, list) or not value:
+        raise RecipeError(f"{where}: expected a list with at least one entry, got {value!r}")
+    return value
+
+
+def named(models: Iterable[ModelReference]) -> dict[str, ModelReference]:
+    """Give each model a short name, made from the last part of its path, that recipes and configs accept."""
+    experts: dict[str, ModelReference] = {}
+    for model in models:
+        last = model.path.rstrip("/").rpartition("/")[2]
+        plain = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in last) or "model"
+        name, number = plain, 1
+        while name in experts or name in _RESERVED:
+            number += 1
+            name = f"{plain}_{number}"
+        experts[name] = model
+    return experts

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from evomerge.cli.guard import stoppable
+
+if TYPE_CHECKING:
+    from evomerge.config import Config
 
 
 def demo(
@@ -29,47 +33,50 @@ def demo(
 
     **Example:** `evomerge demo`
     """
-    from evomerge.cli.console import stdout
-    from evomerge.cli.results import finding, result_table
+    # Saving models has a progress bar of its own, a line for each; ours says more.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from evomerge.cli.screens import searching, transfer
+    from evomerge.cli.search import show
     from evomerge.config import Config
     from evomerge.demo.build import build_demo
     from evomerge.export import export
     from evomerge.search import search
 
-    console = stdout()
-    run, exported = directory / "run", directory / "winner"
-    again = f"evomerge demo {shlex.quote(str(directory))}"
-    with stoppable(run, start=again):
+    run, winner = directory / "run", directory / "winner"
+    with stoppable(run, start=f"evomerge demo {shlex.quote(str(directory))}"):
         with _building() as stages:
             path = build_demo(directory, seed=seed, small=small, progress=stages)
-        config = Config.from_file(path)
-        if evaluations is not None:
-            config = config.model_copy(update={"search": config.search.model_copy(update={"evaluations": evaluations})})
+        config = _budgeted(Config.from_file(path), evaluations or _budget(run))
         with searching(run, title="evomerge demo") as observer:
             result = search(config, run, observer=observer, where=str(path))
-        if not exported.exists():
+        if not winner.exists():
             with transfer("exporting the winner") as progress:
-                export(run, exported, progress=progress)
-    console.print()
-    console.print(result_table(result.data))
-    console.print(finding(result.data), markup=False)
-    console.print()
-    for what, where in (
-        ("The winner is a model folder:", exported),
-        ("It was made by this experiment:", path),
-        ("Everything about the search is in:", run),
-    ):
-        console.print(f"{what:<36}{where}", markup=False)
-    console.print()
-    console.print("Next, try:")
-    for command in (
-        f"evomerge trials {shlex.quote(str(run))}",
-        f"evomerge resume {shlex.quote(str(run))} --evaluations {2 * config.search.evaluations}",
-        f"evomerge check {shlex.quote(str(path))}",
-        "evomerge init my-experiment.yaml",
-    ):
-        console.print(f"  {command}", markup=False)
+                export(run, winner, progress=progress)
+    show(
+        result,
+        files={"the winner, a model folder": winner, "the experiment": path, "everything about the search": run},
+        commands=(
+            f"evomerge trials {shlex.quote(str(run))}",
+            f"evomerge resume {shlex.quote(str(run))} --evaluations {2 * config.search.evaluations}",
+            f"evomerge check {shlex.quote(str(path))} --dimensions",
+            "evomerge init my-experiment.yaml",
+        ),
+    )
+
+
+def _budgeted(config: Config, evaluations: int | None) -> Config:
+    if evaluations is None:
+        return config
+    return config.model_copy(update={"search": config.search.model_copy(update={"evaluations": evaluations})})
+
+
+def _budget(run: Path) -> int | None:
+    """The budget of an earlier demo in the same folder, which may have been extended since."""
+    if not (run / "run.json").exists():
+        return None
+    from evomerge.run import open_run
+
+    return open_run(run).config.search.evaluations
 
 
 @contextmanager
@@ -98,6 +105,9 @@ def _building() -> Iterator[Callable[[str, int, int], None]]:
 
         def draw(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
+                for earlier in tasks.values():
+                    # A skill may be learnt in fewer steps than it was given.
+                    bars.update(earlier, total=bars.tasks[earlier].completed)
                 tasks[stage] = bars.add_task(stage, total=total)
             bars.update(tasks[stage], completed=done, total=total)
 

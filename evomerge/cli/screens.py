@@ -24,10 +24,10 @@ _DOING = {
     "models": "opening the models",
     "benchmark": "building the benchmark",
     "workers": "starting workers",
-    "baselines": "scoring the base, the experts and uniform merges",
+    "baselines": "scoring base, experts and uniform merges",
     "search": "searching",
-    "validation": "scoring the best again on validation items",
-    "test": "testing the winner and the baselines on held-out items",
+    "validation": "scoring the best on validation items",
+    "test": "testing on held-out items",
     "export": "exporting the winner",
 }
 _BARS = "▁▂▃▄▅▆▇█"
@@ -162,8 +162,10 @@ class LiveScreen:
         self._start = time.monotonic()
 
     def __rich__(self) -> RenderableType:
-        """The display as it is now."""
+        """The display as it is now; nothing if there is nothing to do."""
         state = self._state
+        if not state.doing:
+            return Text("", end="")
         header = Table.grid(expand=True)
         header.add_column()
         header.add_column(justify="right")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,19 +61,24 @@ def resume(
     show(result)
 
 
-def show(result: Result) -> None:
-    """The table of the test, what was found, and what can be done next."""
+def show(result: Result, *, files: Mapping[str, Path] | None = None, commands: Sequence[str] = ()) -> None:
+    """Print the table of the test, what was found, where things are and what can be done next.
+
+    `files` and `commands` replace those that fit any search.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
     from evomerge.cli.console import stdout
     from evomerge.cli.results import finding, result_table
 
     directory = shlex.quote(str(result.directory))
     console = stdout()
-    console.print()
-    console.print(result_table(result.data))
-    console.print()
-    console.print(finding(result.data), markup=False)
-    console.print()
-    console.print(
-        f"The winner is trial {result.winner}. Everything is in {result.directory}/result.json.", markup=False
-    )
-    console.print(f"Next: evomerge export {directory} OUT    evomerge trials {directory}", markup=False)
+    console.print("", result_table(result.data), "", Text(finding(result.data)), "", sep="\n")
+    places = Table.grid(padding=(0, 2))
+    for what, where in (files or {f"trial {result.winner} won; all figures": result.directory / "result.json"}).items():
+        places.add_row(Text(what), Text(str(where), overflow="fold"))
+    console.print(places)
+    console.print("\nNext:")
+    for command in commands or (f"evomerge export {directory} OUT", f"evomerge trials {directory}"):
+        console.print(Text(f"  {command}", style="cyan"), soft_wrap=True)

@@ -123,11 +123,14 @@ def _show(console: Console, report: Preflight, *, every_dimension: bool) -> None
     from evomerge.cli.console import size, table
 
     models = table("model", "from", "is", "size", right=("size",))
-    states = {"folder": "a folder", "cache": "in the hub's cache", "unresolved": "not on this machine"}
+    # Messages are "path: why", one for each unresolved model, in their order.
+    reasons = iter(report.unresolved)
     for model in report.models:
-        found = "" if model.size_bytes is None else size(model.size_bytes)
-        style = "yellow" if model.state == "unresolved" else None
-        models.add_row(model.name, Text(model.path), states.get(model.state, model.state), found, style=style)
+        if model.state == "unresolved":
+            models.add_row(model.name, Text(model.path), next(reasons).rpartition(": ")[2], "", style="yellow")
+        else:
+            state = {"folder": "a folder", "cache": "in the hub's cache"}[model.state]
+            models.add_row(model.name, Text(model.path), state, size(model.size_bytes or 0))
     console.print(models, "")
     if report.dimensions:
         console.print(_sizes(report), "")
@@ -137,9 +140,8 @@ def _show(console: Console, report: Preflight, *, every_dimension: bool) -> None
     if report.unresolved:
         console.print(
             Text.assemble(
-                ("Unresolved: ", "yellow"),
-                "models that aren't on this machine are downloaded when the search starts. "
-                "What needs no model is right; dimensions, memory and items are checked once the models are here.",
+                ("Unresolved models: ", "yellow"),
+                "what depends on them (dimensions, memory, items) can't be checked here; the rest is right.",
             )
         )
 

@@ -64,14 +64,14 @@ def test_a_pipe_gets_a_line_for_each_phase_and_generation_and_nothing_else(clock
     drive(PlainScreen(Console(file=out, width=240), []), clock)
     assert out.getvalue().splitlines() == [
         "opening the models",
-        "scoring the base, the experts and uniform merges: 3 evaluations",
+        "scoring base, experts and uniform merges: 3 evaluations",
         "searching: 16 evaluations",
         "generation 0: best fitness 0.4000, median 0.3500, best so far 0.4000, "
         "4/16 evaluated, 60.0 a minute, 12 s left",
         "generation 1: best fitness 0.5000, median 0.3500, best so far 0.5000, "
         "8/16 evaluated, 60.0 a minute, 8.0 s left, 1 failed",
         "something [to] know",
-        "scoring the best again on validation items: 5 evaluations",
+        "scoring the best on validation items: 5 evaluations",
     ]
 
 
@@ -129,8 +129,16 @@ def test_the_live_display_fits_a_narrow_terminal(clock: list[float]) -> None:
     assert all(len(line) <= 60 for line in capture.get().splitlines())
 
 
+def test_a_run_with_nothing_left_to_do_shows_no_display() -> None:
+    console = Console(width=60, color_system=None, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(LiveScreen(console, [record(0)], "x"), end="")
+    assert capture.get() == ""
+
+
 def test_a_long_search_keeps_its_sparkline_short(clock: list[float]) -> None:
     screen = LiveScreen(Console(width=100, file=io.StringIO()), [], "x")
+    screen.phase("search", 500)
     for generation in range(500):
         screen.generation(generation, generation / 500, 0.1, 0)
     console = Console(width=100, color_system=None, file=io.StringIO())
@@ -180,7 +188,7 @@ def test_starting_workers_within_a_phase_does_not_end_it(clock: list[float]) -> 
     assert re.search(r"base 0\.2500\s+best uniform 0\.5000", shown())
     clock[0] += 1
     screen.trial(record(2, "uniform", 0.4))
-    assert "scoring the base" in shown()
+    assert "scoring base" in shown()
     assert "3/5" in shown()
 
 

@@ -84,8 +84,13 @@ def test_a_pilot_times_a_candidate(cli: Any, config: Path) -> None:
 def test_the_real_configs_are_accepted_without_network(cli: Any, path: Path) -> None:
     done = cli("check", path)
     assert done.exit_code == 0, done.stderr
-    assert "not on this machine" in done.stdout
-    assert "Unresolved: " in done.stdout
+    assert "not on this machine; downloaded when needed" in done.stdout
+    assert "Unresolved models: " in done.stdout
+
+
+def test_a_missing_folder_is_not_taken_for_a_download(cli: Any) -> None:
+    shown = cli("check", ROOT / "configs" / "demo.yaml").stdout
+    assert (ROOT / "demo").exists() or shown.count("no such folder") == 3
 
 
 def test_a_pilot_needs_its_models(cli: Any) -> None:

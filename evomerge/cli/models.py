@@ -98,9 +98,11 @@ def score(
             model, experiment.benchmark, split=split.value, execution=experiment.execution, where=str(config)
         )
     else:
-        names = [name.strip() for name in (tasks or "").split(",")]
+        names = [name for name in dict.fromkeys(map(str.strip, (tasks or "").split(","))) if name]
+        if not names:
+            raise typer.BadParameter("--tasks names no task")
         benchmark = BenchmarkConfig(
-            tasks=tuple(TaskConfig(task=name, num_fewshot=num_fewshot) for name in names if name),
+            tasks=tuple(TaskConfig(task=name, num_fewshot=num_fewshot) for name in names),
             include_path=tuple(str(path.resolve()) for path in include_path or ()),
         )
         found = evaluate(model, benchmark, where="--tasks")

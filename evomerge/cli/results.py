@@ -69,7 +69,7 @@ def finding(result: Mapping[str, Any]) -> str:
 
 
 def _verdict(rival: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    name = f"the best expert ({rival['name']})" if rival["kind"] == "expert" else "the best uniform merge"
+    name = f"{rival['name']}, the best expert" if rival["kind"] == "expert" else "the best uniform merge"
     difference, p = row["difference"], row["p_holm"]
     shown = probability(p)
     evidence = f"({difference:+.3f}, corrected p {shown if shown.startswith('<') else '= ' + shown})"

@@ -25,18 +25,37 @@ _SHOWN_DIMENSIONS = 12
 
 def init(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The config to write.")] = Path("evomerge.yaml"),
+    genome: Annotated[
+        Path | None, typer.Option("--from", metavar="GENOME", help="A mergekit-evolve file to start from.")
+    ] = None,
 ) -> None:
     """Write a commented starter config: every key with its meaning and its default.
 
-    **Example:** `evomerge init swahili.yaml`
+    With `--from` it is the search that a mergekit-evolve file describes, with comments on what couldn't be taken over.
+
+    **Examples:** `evomerge init swahili.yaml`, `evomerge init swahili.yaml --from genome.yaml`
     """
-    text = files("evomerge.cli").joinpath("starter.yaml").read_text(encoding="utf-8")
+    if genome is None:
+        text = files("evomerge.cli").joinpath("starter.yaml").read_text(encoding="utf-8")
+    else:
+        text = _converted(genome)
     try:
         with file.open("x", encoding="utf-8") as out:
             out.write(text)
     except FileExistsError:
         raise ConfigError(f"{file}: exists already; give another name: evomerge init NAME.yaml") from None
-    typer.echo(f"Wrote {file}. Fill in models and tasks, then: evomerge check {shlex.quote(str(file))}")
+    todo = "Fill in models and tasks" if genome is None else "See the comments at its top"
+    typer.echo(f"Wrote {file}. {todo}, then: evomerge check {shlex.quote(str(file))}")
+
+
+def _converted(genome: Path) -> str:
+    from evomerge.mergekit.genome import genome_to_config
+
+    try:
+        text = genome.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{genome}: can't be read: {error.strerror}") from error
+    return genome_to_config(text, where=str(genome), folder=genome.parent)
 
 
 def methods(

@@ -102,3 +102,7 @@ def test_score_wants_either_tasks_or_a_config(cli: Any, options: list[str]) -> N
     done = cli("score", "x", *options)
     assert done.exit_code == 2
     assert "give either --tasks or --config" in done.stderr
+
+
+def test_score_wants_a_task(cli: Any) -> None:
+    assert "names no task" in cli("score", "x", "--tasks", " , ").stderr

@@ -40,8 +40,8 @@ def test_other_metrics_than_accuracy_are_called_scores(result: dict[str, Any]) -
 
 def test_the_sentence_claims_what_is_significant_and_no_more(result: dict[str, Any]) -> None:
     assert finding(result) == (
-        "On 200 test items that the search never saw, the winner scores 0.520: better than the best expert "
-        "(language) (+0.220, corrected p = 0.002), and not clearly different from the best uniform merge "
+        "On 200 test items that the search never saw, the winner scores 0.520: better than language, the best expert "
+        "(+0.220, corrected p = 0.002), and not clearly different from the best uniform merge "
         "(+0.020, corrected p = 0.6)."
     )
 

@@ -14,6 +14,7 @@ from evomerge.merge.orders import (
     count_kept,
     least_reaching,
     magnitudes,
+    magnitudes_between,
     most_not_exceeding,
     prepared_bytes,
 )
@@ -72,11 +73,13 @@ class Breadcrumbs(SparseMethod):
         assert inputs.base is not None
         low, high = [], []
         for index, (statistics, expert) in enumerate(zip(state, inputs.experts, strict=True)):
-            values = magnitudes(inputs.base, expert)
+            values, between = magnitudes(inputs.base, expert), magnitudes_between(inputs.base, expert)
             kept = count_kept(float(coefficients["density"][index]), statistics.size)
             above = min(int(float(coefficients["gamma"][index]) * statistics.size), statistics.size - kept)
-            low.append(least_reaching(statistics.largest(above + kept, values)) if kept else np.inf)
-            high.append(most_not_exceeding(statistics.largest(above + 1, values)) if kept and above else np.inf)
+            low.append(least_reaching(statistics.largest(above + kept, values, between)) if kept else np.inf)
+            high.append(
+                most_not_exceeding(statistics.largest(above + 1, values, between)) if kept and above else np.inf
+            )
         return Sparsity(kind="band", low=np.array(low), high=np.array(high), factor=np.ones(len(low)))
 
 

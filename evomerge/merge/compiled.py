@@ -66,12 +66,14 @@ def _from_bfloat16(bits: Any) -> Any:
 
 @compiled
 def _from_float16(bits: Any) -> Any:
-    shifted = np.uint32((np.uint32(bits) & np.uint32(0x7FFF)) << np.uint32(13))
-    # The exponents' biases differ by 112. The product is exact, of subnormal numbers too.
-    finite = np.float64(_float32(shifted)) * 2.0**112
-    special = np.float64(_float32(shifted | np.uint32(0x7F800000)))
-    magnitude = special if shifted >= np.uint32(0x7C00 << 13) else finite
-    return -magnitude if bits >= np.uint16(0x8000) else magnitude
+    wide = np.uint32(bits)
+    size = np.uint32((wide & np.uint32(0x7FFF)) << np.uint32(13))
+    # The exponents' biases differ by 112, those of infinity and NaN by twice that.
+    normal = np.uint32(size + (np.uint32(224 << 23) if size >= np.uint32(0x7C00 << 13) else np.uint32(112 << 23)))
+    # Behind a leading one a subnormal number's digits are right, without any subnormal float32.
+    small = np.float32(_float32(size + np.uint32(113 << 23)) - np.float32(2.0**-14)).view(np.uint32)
+    magnitude = small if size < np.uint32(0x400 << 13) else normal
+    return np.float64(_float32(magnitude | np.uint32((wide & np.uint32(0x8000)) << np.uint32(16))))
 
 
 @compiled
@@ -334,19 +336,19 @@ def _sparsify(
         least, most = low[k], high[k]
         for i in range(count):
             magnitude = abs(tau[i])
-            tau[i] *= scale * np.float64((magnitude >= least) & (magnitude <= most))
+            tau[i] *= scale if (magnitude >= least) & (magnitude <= most) else 0.0
         return
     _draw(first, count, keys[k, 0], keys[k, 1], draws)
     if kind == RANDOM:
         probability = low[k]
         for i in range(count):
-            tau[i] *= scale * np.float64(np.float64(draws[i]) * 2.0**-31 < probability)
+            tau[i] *= scale if np.float64(draws[i]) * 2.0**-31 < probability else 0.0
         return
     steps = carray(_uint8_at(ranks[k] + first), (count,))
     least_probability, spread = low[k], high[k]
     for i in range(count):
         chance = least_probability + spread * np.float64(steps[i])
-        kept = np.float64(np.float64(draws[i]) * 2.0**-31 < chance)
+        kept = 1.0 if np.float64(draws[i]) * 2.0**-31 < chance else 0.0
         # A factor of 0 stands for 1/probability.
         tau[i] *= kept / (chance + (1.0 - kept)) if scale == 0.0 else kept * scale
 
@@ -402,19 +404,19 @@ def sparse(
                     votes[i] += vector[i]
         if combine != SUM:
             for i in range(count):
-                votes[i] = 1.0 - 2.0 * np.float64(votes[i] < 0.0)
+                votes[i] = -1.0 if votes[i] < 0.0 else 1.0
             for k in range(many):
                 vector, weight = tau[k], weights[k]
                 factor_of = weight if combine == VOTE else 1.0
                 for i in range(count):
                     # Multiplied rather than chosen, so that NaN and Inf survive.
-                    agrees = np.float64(vector[i] * votes[i] > 0.0)
+                    agrees = 1.0 if vector[i] * votes[i] > 0.0 else 0.0
                     total[i] += factor_of * vector[i] * agrees
                     agreeing[i] += weight * agrees
             if normalize:
                 for i in range(count):
                     # Weights of nobody, or that cancel, don't divide.
-                    total[i] /= agreeing[i] + np.float64(agreeing[i] == 0.0)
+                    total[i] /= agreeing[i] if agreeing[i] != 0.0 else 1.0
         for i in range(count):
             total[i] = base[i] + scale * total[i]
         store(total, out, out_code, first, count)
@@ -538,9 +540,9 @@ def agreement(
         for k in range(many):
             if chosen < 0 or chosen == k:
                 for i in range(count):
-                    votes[i] += np.float64(abs(tau[k, i]) > selectivity[k] * abs(total[i] - tau[k, i]))
+                    votes[i] += 1.0 if abs(tau[k, i]) > selectivity[k] * abs(total[i] - tau[k, i]) else 0.0
         for i in range(count):
-            total[i] = base[i] + weighted[i] * (scale * np.float64(votes[i] >= least))
+            total[i] = base[i] + weighted[i] * (scale if votes[i] >= least else 0.0)
         store(total, out, out_code, first, count)
 
 
@@ -587,14 +589,13 @@ def energies(start: int, stop: int, sources: Any, codes: Any, threshold: float, 
     spread = np.empty(TREE, dtype=np.float64)
     squares = np.empty(TREE, dtype=np.float64)
     tau = np.empty((many, TREE), dtype=np.float64)
-    least = np.float32(threshold)
     for first in range(start, stop, TREE):
         count = min(TREE, stop - first)
         _load_task_vectors(sources, codes, first, count, base, tau)
         _variance(tau, count, base, spread)
         for k in range(many):
             for i in range(count):
-                squares[i] = tau[k, i] * tau[k, i] * np.float64(np.float32(spread[i]) >= least)
+                squares[i] = tau[k, i] * tau[k, i] * (1.0 if spread[i] >= threshold else 0.0)
             for i in range(count, TREE):
                 squares[i] = 0.0
             partial[k, first // TREE] = _tree_sum(squares)
@@ -621,7 +622,6 @@ def sce(
     total = np.empty(BLOCK, dtype=np.float64)
     divisor = np.empty(BLOCK, dtype=np.float64)
     tau = np.empty((many, BLOCK), dtype=np.float64)
-    least = np.float32(threshold)
     for first in range(start, stop, BLOCK):
         count = min(BLOCK, stop - first)
         _load_task_vectors(sources, codes, first, count, base, tau)
@@ -632,17 +632,17 @@ def sce(
             divisor[i] = 0.0
         for k in range(many):
             for i in range(count):
-                tau[k, i] *= np.float64(np.float32(spread[i]) >= least)
+                tau[k, i] *= 1.0 if spread[i] >= threshold else 0.0
                 votes[i] += tau[k, i]
         for i in range(count):
-            votes[i] = 1.0 - 2.0 * np.float64(votes[i] < 0.0)
+            votes[i] = -1.0 if votes[i] < 0.0 else 1.0
         for k in range(many):
             for i in range(count):
-                agrees = np.float64(tau[k, i] * votes[i] > 0.0)
+                agrees = 1.0 if tau[k, i] * votes[i] > 0.0 else 0.0
                 total[i] += weights[k] * tau[k, i] * agrees
                 divisor[i] += weights[k] * agrees
         for i in range(count):
-            mean[i] = base[i] + scale * (total[i] / (divisor[i] + np.float64(divisor[i] == 0.0)))
+            mean[i] = base[i] + scale * (total[i] / (divisor[i] if divisor[i] != 0.0 else 1.0))
         store(mean, out, out_code, first, count)
 
 
@@ -674,7 +674,7 @@ def ram(
             active[i] = 0.0
         for k in range(many):
             for i in range(count):
-                counts = np.float64(abs(tau[k, i]) > epsilon)
+                counts = 1.0 if abs(tau[k, i]) > epsilon else 0.0
                 value = weights[k] * (tau[k, i] * counts)
                 active[i] += counts
                 shared[i] += value
@@ -738,5 +738,29 @@ def fusion(
         for i in range(count):
             tau = value[i] - base[i]
             size = np.float64(np.float32(abs(tau) * rows[(first + i) // length]))
-            base[i] += tau * (weight * np.float64(size >= threshold))
+            base[i] += tau * (weight if size >= threshold else 0.0)
         store(base, out, out_code, first, count)
+
+
+@compiled
+def magnitudes_between(start: int, stop: int, sources: Any, codes: Any, least: float, most: float, found: Any) -> int:
+    """Collect |second − first source| in [least, most) as float32; returns how many there are."""
+    base = np.empty(BLOCK, dtype=np.float64)
+    tau = np.empty(BLOCK, dtype=np.float64)
+    total = 0
+    for first in range(start, stop, BLOCK):
+        count = min(BLOCK, stop - first)
+        load(sources[0], codes[0], first, count, base)
+        load_difference(sources[1], codes[1], first, count, base, tau)
+        hits = 0
+        for i in range(count):
+            tau[i] = abs(tau[i])
+        for i in range(count):
+            hits += 1 if (tau[i] >= least) & (tau[i] < most) else 0
+        # Most blocks have none, and looking for them one by one is what costs.
+        if hits > 0:
+            for i in range(count):
+                if tau[i] >= least and tau[i] < most:
+                    found[total] = np.float32(tau[i])
+                    total += 1
+    return total

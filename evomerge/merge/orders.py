@@ -15,6 +15,9 @@ from evomerge.merge.kernels import addresses_of, flattened, in_parts, loops
 Values = Callable[[int, int], NDArray[np.float32]]
 """The quantity that is ordered: not negative, not NaN, one number for each entry from start up to stop."""
 
+Between = Callable[[int, int, float, float], NDArray[np.float32]]
+"""Those of the entries from start up to stop that are at least one number and below another."""
+
 KEPT = 1 << 16
 """Distinct values remembered per tensor and expert, at most."""
 
@@ -36,12 +39,13 @@ class OrderStatistics:
     complete: bool
     """Whether `values` are all that occur."""
 
-    def largest(self, count: int, values: Values) -> float:
+    def largest(self, count: int, values: Values, between: Between | None = None) -> float:
         """The `count`-th largest entry: those that reach it are the `count` largest and all that tie with the last.
 
         Args:
             count: 0 to size. Zero gives infinity.
             values: the ordered quantity, read again only where `complete` is false.
+            between: a faster way to find some of them.
         """
         if count <= 0:
             return float("inf")
@@ -54,12 +58,16 @@ class OrderStatistics:
 
         def look(start: int, stop: int) -> None:
             for first in range(start, stop, _CHUNK):
-                chunk = values(first, min(stop, first + _CHUNK))
+                last = min(stop, first + _CHUNK)
+                if between is not None:
+                    found[first] = between(first, last, float(value), float(upper))
+                    continue
+                chunk = values(first, last)
                 found[first] = chunk[(chunk >= value) & (chunk < upper)]
 
         in_parts(look, self.size, grain=_CHUNK, least=_CHUNK)
-        between = np.sort(np.concatenate(list(found.values())))
-        return float(between[len(between) - (count - int(self.at_least[index + 1]))])
+        candidates = np.sort(np.concatenate(list(found.values())))
+        return float(candidates[len(candidates) - (count - int(self.at_least[index + 1]))])
 
 
 def order(size: int, values: Values) -> OrderStatistics:
@@ -131,6 +139,25 @@ def magnitudes(base: Tensor, expert: Tensor) -> Values:
         return result
 
     return values
+
+
+def magnitudes_between(base: Tensor, expert: Tensor) -> Between | None:
+    """Finds the magnitudes in an interval without writing all of them; None where only torch can read the tensors."""
+    start_at, leads_to = flattened(base), flattened(expert)
+    compiled = loops(start_at, leads_to)
+    if compiled is None:
+        return None
+    addresses, codes = addresses_of((start_at, leads_to))
+
+    def between(start: int, stop: int, low: float, high: float) -> NDArray[np.float32]:
+        found = np.empty(stop - start, dtype=np.float32)
+        least, most = least_reaching(low), least_reaching(high)
+        count = compiled.magnitudes_between(start, stop, addresses, codes, least, most, found)
+        # The tensors whose addresses the loop takes must live until here.
+        assert len(start_at) == len(leads_to)
+        return found[:count].copy()
+
+    return between
 
 
 def least_reaching(value: float) -> float:

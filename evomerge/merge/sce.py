@@ -11,7 +11,7 @@ from torch import Tensor
 
 from evomerge.merge.base import Coefficients, MergeMethod, Parameter, TensorInputs
 from evomerge.merge.kernels import TREE, addresses_of, flattened, fuse, in_parts, loops, tree_sums
-from evomerge.merge.orders import OrderStatistics, Values, count_kept, order, prepared_bytes
+from evomerge.merge.orders import OrderStatistics, Values, count_kept, least_reaching, order, prepared_bytes
 
 
 class Sce(MergeMethod):
@@ -54,7 +54,7 @@ class Sce(MergeMethod):
         assert inputs.base is not None
         density, scale = float(coefficients["density"]), float(coefficients["scale"])
         kept = min(count_kept(density, state.positive), state.positive)
-        threshold = 0.0 if density >= 1.0 else state.largest(kept, _variances(inputs))
+        threshold = 0.0 if density >= 1.0 else least_reaching(state.largest(kept, _variances(inputs)))
         energy = _energies(inputs, threshold)
         total = float(energy.sum())
         weights = energy / total if 0.0 < total < np.inf else np.full(len(energy), 1.0 / len(energy))
@@ -62,7 +62,7 @@ class Sce(MergeMethod):
         def formula(blocks: list[Tensor], first: int) -> Tensor:
             zero = torch.zeros_like(blocks[0])
             tau = [block - blocks[0] for block in blocks[1:]]
-            kept = (_variance(tau).to(torch.float32) >= threshold).to(zero.dtype)
+            kept = (_variance(tau) >= threshold).to(zero.dtype)
             tau = [vector * kept for vector in tau]
             votes, merged, divisor = zero.clone(), zero.clone(), zero.clone()
             for vector in tau:
@@ -117,7 +117,7 @@ def _energies(inputs: TensorInputs, threshold: float) -> NDArray[np.float64]:
         for first in range(0, size, TREE):
             base, *experts = (tensor[first : first + TREE].to(torch.float64) for tensor in flat)
             tau = [expert - base for expert in experts]
-            kept = (_variance(tau).to(torch.float32) >= threshold).to(torch.float64)
+            kept = (_variance(tau) >= threshold).to(torch.float64)
             for index, vector in enumerate(tau):
                 padded = np.zeros(TREE)
                 padded[: len(vector)] = (vector * vector * kept).cpu().numpy()

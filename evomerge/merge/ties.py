@@ -8,7 +8,15 @@ from dataclasses import replace
 import numpy as np
 
 from evomerge.merge.base import Coefficients, TensorInputs
-from evomerge.merge.orders import OrderStatistics, count_kept, least_reaching, magnitudes, order, prepared_bytes
+from evomerge.merge.orders import (
+    OrderStatistics,
+    count_kept,
+    least_reaching,
+    magnitudes,
+    magnitudes_between,
+    order,
+    prepared_bytes,
+)
 from evomerge.merge.sparse import DENSITY, ELECTED_WEIGHT, ELECTION, SCALE, SparseMethod, Sparsity, normalize_option
 
 
@@ -46,7 +54,13 @@ class Ties(SparseMethod):
         """Keep what reaches each expert's threshold."""
         assert inputs.base is not None
         low = [
-            least_reaching(statistics.largest(count_kept(density, statistics.size), magnitudes(inputs.base, expert)))
+            least_reaching(
+                statistics.largest(
+                    count_kept(density, statistics.size),
+                    magnitudes(inputs.base, expert),
+                    magnitudes_between(inputs.base, expert),
+                )
+            )
             for density, statistics, expert in zip(coefficients["density"].tolist(), state, inputs.experts, strict=True)
         ]
         return Sparsity(kind="band", low=np.array(low), high=np.full(len(low), np.inf), factor=np.ones(len(low)))

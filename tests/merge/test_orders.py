@@ -83,3 +83,20 @@ def test_float64_bounds_decide_as_comparing_in_float32_would(value: float) -> No
         for number in (np.nextafter(bound, 0.0), bound, np.nextafter(bound, np.inf)):
             assert (np.float32(number) >= single) == (number >= orders.least_reaching(value))
             assert (np.float32(number) <= single) == (number <= orders.most_not_exceeding(value))
+
+
+@pytest.mark.parametrize("engine", ["compiled", "torch"])
+def test_thresholds_of_task_vectors_are_found_by_a_second_look(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orders, "KEPT", 20)
+    base, expert = torch.randn(5000), torch.randn(5000)
+    descending = np.sort((expert.double() - base.double()).abs().float().numpy())[::-1]
+    values = orders.magnitudes(base, expert)
+    between = orders.magnitudes_between(base, expert)
+    assert between is not None
+    if engine == "torch":
+        with kernels.torch_only():
+            assert orders.magnitudes_between(base, expert) is None
+        between = None
+    statistics = orders.order(5000, values)
+    for count in (1, 77, 2500, 4321, 5000):
+        assert statistics.largest(count, values, between) == descending[count - 1]

@@ -42,13 +42,15 @@ def demo(
     from evomerge.export import export
     from evomerge.search import search
 
-    run, winner = directory / "run", directory / "winner"
+    run = directory / "run"
     with stoppable(run, start=f"evomerge demo {shlex.quote(str(directory))}"):
         with _building() as stages:
             path = build_demo(directory, seed=seed, small=small, progress=stages)
         config = _budgeted(Config.from_file(path), evaluations or _budget(run))
         with searching(run, title="evomerge demo") as observer:
             result = search(config, run, observer=observer, where=str(path))
+        # A demo that is continued with a larger budget may find another winner.
+        winner = directory / f"winner-trial-{result.winner}"
         if not winner.exists():
             with transfer("exporting the winner") as progress:
                 export(run, winner, progress=progress)

@@ -36,9 +36,10 @@ def test_the_demo_builds_searches_tests_and_exports(cli: Any, tmp_path: Path) ->
     assert lines[:3] == ["training the base", "training the swahili expert", "opening the models"]
     assert any(line.startswith("Accuracy on 24 test items, held out") for line in lines)
     assert any("test items that the search never saw" in line for line in lines)
-    assert any(line.endswith(str(folder / "winner")) for line in lines)
+    (winner,) = folder.glob("winner-trial-*")
+    assert any(line.endswith(str(winner)) for line in lines)
     assert f"  evomerge resume '{folder / 'run'}' --evaluations 16" in lines
-    assert (folder / "winner" / "model.safetensors").exists()
+    assert (winner / "model.safetensors").exists()
     assert open_run(folder / "run").config.search.seed == 3
 
 

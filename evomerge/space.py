@@ -103,9 +103,12 @@ class SearchSpace:
         for parameter in method.parameters:
             settings = config.parameters.get(parameter.name, ParameterConfig())
             place = f"{where}: space.parameters.{parameter.name}"
-            if settings.value is not None:
-                _check_range(parameter, settings.value, settings.value, place)
-                self._fixed[parameter.name] = settings.value
+            value = settings.value
+            if value is None and not parameter.searched and settings.low is None and settings.high is None:
+                value = parameter.default
+            if value is not None:
+                _check_range(parameter, value, value, place)
+                self._fixed[parameter.name] = value
                 continue
             low = parameter.low if settings.low is None else settings.low
             high = parameter.high if settings.high is None else settings.high

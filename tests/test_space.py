@@ -35,6 +35,7 @@ class Toy(MergeMethod):
     parameters = (
         Parameter(name="weight", description="", default=0.5, low=0.0, high=1.5, per_expert=True),
         Parameter(name="density", description="", default=1.0, low=0.1, high=1.0, minimum=0.0, maximum=1.0),
+        Parameter(name="scale", description="", default=1.0, low=0.5, high=2.0, searched=False),
     )
 
     def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> None:
@@ -94,7 +95,13 @@ def test_fixed_and_shared_parameters_take_no_or_one_dimension() -> None:
     found = space(granularity="all", parameters={"density": 0.4, "weight": {"low": 0, "high": 1, "shared": True}})
     assert [dimension.name for dimension in found.dimensions] == ["weight"]
     (group,) = found.decode(np.array([0.7])).groups
-    assert group.coefficients == {"density": 0.4, "weight": 0.7}
+    assert group.coefficients == {"density": 0.4, "weight": 0.7, "scale": 1.0}
+
+
+def test_a_parameter_that_is_rarely_worth_a_dimension_is_searched_only_if_given_bounds() -> None:
+    assert not any("scale" in dimension.name for dimension in space(granularity="all").dimensions)
+    found = space(granularity="all", parameters={"scale": {"low": 0.8, "high": 1.2}})
+    assert found.dimensions[-1].name == "scale"
 
 
 def test_smoothing_interpolates_linearly_over_depth() -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from evomerge.folder import write_folder
+from evomerge.mergekit.methods import BY_THEIRS, INERT_EVERYWHERE
 from evomerge.mergekit.read import read_mergekit
 from evomerge.mergekit.write import to_mergekit
 from evomerge.testing.models import tiny_family
@@ -189,3 +190,22 @@ def test_what_is_written_agrees_when_mergekit_runs_it(form: str, family: dict[st
     text = FORMS[form].format(**family)
     written = to_mergekit(read_mergekit(text))
     assert_agree(by_evomerge(text, tmp_path / "ours"), by_mergekit(written, tmp_path / "theirs"), odd=1 / 500)
+
+
+def test_every_method_of_mergekit_has_a_counterpart_with_its_parameters_and_defaults() -> None:
+    from mergekit.merge_methods.registry import registered_methods
+
+    assert {method.spec.name for method in registered_methods()} == set(BY_THEIRS)
+    for method in registered_methods():
+        counterpart = BY_THEIRS[method.spec.name]
+        defaults = {name: number.default for name, number in {**counterpart.per_model, **counterpart.shared}.items()}
+        defaults |= {name: switch.default for name, switch in counterpart.switches.items()}
+        if counterpart.folded:
+            defaults |= {"lambda": 1.0, "normalize": False}
+        for parameter in (*method.spec.shared_parameters, *method.spec.input_parameters):
+            if parameter.name in {**counterpart.inert, **INERT_EVERYWHERE}:
+                continue
+            # A scale that isn't given is 1.
+            theirs = None if parameter.required else 1.0 if parameter.name == "scale" else parameter.default
+            assert defaults.pop(parameter.name) == theirs, (method.spec.name, parameter.name)
+        assert not defaults

@@ -43,7 +43,14 @@ def demo(
     from evomerge.search import search
 
     run = directory / "run"
-    with stoppable(run, start=f"evomerge demo {shlex.quote(str(directory))}"):
+    again = [
+        "evomerge",
+        "demo",
+        str(directory),
+        *(["--seed", str(seed)] if seed else []),
+        *(["--small"] if small else []),
+    ]
+    with stoppable(run, start=shlex.join(again)):
         with _building() as stages:
             path = build_demo(directory, seed=seed, small=small, progress=stages)
         config = _budgeted(Config.from_file(path), evaluations or _budget(run))

@@ -217,7 +217,7 @@ class SearchConfig(Section):
     """Best candidates re-scored on validation; the distribution's mean joins them."""
     seed: int = 0
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    """Settings of the algorithm itself; `evomerge check` lists them."""
+    """Settings of the algorithm itself, such as `active` of cma; a wrong name is refused with the right ones."""
 
 
 class ExecutionConfig(Section):

@@ -24,11 +24,24 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from evomerge.config import Config
-from evomerge.errors import LockedError, ResumeError, RunError
+from evomerge.errors import LockedError, ResumeError, RunError, listed
 from evomerge.ledger import Ledger, Trial
 from evomerge.recipe import ModelReference, Recipe
 
 FORMAT_VERSION = 1
+
+# What a driver that was killed while it made the directory may have left there.
+_OWN_FILES = frozenset(
+    {
+        "lock",
+        "config.yaml",
+        "study.journal",
+        "study.journal.lock",
+        "evaluations.jsonl",
+        ".config.yaml.tmp",
+        ".run.json.tmp",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +198,15 @@ def open_run(directory: str | Path) -> Run:
 
 
 def create_run(directory: Path, config: Config, facts: Mapping[str, Any]) -> Run:
-    """Write a new run directory. `run.json` comes last, so a crash in between leaves no half-made run."""
+    """Write a new run directory. `run.json` comes last, so a crash in between leaves no half-made run.
+
+    Raises: RunError if the directory holds files of something else, or can't be written.
+    """
+    foreign = sorted(entry.name for entry in directory.iterdir() if entry.name not in _OWN_FILES)
+    if foreign:
+        raise RunError(
+            f"{directory}: holds {listed(foreign)} and no run; choose a new or an empty directory with --run"
+        )
     study = f"{directory.resolve().name}-{uuid.uuid4().hex[:8]}"
     for leftover in ("study.journal", "study.journal.lock", "evaluations.jsonl"):
         (directory / leftover).unlink(missing_ok=True)

@@ -128,3 +128,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="can't be written"):
         write_atomically(tmp_path / "x", "new")
     assert (tmp_path / "x").read_text() == "old"
+
+
+def test_a_folder_of_something_else_does_not_become_a_run(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(RunError, match=r"holds thesis\.tex and no run"):
+        create_run(tmp_path, CONFIG, FACTS)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]

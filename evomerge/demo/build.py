@@ -81,7 +81,8 @@ def build_demo(
     """
     folder = Path(folder).absolute()
     settings = SMALL if small else Settings()
-    recipe = {"seed": seed, **asdict(settings)}
+    mixtures = {"base": BASE, "arithmetic": ARITHMETIC, "swahili": SWAHILI, "replay": REPLAY}
+    recipe = {"seed": seed, **asdict(settings), "mixtures": mixtures}
     marker = folder / "demo.json"
     if marker.exists():
         if json.loads(marker.read_text(encoding="utf-8")) != recipe:

@@ -6,7 +6,6 @@ Knows examples and steps. Does not know where models are kept or what they are m
 from __future__ import annotations
 
 import copy
-import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -186,10 +185,3 @@ def _by_length(examples: list[Example], size: int) -> list[list[Example]]:
     batches = [examples[first : first + size] for first in range(0, len(examples), size)]
     random.Random(derive(0, *(example.prompt for example in examples[:4]))).shuffle(batches)
     return batches
-
-
-def distance(model: LlamaForCausalLM, base: LlamaForCausalLM) -> float:
-    """Norm of a task vector as a fraction of the base's."""
-    pairs = list(zip(model.parameters(), base.parameters(), strict=True))
-    change = sum(float((ours.detach() - theirs.detach()).square().sum()) for ours, theirs in pairs)
-    return math.sqrt(change / sum(float(theirs.detach().square().sum()) for _, theirs in pairs))

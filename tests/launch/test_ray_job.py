@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,11 +93,11 @@ def test_mistakes_are_refused_before_anything_is_submitted(
 
 
 @pytest.fixture
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
+def head() -> Iterator[tuple[str, dict[str, str]]]:
     """A Ray head with a job server, in a process group of its own; its job server's address and the environment."""
     port, dashboard, agent, client = free_ports(4)
-    # Ray's sockets don't fit into pytest's long paths.
-    folder = tmp_path_factory.mktemp("r")
+    # A socket's path holds 107 characters, and pytest's folders under several workers leave too few for Ray's.
+    folder = Path(tempfile.mkdtemp(prefix="ray"))
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -108,7 +110,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[s
     command = [
         *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2"),
         *(f"--port={port}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"),
-        *("--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1", f"--ray-client-server-port={client}"),
+        *("--dashboard-host=127.0.0.1", f"--ray-client-server-port={client}"),
         f"--temp-dir={folder}",
     ]
     with (folder / "log").open("w") as log:
@@ -130,6 +132,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[s
             ray.wait(30)
         except subprocess.TimeoutExpired:
             os.killpg(ray.pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.ray

@@ -1,0 +1,264 @@
+"""Methods that look at a weight as a matrix: which tensors those are, and singular values that repeat exactly.
+
+What such a method computes from the task vectors is prepared as dense matrices, so that each candidate
+costs one weighted sum. Tensors that aren't matrices get the mean of the task vectors.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+
+from evomerge.errors import MergeError
+from evomerge.merge.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
+from evomerge.merge.kernels import round_once, span
+
+NOT_LINEAR = (
+    r"emb|conv|text_projection|(^|\.)(wte|wpe|lm_head|embed_out|output_layer|output_projection|score|classifier)\."
+    r"|^output\."
+)
+"""Names of matrices that are tables of tokens, positions or classes, or filters, rather than linear layers."""
+
+WEIGHT = Parameter(
+    name="weight",
+    description="Factor of the expert's part; above 1 extrapolates.",
+    default=1.0,
+    low=0.0,
+    high=2.0,
+    per_expert=True,
+)
+AVERAGED = Option(
+    name="averaged",
+    description="Matrices whose name matches this regular expression are averaged, as vectors are; empty: none.",
+    default=NOT_LINEAR,
+)
+STACKS = Option(
+    name="stacks",
+    description="Take a tensor of three dimensions for a stack of matrices, as mixtures of experts store them.",
+    default=True,
+)
+STORED_AS = Option(
+    name="stored_as",
+    description="How prepared matrices are kept; bfloat16 halves the memory and rounds the change to 8 bits.",
+    default="float32",
+    choices=("float32", "float64", "bfloat16"),
+)
+PRECISION = Option(
+    name="precision",
+    description="Of the singular value decompositions; float32 takes half the time.",
+    default="float64",
+    choices=("float64", "float32"),
+)
+TOLERANCE = Option(
+    name="tolerance",
+    description="Directions that experts share up to this, relatively, count as one.",
+    default=1e-6,
+    minimum=0.0,
+    maximum=1.0,
+)
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class Decomposition(NamedTuple):
+    """A = left · diag(values) · right, of shapes (m, r), (r,), (r, n); values fall, and are above the noise."""
+
+    left: Tensor
+    values: Tensor
+    right: Tensor
+
+
+def decompose(matrix: Tensor, *, floor: float = 0.0) -> Decomposition:
+    """The singular value decomposition, without what can't be told from zero.
+
+    Args:
+        matrix: shape (m, n), float32 or float64, finite.
+        floor: a length below which, times the rounding unit and the longer side, values count as zero;
+            the largest singular value where that is larger.
+
+    Raises: MergeError if the values don't converge.
+    """
+    if 0 in matrix.shape:
+        return Decomposition(matrix[:, :0], matrix.new_zeros(0), matrix[:0])
+    if matrix.shape[0] > matrix.shape[1]:
+        left, values, right = decompose(matrix.T, floor=floor)
+        return Decomposition(right.T, values, left.T)
+    basis = None
+    if 2 * matrix.shape[1] >= 3 * matrix.shape[0]:
+        # The decomposition of the small factor costs a quarter of that of the wide matrix.
+        basis, triangle = torch.linalg.qr(matrix.T)
+        matrix = triangle.T
+    left, values, right = _decompose(matrix)
+    if basis is not None:
+        right = right @ basis.T
+    noise = max(floor, float(values[0])) * torch.finfo(matrix.dtype).eps * right.shape[1]
+    rank = int((values > noise).sum())
+    return Decomposition(left[:, :rank], values[:rank], right[:rank])
+
+
+def _decompose(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    try:
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    except LinAlgError:
+        # Divide and conquer now and then fails on a matrix and not on its transpose.
+        try:
+            right, values, left = torch.linalg.svd(matrix.T, full_matrices=False)
+        except LinAlgError as error:
+            raise MergeError(f"singular values don't converge: {error}") from error
+        left, right = left.T, right.T
+    return left, values, right
+
+
+def polar(matrix: Tensor, tolerance: float = 0.0) -> tuple[Tensor, int]:
+    """The nearest matrix whose singular values are all one, or zero where they are zero.
+
+    Args:
+        matrix: shape (m, n).
+        tolerance: singular values up to this fraction of the largest become zero, not one.
+
+    Returns: the partial isometry U Vᵀ (m, n), and how many of min(m, n) directions were dropped.
+    """
+    left, values, right = decompose(matrix)
+    rank = int((values > tolerance * values[0]).sum()) if len(values) else 0
+    return left[:, :rank] @ right[:rank], min(matrix.shape) - rank
+
+
+class Lanes:
+    """Threads that each work on a matrix of their own.
+
+    LAPACK's and BLAS' results depend, in the last bits, on the number of threads that share a matrix.
+    Here one thread works on each, so that results don't depend on how many a worker was given.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def map(self, function: Callable[[A], B], items: Sequence[A]) -> list[B]:
+        """What the function gives for each item, in order."""
+        lanes = min(self.count, len(items))
+        if lanes <= 1:
+            return [function(item) for item in items]
+        with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(function, items))
+
+
+@contextmanager
+def lanes(device: torch.device) -> Iterator[Lanes]:
+    """As many lanes as torch may use threads; inside, torch uses one thread for each operation."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield Lanes(before if device.type == "cpu" else 1)
+    finally:
+        torch.set_num_threads(before)
+
+
+class MatrixMethod(MergeMethod):
+    """θ = θ₀ + Σ wᵢ Mᵢ with matrices Mᵢ prepared from all task vectors; θ₀ + Σ wᵢ τᵢ/K where there are none.
+
+    Matrices are the tensors of two dimensions, and the slices of those of three (`stacks`), except where
+    a name matches `averaged`: by default embeddings, output heads and convolutions, whose rows aren't
+    the outputs of one linear map of hidden states. Projections fused into one matrix (query, key and
+    value in GPT-NeoX or Phi; gate and up) are taken as the one matrix that they are stored as.
+    """
+
+    options: ClassVar[tuple[Option, ...]] = (AVERAGED, STACKS, STORED_AS)
+    parameters: ClassVar[tuple[Parameter, ...]] = (WEIGHT,)
+    one_each: ClassVar[bool] = True
+    """Whether a matrix is prepared for each expert, or one for all."""
+
+    def __init__(self, options: Mapping[str, Any], *, experts: tuple[str, ...], seed: int) -> None:
+        super().__init__(options, experts=experts, seed=seed)
+        self._stored_as: torch.dtype = getattr(torch, self.option["stored_as"])
+        self._warned = False
+        try:
+            self._averaged = re.compile(self.option["averaged"]) if self.option["averaged"] else None
+        except re.error as error:
+            raise MergeError(f"{self.name}: averaged: no regular expression ({error})") from error
+
+    def parts(self, tau: list[Tensor], lanes: Lanes) -> list[Tensor]:
+        """The prepared matrices of one weight.
+
+        Args:
+            tau: the experts' task vectors, float64, shape (m, n), finite.
+            lanes: to work on several matrices side by side.
+
+        Returns: matrices of that shape, one for each task vector or one in all.
+        """
+        raise NotImplementedError
+
+    def prepare(self, inputs: TensorInputs) -> tuple[Tensor, ...] | None:
+        """The matrices Mᵢ in the tensor's shape; NaN where a task vector isn't finite. None: to be averaged."""
+        assert inputs.base is not None
+        shape = tuple(inputs.base.shape)
+        if self._is_averaged(inputs.name) or not self._is_matrix(shape):
+            return None
+        device = inputs.base.device
+        # By name, so that even the last bits don't depend on the order in which experts are given.
+        order = sorted(range(len(inputs.experts)), key=lambda index: self.experts[index])
+        count = len(order) if self.one_each else 1
+        found = tuple(torch.empty(shape, dtype=self._stored_as, device=device) for _ in range(count))
+        base, experts = _slices(inputs.base), [_slices(inputs.experts[index]) for index in order]
+        targets = [_slices(found[index]) for index in (order if self.one_each else [0])]
+
+        def fill(index: int, lanes: Lanes) -> None:
+            start = base[index].to(torch.float64)
+            tau = [expert[index].to(torch.float64) - start for expert in experts]
+            finite = all(math.isfinite(extreme) for vector in tau for extreme in torch.aminmax(vector))
+            parts = self.parts(tau, lanes) if finite else [torch.full_like(start, math.nan)] * count
+            for target, part in zip(targets, parts, strict=True):
+                target[index].copy_(round_once(part.to(torch.float64), self._stored_as))
+
+        try:
+            with lanes(device) as side_by_side:
+                if len(base) == 1:
+                    fill(0, side_by_side)
+                else:
+                    side_by_side.map(lambda index: fill(index, Lanes(1)), range(len(base)))
+        except MergeError as error:
+            raise MergeError(f"{inputs.name}: {error}") from error
+        return found
+
+    def prepared_bytes(self, shape: tuple[int, ...], num_experts: int) -> int:
+        """Every prepared matrix in full; nothing for tensors of other shapes. Names may save more."""
+        if not self._is_matrix(shape):
+            return 0
+        return (num_experts if self.one_each else 1) * math.prod(shape) * self._stored_as.itemsize
+
+    def merge(
+        self, inputs: TensorInputs, coefficients: Coefficients, state: tuple[Tensor, ...] | None, out: Tensor
+    ) -> None:
+        """Write the base plus the weighted parts."""
+        assert inputs.base is not None
+        weight = coefficients["weight"]
+        if state is None:
+            share = weight / len(weight)
+            span((inputs.base, *inputs.experts), np.concatenate([[1.0 - share.sum()], share]), out)
+        else:
+            span((inputs.base, *state), np.concatenate([[1.0], weight]), out)
+
+    def warn_once(self, message: str, *arguments: object) -> None:
+        """Log a warning the first time, what follows for debugging only: it mostly concerns every layer."""
+        logging.getLogger(__name__).log(logging.DEBUG if self._warned else logging.WARNING, message, *arguments)
+        self._warned = True
+
+    def _is_averaged(self, name: str) -> bool:
+        return self._averaged is not None and self._averaged.search(name) is not None
+
+    def _is_matrix(self, shape: tuple[int, ...]) -> bool:
+        return math.prod(shape) > 0 and (len(shape) == 2 or (len(shape) == 3 and bool(self.option["stacks"])))
+
+
+def _slices(tensor: Tensor) -> list[Tensor]:
+    return list(tensor) if tensor.dim() == 3 else [tensor]

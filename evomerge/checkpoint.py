@@ -46,6 +46,8 @@ DTYPES: Mapping[str, torch.dtype] = {
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 TOKENIZER_FILES = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -66,7 +68,8 @@ _DOWNLOADED = (
     INDEX,
     "config.json",
     "generation_config.json",
-    "adapter_config.json",
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
     *TOKENIZER_FILES,
 )
 _HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
@@ -130,7 +133,7 @@ class Checkpoint:
         """
         if not isinstance(reference, ModelReference):
             reference = ModelReference(path=str(reference))
-        folder = _resolve(reference)
+        folder = resolve(reference)
         config = _read_config(folder)
         stored = _read_headers(folder)
         tensors = {name: info for name, info in stored.items() if not is_computed(name, info.shape)}
@@ -192,6 +195,21 @@ class Checkpoint:
         """Size of its tensors in storage dtype."""
         return sum(info.size_bytes for info in self.tensors.values())
 
+    def computes(self, name: str) -> bool:
+        """Whether `tensor` works a tensor out, into memory of its own, instead of mapping it from a file."""
+        return False
+
+    @property
+    def computed_bytes(self) -> int:
+        """Memory that all tensors take together that `tensor` works out."""
+        computed = [info for name, info in self.tensors.items() if self.computes(name)]
+        return sum(info.num_elements * info.dtype.itemsize for info in computed)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of how it becomes an expert, one sentence each."""
+        return ()
+
     @property
     def num_parameters(self) -> int:
         """Number of entries of all its tensors."""
@@ -249,6 +267,11 @@ class Checkpoint:
         return head.name if tied or _ties_by_default(self.config) else None
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter as PEFT writes it, and no whole model."""
+    return (folder / ADAPTER_CONFIG).is_file() and not any((folder / file).is_file() for file in (WEIGHTS, INDEX))
+
+
 def whereabouts(reference: ModelReference) -> Whereabouts:
     """Where a model is, without network and without raising: a folder, the hub's cache, or unresolved."""
     folder = Path(reference.path).expanduser()
@@ -258,7 +281,10 @@ def whereabouts(reference: ModelReference) -> Whereabouts:
         return Whereabouts("unresolved", None, f"{reference.path}: no such folder")
     try:
         cached = _snapshot(reference, local_files_only=True)
-        _read_headers(cached)
+        if is_adapter(cached):
+            read_header(cached / ADAPTER_WEIGHTS)
+        else:
+            _read_headers(cached)
     except Exception:
         at = f" at revision {reference.revision}" if reference.revision else ""
         return Whereabouts("unresolved", None, f"{reference.path}{at}: not on this machine; downloaded when needed")
@@ -389,8 +415,8 @@ def _without_prefix_difference(base: Checkpoint, other: Checkpoint) -> dict[str,
     return {name: name for name in other.names}
 
 
-def _resolve(reference: ModelReference) -> Path:
-    """The folder of a model, downloaded if need be."""
+def resolve(reference: ModelReference) -> Path:
+    """The folder of a model, downloaded if need be. Raises: CheckpointError if it can't be had."""
     folder = Path(reference.path).expanduser()
     if folder.is_dir():
         return folder
@@ -438,17 +464,18 @@ def _is_hub_id(path: str) -> bool:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
+    if is_adapter(folder):
+        raise CheckpointError(f"{folder}: is a LoRA adapter, not a whole model; it can be an expert, but no base")
     if not path.is_file():
-        if (folder / "adapter_config.json").is_file():
-            raise CheckpointError(f"{folder}: is a LoRA adapter, not a whole model; merge it into its base first")
         raise CheckpointError(f"{folder}: config.json is missing; is this a model folder in Hugging Face layout?")
-    config = _read_json(path)
+    config = read_json(path)
     if "quantization_config" in config:
         raise CheckpointError(f"{folder}: its weights are quantised, which can't be merged; use the original weights")
     return config
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object in a file. Raises: CheckpointError if it can't be read or is none."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -461,11 +488,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_headers(folder: Path) -> dict[str, TensorInfo]:
     """Every stored tensor by name, from one file or from the shards of an index."""
     if (folder / WEIGHTS).is_file():
-        return _read_header(folder / WEIGHTS)
+        return read_header(folder / WEIGHTS)
     if (folder / INDEX).is_file():
         return _read_shards(folder)
-    if (folder / "adapter_model.safetensors").is_file():
-        raise CheckpointError(f"{folder}: is a LoRA adapter, not a whole model; merge it into its base first")
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
     if pickles:
         raise CheckpointError(
@@ -477,7 +502,7 @@ def _read_headers(folder: Path) -> dict[str, TensorInfo]:
 
 def _read_shards(folder: Path) -> dict[str, TensorInfo]:
     index = folder / INDEX
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: weight_map is missing or empty")
     files: dict[str, None] = {}
@@ -488,7 +513,7 @@ def _read_shards(folder: Path) -> dict[str, TensorInfo]:
     absent = [file for file in files if not (folder / file).is_file()]
     if absent:
         raise CheckpointError(f"{folder}: shards named by {INDEX} are missing: {listed(absent)}; download them again")
-    shards = {file: _read_header(folder / file) for file in files}
+    shards = {file: read_header(folder / file) for file in files}
     tensors: dict[str, TensorInfo] = {}
     for file, header in shards.items():
         for name, info in header.items():
@@ -506,8 +531,8 @@ def _stays_inside(file: str) -> bool:
     return bool(file) and not path.is_absolute() and ".." not in path.parts and ":" not in file
 
 
-def _read_header(path: Path) -> dict[str, TensorInfo]:
-    """The tensors of one safetensors file, checked against the file's size."""
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """The tensors of one safetensors file, checked against the file's size. Raises: CheckpointError."""
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
@@ -554,7 +579,7 @@ class _Tokens(NamedTuple):
 def _token_ids(folder: Path) -> _Tokens | None:
     """Token ids, the regular and the added ones, from the tokenizer's files; None if none says them."""
     if (folder / "tokenizer.json").is_file():
-        data = _read_json(folder / "tokenizer.json")
+        data = read_json(folder / "tokenizer.json")
         vocab = (data.get("model") or {}).get("vocab") or {}
         if isinstance(vocab, list):
             regular = {str(entry[0]): position for position, entry in enumerate(vocab)}
@@ -563,8 +588,8 @@ def _token_ids(folder: Path) -> _Tokens | None:
         added = {str(entry["content"]): int(entry["id"]) for entry in data.get("added_tokens") or ()}
         return _Tokens(regular, added)
     if (folder / "vocab.json").is_file():
-        regular = {str(token): int(number) for token, number in _read_json(folder / "vocab.json").items()}
-        extra = _read_json(folder / "added_tokens.json") if (folder / "added_tokens.json").is_file() else {}
+        regular = {str(token): int(number) for token, number in read_json(folder / "vocab.json").items()}
+        extra = read_json(folder / "added_tokens.json") if (folder / "added_tokens.json").is_file() else {}
         return _Tokens(regular, {str(token): int(number) for token, number in extra.items()})
     return None
 
@@ -594,6 +619,10 @@ __all__ = [
     "Vocabulary",
     "Whereabouts",
     "check_compatible",
+    "is_adapter",
     "match_names",
+    "read_header",
+    "read_json",
+    "resolve",
     "whereabouts",
 ]

@@ -257,6 +257,10 @@ class CompressedExpert(Checkpoint):
         # As a checkpoint's, with the base found where it is now.
         return (_reopen, (str(self.folder), str(self.base.folder), self._kept is not None))
 
+    def computes(self, name: str) -> bool:
+        """Whether `tensor` works a tensor out, into memory of its own, instead of mapping it from a file."""
+        return self.manifest.tensors[name].kind == "factors"
+
     def task_vector(self, name: str) -> Tensor:
         """One tensor's task vector as stored, float64. Raises: CheckpointError if there is none of that name."""
         if name not in self.manifest.tensors:

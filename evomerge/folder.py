@@ -20,6 +20,7 @@ from torch import Tensor
 
 from evomerge.checkpoint import DTYPES, INDEX, TOKENIZER_FILES, WEIGHTS, Checkpoint
 from evomerge.errors import ExportError
+from evomerge.lora import open_experts
 from evomerge.materialise import Materialiser
 from evomerge.mergekit.read import load_recipe
 from evomerge.recipe import Recipe
@@ -63,7 +64,7 @@ def write_folder(
     limit = parse_size(shard_size)
     _refuse_taken(out)
     base = Checkpoint.open(recipe.base)
-    experts = {name: Checkpoint.open(reference) for name, reference in recipe.experts.items()}
+    experts = open_experts(recipe.experts, base)
     materialiser = Materialiser(base, experts, device=device)
     materialiser.check(recipe)
     partial = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"

@@ -10,6 +10,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,8 @@ class Materialiser:
         base: gives names, shapes, order and default dtype.
         experts: by name, in config order.
         device: where tensors are merged. Inputs are copied there once if they take no more than half
-            of its free memory, otherwise for each candidate.
+            of its free memory, otherwise for each candidate. Tensors of adapters are computed once, and
+            kept while half of the machine's memory is free.
 
     Raises: CheckpointError if the models can't be merged with each other.
     """
@@ -60,7 +62,8 @@ class Materialiser:
         self._names = {name: match_names(base, expert) for name, expert in experts.items()}
         self._places: dict[str, Place] = {name: base.layout.place(name) for name in base.names}
         self._prepared: OrderedDict[tuple[Any, ...], Prepared] = OrderedDict()
-        self._on_device: dict[tuple[str, str], Tensor] | None = {} if self._inputs_fit() else None
+        self._keeps_inputs = self._inputs_fit()
+        self._kept: dict[tuple[str, str], Tensor] = {}
         self._check_integers()
 
     def check(self, recipe: Recipe) -> None:
@@ -109,7 +112,7 @@ class Materialiser:
         if key not in self._prepared:
             prepared = Prepared(self._new_method(recipe))
             for name in self._floating():
-                prepared.states[name] = prepared.method.prepare(self._inputs(name, prepared.method))
+                prepared.states[name] = prepared.method.prepare(self._inputs(name, prepared.method, keep=True))
             self._prepared[key] = prepared
             while len(self._prepared) > _KEPT_PREPARATIONS:
                 self._prepared.popitem(last=False)
@@ -117,9 +120,12 @@ class Materialiser:
         return self._prepared[key]
 
     def prepared_bytes(self, recipe: Recipe) -> int:
-        """Size of what `prepare` keeps for a recipe's method and options, in bytes, as the method states it."""
+        """Bytes that `prepare` keeps for a recipe: what the method states, and experts' computed tensors."""
         method = self._new_method(recipe)
-        return sum(method.prepared_bytes(self.base.tensors[name].shape, len(self.experts)) for name in self._floating())
+        states = sum(
+            method.prepared_bytes(self.base.tensors[name].shape, len(self.experts)) for name in self._floating()
+        )
+        return states + sum(expert.computed_bytes for expert in self.experts.values())
 
     def write(self, recipe: Recipe, targets: Mapping[str, Tensor]) -> None:
         """Write the merged tensors in place.
@@ -139,7 +145,8 @@ class Materialiser:
             dtype = self.storage_dtype(name, recipe)
             # Rounded to the stored dtype first, as a model loaded from the exported folder would be.
             out = target if target.dtype == dtype else torch.empty_like(target, dtype=dtype)
-            self._merge(name, prepared.method, prepared.states[name], coefficients[name], out)
+            inputs = self._inputs(name, prepared.method, keep=True)
+            self._merge(inputs, prepared.method, prepared.states[name], coefficients[name], out)
             if out is not target:
                 target.copy_(out)
 
@@ -156,13 +163,15 @@ class Materialiser:
             if not dtype.is_floating_point:
                 yield name, self.base.tensor(name)
                 continue
-            state = method.prepare(self._inputs(name, method))
+            inputs = self._inputs(name, method, keep=False)
             out = torch.empty(self.base.tensors[name].shape, dtype=dtype, device=self.device)
-            self._merge(name, method, state, coefficients[name], out)
+            self._merge(inputs, method, method.prepare(inputs), coefficients[name], out)
             yield name, out.cpu()
 
-    def _merge(self, name: str, method: MergeMethod, state: Any, coefficients: Coefficients, out: Tensor) -> None:
-        inputs = self._inputs(name, method)
+    def _merge(
+        self, inputs: TensorInputs, method: MergeMethod, state: Any, coefficients: Coefficients, out: Tensor
+    ) -> None:
+        name = inputs.name
         try:
             method.merge(inputs, coefficients, state, out)
         except MergeError as error:
@@ -188,30 +197,47 @@ class Materialiser:
         method = method_of(recipe)
         return method(checked_options(recipe), experts=tuple(self.experts), seed=recipe.seed)
 
-    def _inputs(self, name: str, method: MergeMethod) -> TensorInputs:
+    def _inputs(self, name: str, method: MergeMethod, *, keep: bool) -> TensorInputs:
         return TensorInputs(
             name=name,
-            base=self._input("base", self.base, name) if method.base == "required" else None,
+            base=self._input("base", self.base, name, keep=keep) if method.base == "required" else None,
             experts=tuple(
-                self._input(expert, checkpoint, self._names[expert][name])
+                self._input(expert, checkpoint, self._names[expert][name], keep=keep)
                 for expert, checkpoint in self.experts.items()
             ),
         )
 
-    def _input(self, model: str, checkpoint: Checkpoint, name: str) -> Tensor:
-        if self._on_device is None:
-            return checkpoint.tensor(name).to(self.device)
-        if (model, name) not in self._on_device:
-            self._on_device[model, name] = checkpoint.tensor(name).to(self.device)
-        return self._on_device[model, name]
+    def _input(self, model: str, checkpoint: Checkpoint, name: str, *, keep: bool) -> Tensor:
+        """One tensor on the device. With `keep`, one that had to be computed stays for the next candidate."""
+        if checkpoint.tensors[name] is self.base.tensors.get(name):
+            # What an adapter leaves alone is the base's, and is on the device once.
+            model, checkpoint = "base", self.base
+        computed = checkpoint.computes(name)
+        if (model, name) in self._kept:
+            return self._kept[model, name]
+        tensor = checkpoint.tensor(name).to(self.device)
+        if self._keeps_inputs and (not computed or (keep and self._has_room())):
+            self._kept[model, name] = tensor
+        return tensor
 
     def _inputs_fit(self) -> bool:
         """Whether all inputs may stay on the device; on the CPU they are memory-mapped and take nothing."""
         if self.device.type != "cuda":
             return True
-        needed = sum(checkpoint.size_bytes for checkpoint in (self.base, *self.experts.values()))
+        needed = sum(model.size_bytes + model.computed_bytes for model in (self.base, *self.experts.values()))
         free, _ = torch.cuda.mem_get_info(self.device)
         return needed <= free // 2
+
+    def _has_room(self) -> bool:
+        """Whether computed tensors may still be kept: half of the machine's memory stays free for everything else."""
+        if self.device.type == "cuda":
+            return True
+        try:
+            stated = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+            available, total = (int(stated[key].split()[0]) for key in ("MemAvailable", "MemTotal"))
+        except (OSError, KeyError, ValueError):
+            return True
+        return 2 * available > total
 
     def _check_integers(self) -> None:
         for name, info in self.base.tensors.items():

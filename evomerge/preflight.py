@@ -12,11 +12,12 @@ from functools import cached_property
 from statistics import median
 from typing import Any
 
-from evomerge.checkpoint import Checkpoint, check_compatible, whereabouts
+from evomerge.checkpoint import Checkpoint, check_compatible, is_adapter, whereabouts
 from evomerge.config import Config
 from evomerge.errors import BenchmarkError, ConfigError, ExecutionError, RecipeError, unknown
 from evomerge.execute import choose_backend, make_executor, worker_settings
 from evomerge.execute.base import Answers, Failure, Job
+from evomerge.lora import open_expert, open_experts
 from evomerge.materialise import Materialiser, checked_options
 from evomerge.merge import METHODS
 from evomerge.propose import PROPOSERS
@@ -63,7 +64,7 @@ def open_experiment(config: Config, *, where: str = "config") -> Experiment:
     """
     options = check_names(config, where=where)
     base = Checkpoint.open(config.models.base.reference())
-    experts = {name: Checkpoint.open(model.reference()) for name, model in config.models.experts.items()}
+    experts = open_experts({name: model.reference() for name, model in config.models.experts.items()}, base)
     check_compatible(base, experts)
     wanted = config.execution.dtype
     dtype = str(base.dtype).removeprefix("torch.") if wanted == "auto" else wanted
@@ -156,6 +157,8 @@ class Preflight:
     """The models' files, memory-mapped once per node."""
     unresolved: list[str] = field(default_factory=list)
     """Models that aren't on this machine."""
+    notes: list[str] = field(default_factory=list)
+    """How models that aren't whole checkpoints become experts."""
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -179,10 +182,15 @@ def check(config: Config, *, where: str = "config") -> Preflight:
         name: model.reference() for name, model in config.models.experts.items()
     }
     places = {name: whereabouts(reference) for name, reference in references.items()}
+    base = None if places["base"].kind == "unresolved" else Checkpoint.open(references["base"])
     models = []
     for name, reference in references.items():
         found = places[name]
-        size = None if found.kind == "unresolved" else Checkpoint.open(reference).size_bytes
+        size = None
+        if name == "base":
+            size = None if base is None else base.size_bytes
+        elif found.path is not None and (base is not None or not is_adapter(found.path)):
+            size = (Checkpoint.open(reference) if base is None else open_expert(reference, base)).size_bytes
         models.append(ModelFound(name=name, path=reference.path, state=found.kind, size_bytes=size))
     unresolved = [found.message for found in places.values() if found.kind == "unresolved"]
     if unresolved:
@@ -236,6 +244,7 @@ def check(config: Config, *, where: str = "config") -> Preflight:
         live_bytes=materialiser.size_bytes(recipe),
         prepared_bytes=materialiser.prepared_bytes(recipe),
         mapped_bytes=sum(model.size_bytes or 0 for model in models),
+        notes=[f"expert {name!r}: {note}" for name, expert in experiment.experts.items() for note in expert.notes],
         warnings=warnings,
     )
 

@@ -24,6 +24,7 @@ from evomerge.checkpoint import Checkpoint
 from evomerge.errors import EvomergeError, ExecutionError, MergeError
 from evomerge.execute.base import Answers, Failure, Job, Outcome, WorkerSettings
 from evomerge.live import LiveModel
+from evomerge.lora import open_experts
 from evomerge.materialise import Materialiser
 from evomerge.score.requests import LogLikelihoodResponse, Request, Response
 from evomerge.score.resident import ResidentModel
@@ -51,7 +52,7 @@ class Worker:
         torch.set_num_threads(settings.threads)
         self._device = _device(settings.device)
         base = Checkpoint.open(settings.base)
-        experts = {expert: Checkpoint.open(reference) for expert, reference in settings.experts.items()}
+        experts = open_experts(settings.experts, base)
         self._live = LiveModel.build(base, dtype=getattr(torch, settings.dtype), device=self._device)
         self._materialiser = Materialiser(base, experts, device=self._device)
         self._resident = ResidentModel(

@@ -219,6 +219,7 @@ def test_damaged_folders_are_refused(tiny_llama: dict[str, Path], tmp_path: Path
     with pytest.raises(CheckpointError, match="can't be read as a compressed expert's manifest"):
         CompressedExpert.open(out)
     name = "model.layers.0.mlp.up_proj.weight"
+    (tmp_path / "elsewhere.safetensors").write_bytes((out / "factors-00001.safetensors").read_bytes())
     written(tensors={**manifest["tensors"], name: {**manifest["tensors"][name], "file": "../elsewhere.safetensors"}})
     with pytest.raises(CheckpointError, match=r"elsewhere\.safetensors is missing"):
         CompressedExpert.open(out)

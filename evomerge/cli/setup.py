@@ -154,6 +154,8 @@ def _show(console: Console, report: Preflight, *, every_dimension: bool) -> None
     if report.dimensions:
         console.print(_sizes(report), "")
         _show_dimensions(console, report, every=every_dimension)
+    for note in report.notes:
+        console.print(Text.assemble("Note: ", note))
     for warning in report.warnings:
         console.print(Text.assemble(("Warning: ", "yellow"), warning))
     if report.unresolved:

@@ -764,3 +764,28 @@ def magnitudes_between(start: int, stop: int, sources: Any, codes: Any, least: f
                     found[total] = np.float32(tau[i])
                     total += 1
     return total
+
+
+@compiled
+def low_rank(
+    start: int, stop: int, base: int, code: int, left: Any, right: Any, factor: float, out: int, out_code: int
+) -> None:
+    """Rows start..stop of base + factor · left · right, products added in the order of the rank."""
+    rank, columns = right.shape
+    total = np.empty(BLOCK, dtype=np.float64)
+    values = np.empty(BLOCK, dtype=np.float64)
+    first = 0
+    while first < columns:
+        count = min(BLOCK, columns - first)
+        for row in range(start, stop):
+            for i in range(count):
+                total[i] = 0.0
+            for k in range(rank):
+                weight = left[row, k]
+                for i in range(count):
+                    total[i] += weight * right[k, first + i]
+            load(base, code, row * columns + first, count, values)
+            for i in range(count):
+                values[i] += factor * total[i]
+            store(values, out, out_code, row * columns + first, count)
+        first += count

@@ -1,0 +1,322 @@
+"""LoRA adapters as experts: the base plus exact low-rank task vectors, worked out tensor by tensor.
+
+Knows PEFT's folders. No fused copy is written; what PEFT would merge otherwise than as a sum of the
+base and a product of two matrices is refused by name.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evomerge.checkpoint import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    Checkpoint,
+    TensorInfo,
+    is_adapter,
+    read_header,
+    read_json,
+    resolve,
+)
+from evomerge.errors import CheckpointError, listed
+from evomerge.merge.low_rank import add_low_rank
+from evomerge.recipe import ModelReference
+
+_PREFIX = "base_model.model."
+_FACTOR = re.compile(r"^(?P<module>.+)\.(?P<factor>lora_A|lora_B|lora_embedding_A|lora_embedding_B)(\.weight)?$")
+
+# Settings that don't change what the trained factors mean. Any other that is set is refused by its name.
+_MEANINGLESS_HERE = {
+    "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+    "target_modules", "exclude_modules", "lora_dropout", "layers_to_transform", "layers_pattern", "megatron_core",
+    "loftq_config", "eva_config", "corda_config", "lora_ga_config", "runtime_config", "qalora_group_size",
+    "ensure_weight_tying",
+}  # fmt: skip
+_UNDERSTOOD = {
+    "peft_type", "r", "lora_alpha", "fan_in_fan_out", "bias", "use_rslora", "modules_to_save", "init_lora_weights",
+    "rank_pattern", "alpha_pattern",
+}  # fmt: skip
+_WORDS = {
+    "use_dora": "DoRA, which rescales whole weights",
+    "layer_replication": "layers that are repeated",
+    "target_parameters": "adapted parameters of stacked experts",
+    "trainable_token_indices": "single trained tokens",
+    "lora_bias": "biases inside the adapter",
+    "alora_invocation_tokens": "an adapter that is on for some tokens only",
+}
+# Initialisations that leave the base as it is; others split the base, so that the factors belong to what is left.
+_PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Update:
+    """One tensor's task vector, factor · left · right; the factors are stored transposed or not."""
+
+    left: TensorInfo
+    right: TensorInfo
+    transposed: bool
+    factor: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter(Checkpoint):
+    """An expert given as a LoRA adapter, which offers what a checkpoint offers. Made by `Adapter.open`.
+
+    An adapted tensor is worked out each time it is asked for: base + scale · B · A in float64, rounded
+    once to float32 (not at all for a base in float64), so that a 16-bit base costs the task vector no
+    precision. That takes 2 · rank operations an entry and 4 bytes an entry while it is kept.
+
+    Attributes:
+        base: the model that it adapts.
+        settings: adapter_config.json.
+        rank: the largest rank of its updates; 0 if it only replaces tensors.
+    """
+
+    base: Checkpoint
+    settings: Mapping[str, Any]
+    rank: int
+    _updates: Mapping[str, _Update] = field(repr=False)
+    _replaced: Mapping[str, TensorInfo] = field(repr=False)
+
+    @classmethod
+    def open(cls, reference: ModelReference | str | Path, base: Checkpoint) -> Adapter:  # type: ignore[override]
+        """Read an adapter's config and header, and find the base's tensor for each of its own.
+
+        Args:
+            reference: its folder, or a hub id, which is downloaded if it isn't cached.
+            base: the model that it adapts.
+
+        Raises: CheckpointError if it isn't a LoRA adapter, asks for what isn't a plain sum of base and product,
+            or doesn't fit the base.
+        """
+        if not isinstance(reference, ModelReference):
+            reference = ModelReference(path=str(reference))
+        folder = resolve(reference)
+        settings = read_json(folder / ADAPTER_CONFIG)
+        _refuse_settings(folder, settings)
+        if not (folder / ADAPTER_WEIGHTS).is_file():
+            raise CheckpointError(
+                f"{folder}: holds no {ADAPTER_WEIGHTS}; pickled adapters can run code when read, so load it where you "
+                "trust it and write it with save_pretrained"
+            )
+        updates, replaced = _match(folder, settings, read_header(folder / ADAPTER_WEIGHTS), base)
+        dtype = torch.float64 if base.dtype == torch.float64 else torch.float32
+        tensors = dict(base.tensors)
+        for name, info in replaced.items():
+            tensors[name] = replace(info, name=name)
+        for name in updates:
+            info = base.tensors[name]
+            tensors[name] = replace(info, dtype=dtype, size_bytes=info.num_elements * dtype.itemsize)
+        return cls(
+            reference=reference,
+            folder=folder,
+            config=base.config,
+            tensors=tensors,
+            base=base,
+            settings=settings,
+            rank=max((update.right.shape[0] for update in updates.values()), default=0),
+            _updates=updates,
+            _replaced=replaced,
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Adapter.open, (ModelReference(path=str(self.folder)), self.base))
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor of the adapted model: new memory where it is adapted, otherwise mapped. Don't write to it."""
+        start = self._read(self._replaced[name]) if name in self._replaced else self.base.tensor(name)
+        if name not in self._updates:
+            return start
+        update = self._updates[name]
+        left, right = self._read(update.left), self._read(update.right)
+        if update.transposed:
+            left, right = right.T, left.T
+        out = torch.empty(start.shape, dtype=self.tensors[name].dtype)
+        add_low_rank(start, left, right, update.factor, out)
+        return out
+
+    def computes(self, name: str) -> bool:
+        """Whether the adapter has an update for a tensor."""
+        return name in self._updates
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the adapter's own tensors in storage dtype."""
+        factors = [part for update in self._updates.values() for part in (update.left, update.right)]
+        return sum(info.size_bytes for info in (*self._replaced.values(), *factors))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of it: what it changes, and whether it names another base."""
+        changed = len(self._updates) + len(self._replaced)
+        found = [
+            f"{self.folder}: a LoRA adapter of rank {self.rank} that changes {changed} of {len(self.tensors)} tensors"
+        ]
+        named = self.settings.get("base_model_name_or_path")
+        if named and not _same_model(str(named), self.base):
+            found.append(
+                f"{self.folder}: was trained for {named}, by its {ADAPTER_CONFIG}, and is applied to "
+                f"{self.base.reference.path}; its shapes fit"
+            )
+        return tuple(found)
+
+
+def open_expert(reference: ModelReference, base: Checkpoint) -> Checkpoint:
+    """Open a whole model, or a LoRA adapter of the base.
+
+    Raises: CheckpointError, as `Checkpoint.open` and `Adapter.open`.
+    """
+    return Adapter.open(reference, base) if is_adapter(resolve(reference)) else Checkpoint.open(reference)
+
+
+def open_experts(references: Mapping[str, ModelReference], base: Checkpoint) -> dict[str, Checkpoint]:
+    """Open every expert, whole or adapter. Raises: CheckpointError naming the expert."""
+    return {name: open_expert(reference, base) for name, reference in references.items()}
+
+
+def _refuse_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    if settings.get("peft_type") != "LORA":
+        raise CheckpointError(
+            f"{folder}: is an adapter of type {settings.get('peft_type')}; only LORA is a sum that can be merged here. "
+            "Merge it into its base with PEFT first"
+        )
+    advice = "merge it into its base with PEFT first, and give the whole model"
+    if settings.get("bias", "none") != "none":
+        raise CheckpointError(f"{folder}: {ADAPTER_CONFIG}: bias {settings['bias']!r}: trained biases; {advice}")
+    if settings.get("init_lora_weights", True) not in _PLAIN_STARTS:
+        raise CheckpointError(
+            f"{folder}: {ADAPTER_CONFIG}: init_lora_weights {settings['init_lora_weights']!r} changes the base too; "
+            f"convert it to a plain LoRA with PEFT's path_initial_model_for_weight_conversion, or {advice}"
+        )
+    for key, value in settings.items():
+        if value and key not in _UNDERSTOOD and key not in _MEANINGLESS_HERE:
+            words = f" ({_WORDS[key]})" if key in _WORDS else ""
+            raise CheckpointError(f"{folder}: {ADAPTER_CONFIG}: {key}{words} isn't supported; {advice}")
+
+
+def _match(
+    folder: Path, settings: Mapping[str, Any], stored: Mapping[str, TensorInfo], base: Checkpoint
+) -> tuple[dict[str, _Update], dict[str, TensorInfo]]:
+    """Updates and replacements by the base's tensor names."""
+    factors: dict[str, dict[str, TensorInfo]] = {}
+    modules: dict[str, str] = {}
+    replaced: dict[str, TensorInfo] = {}
+    unknown: list[str] = []
+    for key, info in stored.items():
+        path = key.removeprefix(_PREFIX)
+        found = _FACTOR.match(path)
+        name = _find(base, f"{found['module']}.weight" if found else path.replace(".base_layer.", "."))
+        if name is None:
+            unknown.append(path)
+        elif found:
+            factors.setdefault(name, {})[found["factor"]] = info
+            modules[name] = found["module"]
+        else:
+            replaced[name] = info
+    if unknown:
+        raise CheckpointError(
+            f"{folder}: changes tensors that the base {base.folder} hasn't: {listed(unknown)}; an adapter belongs to "
+            "the model that it was trained for"
+        )
+    _refuse_tied(folder, base, [*factors, *replaced])
+    problems = [
+        f"{name} {_sides(info.shape)} (base {_sides(base.tensors[name].shape)})"
+        for name, info in replaced.items()
+        if info.shape != base.tensors[name].shape
+    ]
+    updates = {}
+    for name, parts in factors.items():
+        update = _update(folder, settings, name, modules[name], parts, base)
+        if update is None:
+            shapes = " and ".join(_sides(info.shape) for info in parts.values())
+            problems.append(f"{name} {shapes} (base {_sides(base.tensors[name].shape)})")
+        else:
+            updates[name] = update
+    if problems:
+        raise CheckpointError(
+            f"{folder}: doesn't fit the base {base.folder}: {listed(problems)}; an adapter belongs to the model "
+            "that it was trained for, with its vocabulary"
+        )
+    if not updates and not replaced:
+        raise CheckpointError(f"{folder}: {ADAPTER_WEIGHTS} holds no tensors")
+    return updates, replaced
+
+
+def _update(
+    folder: Path, settings: Mapping[str, Any], name: str, module: str, parts: Mapping[str, TensorInfo], base: Checkpoint
+) -> _Update | None:
+    """The update of one tensor; None if its shapes don't fit."""
+    embeds = "lora_embedding_A" in parts
+    one, two = ("lora_embedding_A", "lora_embedding_B") if embeds else ("lora_A", "lora_B")
+    if one not in parts or two not in parts:
+        raise CheckpointError(f"{folder}: {name}: {one} and {two} belong together, and only one of them is stored")
+    right, left = parts[one], parts[two]
+    shape = base.tensors[name].shape
+    if len(shape) != 2 or len(right.shape) != 2 or len(left.shape) != 2 or left.shape[1] != right.shape[0]:
+        return None
+    product = (left.shape[0], right.shape[1])
+    if product == shape and product == shape[::-1]:
+        transposed = embeds or bool(settings.get("fan_in_fan_out")) or _stores_inputs_first(base)
+    elif product in (shape, shape[::-1]):
+        transposed = product != shape
+    else:
+        return None
+    rank = right.shape[0]
+    alpha = _for_module(settings.get("alpha_pattern") or {}, module, settings.get("lora_alpha", 8))
+    stated = _for_module(settings.get("rank_pattern") or {}, module, settings.get("r", 8))
+    if stated != rank:
+        raise CheckpointError(
+            f"{folder}: {name}: its factors have rank {rank}, while {ADAPTER_CONFIG} says {stated}; config and weights "
+            "are from different adapters"
+        )
+    scale = alpha / math.sqrt(rank) if settings.get("use_rslora") else alpha / rank
+    return _Update(left=left, right=right, transposed=transposed, factor=float(scale))
+
+
+def _for_module(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
+    """The value of the first pattern that matches the end of a module's path, as PEFT finds it."""
+    for key, value in pattern.items():
+        if re.match(rf"(.*\.)?({key})$", module):
+            return value
+    return default
+
+
+def _find(base: Checkpoint, name: str) -> str | None:
+    """The base's name of a tensor, which may differ by the base model's prefix, such as "transformer."."""
+    if name in base.tensors:
+        return name
+    close = [stored for stored in base.names if stored.endswith(f".{name}") or name.endswith(f".{stored}")]
+    return close[0] if len(close) == 1 else None
+
+
+def _stores_inputs_first(base: Checkpoint) -> bool:
+    """Whether the layers' weights are stored as (inputs, outputs), as GPT-2 does; biases have the outputs' length."""
+    for name, info in base.tensors.items():
+        bias = base.tensors.get(f"{name.removesuffix('weight')}bias")
+        if name.endswith(".weight") and bias is not None and len(info.shape) == 2 and info.shape[0] != info.shape[1]:
+            return bias.shape == info.shape[1:]
+    return False
+
+
+def _refuse_tied(folder: Path, base: Checkpoint, changed: list[str]) -> None:
+    if base.head is None and base.embedding is not None and base.embedding.name in changed:
+        raise CheckpointError(
+            f"{folder}: changes {base.embedding.name}, to which the base ties its head, so that a merge would change "
+            "the head too, which the adapter didn't; untie the base (store its head, set tie_word_embeddings to false)"
+        )
+
+
+def _same_model(named: str, base: Checkpoint) -> bool:
+    return Path(named).name == Path(base.reference.path).name
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "scalar"

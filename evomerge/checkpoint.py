@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import struct
 from collections import Counter
 from collections.abc import Mapping
@@ -206,6 +207,11 @@ class Checkpoint:
         return sum(info.num_elements * info.dtype.itemsize for info in computed)
 
     @property
+    def as_stored(self) -> bool:
+        """Whether config and tensors are those of its folder, so that transformers can load it from there."""
+        return True
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know of how it becomes an expert, one sentence each."""
         return ()
@@ -248,6 +254,13 @@ class Checkpoint:
                 f"{self.folder}: its tokenizer can't be loaded; copy the tokenizer files of the original model there "
                 f"({type(error).__name__}: {error})"
             ) from error
+
+    def write_tokenizer(self, folder: Path) -> None:
+        """Put the files of its tokenizer and chat template into a folder."""
+        for pattern in TOKENIZER_FILES:
+            for path in sorted(self.folder.glob(pattern)):
+                if path.is_file():
+                    shutil.copyfile(path, folder / path.name)
 
     def _read(self, info: TensorInfo) -> Tensor:
         if info.file not in self._files:

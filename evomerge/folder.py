@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evomerge.checkpoint import DTYPES, INDEX, TOKENIZER_FILES, WEIGHTS, Checkpoint
+from evomerge.checkpoint import DTYPES, INDEX, WEIGHTS, Checkpoint
 from evomerge.errors import ExportError
-from evomerge.lora import open_experts
 from evomerge.materialise import Materialiser
 from evomerge.mergekit.read import load_recipe
+from evomerge.models import open_models
 from evomerge.recipe import Recipe
 
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -63,8 +63,7 @@ def write_folder(
     out = Path(out).expanduser().absolute()
     limit = parse_size(shard_size)
     _refuse_taken(out)
-    base = Checkpoint.open(recipe.base)
-    experts = open_experts(recipe.experts, base)
+    base, experts = open_models(recipe.base, recipe.experts)
     materialiser = Materialiser(base, experts, device=device)
     materialiser.check(recipe)
     partial = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
@@ -187,10 +186,9 @@ def _write_tensor(stream: Any, expected: str, tensors: Iterator[tuple[str, Tenso
 
 
 def _write_texts(folder: Path, base: Checkpoint, recipe: Recipe, dtype: torch.dtype, files: Mapping[str, str]) -> None:
-    for pattern in ("generation_config.json", *TOKENIZER_FILES):
-        for path in sorted(base.folder.glob(pattern)):
-            if path.is_file():
-                shutil.copyfile(path, folder / path.name)
+    base.write_tokenizer(folder)
+    if (generation := base.folder / "generation_config.json").is_file():
+        shutil.copyfile(generation, folder / generation.name)
     _write_json(folder / "config.json", _with_dtype(base.config, str(dtype).removeprefix("torch.")))
     (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     for name, text in files.items():

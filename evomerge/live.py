@@ -56,7 +56,7 @@ class LiveModel:
         config = _config(base)
         with _quietly():
             boxes = _find_boxes(base, config, dtype)
-            model = _load(base, dtype).to(device)
+            model = _load(base, config, dtype).to(device)
         model.requires_grad_(False).eval()
         live = model.state_dict(keep_vars=True)
         targets = {name: _verified_view(live[box.parameter], box, base, name) for name, box in boxes.items()}
@@ -80,6 +80,8 @@ def _config(base: Checkpoint) -> Any:
     from transformers import AutoConfig, __version__
 
     try:
+        if not base.as_stored:
+            return AutoConfig.for_model(**base.config)
         return AutoConfig.from_pretrained(base.folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise CheckpointError(
@@ -88,25 +90,41 @@ def _config(base: Checkpoint) -> Any:
         ) from error
 
 
-def _load(base: Checkpoint, dtype: torch.dtype) -> Any:
+def _load(base: Checkpoint, config: Any, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     auto: Any = AutoModelForCausalLM
     try:
-        model, report = auto.from_pretrained(
-            base.folder,
-            dtype=dtype,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        if base.as_stored:
+            model, report = auto.from_pretrained(
+                base.folder,
+                dtype=dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        else:
+            model, report = _model_class(config).from_pretrained(
+                None,
+                config=config,
+                state_dict={name: base.tensor(name) for name in base.names},
+                dtype=dtype,
+                output_loading_info=True,
+            )
     except Exception as error:
         raise CheckpointError(
             f"{base.folder}: can't be loaded as a causal language model ({type(error).__name__}: {error})"
         ) from error
     _refuse_incomplete(base, report)
     return model
+
+
+def _model_class(config: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return type(AutoModelForCausalLM.from_config(config))
 
 
 def _refuse_incomplete(base: Checkpoint, report: Mapping[str, Any]) -> None:
@@ -130,11 +148,8 @@ def _find_boxes(base: Checkpoint, config: Any, dtype: torch.dtype) -> dict[str, 
     The constants have stride 0, so that only what transformers stacks takes memory. Numbers too large
     for the dtype are written as digits, one load for each.
     """
-    from transformers import AutoModelForCausalLM
-
     names = [name for name, info in base.tensors.items() if info.dtype.is_floating_point]
-    with torch.device("meta"):
-        model_class = type(AutoModelForCausalLM.from_config(config))
+    model_class = _model_class(config)
     radix = _EXACT_INTEGERS[dtype]
     codes: dict[str, Tensor] = {}
     place = 1

@@ -17,9 +17,10 @@ from evomerge.config import Config
 from evomerge.errors import BenchmarkError, ConfigError, ExecutionError, RecipeError, unknown
 from evomerge.execute import choose_backend, make_executor, worker_settings
 from evomerge.execute.base import Answers, Failure, Job
-from evomerge.lora import open_expert, open_experts
+from evomerge.lora import open_expert
 from evomerge.materialise import Materialiser, checked_options
 from evomerge.merge import METHODS
+from evomerge.models import open_models
 from evomerge.propose import PROPOSERS
 from evomerge.propose.base import Dimension
 from evomerge.propose.population import default_population
@@ -63,8 +64,9 @@ def open_experiment(config: Config, *, where: str = "config") -> Experiment:
     Raises: ConfigError for the config's own mistakes, CheckpointError for models that can't be used.
     """
     options = check_names(config, where=where)
-    base = Checkpoint.open(config.models.base.reference())
-    experts = open_experts({name: model.reference() for name, model in config.models.experts.items()}, base)
+    base, experts = open_models(
+        config.models.base.reference(), {name: model.reference() for name, model in config.models.experts.items()}
+    )
     check_compatible(base, experts)
     wanted = config.execution.dtype
     dtype = str(base.dtype).removeprefix("torch.") if wanted == "auto" else wanted

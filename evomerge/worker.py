@@ -20,12 +20,11 @@ from typing import Any, TypeVar
 
 import torch
 
-from evomerge.checkpoint import Checkpoint
 from evomerge.errors import EvomergeError, ExecutionError, MergeError
 from evomerge.execute.base import Answers, Failure, Job, Outcome, WorkerSettings
 from evomerge.live import LiveModel
-from evomerge.lora import open_experts
 from evomerge.materialise import Materialiser
+from evomerge.models import open_models
 from evomerge.score.requests import LogLikelihoodResponse, Request, Response
 from evomerge.score.resident import ResidentModel
 
@@ -51,8 +50,7 @@ class Worker:
         self.name = name
         torch.set_num_threads(settings.threads)
         self._device = _device(settings.device)
-        base = Checkpoint.open(settings.base)
-        experts = open_experts(settings.experts, base)
+        base, experts = open_models(settings.base, settings.experts)
         self._live = LiveModel.build(base, dtype=getattr(torch, settings.dtype), device=self._device)
         self._materialiser = Materialiser(base, experts, device=self._device)
         self._resident = ResidentModel(

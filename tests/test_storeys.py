@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "evomerge"
 STOREYS: dict[int, tuple[str, ...]] = {
     0: ("errors", "registry", "streams"),
     1: ("merge", "align", "estimate", "analyse"),
-    2: ("checkpoint", "architecture", "lora", "tokenizers", "recipe", "config", "compress"),
+    2: ("checkpoint", "architecture", "lora", "models", "tokenizers", "slices", "recipe", "config", "compress"),
     3: ("space", "propose", "score", "ledger", "live", "materialise", "mergekit"),
     4: ("worker", "execute", "folder"),
     5: ("search", "driver", "evaluate", "run", "select", "export", "preflight", "testing", "demo"),

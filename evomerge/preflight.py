@@ -258,6 +258,8 @@ class PilotReport:
     workers: int
     seconds: dict[str, float]
     """By phase, for one candidate on the search items."""
+    prepare_s: float
+    """What the method computes once for each worker, before its first candidate."""
     peak_bytes: int
     hours: float
     """Estimate for the whole search with as many workers, without start-up."""
@@ -283,12 +285,17 @@ def pilot(config: Config, *, where: str = "config", repeats: int = 3) -> PilotRe
                 if isinstance(outcome, Failure):
                     raise ExecutionError(f"the pilot candidate failed: {outcome.reason}: {outcome.message}")
                 timed.append(outcome)
-    seconds = {phase: median(answers.seconds[phase] for answers in timed[1:]) for phase in timed[0].seconds}
+    seconds = {
+        phase: median(answers.seconds[phase] for answers in timed[1:])
+        for phase in timed[0].seconds
+        if phase != "prepare"
+    }
     settings = config.search
     total = settings.evaluations + settings.scan + settings.shortlist + 2 * len(config.models.experts) + 6
     return PilotReport(
         workers=workers,
         seconds=seconds,
+        prepare_s=timed[0].seconds["prepare"],
         peak_bytes=max(answers.peak_bytes for answers in timed),
         hours=total * sum(seconds.values()) / workers / 3600,
     )

@@ -210,5 +210,6 @@ def _show_pilot(console: Console, experiment: Config, where: str) -> None:
     report = pilot(experiment, where=where)
     phases = ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in report.seconds.items())
     console.print(f"one candidate: {duration(sum(report.seconds.values()))} ({phases}), peak {size(report.peak_bytes)}")
+    console.print(f"each worker prepares the method once: {duration(report.prepare_s)}")
     workers = "1 worker" if report.workers == 1 else f"{report.workers} workers"
     console.print(f"the whole search: about {duration(3600 * report.hours)} with {workers}, start-up aside")

@@ -78,6 +78,7 @@ def test_a_pilot_times_a_candidate(cli: Any, config: Path) -> None:
     assert done.exit_code == 0, done.stderr
     assert "one candidate: " in done.stdout
     assert "the whole search: about " in done.stdout
+    assert "each worker prepares the method once: " in done.stdout
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

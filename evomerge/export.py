@@ -44,6 +44,15 @@ def export(
     )
 
 
+def recipe_of(directory: str | Path, *, trial: int | None = None) -> Recipe:
+    """The recipe of the winner of a run, or of a trial by number.
+
+    Raises: RunError if there is no such trial, or none with a score.
+    """
+    run = open_run(directory)
+    return run.recipe(_chosen(run, trial).number)
+
+
 def _chosen(run: Run, number: int | None) -> TrialRecord:
     trials = run.trials()
     if number is None:

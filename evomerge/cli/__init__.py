@@ -59,6 +59,7 @@ app.command(rich_help_panel=_SEARCH)(runs.status)
 app.command(rich_help_panel=_RESULTS)(runs.trials)
 app.command(rich_help_panel=_RESULTS)(models.export)
 app.command(rich_help_panel=_RESULTS)(models.merge)
+app.command(rich_help_panel=_RESULTS)(models.recipe)
 app.command(rich_help_panel=_RESULTS)(models.score)
 
 

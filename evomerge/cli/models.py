@@ -1,4 +1,4 @@
-"""`evomerge export`, `evomerge merge` and `evomerge score`: writing model folders, and scoring one."""
+"""`evomerge export`, `merge`, `recipe` and `score`: writing model folders and recipes, and scoring a model."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ class Split(StrEnum):
     search = "search"
     validation = "validation"
     test = "test"
+
+
+class Form(StrEnum):
+    """The two kinds of merge files."""
+
+    evomerge = "evomerge"
+    mergekit = "mergekit"
 
 
 def export(
@@ -63,6 +70,34 @@ def merge(
     with transfer(f"merging to {out}") as progress:
         folder = write_folder(recipe, out, shard_size=shard_size, progress=progress)
     typer.echo(f"Wrote {folder}")
+
+
+def recipe(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A run directory, a recipe or a mergekit file.", show_default=False)
+    ],
+    trial: Annotated[
+        int | None,
+        typer.Option(min=0, help="Number of a trial of a run. Default: as export.", show_default=False),
+    ] = None,
+    form: Annotated[Form, typer.Option("--format", help="Whose kind of file to print.")] = Form.evomerge,
+) -> None:
+    """Print a merge as a recipe, or as a mergekit file where mergekit can express it.
+
+    **Examples:** `evomerge recipe runs/swahili --trial 12`, `evomerge recipe recipe.yaml --format mergekit`
+    """
+    from evomerge.errors import RecipeError
+    from evomerge.export import recipe_of
+    from evomerge.mergekit.read import load_recipe
+    from evomerge.mergekit.write import to_mergekit
+
+    if source.is_dir():
+        found = recipe_of(source, trial=trial)
+    elif trial is not None:
+        raise RecipeError(f"{source}: --trial is for run directories; a recipe is one merge")
+    else:
+        found = load_recipe(source)
+    typer.echo(to_mergekit(found) if form is Form.mergekit else found.to_yaml(), nl=False)
 
 
 def score(

@@ -56,3 +56,42 @@ def test_init_says_that_a_genome_is_missing(cli: Any, tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "nope.yaml: can't be read: No such file" in done.stderr
     assert not (tmp_path / "config.yaml").exists()
+
+
+def test_a_recipe_printed_as_a_mergekit_file_is_the_same_merge(
+    cli: Any, tmp_path: Path, tiny_llama: dict[str, Path]
+) -> None:
+    ours = tmp_path / "recipe.yaml"
+    ours.write_text(
+        "evomerge: 1\nmethod: ties\n"
+        f"models: {{base: {tiny_llama['base']}, experts: {{a: {tiny_llama['a']}, b: {tiny_llama['b']}}}}}\n"
+        "groups: [{name: all, coefficients: {weight: {a: 0.5, b: 1.25}, density: 0.5}}]\n"
+    )
+    theirs = tmp_path / "mergekit.yaml"
+    printed = cli("recipe", ours, "--format", "mergekit")
+    assert (printed.exit_code, printed.stderr) == (0, "")
+    assert "merge_method: ties" in printed.stdout
+    theirs.write_text(printed.stdout)
+    for file, out in ((ours, "one"), (theirs, "two")):
+        assert cli("merge", file, tmp_path / out).exit_code == 0
+    one, two = (load_file(tmp_path / out / "model.safetensors") for out in ("one", "two"))
+    assert all(one[name].equal(two[name]) for name in one)
+
+
+def test_a_recipe_that_mergekit_cannot_express_is_refused(
+    cli: Any, tmp_path: Path, tiny_llama: dict[str, Path]
+) -> None:
+    ours = tmp_path / "recipe.yaml"
+    ours.write_text(
+        f"evomerge: 1\nmethod: wudi\nmodels: {{base: {tiny_llama['base']}, experts: {{a: {tiny_llama['a']}}}}}\n"
+    )
+    done = cli("recipe", ours, "--format", "mergekit")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "mergekit has no counterpart of wudi" in done.stderr
+
+
+def test_a_trial_is_asked_for_of_a_run_only(cli: Any, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("evomerge: 1")
+    done = cli("recipe", tmp_path / "recipe.yaml", "--trial", "3")
+    assert done.exit_code == 1
+    assert "--trial is for run directories" in done.stderr

@@ -64,6 +64,8 @@ def test_export_writes_the_winner(cli: Any, tmp_path: Path, finished: tuple[Path
     done = cli("export", finished[0], tmp_path / "winner")
     assert done.exit_code == 0, done.stderr
     assert {"config.json", "recipe.yaml", "README.md"} <= {path.name for path in (tmp_path / "winner").iterdir()}
+    assert cli("recipe", finished[0]).stdout == (tmp_path / "winner" / "recipe.yaml").read_text()
+    assert "method: passthrough" in cli("recipe", finished[0], "--trial", 0).stdout
 
 
 def test_trials_and_status_read_a_finished_run(cli: Any, finished: tuple[Path, str]) -> None:

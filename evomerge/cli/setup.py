@@ -1,4 +1,4 @@
-"""`evomerge init`, `evomerge methods` and `evomerge check`: before a search."""
+"""`evomerge init`, `methods`, `check` and `prefetch`: before a search."""
 
 from __future__ import annotations
 
@@ -107,6 +107,42 @@ def _show_method(console: Console, method: type[MergeMethod]) -> None:
 def _yaml(value: bool | int | float | str) -> str:
     """A value as a config writes it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def prefetch(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.", show_default=False)],
+) -> None:
+    """Download what a config needs, models and benchmark data, for a cluster without network.
+
+    **Example:** `evomerge prefetch configs/swahili.yaml`
+    """
+    from evomerge.cli.console import size, stdout
+    from evomerge.config import Config
+    from evomerge.prefetch import prefetch as fetch
+
+    states = {
+        "folder": "a folder, left where it is",
+        "cached": "was in the cache",
+        "downloaded": "downloaded",
+        "ready": "ready",
+        "failed": "failed",
+    }
+    console = stdout()
+    failed = 0
+    for found in fetch(Config.from_file(config), where=str(config)):
+        named = f"{found.name}: {found.source}" if found.kind == "model" else found.name
+        bytes_ = "" if found.size_bytes is None else f", {size(found.size_bytes)}"
+        console.print(Text.assemble((found.kind, "dim"), f" {named}: ", states[found.state], bytes_))
+        if found.problem is not None:
+            failed += 1
+            console.print(Text(f"  {found.problem}", style="yellow"))
+    if failed:
+        raise ConfigError(f"{config}: {failed} of its models and tasks couldn't be had; the reasons are above")
+    console.print(
+        "Everything is here. Where there is no network, share the cache folder (HF_HOME) and set HF_HUB_OFFLINE=1 and "
+        "HF_DATASETS_OFFLINE=1.",
+        markup=False,
+    )
 
 
 def check(

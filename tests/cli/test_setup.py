@@ -124,3 +124,15 @@ def test_a_missing_config_is_said_to_be_missing(cli: Any, tmp_path: Path) -> Non
     done = cli("check", tmp_path / "nope.yaml")
     assert done.exit_code == 1
     assert done.stderr == f"Error: {tmp_path / 'nope.yaml'}: can't be read: No such file or directory\n"
+
+
+def test_the_command_says_what_failed_and_how_to_run_offline(cli: Any, config: Path) -> None:
+    done = cli("prefetch", config)
+    assert done.exit_code == 0, done.stderr
+    assert "task tiny_choice: ready" in done.stdout
+    assert "HF_HUB_OFFLINE=1" in done.stdout
+    config.write_text(config.read_text().replace("- tiny_choice", "- tiny_choice\n  - xcopa_sw"))
+    done = cli("prefetch", config)
+    assert done.exit_code == 1
+    assert "task xcopa_sw: failed" in done.stdout
+    assert "1 of its models and tasks couldn't be had" in done.stderr

@@ -1,0 +1,120 @@
+"""Scoring items: answers through a task's own filters and metrics, and item scores through its aggregation."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from lm_eval.api.instance import Instance
+
+from evomerge.score.items import Item
+from evomerge.score.requests import LogLikelihoodResponse, Response
+from evomerge.score.table import TaskScores
+
+
+def put_answers(item: Item, answers: Iterator[Response]) -> None:
+    """Give an item's lm-eval requests their answers, taken from `answers` in the order of its token requests."""
+    for instance, requests in zip(item.instances, item.requests, strict=True):
+        instance.resps = _answers(instance, [next(answers) for _ in requests])
+        instance.filtered_resps = {}
+
+
+def score_task(task: Any, items: Sequence[Item]) -> TaskScores:
+    """Scores of one task's items, which have their answers, through its own filters and metrics.
+
+    Args:
+        task: lm-eval's Task.
+        items: all its items of one split.
+    """
+    task._instances = [instance for item in items for instance in item.instances]
+    task.apply_filters()
+    values: dict[str, list[Any]] = defaultdict(list)
+    for filter_name in task._instances[0].filtered_resps:
+        for item in items:
+            found = task.process_results(
+                item.document, [instance.filtered_resps[filter_name] for instance in item.instances]
+            )
+            for metric, value in found.items():
+                values[f"{metric},{filter_name}"].append(_plain(value))
+    shares = [_right_share(task, item) for item in items]
+    return TaskScores(
+        items=tuple(item.id for item in items),
+        values={key: tuple(column) for key, column in values.items()},
+        tie_break=None if None in shares else tuple(share for share in shares if share is not None),
+    )
+
+
+def aggregate_task(task: Any, scores: TaskScores) -> dict[str, float]:
+    """Each metric over a task's items, by the task's own aggregation functions."""
+    aggregation = task.aggregation()
+    return {
+        key: float(aggregation[key.split(",")[0]]([_thawed(value) for value in values]))
+        for key, values in scores.values.items()
+        if key.split(",")[0] in aggregation
+    }
+
+
+def remember_documents(task: Any, documents: Sequence[Any]) -> None:
+    """Let a task read each of the documents once, whenever it asks for their text, target or choices."""
+    for name in ("doc_to_text", "doc_to_target", "doc_to_choice"):
+        setattr(task, name, _Remembered(getattr(task, name), documents))
+
+
+def _answers(instance: Instance, responses: list[Response]) -> list[Any]:
+    """Responses in the form in which lm-eval's models return them, one per repeat."""
+    if instance.request_type == "loglikelihood_rolling":
+        return [sum(item.log_probability for item in responses if isinstance(item, LogLikelihoodResponse))]
+    return [
+        (item.log_probability, item.is_greedy) if isinstance(item, LogLikelihoodResponse) else item.text
+        for item in responses
+    ]
+
+
+def _right_share(task: Any, item: Item) -> float | None:
+    """The right choice's share of the choices' probability; None unless the task is a plain multiple choice."""
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return None
+    gold = task.doc_to_text(item.document) if task.multiple_input else task.doc_to_target(item.document)
+    choices = task.doc_to_choice(item.document)
+    if isinstance(gold, str):
+        gold = choices.index(gold) if gold in choices else -1
+    right = gold if isinstance(gold, list) else [gold]
+    logs = np.array([instance.resps[0][0] for instance in item.instances[: len(choices)]])
+    if not all(isinstance(index, int) and 0 <= index < len(logs) for index in right) or not np.isfinite(logs.max()):
+        return 0.0
+    shares = np.exp(logs - logs.max())
+    return float(shares[right].sum() / shares.sum())
+
+
+class _Remembered:
+    """A task's reading of its documents, kept for those of the benchmark: templates are slow, documents fixed."""
+
+    def __init__(self, function: Any, documents: Sequence[Any]) -> None:
+        self._function = function
+        self._documents = {id(document): document for document in documents}
+        self._known: dict[int, Any] = {}
+
+    def __call__(self, document: Any, *arguments: Any, **settings: Any) -> Any:
+        key = id(document)
+        if arguments or settings or key not in self._documents:
+            return self._function(document, *arguments, **settings)
+        if key not in self._known:
+            self._known[key] = self._function(document)
+        return copy.copy(self._known[key])
+
+
+def _plain(value: Any) -> Any:
+    """A metric's value of one item as JSON data."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value if isinstance(value, bool | int | float | str) or value is None else str(value)
+
+
+def _thawed(value: Any) -> Any:
+    """Lists back to the tuples that lm-eval's aggregation functions expect."""
+    return tuple(_thawed(part) for part in value) if isinstance(value, list) else value

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -280,12 +282,37 @@ def _read_evaluations(path: Path) -> list[Evaluation]:
 @contextmanager
 def _writing(directory: Path) -> Iterator[None]:
     try:
-        yield
+        with _uninterrupted():
+            yield
     except OSError as error:
         raise RunError(
             f"{directory}: can't be written: {error.strerror or error}. Nothing already recorded is lost: "
             f"make room or restore access, then continue with: evomerge resume {directory}"
         ) from error
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back until a write is whole.
+
+    Optuna's lock file can't be released once an interrupt has hit its release.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # None is a handler that wasn't set from Python, which couldn't be restored.
+    handlers = {number: handler for number, handler in handlers.items() if handler is not None}
+    try:
+        for number in handlers:
+            signal.signal(number, lambda number, frame: held.append(number))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -121,6 +123,35 @@ def test_the_lock_left_by_a_killed_driver_does_not_block(tmp_path: Path) -> None
     ledger = reopen(tmp_path)
     ledger.record(evaluation(add(ledger)))
     assert ledger.trials()[0].score == 0.5
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_waits_until_a_write_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    unlink = os.unlink
+
+    def unlink_at_a_bad_moment(path: str) -> None:
+        unlink(path)
+        signal.raise_signal(number)
+
+    ledger = create(tmp_path)
+    trial = add(ledger)
+    before = signal.signal(number, stop)
+    try:
+        with monkeypatch.context() as patched:
+            # The last step in which Optuna releases the journal's lock.
+            patched.setattr("optuna.storages.journal._file.os.unlink", unlink_at_a_bad_moment)
+            with pytest.raises(KeyboardInterrupt):
+                ledger.record(evaluation(trial))
+        assert signal.getsignal(number) is stop
+    finally:
+        signal.signal(number, before)
+    assert [found.state for found in reopen(tmp_path).trials()] == ["complete"]
+    assert add(ledger) == trial + 1
 
 
 def test_a_full_disk_loses_nothing_that_was_recorded(tmp_path: Path) -> None:

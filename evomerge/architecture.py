@@ -1,6 +1,6 @@
 """Which layer and which kind of module a tensor belongs to, read from parameter names.
 
-Knows how decoder-only models name their parts; no table of architectures, so a new one needs nothing.
+Knows how transformers' models name their parts; no table of architectures, so a new one needs nothing.
 Does not know files.
 """
 
@@ -19,13 +19,14 @@ _DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _PARAMETER_NAMES = {"weight", "bias", "scale", "gamma", "beta"}
 
 _NORM = re.compile(r"norm|^ln(_|\d|$)|(^|_)ln$|^rms", re.IGNORECASE)
-_ATTENTION = re.compile(r"attn|attention|^(q|k|v|o|qkv)_proj$|^query_key_value$|^[wW]qkv$")
+_ATTENTION = re.compile(r"attn|[aA]ttention|^(q|k|v|o|qkv)_proj$|^query_key_value$|^[wW]qkv$")
 _MLP = re.compile(
     r"mlp|^ffn?(_|$)|feed_?forward|moe|expert|router|^fc(\d|_|$)|^c_fc$|^w[123]$|^dense_(h_to_4h|4h_to_h)$"
-    r"|^(gate|up|down|gate_up)_proj$"
+    r"|^(gate|up|down|gate_up)_proj$|^(intermediate|output)$|^Dense\w*Dense$"
 )
 _HEAD = re.compile(r"^(lm_head|embed_out|output|head|output_layer|output_projection|score|classifier)$")
-_EMBEDDING = re.compile(r"emb|^wte$|^wpe$|^project_in$")
+_EMBEDDING = re.compile(r"emb|^wte$|^wpe$|^project_in$|^shared$")
+_SENSES = re.compile(r"vision|visual|image|audio|speech")
 
 # Buffers that older transformers releases stored and that newer ones compute: masks and rotary tables.
 _COMPUTED = re.compile(r"(^|\.)(rotary_emb\.\w+|masked_bias)$")
@@ -51,9 +52,12 @@ class _Named(Protocol):
 class Layout:
     """The layers of one model.
 
+    A model may have several stacks of layers: an encoder and a decoder, a vision tower beside a language
+    model. Each is counted from 0 by itself, and what is deeper than the main one counts as its last layer.
+
     Attributes:
-        depth: number of layers, at least 1.
-        stem: dotted path in front of a layer's number, such as "model.layers"; None if there are no layers.
+        depth: number of layers of the main stack, at least 1.
+        stem: dotted path in front of its layers' numbers, such as "model.layers"; None if there are no layers.
     """
 
     depth: int
@@ -71,14 +75,16 @@ class Layout:
         else:
             names, config = source.names, source.config
         promised = configured_depth(config)
-        stem, depth = _longest_stack(names, promised)
+        stacks = _stacks(names)
+        stem, depth = _main_stack(stacks, promised)
         if promised is not None and depth < promised and stem is not None:
             raise CheckpointError(
                 f"config.json promises {promised} layers, but the tensors hold {depth} ({stem}.0 to {stem}.{depth - 1})"
             )
         if promised is not None:
             depth = promised
-        within = None if stem is None else re.compile(rf"^{re.escape(stem)}\.(\d+)\.(.+)$")
+        stems = "|".join(map(re.escape, stacks))
+        within = re.compile(rf"^(?:{stems})\.(\d+)\.(.+)$") if stacks else None
         return cls(depth=max(depth, 1), stem=stem, _within=within)
 
     def place(self, name: str) -> Place:
@@ -107,12 +113,14 @@ def is_computed(name: str, shape: tuple[int, ...]) -> bool:
     return bool(_COMPUTED.search(name)) or (len(shape) > 1 and bool(_MASK.search(name)))
 
 
-def _longest_stack(names: Iterable[str], promised: int | None) -> tuple[str | None, int]:
-    """The path whose next component numbers the layers, and how many there are.
+@dataclass(frozen=True, slots=True)
+class _Stack:
+    layers: int
+    tensors: int
 
-    Of several stacks (a vision tower beside the language model) the one of the promised depth, then
-    the one with the most tensors.
-    """
+
+def _stacks(names: Iterable[str]) -> dict[str, _Stack]:
+    """Paths whose next component numbers layers, without gaps from 0."""
     tensors: Counter[str] = Counter()
     indices: dict[str, set[int]] = {}
     for name in names:
@@ -123,11 +131,20 @@ def _longest_stack(names: Iterable[str], promised: int | None) -> tuple[str | No
                 tensors[stem] += 1
                 indices.setdefault(stem, set()).add(int(part))
                 break
-    stacks = {stem: len(found) for stem, found in indices.items() if found == set(range(len(found)))}
+    return {
+        stem: _Stack(len(found), tensors[stem]) for stem, found in indices.items() if found == set(range(len(found)))
+    }
+
+
+def _main_stack(stacks: Mapping[str, _Stack], promised: int | None) -> tuple[str | None, int]:
+    """The stack of the promised depth, of those one that reads text, then the one with the most tensors."""
     if not stacks:
         return None, 0
-    best = max(stacks, key=lambda stem: (stacks[stem] == promised, tensors[stem], stem))
-    return best, stacks[best]
+    best = max(
+        stacks,
+        key=lambda stem: (stacks[stem].layers == promised, not _SENSES.search(stem), stacks[stem].tensors, stem),
+    )
+    return best, stacks[best].layers
 
 
 def _module_path(parts: list[str]) -> list[str]:

@@ -60,8 +60,11 @@ TOKENIZER_FILES = (
     "spiece.model",
     "sentencepiece*.model",
     "chat_template*",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
 )
-"""Patterns of the files that make up a tokenizer and its chat template."""
+"""Patterns of the files that make up a tokenizer with its chat template, and of those that prepare images or sound."""
 
 _DOWNLOADED = (
     WEIGHTS,

@@ -78,6 +78,10 @@ _DOWNLOADED = (
 )
 _HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 _MAX_HEADER_BYTES = 100_000_000
+_POSITIONS = re.compile(r"wpe|position|token_type", re.IGNORECASE)
+_ADVICE = (
+    "models.vocabulary matches models by token: `union` keeps the tokens of all of them, `base` the base's tokens alone"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +105,13 @@ class Vocabulary(NamedTuple):
 
     size: int
     fingerprint: str
+
+
+class Tokens(NamedTuple):
+    """Ids of a tokenizer's tokens: the regular ones, and those that were added."""
+
+    regular: Mapping[str, int]
+    added: Mapping[str, int]
 
 
 class Whereabouts(NamedTuple):
@@ -237,14 +248,32 @@ class Checkpoint:
         found = [self.tensors[name] for name in self.names if self.layout.place(name).kind == "head"]
         return max(found, key=lambda info: info.num_elements, default=None)
 
+    @cached_property
+    def token_tensors(self) -> tuple[str, ...]:
+        """Names of the tensors whose first side has an entry per token: embedding, head and the head's bias."""
+        if self.embedding is None:
+            return ()
+        rows = self.embedding.shape[:1]
+        return tuple(
+            name
+            for name, info in self.tensors.items()
+            if self.layout.place(name).kind in {"embedding", "head"}
+            and info.shape[:1] == rows
+            and not _POSITIONS.search(name)
+        )
+
     def vocabulary(self) -> Vocabulary | None:
         """Size and fingerprint of the tokenizer's vocabulary; None without tokenizer files that say it."""
-        tokens = _token_ids(self.folder)
+        tokens = self.tokens()
         if tokens is None:
             return None
         every = {**tokens.regular, **tokens.added}
         text = json.dumps(sorted(every.items(), key=lambda item: (item[1], item[0])))
         return Vocabulary(len(every), hashlib.sha256(text.encode()).hexdigest()[:16])
+
+    def tokens(self) -> Tokens | None:
+        """The ids of its tokens, as the tokenizer's files say them; None if none does."""
+        return _token_ids(self.folder)
 
     def tokenizer(self) -> Any:
         """Its tokenizer, through transformers. Raises: CheckpointError if there is none or it can't be read."""
@@ -337,20 +366,27 @@ def match_names(base: Checkpoint, other: Checkpoint) -> dict[str, str]:
     return {name: matched[name] for name in base.names}
 
 
-def check_compatible(base: Checkpoint, experts: Mapping[str, Checkpoint]) -> None:
+def check_compatible(base: Checkpoint, experts: Mapping[str, Checkpoint], *, vocabulary: bool = True) -> None:
     """Find everything that keeps experts from being merged with the base, from headers and tokenizers alone.
+
+    Args:
+        base: the model that the others are to fit.
+        experts: by name.
+        vocabulary: False leaves out their vocabularies, and the sides that have one entry per token.
 
     Raises: CheckpointError naming each expert and each difference: architecture, depth, width,
         vocabulary, missing or extra tensors, shapes.
     """
     problems = [
-        f"expert {name!r}: {problem}" for name, expert in experts.items() for problem in _differences(base, expert)
+        f"expert {name!r}: {problem}"
+        for name, expert in experts.items()
+        for problem in _differences(base, expert, vocabulary)
     ]
     if problems:
         raise CheckpointError("\n".join(problems))
 
 
-def _differences(base: Checkpoint, expert: Checkpoint) -> list[str]:
+def _differences(base: Checkpoint, expert: Checkpoint, vocabulary: bool) -> list[str]:
     where = expert.folder
     if (base.model_type, base.architecture) != (expert.model_type, expert.architecture) and (
         base.model_type != expert.model_type or None not in (base.architecture, expert.architecture)
@@ -370,9 +406,10 @@ def _differences(base: Checkpoint, expert: Checkpoint) -> list[str]:
         (base_rows, *base_width), (rows, *width) = base.embedding.shape, expert.embedding.shape
         if width != base_width:
             found.append(f"{where}: is {_sides(width)} wide, the base {_sides(base_width)} ({base.embedding.name})")
-        if rows != base_rows:
+        if vocabulary and rows != base_rows:
             found.append(
-                f"{where}: its embedding has {rows} tokens, the base's has {base_rows} ({base.embedding.name})"
+                f"{where}: its embedding has {rows} tokens, the base's has {base_rows} ({base.embedding.name}); "
+                f"{_ADVICE}"
             )
     if found:
         return found
@@ -380,10 +417,12 @@ def _differences(base: Checkpoint, expert: Checkpoint) -> list[str]:
         names = match_names(base, expert)
     except CheckpointError as error:
         return [str(error)]
+    exempt = frozenset() if vocabulary else frozenset(base.token_tensors)
     shapes = [
         f"{expert_name} {_sides(expert.tensors[expert_name].shape)} (base {_sides(info.shape)})"
         for name, info in base.tensors.items()
-        if expert.tensors[expert_name := names[name]].shape != info.shape
+        if expert.tensors[expert_name := names[name]].shape[1 if name in exempt else 0 :]
+        != info.shape[1 if name in exempt else 0 :]
     ]
     if shapes:
         found.append(f"{where}: shapes differ from the base's: {listed(shapes)}")
@@ -394,18 +433,15 @@ def _differences(base: Checkpoint, expert: Checkpoint) -> list[str]:
     ]
     if kinds:
         found.append(f"{where}: integers in one model and floating-point numbers in the other: {listed(kinds)}")
-    tokens = _different_tokens(base, expert)
+    tokens = _different_tokens(base, expert) if vocabulary else []
     if tokens:
-        found.append(
-            f"{where}: its tokenizer numbers tokens otherwise than the base's: {listed(tokens)}; "
-            "merge models that share a tokenizer"
-        )
+        found.append(f"{where}: its tokenizer numbers tokens otherwise than the base's: {listed(tokens)}; {_ADVICE}")
     return found
 
 
 def _different_tokens(base: Checkpoint, expert: Checkpoint) -> list[str]:
     """Regular tokens whose ids differ. Added tokens may differ: fine-tunes rename and use reserved ones."""
-    ours, theirs = _token_ids(base.folder), _token_ids(expert.folder)
+    ours, theirs = base.tokens(), expert.tokens()
     if ours is None or theirs is None:
         return []
     added = set(ours.added.values()) | set(theirs.added.values())
@@ -587,12 +623,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
-class _Tokens(NamedTuple):
-    regular: dict[str, int]
-    added: dict[str, int]
-
-
-def _token_ids(folder: Path) -> _Tokens | None:
+def _token_ids(folder: Path) -> Tokens | None:
     """Token ids, the regular and the added ones, from the tokenizer's files; None if none says them."""
     if (folder / "tokenizer.json").is_file():
         data = read_json(folder / "tokenizer.json")
@@ -602,11 +633,11 @@ def _token_ids(folder: Path) -> _Tokens | None:
         else:
             regular = {str(token): int(number) for token, number in vocab.items()}
         added = {str(entry["content"]): int(entry["id"]) for entry in data.get("added_tokens") or ()}
-        return _Tokens(regular, added)
+        return Tokens(regular, added)
     if (folder / "vocab.json").is_file():
         regular = {str(token): int(number) for token, number in read_json(folder / "vocab.json").items()}
         extra = read_json(folder / "added_tokens.json") if (folder / "added_tokens.json").is_file() else {}
-        return _Tokens(regular, {str(token): int(number) for token, number in extra.items()})
+        return Tokens(regular, {str(token): int(number) for token, number in extra.items()})
     return None
 
 
@@ -632,6 +663,7 @@ def _sides(shape: tuple[int, ...] | list[int]) -> str:
 __all__ = [
     "Checkpoint",
     "TensorInfo",
+    "Tokens",
     "Vocabulary",
     "Whereabouts",
     "check_compatible",

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from evomerge.errors import ConfigError, unknown
-from evomerge.recipe import KINDS, Kind, ModelReference
+from evomerge.recipe import KINDS, Kind, ModelReference, VocabularyPolicy
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -46,6 +46,8 @@ class ModelsConfig(Section):
 
     base: ModelConfig
     experts: dict[str, ModelConfig] = Field(min_length=1)
+    vocabulary: VocabularyPolicy = "same"
+    """Whose tokens the merge has: `same`, all models must agree; `base`, the base's; `union`, those of all models."""
 
     @field_validator("experts")
     @classmethod
@@ -314,9 +316,11 @@ class Config(Section):
         def model(config: ModelConfig) -> ModelConfig:
             return config.model_copy(update={"path": local(config.path)})
 
-        models = ModelsConfig.model_construct(
-            base=model(self.models.base),
-            experts={name: model(expert) for name, expert in self.models.experts.items()},
+        models = self.models.model_copy(
+            update={
+                "base": model(self.models.base),
+                "experts": {name: model(expert) for name, expert in self.models.experts.items()},
+            }
         )
         benchmark = self.benchmark.model_copy(
             update={"include_path": tuple(local(entry) for entry in self.benchmark.include_path)}
@@ -330,6 +334,9 @@ class Config(Section):
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same experiment: all but execution, storage, export and the budget."""
         data = self.model_dump(mode="json", exclude={"execution", "storage", "export"})
+        if self.models.vocabulary == "same":
+            # Runs from before there was a choice have no word on it.
+            del data["models"]["vocabulary"]
         data["execution"] = {"dtype": self.execution.dtype, "max_length": self.execution.max_length}
         for key in ("evaluations", "hours", "shortlist"):
             del data["search"][key]

@@ -63,7 +63,7 @@ def write_folder(
     out = Path(out).expanduser().absolute()
     limit = parse_size(shard_size)
     _refuse_taken(out)
-    base, experts = open_models(recipe.base, recipe.experts)
+    base, experts = open_models(recipe.base, recipe.experts, vocabulary=recipe.vocabulary)
     materialiser = Materialiser(base, experts, device=device)
     materialiser.check(recipe)
     partial = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,21 +79,26 @@ class Adapter(Checkpoint):
         base: the model that it adapts.
         settings: adapter_config.json.
         rank: the largest rank of its updates; 0 if it only replaces tensors.
+        resized: whether it may replace tensors that have a row per token by ones with other rows.
     """
 
     base: Checkpoint
     settings: Mapping[str, Any]
     rank: int
+    resized: bool
     _updates: Mapping[str, _Update] = field(repr=False)
     _replaced: Mapping[str, TensorInfo] = field(repr=False)
 
     @classmethod
-    def open(cls, reference: ModelReference | str | Path, base: Checkpoint) -> Adapter:  # type: ignore[override]
+    def open(  # type: ignore[override]
+        cls, reference: ModelReference | str | Path, base: Checkpoint, *, resized: bool = False
+    ) -> Adapter:
         """Read an adapter's config and header, and find the base's tensor for each of its own.
 
         Args:
             reference: its folder, or a hub id, which is downloaded if it isn't cached.
             base: the model that it adapts.
+            resized: accept an adapter with a vocabulary of its own, whose embedding and head have other rows.
 
         Raises: CheckpointError if it isn't a LoRA adapter, asks for what isn't a plain sum of base and product,
             or doesn't fit the base.
@@ -107,13 +113,13 @@ class Adapter(Checkpoint):
                 f"{folder}: holds no {ADAPTER_WEIGHTS}; pickled adapters can run code when read, so load it where you "
                 "trust it and write it with save_pretrained"
             )
-        updates, replaced = _match(folder, settings, read_header(folder / ADAPTER_WEIGHTS), base)
+        updates, replaced = _match(folder, settings, read_header(folder / ADAPTER_WEIGHTS), base, resized)
         dtype = torch.float64 if base.dtype == torch.float64 else torch.float32
         tensors = dict(base.tensors)
         for name, info in replaced.items():
             tensors[name] = replace(info, name=name)
         for name in updates:
-            info = base.tensors[name]
+            info = tensors[name]
             tensors[name] = replace(info, dtype=dtype, size_bytes=info.num_elements * dtype.itemsize)
         return cls(
             reference=reference,
@@ -123,12 +129,13 @@ class Adapter(Checkpoint):
             base=base,
             settings=settings,
             rank=max((update.right.shape[0] for update in updates.values()), default=0),
+            resized=resized,
             _updates=updates,
             _replaced=replaced,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Adapter.open, (ModelReference(path=str(self.folder)), self.base))
+        return (partial(Adapter.open, resized=self.resized), (ModelReference(path=str(self.folder)), self.base))
 
     def tensor(self, name: str) -> Tensor:
         """One tensor of the adapted model: new memory where it is adapted, otherwise mapped. Don't write to it."""
@@ -169,17 +176,21 @@ class Adapter(Checkpoint):
         return tuple(found)
 
 
-def open_expert(reference: ModelReference, base: Checkpoint) -> Checkpoint:
-    """Open a whole model, or a LoRA adapter of the base.
+def open_expert(reference: ModelReference, base: Checkpoint, *, resized: bool = False) -> Checkpoint:
+    """Open a whole model, or a LoRA adapter of the base, with a vocabulary of its own if `resized`.
 
     Raises: CheckpointError, as `Checkpoint.open` and `Adapter.open`.
     """
-    return Adapter.open(reference, base) if is_adapter(resolve(reference)) else Checkpoint.open(reference)
+    if is_adapter(resolve(reference)):
+        return Adapter.open(reference, base, resized=resized)
+    return Checkpoint.open(reference)
 
 
-def open_experts(references: Mapping[str, ModelReference], base: Checkpoint) -> dict[str, Checkpoint]:
+def open_experts(
+    references: Mapping[str, ModelReference], base: Checkpoint, *, resized: bool = False
+) -> dict[str, Checkpoint]:
     """Open every expert, whole or adapter. Raises: CheckpointError naming the expert."""
-    return {name: open_expert(reference, base) for name, reference in references.items()}
+    return {name: open_expert(reference, base, resized=resized) for name, reference in references.items()}
 
 
 def _refuse_settings(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -203,7 +214,7 @@ def _refuse_settings(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _match(
-    folder: Path, settings: Mapping[str, Any], stored: Mapping[str, TensorInfo], base: Checkpoint
+    folder: Path, settings: Mapping[str, Any], stored: Mapping[str, TensorInfo], base: Checkpoint, resized: bool
 ) -> tuple[dict[str, _Update], dict[str, TensorInfo]]:
     """Updates and replacements by the base's tensor names."""
     factors: dict[str, dict[str, TensorInfo]] = {}
@@ -231,10 +242,12 @@ def _match(
         f"{name} {_sides(info.shape)} (base {_sides(base.tensors[name].shape)})"
         for name, info in replaced.items()
         if info.shape != base.tensors[name].shape
+        and not (resized and name in base.token_tensors and info.shape[1:] == base.tensors[name].shape[1:])
     ]
     updates = {}
     for name, parts in factors.items():
-        update = _update(folder, settings, name, modules[name], parts, base)
+        shape = replaced.get(name, base.tensors[name]).shape
+        update = _update(folder, settings, name, modules[name], parts, base, shape)
         if update is None:
             shapes = " and ".join(_sides(info.shape) for info in parts.values())
             problems.append(f"{name} {shapes} (base {_sides(base.tensors[name].shape)})")
@@ -243,7 +256,7 @@ def _match(
     if problems:
         raise CheckpointError(
             f"{folder}: doesn't fit the base {base.folder}: {listed(problems)}; an adapter belongs to the model "
-            "that it was trained for, with its vocabulary"
+            "that it was trained for, with its vocabulary; models.vocabulary: union or base takes one with other tokens"
         )
     if not updates and not replaced:
         raise CheckpointError(f"{folder}: {ADAPTER_WEIGHTS} holds no tensors")
@@ -251,15 +264,20 @@ def _match(
 
 
 def _update(
-    folder: Path, settings: Mapping[str, Any], name: str, module: str, parts: Mapping[str, TensorInfo], base: Checkpoint
+    folder: Path,
+    settings: Mapping[str, Any],
+    name: str,
+    module: str,
+    parts: Mapping[str, TensorInfo],
+    base: Checkpoint,
+    shape: tuple[int, ...],
 ) -> _Update | None:
-    """The update of one tensor; None if its shapes don't fit."""
+    """The update of one tensor of this shape; None if its factors don't fit."""
     embeds = "lora_embedding_A" in parts
     one, two = ("lora_embedding_A", "lora_embedding_B") if embeds else ("lora_A", "lora_B")
     if one not in parts or two not in parts:
         raise CheckpointError(f"{folder}: {name}: {one} and {two} belong together, and only one of them is stored")
     right, left = parts[one], parts[two]
-    shape = base.tensors[name].shape
     if len(shape) != 2 or len(right.shape) != 2 or len(left.shape) != 2 or left.shape[1] != right.shape[0]:
         return None
     product = (left.shape[0], right.shape[1])

@@ -120,12 +120,12 @@ class Materialiser:
         return self._prepared[key]
 
     def prepared_bytes(self, recipe: Recipe) -> int:
-        """Bytes that `prepare` keeps for a recipe: what the method states, and experts' computed tensors."""
+        """Bytes that `prepare` keeps for a recipe: what the method states, and the models' computed tensors."""
         method = self._new_method(recipe)
         states = sum(
             method.prepared_bytes(self.base.tensors[name].shape, len(self.experts)) for name in self._floating()
         )
-        return states + sum(expert.computed_bytes for expert in self.experts.values())
+        return states + sum(model.computed_bytes for model in (self.base, *self.experts.values()))
 
     def write(self, recipe: Recipe, targets: Mapping[str, Tensor]) -> None:
         """Write the merged tensors in place.

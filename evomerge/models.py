@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from evomerge.checkpoint import Checkpoint
+from evomerge.checkpoint import Checkpoint, check_compatible
 from evomerge.lora import open_experts
-from evomerge.recipe import ModelReference
+from evomerge.recipe import ModelReference, VocabularyPolicy
 
 
 class Models(NamedTuple):
@@ -17,12 +17,26 @@ class Models(NamedTuple):
     experts: Mapping[str, Checkpoint]
 
 
-def open_models(base: ModelReference, experts: Mapping[str, ModelReference]) -> Models:
+def open_models(
+    base: ModelReference, experts: Mapping[str, ModelReference], *, vocabulary: VocabularyPolicy = "same"
+) -> Models:
     """Open the base and every expert, whole model or LoRA adapter, from their headers.
 
     Everything that merges opens its models here, so that a search, its workers and an export see the same.
 
+    Args:
+        base: a whole model.
+        experts: by name.
+        vocabulary: "same" leaves every model its own; "base" and "union" show all of them with the base's tokens, or
+            with those of all, and read tokenizers for that.
+
     Raises: CheckpointError naming the model and what is wrong with it.
     """
     opened = Checkpoint.open(base)
-    return Models(opened, open_experts(experts, opened))
+    models = Models(opened, open_experts(experts, opened, resized=vocabulary != "same"))
+    if vocabulary == "same":
+        return models
+    from evomerge.vocabulary import match_vocabularies
+
+    check_compatible(*models, vocabulary=False)
+    return Models(*match_vocabularies(*models, vocabulary))

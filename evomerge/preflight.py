@@ -41,6 +41,14 @@ class Experiment:
     dtype: str
     options: Mapping[str, Any]
 
+    @property
+    def notes(self) -> list[str]:
+        """How models that don't merge as they are become base and experts, a sentence each."""
+        return [
+            *self.base.notes,
+            *(f"expert {name!r}: {note}" for name, expert in self.experts.items() for note in expert.notes),
+        ]
+
     @cached_property
     def places(self) -> list[tuple[int, Kind]]:
         """(layer, kind) of the base's tensors, each once, in order."""
@@ -65,7 +73,9 @@ def open_experiment(config: Config, *, where: str = "config") -> Experiment:
     """
     options = check_names(config, where=where)
     base, experts = open_models(
-        config.models.base.reference(), {name: model.reference() for name, model in config.models.experts.items()}
+        config.models.base.reference(),
+        {name: model.reference() for name, model in config.models.experts.items()},
+        vocabulary=config.models.vocabulary,
     )
     check_compatible(base, experts)
     wanted = config.execution.dtype
@@ -192,7 +202,9 @@ def check(config: Config, *, where: str = "config") -> Preflight:
         if name == "base":
             size = None if base is None else base.size_bytes
         elif found.path is not None and (base is not None or not is_adapter(found.path)):
-            size = (Checkpoint.open(reference) if base is None else open_expert(reference, base)).size_bytes
+            resized = config.models.vocabulary != "same"
+            expert = Checkpoint.open(reference) if base is None else open_expert(reference, base, resized=resized)
+            size = expert.size_bytes
         models.append(ModelFound(name=name, path=reference.path, state=found.kind, size_bytes=size))
     unresolved = [found.message for found in places.values() if found.kind == "unresolved"]
     if unresolved:
@@ -246,7 +258,7 @@ def check(config: Config, *, where: str = "config") -> Preflight:
         live_bytes=materialiser.size_bytes(recipe),
         prepared_bytes=materialiser.prepared_bytes(recipe),
         mapped_bytes=sum(model.size_bytes or 0 for model in models),
-        notes=[f"expert {name!r}: {note}" for name, expert in experiment.experts.items() for note in expert.notes],
+        notes=experiment.notes,
         warnings=warnings,
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,6 +22,10 @@ Coefficient = float | Mapping[str, float]
 """One number, or one per expert name."""
 
 FORMAT_VERSION = 1
+
+VocabularyPolicy = Literal["same", "base", "union"]
+"""Whose tokens a merge has: the models must agree, the base's, or those of all models."""
+VOCABULARIES: tuple[VocabularyPolicy, ...] = get_args(VocabularyPolicy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +69,7 @@ class Recipe:
     options: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "auto"
     seed: int = 0
+    vocabulary: VocabularyPolicy = "same"
 
     def key(self) -> str:
         """A hash of everything that determines the merged tensors; group names don't count."""
@@ -81,6 +86,7 @@ class Recipe:
             "models": {
                 "base": _reference_to_data(self.base),
                 "experts": {name: _reference_to_data(ref) for name, ref in self.experts.items()},
+                **({"vocabulary": self.vocabulary} if self.vocabulary != "same" else {}),
             },
             "method": self.method,
             "options": dict(self.options),
@@ -138,14 +144,10 @@ class Recipe:
                 return ModelReference(path=str(local.resolve()), revision=reference.revision)
             return reference
 
-        return Recipe(
+        return replace(
+            self,
             base=resolve(self.base),
             experts={name: resolve(reference) for name, reference in self.experts.items()},
-            method=self.method,
-            groups=self.groups,
-            options=self.options,
-            dtype=self.dtype,
-            seed=self.seed,
         )
 
     @classmethod
@@ -155,7 +157,7 @@ class Recipe:
         version = top.get("evomerge")
         if version != FORMAT_VERSION:
             raise RecipeError(f"{where}: evomerge: format version {version!r}; this release reads {FORMAT_VERSION}")
-        models = _mapping(top.get("models"), f"{where}: models", {"base", "experts"})
+        models = _mapping(top.get("models"), f"{where}: models", {"base", "experts", "vocabulary"})
         experts = _mapping(models.get("experts"), f"{where}: models.experts", None)
         if not experts:
             raise RecipeError(f"{where}: models.experts: name at least one expert")
@@ -177,6 +179,7 @@ class Recipe:
             options=dict(_mapping(top.get("options") or {}, f"{where}: options", None)),
             dtype=str(top.get("dtype", "auto")),
             seed=seed,
+            vocabulary=_vocabulary(models.get("vocabulary", "same"), f"{where}: models.vocabulary"),
             groups=tuple(
                 _group(group, f"{where}: groups[{index}]", tuple(map(str, experts)))
                 for index, group in enumerate(groups)
@@ -208,6 +211,13 @@ def _reference(value: Any, where: str) -> ModelReference:
     if not isinstance(path, str) or not path:
         raise RecipeError(f"{where}.path: expected a folder or a hub id, got {path!r}")
     return ModelReference(path=path, revision=None if revision is None else str(revision))
+
+
+def _vocabulary(value: Any, where: str) -> VocabularyPolicy:
+    for policy in VOCABULARIES:
+        if value == policy:
+            return policy
+    raise RecipeError(f"{where}: expected one of {', '.join(VOCABULARIES)}, got {value!r}")
 
 
 def _group(value: Any, where: str, experts: tuple[str, ...]) -> Group:

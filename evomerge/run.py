@@ -19,14 +19,14 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from evomerge.config import Config
 from evomerge.errors import LockedError, ResumeError, RunError, listed
 from evomerge.ledger import Ledger, Trial
-from evomerge.recipe import ModelReference, Recipe
+from evomerge.recipe import Recipe
 
 FORMAT_VERSION = 1
 
@@ -263,19 +263,13 @@ def template_recipe(config: Config, *, dtype: str, options: Mapping[str, Any]) -
         options=dict(options),
         dtype=dtype,
         seed=config.search.seed,
+        vocabulary=config.models.vocabulary,
     )
 
 
 def checkpoint_recipe(template: Recipe, model: str) -> Recipe:
     """The recipe that gives back the base (`model` "base") or one expert unchanged."""
-    return Recipe(
-        base=ModelReference(path=template.base.path, revision=template.base.revision),
-        experts=template.experts,
-        method="passthrough",
-        options={"model": model},
-        dtype=template.dtype,
-        seed=template.seed,
-    )
+    return replace(template, method="passthrough", options={"model": model}, groups=())
 
 
 def record_of(ledger: Ledger, trial: Trial) -> TrialRecord:

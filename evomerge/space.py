@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -181,15 +181,7 @@ class SearchSpace:
                 else:
                     coefficients[name] = {str(expert): float(row[index]) for expert, row in by_expert.items()}
             groups.append(Group(name=cell.name, layers=cell.layers, kinds=cell.kinds, coefficients=coefficients))
-        return Recipe(
-            base=self.template.base,
-            experts=self.template.experts,
-            method=self.template.method,
-            options=self.template.options,
-            dtype=self.template.dtype,
-            seed=self.template.seed,
-            groups=tuple(groups),
-        )
+        return replace(self.template, groups=tuple(groups))
 
     def uniform_scan(self, evaluations: int) -> list[Genome]:
         """Genomes with the same coefficients in every group: the default, then a grid of the first parameter.

@@ -51,6 +51,7 @@ def worker_settings(config: Config, *, dtype: str) -> WorkerSettings:
         dtype=dtype if execution.dtype == "auto" else execution.dtype,
         device=_device(execution),
         threads=_threads(execution),
+        vocabulary=config.models.vocabulary,
         batch_tokens=execution.batch_tokens,
         timeout_s=execution.timeout_s,
         max_length=execution.max_length,

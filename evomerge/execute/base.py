@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from evomerge.recipe import ModelReference, Recipe
+from evomerge.recipe import ModelReference, Recipe, VocabularyPolicy
 from evomerge.score.requests import Request, Response
 
 
@@ -26,6 +26,8 @@ class WorkerSettings:
     """"cpu", "cuda" or "cuda:N"."""
     threads: int
     """CPU threads for torch in this worker."""
+    vocabulary: VocabularyPolicy = "same"
+    """Whose tokens the merge has, as in recipes."""
     batch_tokens: int | None = None
     """Padded tokens per forward pass; None sizes it to the device's memory."""
     timeout_s: float | None = None

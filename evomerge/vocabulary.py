@@ -1,0 +1,366 @@
+"""Models with different vocabularies, seen with one: rows of embedding and head matched by token.
+
+Knows which row a token has in each model. Does not know how models are merged: every other tensor is passed through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evomerge.checkpoint import Checkpoint, TensorInfo, Tokens, match_names
+from evomerge.errors import CheckpointError
+from evomerge.recipe import VocabularyPolicy
+from evomerge.tokenizers import Tokenization, UnionTokenizer, examples, read_tokenization, union
+
+Rows = NDArray[np.int64]
+"""For each row of a merge's vocabulary, the row of a model's tensor; -1 if the model hasn't the token."""
+
+_MAX_PADDING = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """Rows of one tensor of one model."""
+
+    model: Checkpoint
+    name: str
+    rows: Rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Gathered:
+    """A tensor with a row per token of the merge: the model's own, and where it has none the mean of the others'."""
+
+    own: _Source
+    others: tuple[_Source, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchedCheckpoint(Checkpoint):
+    """A model seen with the vocabulary of a merge. Made by `match_vocabularies`.
+
+    Tensors with a row per token are put together each time they are asked for, in memory of their own; all
+    others are the model's. A model's own rows are exact. Config, tokenizer and tokens are those of the merge.
+
+    Attributes:
+        source: the model as it is stored.
+        base: the base as it is stored, whose tokenizer settings and chat template the merge keeps.
+        tokenization: the tokenizer of the merge; None if it is the base's.
+        remarks: what was added and what was left out, one sentence each.
+    """
+
+    source: Checkpoint
+    base: Checkpoint
+    tokenization: UnionTokenizer | None
+    remarks: tuple[str, ...]
+    _gathered: Mapping[str, _Gathered] = field(repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Open files don't travel between processes.
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "_files"}
+        return (_again, (values,))
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor: new memory where it has a row per token, otherwise as the model gives it. Don't write to it."""
+        if name not in self._gathered:
+            return self.source.tensor(name)
+        info, gathered = self.tensors[name], self._gathered[name]
+        out = torch.empty(info.shape, dtype=info.dtype)
+        here = gathered.own.rows >= 0
+        _copy(gathered.own, here, out)
+        if bool((~here).any()):
+            _fill(gathered.others, ~here, out)
+        return out
+
+    def computes(self, name: str) -> bool:
+        """Whether a tensor is put together from rows, or worked out by the model itself."""
+        return name in self._gathered or self.source.computes(name)
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the model's tensors in its files."""
+        return self.source.size_bytes
+
+    @property
+    def as_stored(self) -> bool:
+        """False: its folder holds another vocabulary."""
+        return False
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be known of the model itself, then what its vocabulary gained and lost."""
+        return (*self.source.notes, *self.remarks)
+
+    def tokens(self) -> Tokens | None:
+        """The ids of the merge's tokens."""
+        return self.base.tokens() if self.tokenization is None else self.tokenization.tokens()
+
+    def tokenizer(self) -> Any:
+        """The tokenizer of the merge, through transformers. Raises: CheckpointError if it can't be made."""
+        return self.base.tokenizer() if self.tokenization is None else self.tokenization.load(self.base)
+
+    def write_tokenizer(self, folder: Path) -> None:
+        """Put the files of the merge's tokenizer and the base's chat template into a folder."""
+        if self.tokenization is None:
+            self.base.write_tokenizer(folder)
+        else:
+            self.tokenization.write(self.base, folder)
+
+
+def match_vocabularies(
+    base: Checkpoint, experts: Mapping[str, Checkpoint], policy: VocabularyPolicy
+) -> tuple[Checkpoint, dict[str, Checkpoint]]:
+    """See every model with one vocabulary, matched by token.
+
+    With `base`, tokens are the base's; with `union`, those of the experts are added after them, expert by expert.
+    A model that lacks a token has for it
+
+    - an expert: the base's row, so that its task vector is 0 there and the token is merged from those that have it;
+    - the base: the mean of the experts' rows, since one expert's token then has that expert's row whatever its
+      coefficient, and task vectors of several are measured from their middle. (A row of zeros would scale every
+      added token by its coefficient.)
+
+    Rows without any token are kept as the base has them, where task vectors are 0. If tokens are added beyond a
+    padded embedding, it is padded again to the same power of two (at most 128) with the base's last row.
+
+    Args:
+        base: as opened.
+        experts: as opened, by name, in config order; they fit the base but for their vocabularies.
+        policy: "same" changes nothing.
+
+    Returns: the models to merge; those that have the vocabulary already, as they are.
+
+    Raises: CheckpointError if a tokenizer is missing, or their union can't be made.
+    """
+    if policy == "same":
+        return base, dict(experts)
+    known = _read(base, experts)
+    theirs = {name: _stored(known[name], expert) for name, expert in experts.items()}
+    ids, merged = known[""].ids, None
+    if policy == "union" and any(token not in ids for tokens in theirs.values() for token in tokens.ids):
+        merged = union(known[""], theirs)
+        ids = merged.ids
+    rows = _rows_of(base) if merged is None else _num_rows(base, known[""].ids, ids)
+    has = {name: _rows(tokens.ids, ids, rows) for name, tokens in theirs.items()}
+    names = {name: match_names(base, expert) for name, expert in experts.items()}
+    seen_base = base
+    if merged is not None:
+        own = _base_rows(_rows_of(base), _stored(known[""], base).ids, ids, rows, has.values())
+        others = {
+            tensor: tuple(_Source(model=experts[name], name=names[name][tensor], rows=has[name]) for name in experts)
+            for tensor in base.token_tensors
+        }
+        seen_base = _seen_base(base, own, others, merged)
+    seen: dict[str, Checkpoint] = {}
+    for name, expert in experts.items():
+        if seen_base is base and _rows_of(expert) == rows and _is_in_place(has[name], ids):
+            seen[name] = expert
+        else:
+            remarks = _remarks(theirs[name], ids, has[name])
+            seen[name] = _seen_expert(seen_base, base, expert, names[name], has[name], merged, remarks)
+    return seen_base, seen
+
+
+def _read(base: Checkpoint, experts: Mapping[str, Checkpoint]) -> dict[str, Tokenization]:
+    """The models' tokenizers by name, the base's under "". An expert without files of its own has the base's."""
+    if not base.token_tensors:
+        raise CheckpointError(f"{base.folder}: no tensor has a row per token, so vocabularies can't be matched")
+    ours = read_tokenization(base)
+    if ours is None:
+        raise CheckpointError(
+            f"{base.folder}: holds no tokenizer, so tokens can't be matched; copy the tokenizer files of the original "
+            "model there"
+        )
+    found = {"": ours}
+    for name, expert in experts.items():
+        theirs = read_tokenization(expert)
+        if theirs is None and _rows_of(expert) != _rows_of(base):
+            raise CheckpointError(
+                f"expert {name!r}: {expert.folder}: holds no tokenizer, and its embedding has {_rows_of(expert)} rows, "
+                f"the base's {_rows_of(base)}, so its tokens aren't known; copy its tokenizer files there"
+            )
+        found[name] = ours if theirs is None else theirs
+    return found
+
+
+def _stored(tokenization: Tokenization, model: Checkpoint) -> Tokenization:
+    """Without the tokens that have no row in the model."""
+    rows = _rows_of(model)
+    ids = {token: number for token, number in tokenization.ids.items() if number < rows}
+    return Tokenization(where=tokenization.where, ids=ids, data=tokenization.data)
+
+
+def _rows_of(model: Checkpoint) -> int:
+    assert model.embedding is not None
+    return model.embedding.shape[0]
+
+
+def _num_rows(base: Checkpoint, old: Mapping[str, int], new: Mapping[str, int]) -> int:
+    """Rows for all tokens, padded as the base's embedding is."""
+    stored, needed = _rows_of(base), max(new.values()) + 1
+    if needed <= stored:
+        return stored
+    is_padded = stored > max(old.values()) + 1
+    multiple = min(stored & -stored, _MAX_PADDING) if is_padded else 1
+    return -(-needed // multiple) * multiple
+
+
+def _rows(own: Mapping[str, int], ids: Mapping[str, int], rows: int) -> Rows:
+    found = np.full(rows, -1, dtype=np.int64)
+    for token, number in ids.items():
+        if number < rows:
+            found[number] = own.get(token, -1)
+    return found
+
+
+def _base_rows(stored: int, own: Mapping[str, int], ids: Mapping[str, int], rows: int, others: Any) -> Rows:
+    """The base's row of each of its tokens, and of rows without a token; -1 where an expert's row is to be had."""
+    found = np.minimum(np.arange(rows), stored - 1)
+    had = np.zeros(rows, dtype=bool)
+    for other in others:
+        had |= other >= 0
+    for token, number in ids.items():
+        if token not in own and had[number]:
+            found[number] = -1
+    return found
+
+
+def _is_in_place(has: Rows, ids: Mapping[str, int]) -> bool:
+    """Whether every token has the merge's own row; rows without a token don't count."""
+    numbers = np.array([number for number in ids.values() if number < len(has)], dtype=np.int64)
+    return bool((has[numbers] == numbers).all())
+
+
+def _seen_base(
+    base: Checkpoint, own: Rows, others: Mapping[str, tuple[_Source, ...]], merged: UnionTokenizer
+) -> MatchedCheckpoint:
+    """The base with rows for the experts' tokens."""
+    gathered = {
+        name: _Gathered(own=_Source(model=base, name=name, rows=own), others=sources)
+        for name, sources in others.items()
+    }
+    tensors = {name: _resized(base, name, name, len(own), base.tensors[name].dtype) for name in gathered}
+    return MatchedCheckpoint(
+        reference=base.reference,
+        folder=base.folder,
+        config=_with_rows(base.config, _rows_of(base), len(own)),
+        tensors={**base.tensors, **tensors},
+        source=base,
+        base=base,
+        tokenization=merged,
+        remarks=_base_remarks(merged, len(own)),
+        _gathered=gathered,
+    )
+
+
+def _seen_expert(
+    seen_base: Checkpoint,
+    base: Checkpoint,
+    expert: Checkpoint,
+    names: Mapping[str, str],
+    has: Rows,
+    merged: UnionTokenizer | None,
+    remarks: tuple[str, ...],
+) -> MatchedCheckpoint:
+    """An expert with the base's rows, as they are seen, where it has none of its own."""
+    tensors = dict(expert.tensors)
+    gathered: dict[str, _Gathered] = {}
+    identity = np.arange(len(has))
+    for tensor in base.token_tensors:
+        # An expert that ties its head has one tensor for two of the base's, and needs two: the rows it lacks differ.
+        is_tied = base.head is not None and tensor == base.head.name and expert.head is None
+        name = tensor if is_tied else names[tensor]
+        own = _Source(model=expert, name=names[tensor], rows=has)
+        gathered[name] = _Gathered(own=own, others=(_Source(model=seen_base, name=tensor, rows=identity),))
+        # Wide enough for both, so that filled rows equal the base's and have no task vector.
+        dtype = torch.promote_types(expert.tensors[names[tensor]].dtype, seen_base.tensors[tensor].dtype)
+        tensors[name] = _resized(expert, names[tensor], name, len(has), dtype)
+    return MatchedCheckpoint(
+        reference=expert.reference,
+        folder=expert.folder,
+        config=_with_rows(expert.config, _rows_of(expert), len(has)),
+        tensors=tensors,
+        source=expert,
+        base=base,
+        tokenization=merged,
+        remarks=remarks,
+        _gathered=gathered,
+    )
+
+
+def _resized(model: Checkpoint, name: str, new_name: str, rows: int, dtype: torch.dtype) -> TensorInfo:
+    info = model.tensors[name]
+    shape = (rows, *info.shape[1:])
+    size = torch.Size(shape).numel() * dtype.itemsize
+    return TensorInfo(name=new_name, shape=shape, dtype=dtype, size_bytes=size, file=info.file)
+
+
+def _with_rows(config: Mapping[str, Any], old: int, new: int) -> dict[str, Any]:
+    """A config with another number of rows, wherever it states it: at the top or in the text model's own section."""
+    changed, found = _replaced_rows(config, old, new)
+    return changed if found else {**changed, "vocab_size": new}
+
+
+def _replaced_rows(config: Mapping[str, Any], old: int, new: int) -> tuple[dict[str, Any], bool]:
+    changed, found = dict(config), False
+    for key, value in config.items():
+        if key == "vocab_size" and value == old:
+            changed[key], found = new, True
+        elif isinstance(value, Mapping):
+            changed[key], inside = _replaced_rows(value, old, new)
+            found = found or inside
+    return changed, found
+
+
+def _base_remarks(merged: UnionTokenizer, rows: int) -> tuple[str, ...]:
+    brought = "; ".join(
+        f"{len(tokens)} from expert {name!r} ({examples(tokens)})" for name, tokens in merged.added.items() if tokens
+    )
+    total = sum(map(len, merged.added.values()))
+    counts = f"vocabulary: {total} tokens added to the base's {len(merged.ids) - total}: {brought}"
+    return (f"{counts}; its embedding has {rows} rows", *(f"vocabulary: {note}" for note in merged.notes))
+
+
+def _remarks(own: Tokenization, ids: Mapping[str, int], has: Rows) -> tuple[str, ...]:
+    lacking = [token for token, number in ids.items() if number < len(has) and has[number] < 0]
+    dropped = [token for token in own.ids if token not in ids]
+    found = []
+    if lacking:
+        found.append(
+            f"vocabulary: lacks {len(lacking)} of {len(ids)} tokens, which have the base's rows: {examples(lacking)}"
+        )
+    if dropped:
+        found.append(f"vocabulary: {len(dropped)} of its {len(own.ids)} tokens are left out: {examples(dropped)}")
+    return tuple(found)
+
+
+def _copy(source: _Source, here: NDArray[np.bool_], out: Tensor) -> None:
+    """Put the source's rows where `here` is true."""
+    tensor = source.model.tensor(source.name)
+    out[torch.from_numpy(np.flatnonzero(here))] = tensor[torch.from_numpy(source.rows[here])].to(out.dtype)
+
+
+def _fill(others: tuple[_Source, ...], here: NDArray[np.bool_], out: Tensor) -> None:
+    """Put the mean over the others that have a token, rounded once, where `here` is true."""
+    total = torch.zeros((int(here.sum()), *out.shape[1:]), dtype=torch.float64)
+    count = torch.zeros(len(total), dtype=torch.float64)
+    for other in others:
+        rows = other.rows[here]
+        has = torch.from_numpy(np.flatnonzero(rows >= 0))
+        if len(has):
+            total[has] += other.model.tensor(other.name)[torch.from_numpy(rows[rows >= 0])].to(torch.float64)
+            count[has] += 1
+    count = count.reshape(-1, *(1 for _ in out.shape[1:]))
+    out[torch.from_numpy(np.flatnonzero(here))] = (total / count).to(out.dtype)
+
+
+def _again(values: Mapping[str, Any]) -> MatchedCheckpoint:
+    return MatchedCheckpoint(**values)

@@ -22,7 +22,7 @@ from evomerge.checkpoint import DTYPES, INDEX, WEIGHTS, Checkpoint
 from evomerge.errors import ExportError
 from evomerge.materialise import Materialiser
 from evomerge.mergekit.read import load_recipe
-from evomerge.models import open_models
+from evomerge.models import notes_of, open_models
 from evomerge.recipe import Recipe
 
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -36,11 +36,12 @@ def write_folder(
     shard_size: str | int = "5GB",
     progress: Callable[[int, int], None] | None = None,
     files: Mapping[str, str] | None = None,
+    report: Callable[[str], None] | None = None,
     device: torch.device | str = "cpu",
 ) -> Path:
     """Realise a recipe as a model folder that transformers loads.
 
-    Holds weights, config, generation config, the base's tokenizer and recipe.yaml. Tensors are
+    Holds weights, config, generation config, the base's or the united tokenizer and recipe.yaml. Tensors are
     merged and written one at a time. The folder appears by one rename when everything is on disk.
 
     Args:
@@ -50,6 +51,8 @@ def write_folder(
             gets a file of its own.
         progress: called with bytes written and bytes in all after each tensor.
         files: further text files by name, such as a model card as README.md.
+        report: called before anything is written with each sentence that a person should know of the models, such
+            as the tokens that were added.
         device: where tensors are merged.
 
     Returns: `out` as a path.
@@ -66,6 +69,9 @@ def write_folder(
     base, experts = open_models(recipe.base, recipe.experts, vocabulary=recipe.vocabulary)
     materialiser = Materialiser(base, experts, device=device)
     materialiser.check(recipe)
+    if report is not None:
+        for note in notes_of(base, experts):
+            report(note)
     partial = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
     needed = materialiser.size_bytes(recipe)
     try:

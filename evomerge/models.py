@@ -40,3 +40,11 @@ def open_models(
 
     check_compatible(*models, vocabulary=False)
     return Models(*match_vocabularies(*models, vocabulary))
+
+
+def notes_of(base: Checkpoint, experts: Mapping[str, Checkpoint]) -> list[str]:
+    """What a person should know of how the models become base and experts, a sentence each."""
+    return [
+        *base.notes,
+        *(f"expert {name!r}: {note}" for name, expert in experts.items() for note in expert.notes),
+    ]

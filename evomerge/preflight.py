@@ -20,7 +20,7 @@ from evomerge.execute.base import Answers, Failure, Job
 from evomerge.lora import open_expert
 from evomerge.materialise import Materialiser, checked_options
 from evomerge.merge import METHODS
-from evomerge.models import open_models
+from evomerge.models import notes_of, open_models
 from evomerge.propose import PROPOSERS
 from evomerge.propose.base import Dimension
 from evomerge.propose.population import default_population
@@ -40,14 +40,6 @@ class Experiment:
     experts: Mapping[str, Checkpoint]
     dtype: str
     options: Mapping[str, Any]
-
-    @property
-    def notes(self) -> list[str]:
-        """How models that don't merge as they are become base and experts, a sentence each."""
-        return [
-            *self.base.notes,
-            *(f"expert {name!r}: {note}" for name, expert in self.experts.items() for note in expert.notes),
-        ]
 
     @cached_property
     def places(self) -> list[tuple[int, Kind]]:
@@ -258,7 +250,7 @@ def check(config: Config, *, where: str = "config") -> Preflight:
         live_bytes=materialiser.size_bytes(recipe),
         prepared_bytes=materialiser.prepared_bytes(recipe),
         mapped_bytes=sum(model.size_bytes or 0 for model in models),
-        notes=experiment.notes,
+        notes=notes_of(experiment.base, experiment.experts),
         warnings=warnings,
     )
 

@@ -275,7 +275,7 @@ def _notes(
         if unused := _never_made(regular[name], data):
             found.append(
                 f"{len(unused)} of the {len(regular[name])} tokens that {name!r} adds don't come about even from their "
-                f"own text, since the base's parts don't lead there: {examples(unused)}"
+                f"own text, since the base's parts don't lead there: {examples(unused, base)}"
             )
     return found
 
@@ -306,10 +306,18 @@ def _never_made(tokens: Iterable[str], data: Mapping[str, Any]) -> list[str]:
     return [token for token in tokens if [part.value for part in model.tokenize(token)] != [token]]
 
 
-def examples(tokens: Sequence[str], most: int = 5) -> str:
-    """A few tokens, as text between quotes."""
-    shown = ", ".join(repr(token) for token in tokens[:most])
-    return f"{shown}, ..." if len(tokens) > most else shown
+def examples(tokens: Sequence[str], tokenization: Tokenization | UnionTokenizer, most: int = 5) -> str:
+    """A few tokens for a person to read: as the text that they stand for, where that can be told."""
+    from tokenizers import Tokenizer
+
+    data = tokenization.data or {}
+    if data:
+        # The decoder is all that is needed, and an empty model is made at once.
+        data = {**data, "model": {"type": "BPE", "vocab": {}, "merges": []}, "added_tokens": [], "post_processor": None}
+    decoder = Tokenizer.from_str(json.dumps(data)).decoder if data else None
+    texts = [token if decoder is None else decoder.decode([token]) for token in tokens[:most]]
+    shown = [repr(token if "\ufffd" in text or not text else text) for token, text in zip(tokens, texts, strict=False)]
+    return ", ".join([*shown, "..."] if len(tokens) > most else shown)
 
 
 def _load(folder: Path) -> Any:

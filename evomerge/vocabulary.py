@@ -164,7 +164,7 @@ def match_vocabularies(
         if seen_base is base and _rows_of(expert) == rows and _is_in_place(has[name], ids):
             seen[name] = expert
         else:
-            remarks = _remarks(theirs[name], ids, has[name])
+            remarks = _remarks(theirs[name], merged or known[""], has[name])
             seen[name] = _seen_expert(seen_base, base, expert, names[name], has[name], merged, remarks)
     return seen_base, seen
 
@@ -322,23 +322,25 @@ def _replaced_rows(config: Mapping[str, Any], old: int, new: int) -> tuple[dict[
 
 def _base_remarks(merged: UnionTokenizer, rows: int) -> tuple[str, ...]:
     brought = "; ".join(
-        f"{len(tokens)} from expert {name!r} ({examples(tokens)})" for name, tokens in merged.added.items() if tokens
+        f"{len(tokens)} from expert {name!r} ({examples(tokens, merged)})"
+        for name, tokens in merged.added.items()
+        if tokens
     )
     total = sum(map(len, merged.added.values()))
     counts = f"vocabulary: {total} tokens added to the base's {len(merged.ids) - total}: {brought}"
     return (f"{counts}; its embedding has {rows} rows", *(f"vocabulary: {note}" for note in merged.notes))
 
 
-def _remarks(own: Tokenization, ids: Mapping[str, int], has: Rows) -> tuple[str, ...]:
+def _remarks(own: Tokenization, merged: Tokenization | UnionTokenizer, has: Rows) -> tuple[str, ...]:
+    ids = merged.ids
     lacking = [token for token, number in ids.items() if number < len(has) and has[number] < 0]
     dropped = [token for token in own.ids if token not in ids]
     found = []
     if lacking:
-        found.append(
-            f"vocabulary: lacks {len(lacking)} of {len(ids)} tokens, which have the base's rows: {examples(lacking)}"
-        )
+        shown = examples(lacking, merged)
+        found.append(f"vocabulary: lacks {len(lacking)} of {len(ids)} tokens, which have the base's rows: {shown}")
     if dropped:
-        found.append(f"vocabulary: {len(dropped)} of its {len(own.ids)} tokens are left out: {examples(dropped)}")
+        found.append(f"vocabulary: {len(dropped)} of its {len(own.ids)} tokens are left out: {examples(dropped, own)}")
     return tuple(found)
 
 

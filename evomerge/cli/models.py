@@ -67,8 +67,11 @@ def merge(
     from evomerge.cli.screens import transfer
     from evomerge.folder import write_folder
 
+    notes: list[str] = []
     with transfer(f"merging to {out}") as progress:
-        folder = write_folder(recipe, out, shard_size=shard_size, progress=progress)
+        folder = write_folder(recipe, out, shard_size=shard_size, progress=progress, report=notes.append)
+    for note in notes:
+        typer.echo(f"Note: {note}")
     typer.echo(f"Wrote {folder}")
 
 

@@ -10,6 +10,12 @@ Results agree with mergekit's within the rounding of its dtype, with these delib
 - Where entries are kept by magnitude, all that tie at the border are kept; Breadcrumbs and Arcee Fusion
   may differ in an entry at the border, which is rounded differently.
 - Densities and SLERP's t outside 0 to 1 are refused; mergekit clips the former and extrapolates with the latter.
+- `tokenizer_source`: base tokens keep their ids, and the others follow in the file's order; mergekit numbers the
+  experts' tokens in an order that changes from run to run. Regular tokens of experts join the tokenizer's own model
+  with their merges; mergekit adds them as literal texts, which are then cut out of any word. Rows without a token stay
+  as the base pads them; mergekit cuts them off. Without `base_model`, the first model is the base, and a model that
+  lacks a token of its has that row; mergekit takes an arbitrary tokenizer and the mean of all rows. `tokenizer.tokens`
+  and `pad_to_multiple_of` are refused, and so is another model's tokenizer.
 - Parameters that mergekit passes over in silence are refused by name.
 - Local models are looked for in the current folder, as in mergekit, and then in that of the file.
 """

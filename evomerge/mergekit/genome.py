@@ -84,6 +84,7 @@ def _config(text: str, where: str, folder: Path | None, num_layers: int | None) 
         "models": {
             "base": _written(base),
             "experts": {name: _written(model) for name, model in experts.items()},
+            **_vocabulary(genome, notes),
         },
         "merge": {"method": method, **_options(genome, method, where, notes)},
         "space": _space(genome, method, depth, where, notes),
@@ -118,12 +119,16 @@ def _models(
         notes.append("base_model: not given; the first model stands for it, and gives config and tokenizer")
     if not models:
         raise ConfigError(f"{where}: genome.models: name at least one beside the base")
-    source = genome.get("tokenizer_source")
-    if source not in (None, "base"):
-        notes.append(
-            f"tokenizer_source {source}: all models must share the base's vocabulary, and its tokenizer is kept"
-        )
     return base, named(models)
+
+
+def _vocabulary(genome: Mapping[str, Any], notes: list[str]) -> dict[str, str]:
+    source = genome.get("tokenizer_source")
+    if source in ("base", "union"):
+        return {"vocabulary": source}
+    if source is not None:
+        notes.append(f"tokenizer_source {source}: models.vocabulary is base or union; all models must share one here")
+    return {}
 
 
 def _method(name: str) -> type[MergeMethod]:

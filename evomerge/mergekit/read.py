@@ -20,7 +20,7 @@ from evomerge.materialise import FLOATING
 from evomerge.mergekit.documents import mapping, named, parsed, reference, sequence
 from evomerge.mergekit.methods import BY_THEIRS, INERT_EVERYWHERE, Counterpart, Setting
 from evomerge.mergekit.settings import conditions_of, evaluate, parameters_of
-from evomerge.recipe import Coefficient, Group, ModelReference, Recipe
+from evomerge.recipe import Coefficient, Group, ModelReference, Recipe, VocabularyPolicy
 
 OpenModel = Callable[[ModelReference], Checkpoint]
 
@@ -124,7 +124,6 @@ def read_mergekit(
     _refuse_unsupported(top, where)
     stretches, base = _stretches(top, where, folder)
     experts = _experts(stretches[0].sources, base, counterpart, where)
-    _check_tokenizer(top, base, where, folder)
     parameters = parameters_of(top.get("parameters"), f"{where}: parameters")
     for stretch in stretches:
         _check_names(stretch.parameters, stretch.where, counterpart, of_model=False)
@@ -134,6 +133,7 @@ def read_mergekit(
 
     reading = _Reading(where, counterpart, experts, base, parameters)
     first = base or stretches[0].sources[0].model
+    vocabulary = _vocabulary(top, first, where, folder)
     if len(stretches) > 1 or stretches[0].layers is not None or reading.varies(stretches[0]):
         checkpoint = open_model(first)
         layout = checkpoint.layout
@@ -149,7 +149,15 @@ def read_mergekit(
         ours = "scaled" if any(reading.given("scale", spot) for spot in spots) else "passthrough"
     values = {} if ours == "passthrough" else {spot.name: reading.coefficients(spot) for spot in spots}
     groups = _groups(values, layout, list(reading.filters(stretches)), where)
-    return Recipe(base=first, experts=experts, method=ours, groups=groups, options=options, dtype=_dtype(top, where))
+    return Recipe(
+        base=first,
+        experts=experts,
+        method=ours,
+        groups=groups,
+        options=options,
+        dtype=_dtype(top, where),
+        vocabulary=vocabulary,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,24 +278,33 @@ def _refuse_unsupported(top: Mapping[str, Any], where: str) -> None:
         raise RecipeError(f"{where}: expected either models or slices")
 
 
-def _check_tokenizer(top: Mapping[str, Any], base: ModelReference | None, where: str, folder: Path | None) -> None:
-    """Only the base's own tokenizer; vocabularies that differ are refused when the models are opened."""
+def _vocabulary(top: Mapping[str, Any], first: ModelReference, where: str, folder: Path | None) -> VocabularyPolicy:
+    """Whose tokens the merge has. Without a word on it, models must share a vocabulary."""
     source, place = top.get("tokenizer_source"), f"{where}: tokenizer_source"
     if top.get("tokenizer") is not None:
+        if source is not None:
+            raise RecipeError(f"{where}: tokenizer_source: give either that or tokenizer, not both")
         tokenizer = mapping(top["tokenizer"], f"{where}: tokenizer", {"source", "tokens", "pad_to_multiple_of"})
-        for key in ("tokens", "pad_to_multiple_of"):
-            if tokenizer.get(key):
-                raise RecipeError(f"{where}: tokenizer.{key}: changing the vocabulary isn't supported")
+        if tokenizer.get("tokens"):
+            raise RecipeError(
+                f"{where}: tokenizer.tokens: choosing rows of single tokens isn't supported; a token that a model "
+                "lacks has the base's row, or else the mean of those that have it"
+            )
+        if tokenizer.get("pad_to_multiple_of"):
+            raise RecipeError(
+                f"{where}: tokenizer.pad_to_multiple_of: isn't supported; embeddings are padded as the base's are"
+            )
         source, place = tokenizer.get("source", "union"), f"{where}: tokenizer.source"
     if source is None:
-        return
+        return "same"
     if source == "union":
+        return "union"
+    if source != "base" and reference(source, place, folder) != first:
         raise RecipeError(
-            f"{place}: union isn't supported yet; models of one vocabulary can be merged with "
-            "tokenizer_source: base, or without the key"
+            f"{place}: {source!r}: expected base or union, or the model whose config and tokenizer the merge has "
+            f"({first.path}); name that model as base_model"
         )
-    if base is None or (source != "base" and reference(source, place, folder) != base):
-        raise RecipeError(f"{place}: {source!r}: only the tokenizer of base_model can be kept; name that model there")
+    return "base"
 
 
 def _dtype(top: Mapping[str, Any], where: str) -> str:

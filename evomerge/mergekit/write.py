@@ -79,6 +79,12 @@ def to_mergekit(recipe: Recipe, *, open_model: OpenModel = Checkpoint.open) -> s
         ]
     if settings:
         data["parameters"] = settings
+    if recipe.vocabulary != "same":
+        if base is None and recipe.base != next(iter(listed.values())):
+            raise RecipeError(
+                f"recipe: models.vocabulary: mergekit's {counterpart.theirs} knows no base here whose tokens come first"
+            )
+        data["tokenizer_source"] = recipe.vocabulary
     if recipe.dtype != "auto":
         data["dtype"] = "float64" if recipe.dtype == "float64" else "float32"
         data["out_dtype"] = recipe.dtype

@@ -35,10 +35,10 @@ def test_merge_takes_a_mergekit_file_as_it_is(cli: Any, tmp_path: Path, tiny_lla
 
 def test_merge_refuses_what_it_does_not_support_of_a_mergekit_file(cli: Any, tmp_path: Path) -> None:
     file = tmp_path / "merge.yaml"
-    file.write_text("merge_method: linear\nmodels: [{model: x}]\ntokenizer_source: union\n")
+    file.write_text("merge_method: linear\nmodels: [{model: x}]\ntokenizer: {pad_to_multiple_of: 8}\n")
     done = cli("merge", file, tmp_path / "out")
     assert done.exit_code == 1
-    assert f"Error: {file}: tokenizer_source: union isn't supported yet" in done.stderr
+    assert f"Error: {file}: tokenizer.pad_to_multiple_of: isn't supported" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

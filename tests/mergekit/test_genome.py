@@ -51,7 +51,8 @@ def test_a_genome_becomes_a_config_of_the_same_search() -> None:
     assert (second.task, second.metric, second.weight) == ("copa", "acc,none", 1.0)
     assert config.benchmark.splits.search.items == 100
     assert not config.benchmark.apply_chat_template
-    for said in ("filter 'q_proj'", "tokenizer_source union", "shuffle", "random_init", "--max-fevals"):
+    assert config.models.vocabulary == "union"
+    for said in ("filter 'q_proj'", "shuffle", "random_init", "--max-fevals"):
         assert f"# - {said}" in text or said in text.partition("models:")[0]
 
 

@@ -9,12 +9,14 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from evomerge.folder import write_folder
 from evomerge.mergekit.methods import BY_THEIRS, INERT_EVERYWHERE
 from evomerge.mergekit.read import read_mergekit
 from evomerge.mergekit.write import to_mergekit
 from evomerge.testing.models import tiny_family
+from vocabulary_helpers import bpe, with_added, write_model
 
 # Not "mergekit" alone, which this folder itself would answer to.
 pytest.importorskip("mergekit.config")
@@ -209,3 +211,34 @@ def test_every_method_of_mergekit_has_a_counterpart_with_its_parameters_and_defa
             theirs = None if parameter.required else 1.0 if parameter.name == "scale" else parameter.default
             assert defaults.pop(parameter.name) == theirs, (method.spec.name, parameter.name)
         assert not defaults
+
+
+@pytest.fixture(scope="module")
+def speakers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A base and two experts with more tokens, added ones and words. mergekit would cut off a base's padding."""
+    folder = tmp_path_factory.mktemp("speakers")
+    return {
+        "base": write_model(folder / "base", bpe(290), tied=False),
+        A: write_model(folder / A, with_added(bpe(310), "<|x|>", "<|a|>"), seed=1, tied=False),
+        B: write_model(folder / B, with_added(bpe(290), "<|b|>", "<|x|>"), seed=2, tied=False, rows=320),
+    }
+
+
+@pytest.mark.parametrize("source", ["base", "union"])
+@pytest.mark.parametrize("case", ["task arithmetic", "ties", "linear, base among the models", "slerp"])
+def test_vocabularies_agree_with_mergekit_token_by_token(
+    case: str, source: str, speakers: dict[str, Path], tmp_path: Path
+) -> None:
+    data = yaml.safe_load(file(speakers, *CASES[case]))
+    text = yaml.safe_dump({**data, "tokenizer_source": source})
+    ours, theirs = by_evomerge(text, tmp_path / "ours"), by_mergekit(text, tmp_path / "theirs")
+    vocabularies = [AutoTokenizer.from_pretrained(tmp_path / side).get_vocab() for side in ("ours", "theirs")]
+    assert vocabularies[0].keys() == vocabularies[1].keys()
+    order = list(vocabularies[0])
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        # mergekit numbers new tokens otherwise.
+        for found, vocabulary in zip((ours, theirs), vocabularies, strict=True):
+            found[name] = found[name][[vocabulary[token] for token in order]]
+    assert_agree(ours, theirs)
+    written = to_mergekit(read_mergekit(text))
+    assert read_mergekit(written) == read_mergekit(text)

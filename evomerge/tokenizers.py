@@ -32,7 +32,7 @@ class Tokenization:
 
     Attributes:
         where: the model's folder, for messages.
-        ids: every token's id, added ones included.
+        ids: every token's id, added ones included, in the order of ids.
         data: the tokenizer as tokenizer.json writes it; None if it isn't a fast one.
     """
 
@@ -133,7 +133,9 @@ def read_tokenization(checkpoint: Checkpoint) -> Tokenization | None:
     tokenizer = checkpoint.tokenizer()
     backend = getattr(tokenizer, "backend_tokenizer", None)
     data = json.loads(backend.to_str()) if backend is not None else None
-    return Tokenization(where=str(checkpoint.folder), ids=dict(tokenizer.get_vocab()), data=data)
+    # transformers gives them in an order that changes from run to run.
+    ids = dict(sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0])))
+    return Tokenization(where=str(checkpoint.folder), ids=ids, data=data)
 
 
 def union(base: Tokenization, experts: Mapping[str, Tokenization]) -> UnionTokenizer:
@@ -150,7 +152,7 @@ def union(base: Tokenization, experts: Mapping[str, Tokenization]) -> UnionToken
     added: dict[str, tuple[str, ...]] = {}
     number = max(ids.values()) + 1
     for name, expert in experts.items():
-        new = [token for token, _ in sorted(expert.ids.items(), key=lambda item: item[1]) if token not in ids]
+        new = [token for token in expert.ids if token not in ids]
         ids.update({token: number + position for position, token in enumerate(new)})
         number += len(new)
         added[name] = tuple(new)

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge.checkpoint import Checkpoint, check_compatible
 from evomerge.config import Config
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, ConfigError, RecipeError
+from evomerge.execute import worker_settings
 from evomerge.export import export
 from evomerge.folder import write_folder
 from evomerge.live import LiveModel
@@ -328,3 +329,26 @@ def test_a_search_over_a_union_ends_in_a_folder_with_its_score(folders: dict[str
     (score,) = evaluate(str(out), config.benchmark, split="test", execution=config.execution)
     winner = next(row for row in result.data["test"]["models"] if row["kind"] == "winner")
     assert score.score == winner["score"]
+
+
+def test_a_recipe_says_its_vocabulary_only_where_it_is_chosen(folders: dict[str, Path], tmp_path: Path) -> None:
+    same, chosen = recipe_of(folders, "same", a=1.0, b=1.0), recipe_of(folders, "union", a=1.0, b=1.0)
+    assert "vocabulary" not in same.to_yaml()
+    assert Recipe.from_yaml(chosen.to_yaml()) == chosen
+    assert same.key() != chosen.key()
+    (tmp_path / "recipe.yaml").write_text(chosen.to_yaml())
+    assert Recipe.from_file(tmp_path / "recipe.yaml") == chosen
+    with pytest.raises(RecipeError, match=r"models\.vocabulary: expected one of same, base, union, got 'both'"):
+        Recipe.from_yaml(chosen.to_yaml().replace("union", "both"))
+
+
+def test_a_config_keeps_its_vocabulary_and_another_makes_another_experiment(tmp_path: Path) -> None:
+    text = "models: {{base: x, experts: {{a: y}}{}}}\nbenchmark: {{tasks: [copa]}}"
+    same, chosen = (Config.from_yaml(text.format(more)) for more in ("", ", vocabulary: union"))
+    assert same.models.vocabulary == "same"
+    assert "vocabulary" not in same.identity()["models"]
+    assert chosen.identity() != same.identity()
+    assert chosen.relative_to(tmp_path).models.vocabulary == "union"
+    assert worker_settings(chosen, dtype="float32").vocabulary == "union"
+    with pytest.raises(ConfigError, match=r"models\.vocabulary: .*'same', 'base' or 'union' \(found 'both'\)"):
+        Config.from_yaml(text.format(", vocabulary: both"))

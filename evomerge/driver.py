@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from evomerge.config import Config
+from evomerge.errors import BenchmarkError
 from evomerge.execute import make_executor, worker_settings
 from evomerge.execute.base import Executor, Failure, Job, Outcome
 from evomerge.ledger import Evaluation, Ledger, Trial
@@ -32,6 +33,7 @@ from evomerge.run import (
 )
 from evomerge.score.benchmark import Benchmark
 from evomerge.score.fitness import Objective
+from evomerge.score.table import ItemTable
 from evomerge.select import SPLITS, Scored, best_uniform, shortlist, summary
 
 _VERSIONS = ("evomerge", "torch", "transformers", "lm-eval", "cma", "optuna", "numpy")
@@ -198,6 +200,7 @@ class Driver:
         data: dict[str, Any] = {
             "winner": {"trial": winner.number, "kind": winner.kind, "recipe": self.recipe(winner).to_data()},
             "metrics": dict(self.objective.metrics),
+            "higher_is_better": dict(self.objective.higher_is_better),
             "evaluations": sum(trial.kind == "candidate" for trial in trials),
             "budget": self.config.search.model_dump(include={"evaluations", "hours", "shortlist"}),
             "hours": round(self.clock.hours, 4),
@@ -212,37 +215,47 @@ class Driver:
             ],
         }
         for split in SPLITS:
-            data[split] = summary(self._scored(models, split), self.objective.weights)
+            data[split] = self._summary(models, split)
         write_json(self.directory / "result.json", data)
         self.clock.phase("done")
         return data
 
-    def _scored(self, models: Sequence[tuple[Trial, str]], split: str) -> list[Scored]:
-        found = []
+    def _summary(self, models: Sequence[tuple[Trial, str]], split: str) -> dict[str, Any]:
+        """Scores of the models on one split with intervals and comparisons, those without a score left out."""
+        found: list[tuple[Trial, str, float, ItemTable, Evaluation]] = []
         for trial, kind in models:
             evaluation = self.ledger.evaluation(trial.number, split)
             if evaluation is None or evaluation.table is None or evaluation.score is None:
                 self.observer.message(f"{trial.name} has no {split} score: {evaluation and evaluation.failure}")
                 continue
-            found.append(
-                Scored(
-                    trial=trial.number,
-                    name={"uniform": "uniform", "winner": "winner"}.get(kind, trial.name),
-                    kind=kind,
-                    score=evaluation.score,
-                    items=self.objective.item_values(evaluation.table),
-                )
+            found.append((trial, kind, evaluation.score, evaluation.table, evaluation))
+        if not found:
+            return summary([], {})
+        samples = self.benchmark.samples([table for _, _, _, table, _ in found])
+        scored = [
+            Scored(
+                trial=trial.number,
+                name={"uniform": "uniform", "winner": "winner"}.get(kind, trial.name),
+                kind=kind,
+                score=score,
+                items=items,
+                tasks={task: evaluation.aggregates[task][metric] for task, metric in self.objective.metrics.items()},
             )
-        return found
+            for (trial, kind, score, _, evaluation), items in zip(found, samples, strict=True)
+        ]
+        return summary(scored, self.objective.weights_for(found[0][3].sizes))
 
     def _assess(self, job: Job, outcome: Outcome) -> Evaluation:
         """Turn a worker's answers into scores. A score that isn't finite is a failure like any other."""
         if isinstance(outcome, Failure):
             return Evaluation(trial=job.number, split=job.split, failure=f"{outcome.reason}: {outcome.message}")
         start = time.perf_counter()
-        table = self.benchmark.score(job.split, outcome.responses)
-        aggregates = self.benchmark.aggregate(table)
-        score = self.objective.score(aggregates)
+        try:
+            table = self.benchmark.score(job.split, outcome.responses)
+            aggregates = self.benchmark.aggregate(table)
+        except BenchmarkError as error:
+            return Evaluation(trial=job.number, split=job.split, failure=f"error: {error}", seconds=outcome.seconds)
+        score = self.objective.score(aggregates, table.sizes)
         seconds = {**outcome.seconds, "bookkeeping": time.perf_counter() - start}
         if not math.isfinite(score):
             return Evaluation(trial=job.number, split=job.split, failure=f"not_finite: score {score}", seconds=seconds)

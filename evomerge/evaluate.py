@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from evomerge.checkpoint import Checkpoint
 from evomerge.config import BenchmarkConfig, Config, ExecutionConfig, ModelConfig, ModelsConfig, SplitConfig
 from evomerge.errors import ExecutionError
-from evomerge.estimate.comparisons import mean_interval
+from evomerge.estimate.aggregates import score_interval
 from evomerge.execute import make_executor, worker_settings
 from evomerge.execute.base import Failure, Job, Outcome, WorkerSettings
 from evomerge.recipe import Recipe
@@ -19,13 +19,13 @@ from evomerge.score.table import ItemTable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskScore:
-    """One task's result: every metric, and the chosen one with its 95% interval where items have numbers."""
+    """One task's result: every metric, and the chosen one with its 95% interval."""
 
     task: str
     items: int
     metric: str
     score: float
-    interval: tuple[float, float] | None
+    interval: tuple[float, float]
     metrics: Mapping[str, float]
 
 
@@ -93,21 +93,17 @@ def _answer(
 
 def _scores(benchmark: Benchmark, table: ItemTable) -> list[TaskScore]:
     aggregates, objective = benchmark.aggregate(table), benchmark.objective
-    # Item values have their sign flipped where lower is better; scores are shown as lm-eval prints them.
-    values = objective.item_values(table)
+    # Scores are shown as lm-eval prints them, also where lower is better.
+    (samples,) = benchmark.samples([table], signed=False)
     found = []
     for task, metric in objective.metrics.items():
-        sign = 1.0 if objective.higher_is_better[task] else -1.0
-        interval = None
-        if task in values:
-            interval = mean_interval({task: sign * values[task]}, {task: 1.0})
         found.append(
             TaskScore(
                 task=task,
                 items=len(table.tasks[task].items),
                 metric=metric,
                 score=aggregates[task][metric],
-                interval=interval,
+                interval=score_interval({task: samples[task]}, {task: 1.0}),
                 metrics=aggregates[task],
             )
         )

@@ -102,7 +102,8 @@ def model_card(run: Run, record: TrialRecord, recipe: Recipe, *, name: str) -> s
         ]
     lines += ["## Tasks", ""]
     for task in run.facts["benchmark"]["tasks"]:
-        lines.append(f"- {task['task']}: {task['metric']}")
+        better = "" if task["higher_is_better"] else " (lower is better; its sign is reversed in scores)"
+        lines.append(f"- {task['task']}: {task['metric']}{better}")
     return "\n".join(lines) + "\n"
 
 

@@ -8,11 +8,12 @@ tested. Pure functions over what the ledger holds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge.errors import RunError
-from evomerge.estimate.comparisons import Scores, compare, holm, mean_interval
+from evomerge.estimate.aggregates import Samples, compare_scores, resamples, score_interval, size
+from evomerge.estimate.comparisons import holm
 from evomerge.ledger import Evaluation, Trial
 
 SPLITS = ("search", "validation", "test")
@@ -27,7 +28,10 @@ class Scored:
     kind: str
     """base, expert, uniform or winner."""
     score: float
-    items: Scores
+    items: Samples
+    """Each task's metric with what each item adds to it, higher being better."""
+    tasks: Mapping[str, float] = field(default_factory=dict)
+    """Each task's metric as lm-eval prints it."""
 
 
 def ranked(trials: Sequence[Trial], evaluations: Mapping[int, Evaluation]) -> list[Trial]:
@@ -65,12 +69,17 @@ def best_uniform(trials: Sequence[Trial], evaluations: Mapping[int, Evaluation])
 
 
 def summary(models: Sequence[Scored], weights: Mapping[str, float]) -> dict[str, Any]:
-    """`models` and `comparisons` of one split, as result.json holds them."""
+    """`models`, `comparisons` and `resamples` of one split, as result.json holds them.
+
+    Args:
+        models: with the winner among them, if it has a score.
+        weights: of the tasks.
+    """
     winner = next((model for model in models if model.kind == "winner"), None)
     rivals = [model for model in models if model.kind != "winner"]
     comparisons = []
     if winner is not None:
-        found = [compare(winner.items, rival.items, weights) for rival in rivals]
+        found = [compare_scores(winner.items, rival.items, weights) for rival in rivals]
         adjusted = holm([comparison.p for comparison in found])
         comparisons = [
             {
@@ -89,10 +98,12 @@ def summary(models: Sequence[Scored], weights: Mapping[str, float]) -> dict[str,
                 "kind": model.kind,
                 "trial": model.trial,
                 "score": model.score,
-                "interval": list(mean_interval(model.items, weights)),
-                "items": sum(len(values) for values in model.items.values()),
+                "interval": list(score_interval(model.items, weights)),
+                "items": sum(map(size, model.items.values())),
+                **({"tasks": dict(model.tasks)} if model.tasks else {}),
             }
             for model in models
         ],
         "comparisons": comparisons,
+        "resamples": min((resamples(model.items) for model in models), default=None),
     }

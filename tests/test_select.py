@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from evomerge.errors import RunError
+from evomerge.estimate.aggregates import Mean
 from evomerge.ledger import Evaluation, Trial
 from evomerge.select import Scored, best_uniform, shortlist, summary
 
@@ -57,7 +58,7 @@ def test_when_every_merge_failed_there_is_no_winner() -> None:
 def test_a_summary_compares_the_winner_with_each_rival_on_the_same_items() -> None:
     def scored(number: int, kind: str, values: list[float]) -> Scored:
         items = np.array(values)
-        return Scored(trial=number, name=kind, kind=kind, score=float(items.mean()), items={"t": items})
+        return Scored(trial=number, name=kind, kind=kind, score=float(items.mean()), items={"t": Mean(items)})
 
     found = summary(
         [scored(0, "base", [0.0] * 20), scored(1, "uniform", [1.0] * 10 + [0.0] * 10), scored(2, "winner", [1.0] * 20)],

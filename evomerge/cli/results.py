@@ -26,7 +26,7 @@ def result_table(result: Mapping[str, Any], split: str = "test") -> Table:
         measured,
         "winner's lead",
         "paired p",
-        title=f"{measured.capitalize()} on {items} {split} items{held_out}, with 95% intervals",
+        title=f"{measured[0].upper() + measured[1:]} on {items} {split} items{held_out}, with 95% intervals",
         right=(measured, "winner's lead", "paired p"),
     )
     for model in models:
@@ -79,6 +79,13 @@ def _verdict(rival: Mapping[str, Any], row: Mapping[str, Any]) -> str:
 
 
 def _metric(result: Mapping[str, Any]) -> str:
-    """What a score is called: accuracy, where that is what was measured."""
+    """What a score is called: the metric that was measured if all tasks share one, "minus" where lower is better."""
     metrics = {str(metric).partition(",")[0] for metric in result["metrics"].values()}
-    return "accuracy" if metrics and metrics <= {"acc", "acc_norm", "exact_match"} else "score"
+    if metrics and metrics <= {"acc", "acc_norm", "exact_match"}:
+        return "accuracy"
+    # Runs of earlier releases don't say which way is better.
+    better = set(result.get("higher_is_better", {}).values())
+    if len(metrics) != 1 or len(better) != 1:
+        return "score"
+    (metric,) = metrics
+    return metric if True in better else f"minus {metric}"

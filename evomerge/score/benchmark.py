@@ -12,12 +12,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evomerge.config import BenchmarkConfig
+from evomerge.estimate.aggregates import Sample
 from evomerge.score.fitness import Objective
 from evomerge.score.isolation import same_random_state, undisturbed
 from evomerge.score.items import Item, build_items
 from evomerge.score.prompts import Encoder
 from evomerge.score.requests import Request, Response
-from evomerge.score.scoring import aggregate_task, put_answers, remember_documents, score_task
+from evomerge.score.scoring import (
+    aggregate_task,
+    aggregation_of,
+    put_answers,
+    remember_documents,
+    score_task,
+    task_samples,
+)
 from evomerge.score.table import ItemTable
 from evomerge.score.tasks import LoadedTask, load_tasks
 
@@ -45,6 +53,7 @@ class Benchmark:
             weights={task.name: task.weight for task in tasks},
             higher_is_better={task.name: task.higher_is_better for task in tasks},
             tie_breaks=ties,
+            means=frozenset(task.name for task in tasks if aggregation_of(task.task, task.metric)[1] == "mean"),
         )
 
     @classmethod
@@ -109,7 +118,25 @@ class Benchmark:
     def aggregate(self, table: ItemTable) -> dict[str, dict[str, float]]:
         """Each task's metrics over its items, by the tasks' own aggregation functions."""
         with same_random_state():
-            return {name: aggregate_task(self._tasks[name].task, scores) for name, scores in table.tasks.items()}
+            return {
+                name: aggregate_task(self._tasks[name].task, scores, chosen=self._tasks[name].metric)
+                for name, scores in table.tasks.items()
+            }
+
+    def samples(self, tables: Sequence[ItemTable], *, signed: bool = True) -> list[dict[str, Sample]]:
+        """The chosen metric of several models on the same items, by task, for intervals and comparisons.
+
+        Args:
+            tables: one per model.
+            signed: whether higher is better in all of them, or values are as lm-eval prints them.
+        """
+        found: list[dict[str, Sample]] = [{} for _ in tables]
+        for name, task in self._tasks.items():
+            columns = [table.tasks[name].values[task.metric] for table in tables]
+            sign = self.objective.sign(name) if signed else 1.0
+            for samples, sample in zip(found, task_samples(task.task, columns, task.metric, sign=sign), strict=True):
+                samples[name] = sample
+        return found
 
     @property
     def fingerprint(self) -> dict[str, str]:

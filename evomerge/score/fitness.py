@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evomerge.score.table import ItemTable
 
@@ -23,17 +22,38 @@ class Objective:
     weights: Mapping[str, float]
     higher_is_better: Mapping[str, bool]
     tie_breaks: bool = True
+    by_size: tuple[frozenset[str], ...] = ()
+    """Tasks whose weights, taken together, are shared out by their numbers of items: groups as lm-eval adds them up."""
+    means: frozenset[str] | None = None
+    """Tasks whose metric is a mean of its items, where a tie-break has a meaning; None: all of them."""
 
-    def score(self, aggregates: Mapping[str, Mapping[str, float]]) -> float:
+    def sign(self, task: str) -> float:
+        """1, or -1 where lower values of a task's metric are better."""
+        return 1.0 if self.higher_is_better[task] else -1.0
+
+    def weights_for(self, sizes: Mapping[str, int]) -> dict[str, float]:
+        """Weight of each task, summing to 1.
+
+        Args:
+            sizes: number of items by task.
+        """
+        weights = dict(self.weights)
+        for tasks in self.by_size:
+            shared, items = sum(self.weights[task] for task in sorted(tasks)), sum(sizes[task] for task in tasks)
+            weights |= {task: shared * sizes[task] / items for task in tasks}
+        total = sum(weights.values())
+        return {task: weight / total for task, weight in weights.items()}
+
+    def score(self, aggregates: Mapping[str, Mapping[str, float]], sizes: Mapping[str, int]) -> float:
         """The weighted mean of task scores.
 
         Args:
             aggregates: by task, each metric's value as lm-eval aggregates it.
+            sizes: number of items by task.
         """
-        total = sum(self.weights.values())
         return sum(
-            weight / total * self._sign(task) * float(aggregates[task][self.metrics[task]])
-            for task, weight in self.weights.items()
+            weight * self.sign(task) * float(aggregates[task][self.metrics[task]])
+            for task, weight in self.weights_for(sizes).items()
         )
 
     def tie_break(self, table: ItemTable) -> float:
@@ -44,26 +64,9 @@ class Objective:
         """
         if not self.tie_breaks:
             return 0.0
-        total = sum(self.weights.values())
         added = 0.0
-        for task, weight in self.weights.items():
+        for task, weight in self.weights_for(table.sizes).items():
             shares = table.tasks[task].tie_break
-            if shares:
-                added += weight / total * float(np.mean(shares)) / (2 * len(shares))
+            if shares and (self.means is None or task in self.means):
+                added += weight * float(np.mean(shares)) / (2 * len(shares))
         return added
-
-    def item_values(self, table: ItemTable) -> dict[str, NDArray[np.float64]]:
-        """The chosen metric of every item by task, for paired statistics; NaN-free, higher is better.
-
-        Metrics whose items aren't numbers (corpus metrics such as F1 or BLEU keep pairs) have no
-        item values, and their tasks are left out.
-        """
-        found: dict[str, NDArray[np.float64]] = {}
-        for task, metric in self.metrics.items():
-            values = table.tasks[task].values[metric]
-            if all(isinstance(value, int | float) for value in values):
-                found[task] = self._sign(task) * np.array(values, dtype=np.float64)
-        return found
-
-    def _sign(self, task: str) -> float:
-        return 1.0 if self.higher_is_better[task] else -1.0

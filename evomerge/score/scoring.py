@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import mean
+from lm_eval.api.registry import AGGREGATION_REGISTRY
 
+from evomerge.errors import BenchmarkError
+from evomerge.estimate.aggregates import Sample
 from evomerge.score.items import Item
 from evomerge.score.requests import LogLikelihoodResponse, Response
+from evomerge.score.statistics import quietly, samples_of
 from evomerge.score.table import TaskScores
 
 
@@ -47,14 +52,40 @@ def score_task(task: Any, items: Sequence[Item]) -> TaskScores:
     )
 
 
-def aggregate_task(task: Any, scores: TaskScores) -> dict[str, float]:
-    """Each metric over a task's items, by the task's own aggregation functions."""
-    aggregation = task.aggregation()
-    return {
-        key: float(aggregation[key.split(",")[0]]([_thawed(value) for value in values]))
-        for key, values in scores.values.items()
-        if key.split(",")[0] in aggregation
-    }
+def aggregate_task(task: Any, scores: TaskScores, *, chosen: str) -> dict[str, float]:
+    """Each metric over a task's items, by the task's own aggregation functions.
+
+    A metric that can't be aggregated is left out unless it is the chosen one.
+
+    Raises: BenchmarkError if the chosen metric can't be aggregated over these items.
+    """
+    found = {}
+    for key, values in scores.values.items():
+        function, _ = aggregation_of(task, key)
+        try:
+            found[key] = quietly(function)([_thawed(value) for value in values])
+        except (TypeError, ValueError, ArithmeticError, IndexError) as error:
+            if key == chosen:
+                raise BenchmarkError(
+                    f"{task.config.task}: metric {key} can't be computed over {len(values)} items: {error}. "
+                    "Choose another metric of the task"
+                ) from error
+    return found
+
+
+def aggregation_of(task: Any, metric: str) -> tuple[Callable[[Sequence[Any]], float], str | None]:
+    """The task's function over item values of `metric,filter`, and its name in lm-eval's registry if it is there.
+
+    As in lm-eval, a metric without a function of its own is averaged.
+    """
+    function = task.aggregation().get(metric.split(",")[0], mean)
+    return function, next((name for name, known in AGGREGATION_REGISTRY.items() if known is function), None)
+
+
+def task_samples(task: Any, columns: Sequence[Sequence[Any]], metric: str, *, sign: float) -> list[Sample]:
+    """One metric of several models on a task's items, for intervals and comparisons: see `samples_of`."""
+    function, name = aggregation_of(task, metric)
+    return samples_of([[_thawed(value) for value in column] for column in columns], function, name, sign=sign)
 
 
 def remember_documents(task: Any, documents: Sequence[Any]) -> None:
@@ -108,8 +139,8 @@ class _Remembered:
 
 def _plain(value: Any) -> Any:
     """A metric's value of one item as JSON data."""
-    if isinstance(value, np.generic):
-        return value.item()
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
     return value if isinstance(value, bool | int | float | str) or value is None else str(value)

@@ -30,6 +30,11 @@ class ItemTable:
 
     tasks: Mapping[str, TaskScores]
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of items by task."""
+        return {name: len(task.items) for name, task in self.tasks.items()}
+
     def to_data(self) -> dict[str, Any]:
         """As plain JSON data."""
         return {

@@ -25,6 +25,7 @@ from evomerge.execute.base import Answers, Failure, Job, Outcome, WorkerSettings
 from evomerge.live import LiveModel
 from evomerge.materialise import Materialiser
 from evomerge.models import open_models
+from evomerge.score.memory import is_out_of_memory
 from evomerge.score.requests import LogLikelihoodResponse, Request, Response
 from evomerge.score.resident import ResidentModel
 
@@ -58,7 +59,6 @@ class Worker:
             base.tokenizer(),
             device=self._device,
             batch_tokens=settings.batch_tokens,
-            max_length=settings.max_length,
         )
         self._plans: dict[str, Any] = {}
 
@@ -126,7 +126,7 @@ class Worker:
         if isinstance(error, TimeoutError):
             limit = self.settings.timeout_s
             return Failure(reason="timeout", message=f"{where}: not done after execution.timeout_s = {limit:g} s")
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
             return Failure(
@@ -185,13 +185,6 @@ def _first_not_finite(responses: Sequence[Response]) -> int | None:
         if isinstance(response, LogLikelihoodResponse) and math.isnan(response.log_probability):
             return index
     return None
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # torch's CPU allocator raises a plain RuntimeError.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    )
 
 
 def _first_line(error: Exception) -> str:

@@ -54,7 +54,6 @@ def worker_settings(config: Config, *, dtype: str) -> WorkerSettings:
         vocabulary=config.models.vocabulary,
         batch_tokens=execution.batch_tokens,
         timeout_s=execution.timeout_s,
-        max_length=execution.max_length,
     )
 
 

@@ -32,8 +32,6 @@ class WorkerSettings:
     """Padded tokens per forward pass; None sizes it to the device's memory."""
     timeout_s: float | None = None
     """Longest time for one candidate, not counting what a method prepares once; None waits for ever."""
-    max_length: int | None = None
-    """Context window in tokens; None takes the model's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,72 +1,46 @@
 """Answering requests with a live model: what is planned once, and what each candidate costs.
 
-Requests that share a context are packed into one row, so a question's choices compute it once; logits
-are formed only where an answer is read. Knows tokens only, neither tasks nor recipes.
+Log-likelihoods are computed on a trie of the requests' tokens (see `plan`), each token once where the model
+honours masks, positions and cached keys, which is tried out; logits are formed only where an answer is read.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.errors import MergeError
-from evomerge.score.requests import (
-    GenerationRequest,
-    GenerationResponse,
-    LogLikelihoodRequest,
-    LogLikelihoodResponse,
-    Request,
-    Response,
-)
-from evomerge.streams import derive
+from evomerge.score.generation import Generator
+from evomerge.score.kept import Kept
+from evomerge.score.memory import free_bytes, is_out_of_memory
+from evomerge.score.plan import FORMS, Form, Plan, Row, attention_cost, make_plan
+from evomerge.score.requests import LogLikelihoodRequest, LogLikelihoodResponse, Request, Response
 
-BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}
-"""Padded tokens in a forward pass when nothing is said."""
+_log = logging.getLogger(__name__)
 
-# In float32 packed and plain rows agree to about 1e-5; a model that ignores the mask is off by whole nats.
+BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
+"""Most padded tokens in a forward pass when nothing is said; less where memory is short."""
+
+# Logits of so many entries at a time, so that memory doesn't grow with the vocabulary.
+_LOGITS = 1 << 25
+# In float32 all forms agree to about 1e-5; a model that ignores the mask is off by whole nats.
 _AGREEMENT = 1e-3
-_PROBED_ROWS = 3
+_PROBED_ANSWERS = 12
+_REFUSALS = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, NotImplementedError)
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One sequence of a forward pass: a context with the continuations that were asked for after it.
+class Heads:
+    """What one set of weights makes of a plan's heads. Make a new one whenever the weights change."""
 
-    `requests` are positions in the request list; `segments` their continuations in the same order. The
-    row holds the context and of each continuation all but its last token, which nothing is read after.
-    """
-
-    context: tuple[int, ...]
-    requests: tuple[int, ...]
-    segments: tuple[tuple[int, ...], ...]
-
-    @property
-    def length(self) -> int:
-        return len(self.context) + sum(len(segment) - 1 for segment in self.segments)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Requests in the order and batches in which a model answers them. Made by `ResidentModel.plan`."""
-
-    num_requests: int
-    rows: tuple[_Row, ...]
-    """Longest first."""
-    generations: tuple[tuple[int, GenerationRequest], ...]
-    """With their position in the request list, longest context first."""
-    packed: bool
-    """Whether contexts are shared by their continuations."""
-
-    @property
-    def tokens(self) -> int:
-        """Tokens in the forward passes of the log-likelihood rows, without padding."""
-        return sum(row.length for row in self.rows)
+    def __init__(self) -> None:
+        self.kept: dict[int, Kept] = {}
+        self.values: dict[int, tuple[Tensor, Tensor]] = {}
 
 
 class ResidentModel:
@@ -76,47 +50,54 @@ class ResidentModel:
         model: the live model; its parameters may be rewritten between calls of `respond`.
         tokenizer: of the base, to find stop strings in generated text.
         device: where the model is.
-        batch_tokens: padded tokens in a forward pass; None takes a default for the device.
-        max_length: unused by requests that come truncated; kept as the longest row that is planned.
+        batch_tokens: padded tokens in a forward pass; None sizes it to the device and its free memory.
     """
 
-    def __init__(
-        self, model: Any, tokenizer: Any, *, device: torch.device, batch_tokens: int | None, max_length: int | None
-    ) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, device: torch.device, batch_tokens: int | None = None) -> None:
         self._model = model
-        self._tokenizer = tokenizer
         self._device = torch.device(device)
-        self._budget = batch_tokens or BATCH_TOKENS.get(self._device.type, BATCH_TOKENS["cuda"])
-        self._max_length = max_length
+        self._budget = batch_tokens or affordable_tokens(model, self._device)
+        self._generator = Generator(model, tokenizer, device=self._device, tokens=self._budget)
         self._head_apart: bool | None = None
+        self._windows = _windows(model.config)
 
-    def plan(self, requests: Sequence[Request]) -> Plan:
-        """Sort and pack requests, once. Packing is tried out on the model and left out where it changes answers."""
-        single = [
-            _Row(request.context, (index,), (request.continuation,))
-            for index, request in enumerate(requests)
-            if isinstance(request, LogLikelihoodRequest)
-        ]
-        generations = sorted(
-            ((index, request) for index, request in enumerate(requests) if isinstance(request, GenerationRequest)),
-            key=lambda pair: (-len(pair[1].context), pair[0]),
-        )
-        shared = _shared_rows(single)
-        packed = len(shared) < len(single) and self._packs_exactly(shared)
-        rows = shared if packed else single
-        return Plan(
-            num_requests=len(requests),
-            rows=tuple(sorted(rows, key=lambda row: (-row.length, row.requests))),
-            generations=tuple(generations),
-            packed=packed,
-        )
+    def plan(
+        self, requests: Sequence[Request], *, blocks: Sequence[Sequence[int]] | None = None, form: Form | None = None
+    ) -> Plan:
+        """Lay out requests, once, in the form with the fewest tokens that leaves the model's answers alone.
+
+        Args:
+            requests: all of a split.
+            blocks: positions of the requests of each block; None: one block of all.
+            form: take this form untried; None: try them out on a few requests.
+        """
+        attention = attention_cost(self._model.config.to_dict())
+
+        def made(form: Form, generation_heads: bool = True) -> Plan:
+            return make_plan(requests, form, blocks=blocks, attention=attention, generation_heads=generation_heads)
+
+        if form is not None:
+            return made(form)
+        plans = {form: made(form) for form in FORMS}
+        if not self._begins_exactly(plans["shared"]):
+            plans["shared"] = made("shared", generation_heads=False)
+        tokens = {form: plans[form].tokens[form] for form in FORMS}
+        for name in sorted(FORMS, key=lambda name: (tokens[name], -FORMS.index(name))):
+            if name == "plain" or self._is_exact(plans[name]):
+                _log.debug("form %s; tokens by form: %s", name, tokens)
+                return replace(plans[name], tokens=tokens)
+        raise AssertionError("the plain form always works")
 
     @torch.inference_mode()
-    def respond(self, plan: Plan, *, deadline: float | None = None) -> list[Response]:
-        """Answer every request, in request order.
+    def respond(
+        self, plan: Plan, *, block: int | None = None, heads: Heads | None = None, deadline: float | None = None
+    ) -> list[Response]:
+        """Answer the requests of a block, or of all, in request order.
 
         Args:
             plan: from `plan`.
+            block: number of the block; None: all of them.
+            heads: what an earlier block has computed with these very weights; filled for later ones.
             deadline: `time.monotonic()` value after which to give up.
 
         Raises:
@@ -124,288 +105,322 @@ class ResidentModel:
             MergeError: the model's outputs aren't finite.
             torch.OutOfMemoryError: not even one row fits.
         """
-        answers: list[Response | None] = [None] * plan.num_requests
-        for rows in self._batches([(row.length, row) for row in plan.rows], deadline):
-            for row, found in zip(rows, self._score_rows(rows), strict=True):
-                for index, response in zip(row.requests, found, strict=True):
-                    answers[index] = response
-        sized = [(len(request.context) + request.max_tokens, (index, request)) for index, request in plan.generations]
-        for batch in self._batches(sized, deadline):
-            self._generate(batch, answers, deadline)
-        missing = [index for index, answer in enumerate(answers) if answer is None]
-        assert not missing, f"requests without an answer: {missing[:3]}"
-        return [answer for answer in answers if answer is not None]
+        chosen = plan.blocks if block is None else plan.blocks[block : block + 1]
+        heads = heads or Heads()
+        values = torch.zeros(plan.num_answers, dtype=torch.float32, device=self._device)
+        greedy = torch.zeros(plan.num_answers, dtype=torch.bool, device=self._device)
+        made: dict[int, Response] = {}
+        for part in chosen:
+            self._compute(plan, part.rows, part.heads, heads, values, greedy, deadline)
+            made |= self._generator.respond(
+                part.generations, lambda head: self._keep_heads(plan, _path(plan, head), heads), deadline=deadline
+            )
+        made |= _log_likelihoods(plan, [place for part in chosen for place in part.requests], values, greedy)
+        return [made[place] for place in sorted(made)]
 
-    def _batches(self, sized: Sequence[tuple[int, Any]], deadline: float | None) -> Iterator[list[Any]]:
-        """Consecutive work, longest first, of at most the budget's padded tokens a batch."""
-        start = 0
-        while start < len(sized):
-            if deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError("the time for one candidate is over")
-            longest = max(1, sized[start][0])
-            count = max(1, self._budget // longest)
-            yield [work for _, work in sized[start : start + count]]
-            start += count
+    def _compute(
+        self,
+        plan: Plan,
+        rows: Sequence[Row],
+        needed: Sequence[int],
+        heads: Heads,
+        values: Tensor,
+        greedy: Tensor,
+        deadline: float | None,
+    ) -> None:
+        """Fill in the answer tokens of rows and of the heads that they need."""
+        open_path: list[int] = []
+        for head, batch in self._batches(plan, rows, needed):
+            _check_time(deadline)
+            path = _path(plan, head)
+            if path != open_path:
+                for number in open_path:
+                    # Rows come by head in depth-first order, so what isn't above this one isn't needed again here.
+                    if number not in path and not self._may_keep(heads):
+                        heads.kept.pop(number, None)
+                open_path = path
+            below = self._keep_heads(plan, path, heads)
+            if batch:
+                self._score_rows(batch, below, values, greedy)
+        for number in needed:
+            for answers, target in zip(heads.values[number], (values, greedy), strict=True):
+                target[plan.heads[number].slots.to(self._device)] = answers
 
-    def _score_rows(self, rows: Sequence[_Row]) -> list[list[LogLikelihoodResponse]]:
-        """Answers of some rows; on running out of memory, of each half by itself."""
+    def _batches(
+        self, plan: Plan, rows: Sequence[Row], needed: Sequence[int]
+    ) -> Iterator[tuple[int | None, list[Row]]]:
+        """Rows below the same head, longest first, of at most the budget's padded tokens a batch."""
+        by_head: dict[int | None, list[Row]] = {None: [], **{number: [] for number in needed}}
+        for row in rows:
+            by_head[row.head].append(row)
+        for head, below in by_head.items():
+            start = 0
+            if not below and head is not None:
+                yield head, []
+            while start < len(below):
+                count = max(1, self._budget // below[start].length)
+                yield head, below[start : start + count]
+                start += count
+
+    def _keep_heads(self, plan: Plan, path: Sequence[int], heads: Heads) -> Kept | None:
+        """Keys and values of the last head of a path, computed from its parents' where they aren't at hand."""
+        below: Kept | None = None
+        for number in path:
+            if number not in heads.kept:
+                row = plan.heads[number]
+                kept = Kept() if below is None else below.copy()
+                heads.values[number] = self._forward([row], kept)
+                heads.kept[number] = kept
+            below = heads.kept[number]
+        return below
+
+    def _may_keep(self, heads: Heads) -> bool:
+        """Whether there is room for the heads at hand and more, for later blocks."""
+        return sum(kept.size_bytes for kept in heads.kept.values()) < free_bytes(self._device) / 4
+
+    def _score_rows(self, rows: Sequence[Row], below: Kept | None, values: Tensor, greedy: Tensor) -> None:
+        """Fill in the answers of some rows; on running out of memory, of each half by itself."""
         try:
-            return self._score_batch(rows)
-        except torch.OutOfMemoryError:
-            if len(rows) == 1:
+            found = self._forward(rows, None if below is None else below.below(len(rows)))
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or len(rows) == 1:
                 raise
             self._budget = max(1, self._budget // 2)
-        torch.cuda.empty_cache()
+        else:
+            slots = torch.cat([row.slots for row in rows]).to(self._device)
+            values[slots], greedy[slots] = found
+            return
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
         half = len(rows) // 2
-        return self._score_rows(rows[:half]) + self._score_rows(rows[half:])
+        self._score_rows(rows[:half], below, values, greedy)
+        self._score_rows(rows[half:], below, values, greedy)
 
-    def _score_batch(self, rows: Sequence[_Row]) -> list[list[LogLikelihoodResponse]]:
-        """Log-probabilities of every continuation of every row, in one forward pass."""
+    def _forward(self, rows: Sequence[Row], kept: Kept | None) -> tuple[Tensor, Tensor]:
+        """Log-probability of every answer token of some rows, and whether it is the most probable one."""
         width = max(row.length for row in rows)
+        start = rows[0].start
         tokens = torch.zeros((len(rows), width), dtype=torch.long)
         positions = torch.zeros((len(rows), width), dtype=torch.long)
-        lengths = []
-        read: list[int] = []
-        wanted: list[int] = []
+        # A padded node reaches only itself, so that no row of the softmax is empty.
+        ends = torch.arange(1, width + 1).repeat(len(rows), 1)
+        picks: list[Tensor] = []
+        reads: list[Tensor] = []
+        num_reads = 0
         for number, row in enumerate(rows):
-            context, offset = len(row.context), len(row.context)
-            tokens[number, :context] = torch.tensor(row.context)
-            positions[number, :context] = torch.arange(context)
-            for segment in row.segments:
-                inner = len(segment) - 1
-                if inner:
-                    tokens[number, offset : offset + inner] = torch.tensor(segment[:-1])
-                    positions[number, offset : offset + inner] = torch.arange(context, context + inner)
-                read += [number * width + context - 1, *range(number * width + offset, number * width + offset + inner)]
-                wanted += segment
-                offset += inner
-            lengths.append(offset)
+            tokens[number, : row.length] = row.tokens
+            positions[number, : row.length] = row.positions
+            ends[number, : row.length] = row.ends
+            reads.append(row.reads + number * width)
+            picks.append(row.picks + num_reads)
+            num_reads += len(row.reads)
         inputs: dict[str, Any] = {"input_ids": tokens.to(self._device), "use_cache": False}
-        if any(len(row.segments) > 1 for row in rows):
-            inputs["attention_mask"] = self._block_mask(rows, width)
-            inputs["position_ids"] = positions.to(self._device)
-        # Without packing rows are padded on the right, which a causal model never looks at.
-        logits = self._logits(inputs, torch.tensor(read, device=self._device))
-        target = torch.tensor(wanted, device=self._device)
-        # One row of logits at a time would be slow, all in float32 large: the gather needs only the sums.
-        chosen = logits.gather(1, target[:, None])[:, 0].float()
-        log_probability = chosen - torch.logsumexp(logits.float(), dim=1)
-        numbers = torch.stack([log_probability.double(), (logits.argmax(dim=1) == target).double()]).cpu()
-        found: list[list[LogLikelihoodResponse]] = []
-        cursor = 0
-        for row in rows:
-            answers = []
-            for segment in row.segments:
-                part = slice(cursor, cursor + len(segment))
-                answers.append(
-                    LogLikelihoodResponse(float(numbers[0, part].sum()), bool(numbers[1, part].min().item() == 1.0))
-                )
-                cursor += len(segment)
-            found.append(answers)
-        return found
+        # Without a head above, chains padded on the right need no mask: a causal model never looks at the padding.
+        if start or not all(row.is_chain for row in rows):
+            positions = positions.to(self._device)
+            inputs["position_ids"] = positions
+            inputs["attention_mask"] = self._masks(ends.to(self._device), positions, start)
+        if kept is not None:
+            inputs["past_key_values"] = kept.cache
+        hidden_or_logits = self._run(inputs)
+        read = torch.cat(reads).to(self._device)
+        pick = torch.cat(picks).to(self._device)
+        wanted = torch.cat([row.wanted for row in rows]).to(self._device)
+        found = hidden_or_logits.flatten(0, 1)[read]
+        return self._answers(found, pick, wanted)
 
-    def _block_mask(self, rows: Sequence[_Row], width: int) -> Tensor:
-        """Additive mask (rows, 1, width, width): each continuation sees the context and itself, nothing else."""
-        allowed = torch.zeros((len(rows), width, width), dtype=torch.bool)
-        causal = torch.ones((width, width), dtype=torch.bool).tril()
-        for number, row in enumerate(rows):
-            context, offset = len(row.context), len(row.context)
-            allowed[number, :context, :context] = causal[:context, :context]
-            for segment in row.segments:
-                inner = len(segment) - 1
-                part = slice(offset, offset + inner)
-                allowed[number, part, :context] = True
-                allowed[number, part, part] = causal[:inner, :inner]
-                offset += inner
-        # A padded position sees itself, so that no row of the softmax is empty.
-        allowed |= torch.eye(width, dtype=torch.bool)
-        dtype = self._model.dtype
-        mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
-        return mask[:, None].to(self._device)
+    def _answers(self, found: Tensor, pick: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-softmax of the wanted tokens at the places that they are read from, some places at a time.
 
-    def _logits(self, inputs: dict[str, Any], read: Tensor) -> Tensor:
-        """Logits at the flat positions `read`, shape (num_read, vocabulary)."""
+        Args:
+            found: hidden states, or logits of a model whose head can't be used apart, shape (reads, ...).
+            pick: place of each answer token, shape (answers,).
+            wanted: shape (answers,).
+        """
+        head = self._model.get_output_embeddings() if self._head_apart else None
+        vocabulary = found.shape[1] if head is None else head.weight.shape[0]
+        step = max(1, _LOGITS // vocabulary)
+        values = torch.empty(len(pick), dtype=torch.float32, device=self._device)
+        greedy = torch.empty(len(pick), dtype=torch.bool, device=self._device)
+        for first in range(0, len(found), step):
+            part = found[first : first + step]
+            logits = part if head is None else head(part)
+            if step >= len(found):
+                here: Any = slice(None)
+                place, token = pick, wanted
+            else:
+                here = (pick >= first) & (pick < first + step)
+                place, token = pick[here] - first, wanted[here]
+            total = torch.logsumexp(logits.float(), dim=1)
+            values[here] = logits[place, token].float() - total[place]
+            greedy[here] = logits.argmax(dim=1)[place] == token
+        return values, greedy
+
+    def _masks(self, ends: Tensor, positions: Tensor, start: int) -> Any:
+        """Additive attention masks (rows, 1, width, start + width); by layer type where a model has several.
+
+        Args:
+            ends: reach of each node, shape (rows, width).
+            positions: depth of each node, shape (rows, width).
+            start: columns of the head before the nodes' own.
+        """
+        rows, width = ends.shape
+        order = torch.arange(width, device=self._device)
+        seen = (order[None, :, None] >= order[None, None, :]) & (order[None, :, None] < ends[:, None, :])
+        if start:
+            seen = torch.cat([seen.new_ones((rows, width, start)), seen], dim=2)
+        columns = torch.cat([torch.arange(start, device=self._device).expand(rows, start), positions], dim=1)
+        masks = {}
+        for kind, window in self._windows.items():
+            allowed = seen
+            if window is not None and int(positions.max()) >= window:
+                allowed = seen & (positions[:, :, None] - columns[:, None, :] < window)
+            mask = torch.zeros(allowed.shape, dtype=self._model.dtype, device=self._device)
+            masks[kind] = mask.masked_fill_(~allowed, torch.finfo(self._model.dtype).min)[:, None]
+        return masks if len(masks) > 1 else next(iter(masks.values()))
+
+    def _run(self, inputs: dict[str, Any]) -> Tensor:
+        """Last hidden states, or logits if the model does more than apply its head to them."""
         if self._head_apart is None:
-            self._head_apart = self._head_is_all(inputs, read)
+            self._head_apart = self._head_is_all(inputs["input_ids"])
         if self._head_apart:
-            hidden = self._model.base_model(**inputs)[0]
-            logits: Tensor = self._model.get_output_embeddings()(hidden.flatten(0, 1)[read])
-            return logits
-        logits = self._model(**inputs).logits
-        return logits.flatten(0, 1)[read]
+            hidden: Tensor = self._model.base_model(**inputs)[0]
+            return hidden
+        logits: Tensor = self._model(**inputs).logits
+        return logits
 
-    def _head_is_all(self, inputs: dict[str, Any], read: Tensor) -> bool:
+    def _head_is_all(self, tokens: Tensor) -> bool:
         """Whether the model's logits are its head on the last hidden states; some models scale or cap them."""
         head = self._model.get_output_embeddings()
         if head is None or self._model.base_model is self._model:
             return False
+        few = tokens[:1, :64]
         try:
-            hidden = self._model.base_model(**inputs)[0]
-            apart = head(hidden.flatten(0, 1)[read]).float()
-        except (TypeError, ValueError, RuntimeError, IndexError):
+            apart = head(self._model.base_model(input_ids=few, use_cache=False)[0]).float()
+        except _REFUSALS:
             return False
-        whole = self._model(**inputs).logits.flatten(0, 1)[read].float()
+        whole = self._model(input_ids=few, use_cache=False).logits.float()
         return bool(torch.allclose(apart, whole, rtol=1e-2, atol=1e-2 * float(whole.abs().max())))
 
     @torch.inference_mode()
-    def _packs_exactly(self, rows: Sequence[_Row]) -> bool:
-        """Try packing on a few short rows: exact only if the model honours masks and positions."""
-        window = getattr(self._model.config, "sliding_window", None)
-        if window is not None and max(row.length for row in rows) > window:
-            return False
-        candidates = sorted((row for row in rows if len(row.segments) > 1), key=lambda row: (row.length, row.requests))
-        probes = candidates[:_PROBED_ROWS] + candidates[-1:]
-        try:
-            packed = [answer for row in probes for answer in self._score_batch([row])[0]]
-        except (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError):
-            return False
-        plain = [
-            self._score_batch([_Row(row.context, (0,), (segment,))])[0][0] for row in probes for segment in row.segments
-        ]
-        tolerance = _AGREEMENT if self._model.dtype == torch.float32 else 0.5
-        return all(
-            abs(one.log_probability - other.log_probability) <= tolerance * max(1.0, abs(other.log_probability) / 10)
-            for one, other in zip(packed, plain, strict=True)
-        )
-
-    def _generate(
-        self, batch: Sequence[tuple[int, GenerationRequest]], answers: list[Response | None], deadline: float | None
-    ) -> None:
-        """Generate for some requests; on running out of memory, for each half by itself."""
-        greedy = [pair for pair in batch if not pair[1].sampling]
-        sampled = [pair for pair in batch if pair[1].sampling]
-        try:
-            if greedy:
-                for (index, _), response in zip(greedy, self._greedy([r for _, r in greedy], deadline), strict=True):
-                    answers[index] = response
-        except torch.OutOfMemoryError:
-            if len(greedy) == 1:
-                raise
-            self._budget = max(1, self._budget // 2)
-            torch.cuda.empty_cache()
-            half = len(greedy) // 2
-            self._generate(greedy[:half], answers, deadline)
-            self._generate(greedy[half:], answers, deadline)
-        for index, request in sampled:
-            answers[index] = self._sample(index, request)
-
-    def _greedy(self, requests: Sequence[GenerationRequest], deadline: float | None) -> list[GenerationResponse]:
-        """Greedy decoding with a key-value cache; a row leaves the batch when it is finished."""
-        width = max(len(request.context) for request in requests)
-        tokens = torch.zeros((len(requests), width), dtype=torch.long)
-        mask = torch.zeros((len(requests), width), dtype=torch.long)
-        for number, request in enumerate(requests):
-            tokens[number, width - len(request.context) :] = torch.tensor(request.context)
-            mask[number, width - len(request.context) :] = 1
-        tokens, mask = tokens.to(self._device), mask.to(self._device)
-        ends = self._end_tokens()
-        generated: list[list[int]] = [[] for _ in requests]
-        active = list(range(len(requests)))
-        lookback = {stop: self._stop_tokens(stop) for request in requests for stop in request.stop if stop}
-        past: Any = None
-        position = (mask.cumsum(1) - 1).clamp(min=0)
-        while True:
-            if deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError("the time for one candidate is over")
-            output = self._model(
-                input_ids=tokens,
-                attention_mask=mask,
-                position_ids=position,
-                past_key_values=past,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            past = output.past_key_values
-            logits = output.logits[:, -1]
-            if not bool(torch.isfinite(logits).all()):
-                raise MergeError("generated logits are not finite; the merged weights make no usable model")
-            new = logits.argmax(dim=1)
-            kept = []
-            for place, (number, token) in enumerate(zip(active, new.tolist(), strict=True)):
-                generated[number].append(token)
-                if not self._is_finished(generated[number], requests[number], token in ends, lookback):
-                    kept.append(place)
-            if len(kept) < len(active):
-                active = [active[place] for place in kept]
-                if not active:
-                    break
-                chosen = torch.tensor(kept, device=self._device)
-                mask, new, position = mask[chosen], new[chosen], position[chosen]
-                past.batch_select_indices(chosen)
-            tokens = new[:, None]
-            position = position[:, -1:] + 1
-            mask = torch.cat([mask, mask.new_ones((len(active), 1))], dim=1)
-        return [self._text(made, request) for made, request in zip(generated, requests, strict=True)]
-
-    def _sample(self, index: int, request: GenerationRequest) -> GenerationResponse:
-        """Sampled decoding through transformers, from a stream that depends on the request alone."""
-        from transformers import StoppingCriteria, StoppingCriteriaList
-
-        resident = self
-        start = len(request.context)
-        lookback = {stop: self._stop_tokens(stop) for stop in request.stop if stop}
-
-        class _Stop(StoppingCriteria):
-            def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-                made = input_ids[0, start:].tolist()
-                done = resident._is_finished(made, request, False, lookback)
-                return torch.full((1,), done, dtype=torch.bool, device=input_ids.device)
-
-        devices = [self._device] if self._device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(derive(0, "sample", index, bits=63))
-            context = torch.tensor([request.context], device=self._device)
-            made = self._model.generate(
-                input_ids=context,
-                attention_mask=torch.ones_like(context),
-                max_new_tokens=request.max_tokens,
-                stopping_criteria=StoppingCriteriaList([_Stop()]),
-                pad_token_id=self._tokenizer.pad_token_id or 0,
-                **dict(request.sampling),
-            )
-        return self._text(made[0, start:].tolist(), request)
-
-    def _is_finished(self, made: list[int], request: GenerationRequest, at_end: bool, lookback: dict[str, int]) -> bool:
-        """Whether a row stops here: end token, length, or a stop string among its last tokens, as lm-eval looks."""
-        if at_end or len(made) >= request.max_tokens:
+    def _is_exact(self, plan: Plan) -> bool:
+        """Try a form on a few rows, the longest among them: exact only if the model honours what it is given."""
+        rows = [row for block in plan.blocks for row in block.rows]
+        if not rows:
             return True
-        stops = [stop for stop in request.stop if stop]
-        if not stops:
+        deepest = max(rows, key=lambda row: (row.start, row.length))
+        branching = [row for row in rows if not row.is_chain] or rows
+        probes = {id(row): row for row in (min(branching, key=lambda row: row.length), deepest, max(rows, key=_reach))}
+        places = {slot: place for place, slot in enumerate(plan.offsets) if _is_asked(plan, place)}
+        for row in probes.values():
+            asked = [places[slot] for slot in row.slots.tolist() if slot in places][:_PROBED_ANSWERS]
+            alone = make_plan([plan.requests[place] for place in asked], "plain")
+            plain = self._alone(alone)
+            values = torch.zeros(plan.num_answers)
+            greedy = torch.zeros(plan.num_answers, dtype=torch.bool)
+            needed = _path(plan, row.head)
+            try:
+                self._compute(plan, [row], needed, Heads(), values, greedy, None)
+            except torch.OutOfMemoryError:
+                raise
+            except _REFUSALS as error:
+                _log.debug("form %s is refused by the model: %s", plan.form, error)
+                return False
+            found = _log_likelihoods(plan, asked, values, greedy)
+            for place, expected in zip(asked, plain, strict=True):
+                one, other = found[place].log_probability, expected.log_probability
+                tolerance = _AGREEMENT if self._model.dtype == torch.float32 else 0.5
+                if not abs(one - other) <= tolerance * max(1.0, abs(other) / 10):
+                    return False
+        return True
+
+    @torch.inference_mode()
+    def _begins_exactly(self, plan: Plan) -> bool:
+        """Try a generation's head on the first token of the longest context below it."""
+        tasks = [task for block in plan.blocks for task in block.generations if task[2] is not None]
+        if not tasks:
+            return True
+        if not self._generator.shares_heads:
             return False
-        tail = self._tokenizer.decode(made[-max(lookback[stop] for stop in stops) :])
-        return any(stop in tail for stop in stops)
+        task = max(tasks, key=lambda task: len(task[1].context))
+        try:
+            kept = self._keep_heads(plan, _path(plan, task[2]), Heads())
+            assert kept is not None
+            difference = self._generator.begins_alike(task, kept)
+        except torch.OutOfMemoryError:
+            raise
+        except _REFUSALS as error:
+            _log.debug("shared heads are refused by the model in generation: %s", error)
+            return False
+        return difference <= (_AGREEMENT if self._model.dtype == torch.float32 else 0.5)
 
-    def _stop_tokens(self, stop: str) -> int:
-        """How many last tokens can hold a stop string; two more than its own, since it may be split otherwise."""
-        return len(self._tokenizer.encode(stop, add_special_tokens=False)) + 2
-
-    def _end_tokens(self) -> set[int]:
-        """Tokens after which transformers' own generation ends a sequence."""
-        settings = getattr(self._model, "generation_config", None)
-        ends = getattr(settings, "eos_token_id", None)
-        if ends is None:
-            return set()
-        return set(ends) if isinstance(ends, list | tuple) else {int(ends)}
-
-    def _text(self, made: list[int], request: GenerationRequest) -> GenerationResponse:
-        """The text before the first stop string."""
-        text: str = self._tokenizer.decode(made, skip_special_tokens=True)
-        for stop in request.stop:
-            if stop:
-                text = text.split(stop)[0]
-        return GenerationResponse(text=text, tokens=len(made))
+    def _alone(self, plan: Plan) -> list[LogLikelihoodResponse]:
+        """Answers of requests one by one."""
+        values = torch.zeros(plan.num_answers, device=self._device)
+        greedy = torch.zeros(plan.num_answers, dtype=torch.bool, device=self._device)
+        for row in plan.blocks[0].rows:
+            self._score_rows([row], None, values, greedy)
+        found = _log_likelihoods(plan, range(len(plan.requests)), values, greedy)
+        return [found[place] for place in sorted(found)]
 
 
-def _shared_rows(rows: Sequence[_Row]) -> list[_Row]:
-    """Rows with the same context joined into one, in order of first appearance."""
-    joined: dict[tuple[int, ...], list[_Row]] = defaultdict(list)
-    for row in rows:
-        joined[row.context].append(row)
-    return [
-        _Row(
-            context,
-            tuple(index for row in same for index in row.requests),
-            tuple(segment for row in same for segment in row.segments),
-        )
-        for context, same in joined.items()
-    ]
+def affordable_tokens(model: Any, device: torch.device) -> int:
+    """Padded tokens of a forward pass that a quarter of the free memory holds, up to what is worth while.
+
+    Args:
+        model: the live model.
+        device: where it is.
+    """
+    config = getattr(model.config, "text_config", None) or model.config
+    hidden = getattr(config, "hidden_size", 512)
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    # One layer's activations live at a time: states, projections, both branches of the MLP, a row of the mask.
+    size = (8 * hidden + 3 * inner + 2048) * torch.finfo(model.dtype).bits // 8
+    most = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cuda"])
+    return int(max(64, min(most, free_bytes(device) / 4 // size)))
+
+
+def _windows(config: Any) -> dict[str, int | None]:
+    """How far each kind of layer looks back, as transformers names the kinds; None is all the way."""
+    config = getattr(config, "text_config", None) or config
+    window = getattr(config, "sliding_window", None)
+    kinds = sorted(set(getattr(config, "layer_types", None) or ()))
+    if not kinds or getattr(config, "use_sliding_window", True) is False:
+        kinds = ["sliding_attention" if window and not kinds else "full_attention"]
+    return {kind: window if kind == "sliding_attention" else None for kind in kinds}
+
+
+def _path(plan: Plan, head: int | None) -> list[int]:
+    """A head and those above it, from the top."""
+    path = []
+    while head is not None:
+        path.append(head)
+        head = plan.heads[head].head
+    return path[::-1]
+
+
+def _reach(row: Row) -> int:
+    return row.start + row.length
+
+
+def _is_asked(plan: Plan, place: int) -> bool:
+    return isinstance(plan.requests[place], LogLikelihoodRequest)
+
+
+def _log_likelihoods(
+    plan: Plan, places: Sequence[int], values: Tensor, greedy: Tensor
+) -> dict[int, LogLikelihoodResponse]:
+    """Sum the answer tokens of some requests, by position."""
+    tokens, certain = values.cpu().double().numpy(), greedy.cpu().numpy()
+    found = {}
+    for place in places:
+        request = plan.requests[place]
+        if isinstance(request, LogLikelihoodRequest):
+            part = slice(plan.offsets[place], plan.offsets[place] + len(request.continuation))
+            found[place] = LogLikelihoodResponse(float(np.sum(tokens[part])), bool(certain[part].all()))
+    return found
+
+
+def _check_time(deadline: float | None) -> None:
+    if deadline is not None and time.monotonic() > deadline:
+        raise TimeoutError("the time for one candidate is over")

@@ -140,11 +140,7 @@ def test_auto_takes_ray_inside_a_cluster(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"workers": 100}, 0, {"threads": 1}),
         ({"workers": 2, "cpus_per_worker": 1.5}, 0, {"threads": 1}),
         ({"cpus_per_worker": 0.5}, 0, {"threads": 1}),
-        (
-            {"timeout_s": 5, "batch_tokens": 64, "max_length": 32},
-            0,
-            {"timeout_s": 5, "batch_tokens": 64, "max_length": 32},
-        ),
+        ({"timeout_s": 5, "batch_tokens": 64}, 0, {"timeout_s": 5, "batch_tokens": 64}),
     ],
 )
 def test_settings_decide_what_the_config_leaves_open(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from evomerge.checkpoint import (
@@ -221,23 +222,29 @@ def _match(
     modules: dict[str, str] = {}
     replaced: dict[str, TensorInfo] = {}
     unknown: list[str] = []
-    for key, info in stored.items():
+    heads: list[TensorInfo] = []
+    for key, info in _as_trained(stored).items():
         path = key.removeprefix(_PREFIX)
         found = _FACTOR.match(path)
         name = _find(base, f"{found['module']}.weight" if found else path.replace(".base_layer.", "."))
-        if name is None:
+        if name is None and base.head is None and not found and base.layout.place(path).kind == "head":
+            heads.append(info)
+        elif name is None:
             unknown.append(path)
         elif found:
             factors.setdefault(name, {})[found["factor"]] = info
             modules[name] = found["module"]
         else:
             replaced[name] = info
+    stays_tied = _repeat_embedding(heads, base, replaced)
+    if not stays_tied:
+        unknown += [info.name.removeprefix(_PREFIX) for info in heads]
     if unknown:
         raise CheckpointError(
             f"{folder}: changes tensors that the base {base.folder} hasn't: {listed(unknown)}; an adapter belongs to "
             "the model that it was trained for"
         )
-    _refuse_tied(folder, base, [*factors, *replaced])
+    _refuse_tied(folder, base, [*factors, *(() if stays_tied else replaced)])
     problems = [
         f"{name} {_sides(info.shape)} (base {_sides(base.tensors[name].shape)})"
         for name, info in replaced.items()
@@ -261,6 +268,31 @@ def _match(
     if not updates and not replaced:
         raise CheckpointError(f"{folder}: {ADAPTER_WEIGHTS} holds no tensors")
     return updates, replaced
+
+
+def _as_trained(stored: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """Without what PEFT stores beside a resized module: its state before training, and the trained one once more."""
+    found: dict[str, TensorInfo] = {}
+    for key, info in stored.items():
+        plain = key.replace(".modules_to_save.", ".")
+        if ".original_module." not in key and (plain == key or plain not in stored):
+            found[plain] = info
+    return found
+
+
+def _repeat_embedding(heads: list[TensorInfo], base: Checkpoint, replaced: Mapping[str, TensorInfo]) -> bool:
+    """Whether heads are stored, and are the new embedding again, as with a base that ties them."""
+    embedding = None if base.embedding is None else replaced.get(base.embedding.name)
+    if embedding is None or not heads:
+        return False
+    new = _tensor(embedding)
+    return all(info.shape == embedding.shape and torch.equal(_tensor(info), new) for info in heads)
+
+
+def _tensor(info: TensorInfo) -> Tensor:
+    file: Any = safe_open(info.file, framework="pt")
+    tensor: Tensor = file.get_tensor(info.name)
+    return tensor
 
 
 def _update(

@@ -153,15 +153,15 @@ def match_vocabularies(
     names = {name: match_names(base, expert) for name, expert in experts.items()}
     seen_base = base
     if merged is not None:
-        own = _base_rows(_rows_of(base), _stored(known[""], base).ids, ids, rows, has.values())
         others = {
-            tensor: tuple(_Source(model=experts[name], name=names[name][tensor], rows=has[name]) for name in experts)
+            tensor: tuple(_source(experts[name], names[name][tensor], has[name]) for name in experts)
             for tensor in base.token_tensors
         }
-        seen_base = _seen_base(base, own, others, merged)
+        seen_base = _seen_base(base, others, merged, rows)
     seen: dict[str, Checkpoint] = {}
     for name, expert in experts.items():
-        if seen_base is base and _rows_of(expert) == rows and _is_in_place(has[name], ids):
+        sizes = {expert.tensors[names[name][tensor]].shape[0] for tensor in base.token_tensors}
+        if seen_base is base and sizes == {rows} and _is_in_place(has[name], ids):
             seen[name] = expert
         else:
             remarks = _remarks(theirs[name], merged or known[""], has[name])
@@ -221,16 +221,28 @@ def _rows(own: Mapping[str, int], ids: Mapping[str, int], rows: int) -> Rows:
     return found
 
 
-def _base_rows(stored: int, own: Mapping[str, int], ids: Mapping[str, int], rows: int, others: Any) -> Rows:
-    """The base's row of each of its tokens, and of rows without a token; -1 where an expert's row is to be had."""
+def _base_rows(base: Checkpoint, merged: UnionTokenizer, name: str, rows: int, others: tuple[_Source, ...]) -> Rows:
+    """The base's row of each of its tokens, and of rows without a token; -1 where experts' rows are to be had."""
+    stored = base.tensors[name].shape[0]
     found = np.minimum(np.arange(rows), stored - 1)
-    had = np.zeros(rows, dtype=bool)
-    for other in others:
-        had |= other >= 0
-    for token, number in ids.items():
-        if token not in own and had[number]:
+    had = np.any([other.rows >= 0 for other in others], axis=0)
+    added = {token for tokens in merged.added.values() for token in tokens}
+    for token, number in merged.ids.items():
+        if token not in added and number < stored:
+            continue
+        if had[number]:
             found[number] = -1
+        elif token in added:
+            raise CheckpointError(
+                f"{name}: no model has a row for the token {token!r}, which an expert adds: its embedding was resized, "
+                "and this tensor wasn't saved. Save an adapter with save_embedding_layers=True"
+            )
     return found
+
+
+def _source(model: Checkpoint, name: str, rows: Rows) -> _Source:
+    """Rows of one tensor, which may have fewer than the embedding, in an adapter that resized that alone."""
+    return _Source(model=model, name=name, rows=np.where(rows < model.tensors[name].shape[0], rows, -1))
 
 
 def _is_in_place(has: Rows, ids: Mapping[str, int]) -> bool:
@@ -240,23 +252,23 @@ def _is_in_place(has: Rows, ids: Mapping[str, int]) -> bool:
 
 
 def _seen_base(
-    base: Checkpoint, own: Rows, others: Mapping[str, tuple[_Source, ...]], merged: UnionTokenizer
+    base: Checkpoint, others: Mapping[str, tuple[_Source, ...]], merged: UnionTokenizer, rows: int
 ) -> MatchedCheckpoint:
     """The base with rows for the experts' tokens."""
-    gathered = {
-        name: _Gathered(own=_Source(model=base, name=name, rows=own), others=sources)
-        for name, sources in others.items()
-    }
-    tensors = {name: _resized(base, name, name, len(own), base.tensors[name].dtype) for name in gathered}
+    gathered = {}
+    for name, sources in others.items():
+        own = _base_rows(base, merged, name, rows, sources)
+        gathered[name] = _Gathered(own=_Source(model=base, name=name, rows=own), others=sources)
+    tensors = {name: _resized(base, name, name, rows, base.tensors[name].dtype) for name in gathered}
     return MatchedCheckpoint(
         reference=base.reference,
         folder=base.folder,
-        config=_with_rows(base.config, _rows_of(base), len(own)),
+        config=_with_rows(base.config, _rows_of(base), rows),
         tensors={**base.tensors, **tensors},
         source=base,
         base=base,
         tokenization=merged,
-        remarks=_base_remarks(merged, len(own)),
+        remarks=_base_remarks(merged, rows),
         _gathered=gathered,
     )
 
@@ -278,7 +290,7 @@ def _seen_expert(
         # An expert that ties its head has one tensor for two of the base's, and needs two: the rows it lacks differ.
         is_tied = base.head is not None and tensor == base.head.name and expert.head is None
         name = tensor if is_tied else names[tensor]
-        own = _Source(model=expert, name=names[tensor], rows=has)
+        own = _source(expert, names[tensor], has)
         gathered[name] = _Gathered(own=own, others=(_Source(model=seen_base, name=tensor, rows=identity),))
         # Wide enough for both, so that filled rows equal the base's and have no task vector.
         dtype = torch.promote_types(expert.tensors[names[tensor]].dtype, seen_base.tensors[tensor].dtype)
@@ -322,12 +334,12 @@ def _replaced_rows(config: Mapping[str, Any], old: int, new: int) -> tuple[dict[
 
 def _base_remarks(merged: UnionTokenizer, rows: int) -> tuple[str, ...]:
     brought = "; ".join(
-        f"{len(tokens)} from expert {name!r} ({examples(tokens, merged)})"
+        f"{len(tokens)} of expert {name!r} ({examples(tokens, merged)})"
         for name, tokens in merged.added.items()
         if tokens
     )
     total = sum(map(len, merged.added.values()))
-    counts = f"vocabulary: {total} tokens added to the base's {len(merged.ids) - total}: {brought}"
+    counts = f"vocabulary: {total} added to the base's {len(merged.ids) - total} tokens: {brought}"
     return (f"{counts}; its embedding has {rows} rows", *(f"vocabulary: {note}" for note in merged.notes))
 
 

@@ -23,11 +23,13 @@ from evomerge.live import LiveModel
 from evomerge.lora import Adapter, open_expert, open_experts
 from evomerge.materialise import Materialiser
 from evomerge.merge import METHODS
+from evomerge.models import open_models
 from evomerge.preflight import check
 from evomerge.recipe import Group, ModelReference, Recipe
 from evomerge.search import search
 from evomerge.testing.models import tiny_checkpoint
 from search_helpers import write_config, write_task
+from vocabulary_helpers import bpe, with_added, write_model
 
 # PEFT still reads a property that transformers has renamed, and tells of weights that are stored transposed.
 pytestmark = [
@@ -40,11 +42,19 @@ GPT2 = ["c_attn", "c_proj", "c_fc"]
 
 
 def write_adapter(
-    folder: Path, base: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, **settings: Any
+    folder: Path,
+    base: Path,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    rows: int | None = None,
+    **settings: Any,
 ) -> Path:
-    """A PEFT adapter of the base whose every trained number is random."""
+    """A PEFT adapter of the base, with more rows in its embedding if given, whose every trained number is random."""
     settings = {"r": 4, "lora_alpha": 6, "target_modules": LLAMA, "task_type": "CAUSAL_LM", **settings}
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if rows is not None:
+        model.resize_token_embeddings(rows)
     model = get_peft_model(model, LoraConfig(**settings))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -264,6 +274,49 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path, adapter: Path) ->
     shallow = Checkpoint.open(tiny_checkpoint(tmp_path / "shallow", layers=1))
     with pytest.raises(CheckpointError, match=r"hasn't: model\.layers\.1"):
         Adapter.open(adapter, shallow)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"modules_to_save": ["embed_tokens", "lm_head"]},
+        {"modules_to_save": ["embed_tokens"]},
+        {"target_modules": [*LLAMA, "embed_tokens"]},
+    ],
+)
+def test_an_adapter_with_tokens_of_its_own_is_united_with_its_base(
+    tmp_path: Path, settings: dict[str, Any], tied: bool
+) -> None:
+    base = write_model(tmp_path / "base", bpe(290), tied=tied)
+    folder = write_adapter(tmp_path / "adapter", base, rows=292, **settings)
+    grown = with_added(bpe(290), "<|x|>", "<|y|>")
+    grown.save_pretrained(folder)
+    references = {"a": ModelReference(path=str(folder))}
+    if refused := _reason_to_refuse(settings, tied):
+        with pytest.raises(CheckpointError, match=refused):
+            open_models(ModelReference(path=str(base)), references, vocabulary="union")
+        return
+    models = open_models(ModelReference(path=str(base)), references, vocabulary="union")
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model.resize_token_embeddings(292)
+    merged = PeftModel.from_pretrained(model, folder).merge_and_unload()
+    expected = {name: merged.state_dict()[name] for name in models.base.names}
+    assert models.base.tokenizer().get_vocab() == grown.get_vocab()
+    assert_close({name: models.experts["a"].tensor(name) for name in models.base.names}, expected)
+    recipe = recipe_of(base, {"a": folder}, vocabulary="union")
+    stream = Materialiser(models.base, models.experts).stream(recipe)
+    assert_close(dict(stream), expected)
+    copy = pickle.loads(pickle.dumps(models.experts["a"]))
+    assert all(torch.equal(copy.tensor(name), models.experts["a"].tensor(name)) for name in copy.names)
+
+
+def _reason_to_refuse(settings: Mapping[str, Any], tied: bool) -> str | None:
+    if "target_modules" in settings:
+        return "ties its head" if tied else "lm_head.weight: no model has a row for the token '<|x|>'"
+    # Trained apart from the head, so that they are tied no more.
+    return r"hasn't: lm_head\.weight" if tied and settings else None
 
 
 def test_an_adapter_that_grew_the_vocabulary_is_refused(tmp_path: Path, llama: Path) -> None:

@@ -262,8 +262,8 @@ def test_a_view_travels_between_processes(folders: dict[str, Path]) -> None:
 def test_the_notes_say_what_was_added_and_what_was_left_out(folders: dict[str, Path]) -> None:
     union, kept = opened(folders, "union"), opened(folders, "base")
     assert union.base.notes[0] == (
-        "vocabulary: 23 tokens added to the base's 290: 22 from expert 'a' "
-        "(' tw', 'ĠnÃ', ' and', 'ọ', ' ri', ...); 1 from expert 'b' ('<|b|>'); its embedding has 320 rows"
+        "vocabulary: 23 added to the base's 290 tokens: 22 of expert 'a' "
+        "(' tw', 'ĠnÃ', ' and', 'ọ', ' ri', ...); 1 of expert 'b' ('<|b|>'); its embedding has 320 rows"
     )
     assert union.experts["a"].notes == ("vocabulary: lacks 1 of 313 tokens, which have the base's rows: '<|b|>'",)
     assert kept.base.notes == ()
@@ -315,7 +315,7 @@ def test_a_search_over_a_union_ends_in_a_folder_with_its_score(folders: dict[str
     path.write_text(path.read_text().replace("models:\n", "models:\n  vocabulary: union\n"))
     config = Config.from_file(path)
     found = check(config)
-    assert any(note.startswith("vocabulary: 23 tokens added") for note in found.notes)
+    assert any(note.startswith("vocabulary: 23 added to") for note in found.notes)
     assert found.prepared_bytes == 3 * 2 * 320 * 32 * 4
     result = search(config, tmp_path / "run")
     out = export(tmp_path / "run", tmp_path / "out")

@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,8 +54,12 @@ class Evaluation:
         """What the proposer is told: the score, with the tie-break added."""
         return None if self.score is None else self.score + self.tie_break
 
-    def to_line(self) -> str:
-        """As one line of JSON."""
+    def to_line(self, known: Container[str] = ()) -> str:
+        """As one line of JSON.
+
+        Args:
+            known: keys of lists of items that earlier lines hold; any other list is written out.
+        """
         data: dict[str, Any] = {"trial": self.trial, "split": self.split}
         if self.same_as is not None:
             data["same_as"] = self.same_as
@@ -64,19 +68,40 @@ class Evaluation:
         else:
             data |= {"score": self.score, "tie_break": self.tie_break, "aggregates": self.aggregates}
         data |= {"seconds": dict(self.seconds), "peak_bytes": self.peak_bytes, "worker": self.worker}
-        if self.table is not None:
-            data["tasks"] = self.table.to_data()
+        # A copy's table is that of the trial that it copies.
+        if self.table is not None and self.same_as is None:
+            lists = {key: list(items) for key, items in self.table.item_lists.items() if key not in known}
+            data |= {"items": lists} if lists else {}
+            data["table"] = self.table.to_data()
         return json.dumps(data, separators=(",", ":")) + "\n"
 
     @classmethod
-    def from_data(cls, data: Mapping[str, Any]) -> Evaluation:
-        """The inverse of `to_line`, after JSON."""
+    def from_data(
+        cls,
+        data: Mapping[str, Any],
+        item_lists: Mapping[str, tuple[str, ...]],
+        originals: Mapping[tuple[int, str], Evaluation],
+    ) -> Evaluation:
+        """The inverse of `to_line`, after JSON.
+
+        Args:
+            data: the line.
+            item_lists: lists of items by key, of this line and earlier ones.
+            originals: earlier evaluations by trial and split, for copies.
+        """
+        table = None
+        if "table" in data:
+            table = ItemTable.from_data(data["table"], item_lists)
+        elif "tasks" in data:
+            table = ItemTable.from_first_format(data["tasks"])
+        elif "same_as" in data and "failure" not in data:
+            table = originals[data["same_as"], data["split"]].table
         return cls(
             trial=data["trial"],
             split=data["split"],
             score=data.get("score"),
             tie_break=data.get("tie_break", 0.0),
-            table=ItemTable.from_data(data["tasks"]) if "tasks" in data else None,
+            table=table,
             aggregates=data.get("aggregates", {}),
             seconds=data["seconds"],
             peak_bytes=data["peak_bytes"],
@@ -108,9 +133,12 @@ class Ledger:
     Use `create` or `open`; `read` gives a view for other processes that neither locks nor repairs.
     """
 
-    def __init__(self, study: optuna.Study, path: Path, evaluations: list[Evaluation]) -> None:
+    def __init__(
+        self, study: optuna.Study, path: Path, evaluations: list[Evaluation], item_lists: Iterable[str] = ()
+    ) -> None:
         self._study = study
         self._path = path
+        self._item_lists = set(item_lists)
         self._evaluations = {(item.trial, item.split): item for item in evaluations}
 
     @classmethod
@@ -144,7 +172,7 @@ class Ledger:
             raise RunError(f"{directory}: {JOURNAL} is missing; restore it, or start a new run directory")
         with _quiet(), _storage_errors(storage):
             study = optuna.load_study(storage=_storage(directory, storage), study_name=study_name)
-        return cls(study, directory / EVALUATIONS, _read_evaluations(directory / EVALUATIONS))
+        return cls(study, directory / EVALUATIONS, *_read_evaluations(directory / EVALUATIONS))
 
     def trials(self) -> list[Trial]:
         """All trials in order of number."""
@@ -190,8 +218,10 @@ class Ledger:
     def record(self, evaluation: Evaluation) -> None:
         """Make an evaluation durable; one on the search split also finishes its trial in the study."""
         with _writing(self._path.parent):
-            _append(self._path, evaluation.to_line())
+            _append(self._path, evaluation.to_line(self._item_lists))
             self._evaluations[evaluation.trial, evaluation.split] = evaluation
+            if evaluation.table is not None and evaluation.same_as is None:
+                self._item_lists |= evaluation.table.item_lists.keys()
             if evaluation.split == "search":
                 self._finish(evaluation)
 
@@ -264,19 +294,26 @@ def _append(path: Path, line: str) -> None:
             raise
 
 
-def _read_evaluations(path: Path) -> list[Evaluation]:
-    """All complete lines; an incomplete last one is a write in progress. Raises: RunError for a damaged line."""
-    evaluations = []
+def _read_evaluations(path: Path) -> tuple[list[Evaluation], list[str]]:
+    """All complete lines, and the keys of their lists of items; an incomplete last line is a write in progress.
+
+    Raises: RunError for a damaged line.
+    """
+    evaluations: dict[tuple[int, str], Evaluation] = {}
+    item_lists: dict[str, tuple[str, ...]] = {}
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         raise RunError(f"{path}: missing; restore it, or start a new run directory") from None
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            evaluations.append(Evaluation.from_data(json.loads(line)))
+            data = json.loads(line)
+            item_lists |= {key: tuple(items) for key, items in data.get("items", {}).items()}
+            evaluation = Evaluation.from_data(data, item_lists, evaluations)
+            evaluations[evaluation.trial, evaluation.split] = evaluation
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path}: line {number} is damaged ({error}); restore the file from a copy") from error
-    return evaluations
+    return list(evaluations.values()), list(item_lists)
 
 
 @contextmanager

@@ -28,7 +28,10 @@ from evomerge.errors import LockedError, ResumeError, RunError, listed
 from evomerge.ledger import Ledger, Trial
 from evomerge.recipe import Recipe
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+# Runs of format 1 hold no answers; they are read, and continued in the present format.
+_READABLE = (1, FORMAT_VERSION)
 
 # What a driver that was killed while it made the directory may have left there.
 _OWN_FILES = frozenset(
@@ -120,9 +123,10 @@ class Run:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.facts = _read_json(directory / "run.json")
-        if self.facts.get("format") != FORMAT_VERSION:
+        if self.facts.get("format") not in _READABLE:
             raise RunError(
-                f"{directory}: run.json has format {self.facts.get('format')!r}; this release reads {FORMAT_VERSION}"
+                f"{directory}: run.json has format {self.facts.get('format')!r}; this release reads "
+                f"{' and '.join(map(str, _READABLE))}"
             )
         try:
             text = (directory / "config.yaml").read_text(encoding="utf-8")

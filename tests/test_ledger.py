@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -16,10 +17,15 @@ import pytest
 from evomerge.errors import RunError
 from evomerge.ledger import EVALUATIONS, JOURNAL, Evaluation, Ledger
 from evomerge.propose.base import Dimension
-from evomerge.score.table import ItemTable, TaskScores
+from evomerge.score.table import ItemAnswers, ItemTable, TaskScores
 
 DIMENSIONS = (Dimension(name="weight.a", low=0.0, high=1.0, initial=0.5),)
-TABLE = ItemTable(tasks={"t": TaskScores(items=("i1", "i2"), values={"acc,none": (1.0, 0.0)}, tie_break=(0.75, 0.125))})
+ANSWERS = ItemAnswers.of([[-1.5, -2.5], [-0.25]], [[], []], [12, 9])
+TABLE = ItemTable(
+    tasks={
+        "t": TaskScores(items=("i1", "i2"), values={"acc,none": (1.0, 0.0)}, tie_break=(0.75, 0.125), answers=ANSWERS)
+    }
+)
 
 
 def create(directory: Path) -> Ledger:
@@ -195,4 +201,40 @@ def test_every_line_is_plain_json(tmp_path: Path) -> None:
     ledger = create(tmp_path)
     ledger.record(evaluation(add(ledger)))
     (line,) = (tmp_path / EVALUATIONS).read_text().splitlines()
-    assert json.loads(line)["tasks"]["t"]["values"]["acc,none"] == [1.0, 0.0]
+    assert json.loads(line)["aggregates"] == {"t": {"acc,none": 0.5}}
+    assert list(json.loads(line)["items"].values()) == [["i1", "i2"]]
+
+
+def test_a_list_of_items_is_written_once_also_after_reopening(tmp_path: Path) -> None:
+    ledger = create(tmp_path)
+    ledger.record(evaluation(add(ledger)))
+    ledger.record(evaluation(add(ledger)))
+    again = reopen(tmp_path)
+    again.record(evaluation(add(again)))
+    lines = [json.loads(line) for line in (tmp_path / EVALUATIONS).read_text().splitlines()]
+    assert ["items" in line for line in lines] == [True, False, False]
+    assert [item.table for item in reopen(tmp_path).evaluations()] == [TABLE] * 3
+
+
+def test_a_copy_has_the_table_of_its_original_without_writing_it_again(tmp_path: Path) -> None:
+    ledger = create(tmp_path)
+    ledger.record(evaluation(add(ledger)))
+    copy = replace(evaluation(add(ledger)), same_as=0)
+    ledger.record(copy)
+    assert "table" not in json.loads((tmp_path / EVALUATIONS).read_text().splitlines()[1])
+    assert reopen(tmp_path).evaluation(1, "search") == copy
+
+
+def test_tables_of_the_first_format_are_read_and_the_run_is_continued(tmp_path: Path) -> None:
+    ledger = create(tmp_path)
+    data = json.loads(evaluation(add(ledger)).to_line())
+    del data["table"], data["items"]
+    data["tasks"] = {"t": {"items": ["i1", "i2"], "values": {"acc,none": [1.0, 0.0]}, "tie_break": [0.75, 0.125]}}
+    (tmp_path / EVALUATIONS).write_text(json.dumps(data) + "\n")
+    again = reopen(tmp_path)
+    again.record(evaluation(add(again)))
+    first, second = reopen(tmp_path).evaluations()
+    assert first.table is not None
+    assert second.table is not None
+    assert first.table.tasks["t"].answers is None
+    assert replace(first.table.tasks["t"], answers=ANSWERS) == second.table.tasks["t"]

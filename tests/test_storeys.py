@@ -29,7 +29,21 @@ STOREYS: dict[int, tuple[str, ...]] = {
     ),
     3: ("space", "propose", "score", "ledger", "live", "materialise", "mergekit"),
     4: ("worker", "execute", "folder"),
-    5: ("search", "driver", "evaluate", "run", "select", "export", "preflight", "prefetch", "testing", "demo"),
+    5: (
+        "search",
+        "driver",
+        "evaluate",
+        "run",
+        "select",
+        "export",
+        "preflight",
+        "items",
+        "rescore",
+        "prefetch",
+        "prefetch",
+        "testing",
+        "demo",
+    ),
     6: ("cli", "__main__"),
 }
 STOREY = {room: number for number, rooms in STOREYS.items() for room in rooms}

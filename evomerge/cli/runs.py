@@ -8,12 +8,14 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from evomerge.cli.models import Split
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -62,15 +64,30 @@ def status(
 def trials(
     directory: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.", show_default=False)],
     format_: Annotated[Format, typer.Option("--format", "-f", help="How to print them.")] = Format.table,
+    weights: Annotated[
+        str | None, typer.Option(help="Rank anew with other weights of tasks, such as maths=2,xcopa_sw=1.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Rank anew by another metric of a task, as task=metric; may be repeated.")
+    ] = None,
 ) -> None:
     """List every trial: number, state, values, parameters and the seconds of each phase.
+
+    With `--weights` or `--metric` scores are computed anew from the recorded item table, without any model, and
+    trials are listed best first; `evomerge export RUN OUT --trial N` writes one of them.
 
     **Examples:** `evomerge trials runs/swahili`,
     `evomerge trials runs/swahili --format json | jq '.[] | select(.state == "failed")'`
     """
     from evomerge.run import open_run
 
-    records = open_run(directory).trials()
+    if weights or metric:
+        from evomerge.rescore import rescore
+
+        found = rescore(directory, weights=_weights(weights or ""), metrics=dict(map(_named, metric or ())))
+        records = [replace(item.trial, score=item.score, fitness=item.fitness) for item in found]
+    else:
+        records = open_run(directory).trials()
     if format_ is Format.json:
         json.dump([_plain(record) for record in records], sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
         sys.stdout.write("\n")
@@ -78,6 +95,42 @@ def trials(
         _write_csv(records)
     else:
         _print_table(records)
+
+
+def items(
+    directory: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.", show_default=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The Parquet file to make.", show_default=False)],
+    trial: Annotated[int | None, typer.Option(min=0, help="One trial. Default: all.", show_default=False)] = None,
+    split: Annotated[Split | None, typer.Option(help="One split. Default: all.", show_default=False)] = None,
+) -> None:
+    """Export the per-item table as Parquet: each item's scores, answers, tokens and seconds.
+
+    One row for each trial, split and item, with a column for each metric.
+
+    **Example:** `evomerge items runs/swahili items.parquet --split search`
+    """
+    from evomerge.items import export_items
+
+    file, rows = export_items(directory, out, trial=trial, split=split.value if split else None)
+    typer.echo(f"Wrote {file}: {rows} rows")
+
+
+def _weights(text: str) -> dict[str, float]:
+    """Weights written as "task=2,other=1"."""
+    found = {}
+    for name, value in map(_named, filter(None, map(str.strip, text.split(",")))):
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise typer.BadParameter(f"--weights: {name}={value}: not a number") from None
+    return found
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, found, value = text.partition("=")
+    if not found or not name or not value:
+        raise typer.BadParameter(f"{text!r}: write it as task=value")
+    return name.strip(), value.strip()
 
 
 def _status_screen(run: Run, status: RunStatus) -> RenderableType:

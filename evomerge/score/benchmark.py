@@ -27,7 +27,7 @@ from evomerge.score.scoring import (
     task_samples,
 )
 from evomerge.score.table import ItemTable
-from evomerge.score.tasks import LoadedTask, load_tasks
+from evomerge.score.tasks import LoadedTask, load_tasks, metrics_of
 
 SPLITS = ("search", "validation", "test")
 
@@ -109,11 +109,14 @@ class Benchmark:
         """
         answers = iter(responses)
         by_task: dict[str, list[Item]] = defaultdict(list)
+        tokens: dict[str, list[int]] = defaultdict(list)
         for item in self.splits[split]:
             by_task[item.task].append(item)
-            put_answers(item, answers)
+            tokens[item.task].append(put_answers(item, answers))
         with same_random_state():
-            return ItemTable(tasks={name: score_task(self._tasks[name].task, items) for name, items in by_task.items()})
+            return ItemTable(
+                tasks={name: score_task(self._tasks[name].task, items, tokens[name]) for name, items in by_task.items()}
+            )
 
     def aggregate(self, table: ItemTable) -> dict[str, dict[str, float]]:
         """Each task's metrics over its items, by the tasks' own aggregation functions."""
@@ -155,6 +158,8 @@ class Benchmark:
                     "metric": task.metric,
                     "higher_is_better": task.higher_is_better,
                     "weight": task.weight,
+                    "metrics": self._metrics(task),
+                    "means": [key for key in metrics_of(task.task) if aggregation_of(task.task, key)[1] == "mean"],
                     "num_fewshot": self._num_fewshot[task.name],
                     "items": {
                         split: sum(item.task == task.name for item in items) for split, items in self.splits.items()
@@ -163,3 +168,8 @@ class Benchmark:
                 for task in self._tasks.values()
             ],
         }
+
+    def _metrics(self, task: LoadedTask) -> dict[str, bool]:
+        """Every metric of a task, `metric,filter`, and whether higher is better."""
+        better = task.task.higher_is_better()
+        return {key: bool(better.get(key.split(",")[0], True)) for key in metrics_of(task.task)}

@@ -15,24 +15,34 @@ from lm_eval.api.registry import AGGREGATION_REGISTRY
 from evomerge.errors import BenchmarkError
 from evomerge.estimate.aggregates import Sample
 from evomerge.score.items import Item
-from evomerge.score.requests import LogLikelihoodResponse, Response
+from evomerge.score.requests import GenerationResponse, LogLikelihoodResponse, Response
 from evomerge.score.statistics import quietly, samples_of
-from evomerge.score.table import TaskScores
+from evomerge.score.table import ItemAnswers, TaskScores
 
 
-def put_answers(item: Item, answers: Iterator[Response]) -> None:
-    """Give an item's lm-eval requests their answers, taken from `answers` in the order of its token requests."""
+def put_answers(item: Item, answers: Iterator[Response]) -> int:
+    """Give an item's lm-eval requests their answers, taken from `answers` in the order of its token requests.
+
+    Returns: the number of tokens of the item's prompts and answers.
+    """
+    tokens = 0
     for instance, requests in zip(item.instances, item.requests, strict=True):
-        instance.resps = _answers(instance, [next(answers) for _ in requests])
+        responses = [next(answers) for _ in requests]
+        instance.resps = _answers(instance, responses)
         instance.filtered_resps = {}
+        for request, response in zip(requests, responses, strict=True):
+            tokens += len(request.context)
+            tokens += response.tokens if isinstance(response, GenerationResponse) else len(request.continuation)  # type: ignore[union-attr]
+    return tokens
 
 
-def score_task(task: Any, items: Sequence[Item]) -> TaskScores:
+def score_task(task: Any, items: Sequence[Item], tokens: Sequence[int]) -> TaskScores:
     """Scores of one task's items, which have their answers, through its own filters and metrics.
 
     Args:
         task: lm-eval's Task.
         items: all its items of one split.
+        tokens: of each item's prompts and answers.
     """
     task._instances = [instance for item in items for instance in item.instances]
     task.apply_filters()
@@ -49,7 +59,23 @@ def score_task(task: Any, items: Sequence[Item]) -> TaskScores:
         items=tuple(item.id for item in items),
         values={key: tuple(column) for key, column in values.items()},
         tie_break=None if None in shares else tuple(share for share in shares if share is not None),
+        answers=_kept(items, tokens),
     )
+
+
+def _kept(items: Sequence[Item], tokens: Sequence[int]) -> ItemAnswers:
+    """The items' answers as the table keeps them."""
+    answers = [[answer for instance in item.instances for answer in instance.resps] for item in items]
+    return ItemAnswers.of(
+        [[_log_likelihood(answer) for answer in found if not isinstance(answer, str)] for found in answers],
+        [[answer for answer in found if isinstance(answer, str)] for found in answers],
+        tokens,
+    )
+
+
+def _log_likelihood(answer: Any) -> float:
+    """Of an answer as lm-eval has it: a number, or a number and whether it is what greedy decoding would give."""
+    return float(answer[0] if isinstance(answer, tuple) else answer)
 
 
 def aggregate_task(task: Any, scores: TaskScores, *, chosen: str) -> dict[str, float]:
@@ -97,7 +123,16 @@ def remember_documents(task: Any, documents: Sequence[Any]) -> None:
 def _answers(instance: Instance, responses: list[Response]) -> list[Any]:
     """Responses in the form in which lm-eval's models return them, one per repeat."""
     if instance.request_type == "loglikelihood_rolling":
-        return [sum(item.log_probability for item in responses if isinstance(item, LogLikelihoodResponse))]
+        repeats = instance.repeats or 1
+        windows = len(responses) // repeats
+        return [
+            sum(
+                item.log_probability
+                for item in responses[repeat * windows : (repeat + 1) * windows]
+                if isinstance(item, LogLikelihoodResponse)
+            )
+            for repeat in range(repeats)
+        ]
     return [
         (item.log_probability, item.is_greedy) if isinstance(item, LogLikelihoodResponse) else item.text
         for item in responses
@@ -117,7 +152,8 @@ def _right_share(task: Any, item: Item) -> float | None:
     if not all(isinstance(index, int) and 0 <= index < len(logs) for index in right) or not np.isfinite(logs.max()):
         return 0.0
     shares = np.exp(logs - logs.max())
-    return float(shares[right].sum() / shares.sum())
+    # As precise as the table keeps it.
+    return float(np.float32(shares[right].sum() / shares.sum()))
 
 
 class _Remembered:

@@ -139,10 +139,15 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def metrics_of(task: Any) -> list[str]:
+    """Every metric of lm-eval's Task in full, `metric,filter`, in the order of its YAML."""
+    filters = [ensemble.name for ensemble in task._filters]
+    return [f"{metric},{name}" for metric in task.aggregation() for name in filters]
+
+
 def _metric(task: Any, wanted: str | None, place: str) -> tuple[str, bool]:
     """The metric in full, `metric,filter`, and whether higher is better."""
-    filters = [ensemble.name for ensemble in task._filters]
-    available = [f"{metric},{name}" for metric in task.aggregation() for name in filters]
+    available = metrics_of(task)
     if wanted is None:
         metric = available[0]
     elif wanted in available:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from evomerge.errors import CheckpointError
 from evomerge.recipe import Kind
 
-_DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _PARAMETER_NAMES = {"weight", "bias", "scale", "gamma", "beta"}
 
 _NORM = re.compile(r"norm|^ln(_|\d|$)|(^|_)ln$|^rms", re.IGNORECASE)
@@ -102,7 +102,7 @@ def configured_depth(config: Mapping[str, Any]) -> int | None:
     """The number of layers that a model's config states, whatever the architecture calls it; None if it doesn't."""
     for section in (config, config.get("text_config")):
         if isinstance(section, Mapping):
-            for key in _DEPTH_KEYS:
+            for key in DEPTH_KEYS:
                 if isinstance(section.get(key), int):
                     return int(section[key])
     return None

@@ -48,6 +48,21 @@ class ModelsConfig(Section):
     experts: dict[str, ModelConfig] = Field(min_length=1)
     vocabulary: VocabularyPolicy = "same"
     """Whose tokens the merge has: `same`, all models must agree; `base`, the base's; `union`, those of all models."""
+    slices: tuple[dict[str, tuple[int, int]], ...] = ()
+    """The layers of the merge in order, if not those of the base: for each slice one or more models (`base` or an
+    expert), each with its first and last layer, both included. Models that a slice doesn't name take no part in it."""
+
+    @model_validator(mode="after")
+    def _slices_of_known_models(self) -> ModelsConfig:
+        for index, part in enumerate(self.slices):
+            if not part:
+                raise ValueError(f"slices[{index}]: name at least one model with its layers")
+            for name, (first, last) in part.items():
+                if name != "base" and name not in self.experts:
+                    raise ValueError(f"slices[{index}]: {unknown('model', name, ('base', *self.experts))}")
+                if not 0 <= first <= last:
+                    raise ValueError(f"slices[{index}].{name}: expected [first, last], both included")
+        return self
 
     @field_validator("experts")
     @classmethod
@@ -337,6 +352,8 @@ class Config(Section):
         if self.models.vocabulary == "same":
             # Runs from before there was a choice have no word on it.
             del data["models"]["vocabulary"]
+        if not self.models.slices:
+            del data["models"]["slices"]
         data["execution"] = {"dtype": self.execution.dtype, "max_length": self.execution.max_length}
         for key in ("evaluations", "hours", "shortlist"):
             del data["search"][key]

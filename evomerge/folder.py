@@ -66,7 +66,7 @@ def write_folder(
     out = Path(out).expanduser().absolute()
     limit = parse_size(shard_size)
     _refuse_taken(out)
-    base, experts = open_models(recipe.base, recipe.experts, vocabulary=recipe.vocabulary)
+    base, experts = open_models(recipe.base, recipe.experts, vocabulary=recipe.vocabulary, slices=recipe.slices)
     materialiser = Materialiser(base, experts, device=device)
     materialiser.check(recipe)
     if report is not None:

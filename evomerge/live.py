@@ -108,7 +108,8 @@ def _load(base: Checkpoint, config: Any, dtype: torch.dtype) -> Any:
             model, report = _model_class(config).from_pretrained(
                 None,
                 config=config,
-                state_dict={name: base.tensor(name) for name in base.names},
+                # Copies: what transformers is given becomes the parameters, and those will be written to.
+                state_dict={name: base.tensor(name).clone() for name in base.names},
                 dtype=dtype,
                 output_loading_info=True,
             )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from evomerge.checkpoint import Checkpoint, check_compatible
 from evomerge.lora import open_experts
-from evomerge.recipe import ModelReference, VocabularyPolicy
+from evomerge.recipe import ModelReference, Slice, VocabularyPolicy
+from evomerge.slices import stack
 
 
 class Models(NamedTuple):
@@ -18,7 +19,11 @@ class Models(NamedTuple):
 
 
 def open_models(
-    base: ModelReference, experts: Mapping[str, ModelReference], *, vocabulary: VocabularyPolicy = "same"
+    base: ModelReference,
+    experts: Mapping[str, ModelReference],
+    *,
+    vocabulary: VocabularyPolicy = "same",
+    slices: Sequence[Slice] = (),
 ) -> Models:
     """Open the base and every expert, whole model or LoRA adapter, from their headers.
 
@@ -29,11 +34,15 @@ def open_models(
         experts: by name.
         vocabulary: "same" leaves every model its own; "base" and "union" show all of them with the base's tokens, or
             with those of all, and read tokenizers for that.
+        slices: the layers of the merge, if they aren't those of the base.
 
-    Raises: CheckpointError naming the model and what is wrong with it.
+    Raises: CheckpointError naming the model and what is wrong with it; RecipeError for slices of layers that
+        aren't there.
     """
     opened = Checkpoint.open(base)
     models = Models(opened, open_experts(experts, opened, resized=vocabulary != "same"))
+    if slices:
+        models = Models(*stack(*models, slices))
     if vocabulary == "same":
         return models
     from evomerge.vocabulary import match_vocabularies

@@ -64,11 +64,15 @@ def open_experiment(config: Config, *, where: str = "config") -> Experiment:
     Raises: ConfigError for the config's own mistakes, CheckpointError for models that can't be used.
     """
     options = check_names(config, where=where)
-    base, experts = open_models(
-        config.models.base.reference(),
-        {name: model.reference() for name, model in config.models.experts.items()},
-        vocabulary=config.models.vocabulary,
-    )
+    try:
+        base, experts = open_models(
+            config.models.base.reference(),
+            {name: model.reference() for name, model in config.models.experts.items()},
+            vocabulary=config.models.vocabulary,
+            slices=config.models.slices,
+        )
+    except RecipeError as error:
+        raise ConfigError(f"{where}: {error}") from error
     check_compatible(base, experts)
     wanted = config.execution.dtype
     dtype = str(base.dtype).removeprefix("torch.") if wanted == "auto" else wanted

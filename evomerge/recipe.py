@@ -25,6 +25,8 @@ FORMAT_VERSION = 1
 
 VocabularyPolicy = Literal["same", "base", "union"]
 """Whose tokens a merge has: the models must agree, the base's, or those of all models."""
+Slice = Mapping[str, tuple[int, int]]
+"""Layers of a stack: model names, "base" or experts, with first and last layer, both included, all as many."""
 VOCABULARIES: tuple[VocabularyPolicy, ...] = get_args(VocabularyPolicy)
 
 
@@ -70,6 +72,8 @@ class Recipe:
     dtype: str = "auto"
     seed: int = 0
     vocabulary: VocabularyPolicy = "same"
+    slices: tuple[Slice, ...] = ()
+    """The layers that the merge has, in order; none stands for those of the base."""
 
     def key(self) -> str:
         """A hash of everything that determines the merged tensors; group names don't count."""
@@ -87,6 +91,7 @@ class Recipe:
                 "base": _reference_to_data(self.base),
                 "experts": {name: _reference_to_data(ref) for name, ref in self.experts.items()},
                 **({"vocabulary": self.vocabulary} if self.vocabulary != "same" else {}),
+                **({"slices": [slice_to_data(part) for part in self.slices]} if self.slices else {}),
             },
             "method": self.method,
             "options": dict(self.options),
@@ -157,7 +162,7 @@ class Recipe:
         version = top.get("evomerge")
         if version != FORMAT_VERSION:
             raise RecipeError(f"{where}: evomerge: format version {version!r}; this release reads {FORMAT_VERSION}")
-        models = _mapping(top.get("models"), f"{where}: models", {"base", "experts", "vocabulary"})
+        models = _mapping(top.get("models"), f"{where}: models", {"base", "experts", "vocabulary", "slices"})
         experts = _mapping(models.get("experts"), f"{where}: models.experts", None)
         if not experts:
             raise RecipeError(f"{where}: models.experts: name at least one expert")
@@ -180,6 +185,7 @@ class Recipe:
             dtype=str(top.get("dtype", "auto")),
             seed=seed,
             vocabulary=_vocabulary(models.get("vocabulary", "same"), f"{where}: models.vocabulary"),
+            slices=_slices(models.get("slices"), f"{where}: models.slices", ("base", *map(str, experts))),
             groups=tuple(
                 _group(group, f"{where}: groups[{index}]", tuple(map(str, experts)))
                 for index, group in enumerate(groups)
@@ -220,16 +226,40 @@ def _vocabulary(value: Any, where: str) -> VocabularyPolicy:
     raise RecipeError(f"{where}: expected one of {', '.join(VOCABULARIES)}, got {value!r}")
 
 
+def slice_to_data(part: Slice) -> dict[str, list[int]]:
+    """A slice as plain data."""
+    return {model: list(layers) for model, layers in part.items()}
+
+
+def _slices(value: Any, where: str, models: tuple[str, ...]) -> tuple[Slice, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not value:
+        raise RecipeError(f"{where}: expected a list of slices, got {value!r}")
+    return tuple(_slice(part, f"{where}[{index}]", models) for index, part in enumerate(value))
+
+
+def _slice(value: Any, where: str, models: tuple[str, ...]) -> Slice:
+    data = _mapping(value, where, set(models))
+    if not data:
+        raise RecipeError(f"{where}: name at least one model with its layers")
+    return {str(model): _layers(layers, f"{where}.{model}") for model, layers in data.items()}
+
+
+def _layers(value: Any, where: str) -> tuple[int, int]:
+    if (
+        not isinstance(value, list)
+        or len(value) != 2
+        or not all(isinstance(layer, int) and not isinstance(layer, bool) and layer >= 0 for layer in value)
+        or value[0] > value[1]
+    ):
+        raise RecipeError(f"{where}: expected [first, last], both included, got {value!r}")
+    return value[0], value[1]
+
+
 def _group(value: Any, where: str, experts: tuple[str, ...]) -> Group:
     data = _mapping(value, where, {"name", "layers", "kinds", "names", "coefficients"})
     layers, kinds, names = data.get("layers"), data.get("kinds"), data.get("names")
-    if layers is not None and (
-        not isinstance(layers, list)
-        or len(layers) != 2
-        or not all(isinstance(layer, int) and layer >= 0 for layer in layers)
-        or layers[0] > layers[1]
-    ):
-        raise RecipeError(f"{where}.layers: expected [first, last], both included, got {layers!r}")
     if kinds is not None and (not isinstance(kinds, list) or any(kind not in KINDS for kind in kinds)):
         raise RecipeError(f"{where}.kinds: expected a list of {', '.join(KINDS)}, got {kinds!r}")
     if names is not None and (not isinstance(names, list) or not all(isinstance(part, str) for part in names)):
@@ -245,7 +275,7 @@ def _group(value: Any, where: str, experts: tuple[str, ...]) -> Group:
             coefficients[name] = _number(coefficient, place)
     return Group(
         name=str(data.get("name", where.rpartition(": ")[2])),
-        layers=None if layers is None else (layers[0], layers[1]),
+        layers=None if layers is None else _layers(layers, f"{where}.layers"),
         kinds=None if kinds is None else tuple(kinds),
         names=None if names is None else tuple(names),
         coefficients=coefficients,

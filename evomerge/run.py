@@ -268,6 +268,7 @@ def template_recipe(config: Config, *, dtype: str, options: Mapping[str, Any]) -
         dtype=dtype,
         seed=config.search.seed,
         vocabulary=config.models.vocabulary,
+        slices=config.models.slices,
     )
 
 

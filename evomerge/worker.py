@@ -51,7 +51,9 @@ class Worker:
         self.name = name
         torch.set_num_threads(settings.threads)
         self._device = _device(settings.device)
-        base, experts = open_models(settings.base, settings.experts, vocabulary=settings.vocabulary)
+        base, experts = open_models(
+            settings.base, settings.experts, vocabulary=settings.vocabulary, slices=settings.slices
+        )
         self._live = LiveModel.build(base, dtype=getattr(torch, settings.dtype), device=self._device)
         self._materialiser = Materialiser(base, experts, device=self._device)
         self._resident = ResidentModel(

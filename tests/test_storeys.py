@@ -23,6 +23,7 @@ STOREYS: dict[int, tuple[str, ...]] = {
         "tokenizers",
         "slices",
         "vocabulary",
+        "slices",
         "recipe",
         "config",
         "compress",

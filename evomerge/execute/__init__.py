@@ -52,6 +52,7 @@ def worker_settings(config: Config, *, dtype: str) -> WorkerSettings:
         device=_device(execution),
         threads=_threads(execution),
         vocabulary=config.models.vocabulary,
+        slices=config.models.slices,
         batch_tokens=execution.batch_tokens,
         timeout_s=execution.timeout_s,
     )

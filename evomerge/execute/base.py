@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from evomerge.recipe import ModelReference, Recipe, VocabularyPolicy
+from evomerge.recipe import ModelReference, Recipe, Slice, VocabularyPolicy
 from evomerge.score.requests import Request, Response
 
 
@@ -28,6 +28,8 @@ class WorkerSettings:
     """CPU threads for torch in this worker."""
     vocabulary: VocabularyPolicy = "same"
     """Whose tokens the merge has, as in recipes."""
+    slices: tuple[Slice, ...] = ()
+    """The layers that the merge has, as in recipes."""
     batch_tokens: int | None = None
     """Padded tokens per forward pass; None sizes it to the device's memory."""
     timeout_s: float | None = None

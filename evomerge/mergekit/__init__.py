@@ -17,5 +17,6 @@ Results agree with mergekit's within the rounding of its dtype, with these delib
   lacks a token of its has that row; mergekit takes an arbitrary tokenizer and the mean of all rows. `tokenizer.tokens`
   and `pad_to_multiple_of` are refused, and so is another model's tokenizer.
 - Parameters that mergekit passes over in silence are refused by name.
+- In slices, only passthrough takes its layers from different models, and a model is named once a slice.
 - Local models are looked for in the current folder, as in mergekit, and then in that of the file.
 """

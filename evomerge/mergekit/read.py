@@ -7,7 +7,7 @@ filter and per depth becomes groups, each with the numbers that mergekit would h
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from evomerge.materialise import FLOATING
 from evomerge.mergekit.documents import mapping, named, parsed, reference, sequence
 from evomerge.mergekit.methods import BY_THEIRS, INERT_EVERYWHERE, Counterpart, Setting
 from evomerge.mergekit.settings import conditions_of, evaluate, parameters_of
-from evomerge.recipe import Coefficient, Group, ModelReference, Recipe, VocabularyPolicy
+from evomerge.recipe import Coefficient, Group, ModelReference, Recipe, Slice, VocabularyPolicy
+from evomerge.slices import stack
 
 OpenModel = Callable[[ModelReference], Checkpoint]
 
@@ -28,21 +29,21 @@ _TOP = {
     "merge_method", "models", "slices", "modules", "base_model", "dtype", "out_dtype", "tokenizer_source",
     "tokenizer", "chat_template", "parameters",
 }  # fmt: skip
-_STACKING = "stacking, repeating and leaving out layers isn't supported yet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Source:
-    """One model in one stretch of layers, with the parameters given for it there."""
+    """One model in one stretch of layers, with its own layers there (None: all) and the parameters given for it."""
 
     model: ModelReference
     where: str
     parameters: Mapping[str, Any]
+    layers: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Stretch:
-    """Consecutive layers merged from the same sources; `layers` None means all."""
+    """Consecutive layers of the merge, made from the same sources; `layers` None means all."""
 
     layers: tuple[int, int] | None
     sources: tuple[_Source, ...]
@@ -105,10 +106,10 @@ def read_mergekit(
     """The recipe that a mergekit merge file describes.
 
     Args:
-        text: YAML with `models`, or with `slices` that keep every layer where it is.
+        text: YAML with `models` or `slices`.
         where: what to call the file in messages.
         folder: where local models are looked for after the current folder.
-        open_model: opens the base, whose layers and tensor names are needed where the file has slices,
+        open_model: opens models, whose layers and tensor names are needed where the file has slices,
             filters or values over depth.
 
     Returns: a recipe with the parameters that mergekit would use for every tensor. Its dtype is
@@ -123,7 +124,8 @@ def read_mergekit(
     counterpart = BY_THEIRS[method]
     _refuse_unsupported(top, where)
     stretches, base = _stretches(top, where, folder)
-    experts = _experts(stretches[0].sources, base, counterpart, where)
+    first = base or stretches[0].sources[0].model
+    experts = _experts(stretches, base, first, counterpart, where)
     parameters = parameters_of(top.get("parameters"), f"{where}: parameters")
     for stretch in stretches:
         _check_names(stretch.parameters, stretch.where, counterpart, of_model=False)
@@ -132,20 +134,24 @@ def read_mergekit(
     _check_names(parameters, f"{where}: parameters", counterpart, of_model=False)
 
     reading = _Reading(where, counterpart, experts, base, parameters)
-    first = base or stretches[0].sources[0].model
     vocabulary = _vocabulary(top, first, where, folder)
     if len(stretches) > 1 or stretches[0].layers is not None or reading.varies(stretches[0]):
         checkpoint = open_model(first)
+        if slices := _slices(stretches, checkpoint.layout.depth, first, experts, counterpart):
+            try:
+                checkpoint, _ = stack(checkpoint, {name: open_model(model) for name, model in experts.items()}, slices)
+            except RecipeError as error:
+                raise RecipeError(f"{where}: {str(error).removeprefix('models.')}") from error
         layout = checkpoint.layout
-        _check_cover(stretches, layout.depth, where)
         spots = _spots(stretches, checkpoint.names, layout)
     else:
-        layout = None
+        layout, slices = None, ()
         spots = [_Spot("", stretches[0], 0.0)]
     options = reading.options(spots)
     ours = counterpart.ours
     if ours == "scaled":
-        options["model"] = next(iter(experts))
+        # Each slice shows its one model to all, the base included.
+        options["model"] = "base" if slices else next(iter(experts))
         ours = "scaled" if any(reading.given("scale", spot) for spot in spots) else "passthrough"
     values = {} if ours == "passthrough" else {spot.name: reading.coefficients(spot) for spot in spots}
     groups = _groups(values, layout, list(reading.filters(stretches)), where)
@@ -157,6 +163,7 @@ def read_mergekit(
         options=options,
         dtype=_dtype(top, where),
         vocabulary=vocabulary,
+        slices=slices,
     )
 
 
@@ -193,11 +200,13 @@ class _Reading:
         """Our coefficients of one tensor."""
         found: dict[str, Coefficient] = {}
         for name, number in self.counterpart.per_model.items():
-            each = {
+            if self.counterpart.ours == "scaled":
+                found[number.ours] = self._number(name, number.default, spot, spot.stretch.sources[0])
+                continue
+            found[number.ours] = {
                 expert: self._number(name, number.default, spot, spot.stretch.source(model))
                 for expert, model in self.experts.items()
             }
-            found[number.ours] = next(iter(each.values())) if self.counterpart.ours == "scaled" else each
         for name, number in self.counterpart.shared.items():
             found[number.ours] = self._number(name, number.default, spot)
         if self.counterpart.folded:
@@ -349,29 +358,31 @@ def _stretches(
         start = stretches[-1].end
         if bases[-1] != bases[0]:
             raise RecipeError(f"{place}.base_model: another base than in slices[0] isn't supported")
-        if {source.model for source in stretches[-1].sources} != {source.model for source in stretches[0].sources}:
-            raise RecipeError(f"{place}.sources: other models than in slices[0]; {_STACKING}")
     return tuple(stretches), bases[0]
 
 
 def _stretch(data: Mapping[str, Any], where: str, folder: Path | None, start: int) -> _Stretch:
-    """One slice, if it leaves its layers where they are."""
+    """One slice, whose layers follow after those before `start`."""
     sources: list[_Source] = []
-    ends: list[int] = []
     known = {"model", "layer_range", "parameters"}
     for index, entry in enumerate(sequence(data.get("sources"), f"{where}.sources")):
         place = f"{where}.sources[{index}]"
-        sources.append(_source(entry, place, known, folder))
+        source = _source(entry, place, known, folder)
         span = entry.get("layer_range")
-        if not isinstance(span, list) or len(span) != 2 or not all(type(layer) is int for layer in span):
+        if (
+            not isinstance(span, list)
+            or len(span) != 2
+            or not all(type(layer) is int for layer in span)
+            or not 0 <= span[0] < span[1]
+        ):
             raise RecipeError(f"{place}.layer_range: expected [first, end], end not included, got {span!r}")
-        if span[0] != start or span[1] <= start or (ends and span[1] != ends[0]):
-            expected = f"[{start}, {ends[0] if ends else '...'}]"
-            raise RecipeError(f"{place}.layer_range: {span}, where {expected} would keep layers in place; {_STACKING}")
-        ends.append(span[1])
+        sources.append(replace(source, layers=(span[0], span[1] - 1)))
     _refuse_twice(sources)
+    lengths = [last - first + 1 for first, last in (source.layers or (0, -1) for source in sources)]
+    if len(set(lengths)) > 1:
+        raise RecipeError(f"{where}.sources: {' and '.join(map(str, lengths))} layers; a slice needs as many of each")
     return _Stretch(
-        layers=(start, ends[0] - 1),
+        layers=(start, start + lengths[0] - 1),
         sources=tuple(sources),
         where=f"{where}.parameters",
         parameters=parameters_of(data.get("parameters"), f"{where}.parameters"),
@@ -394,16 +405,48 @@ def _refuse_twice(sources: Sequence[_Source]) -> None:
             raise RecipeError(f"{source.where.removesuffix('.parameters')}: {source.model.path} is listed twice")
 
 
-def _check_cover(stretches: Sequence[_Stretch], depth: int, where: str) -> None:
-    if stretches[-1].layers is not None and stretches[-1].end != depth:
-        raise RecipeError(f"{where}: slices: cover {stretches[-1].end} layers of {depth}; {_STACKING}")
+def _slices(
+    stretches: Sequence[_Stretch],
+    depth: int,
+    first: ModelReference,
+    experts: Mapping[str, ModelReference],
+    counterpart: Counterpart,
+) -> tuple[Slice, ...]:
+    """The layers of the merge; none if they are those of the models, in their order."""
+    names = {model: name for name, model in experts.items()}
+    if counterpart.base == "required" or first not in names:
+        names[first] = "base"
+    in_place = all(source.layers == stretch.layers for stretch in stretches for source in stretch.sources)
+    alike = all(_models(stretch.sources) == _models(stretches[0].sources) for stretch in stretches)
+    if stretches[-1].layers is None or (in_place and alike and stretches[-1].end == depth):
+        return ()
+    return tuple(
+        {names[source.model]: source.layers for source in stretch.sources if source.layers is not None}
+        for stretch in stretches
+    )
+
+
+def _models(sources: Iterable[_Source]) -> set[ModelReference]:
+    return {source.model for source in sources}
 
 
 def _experts(
-    sources: Sequence[_Source], base: ModelReference | None, counterpart: Counterpart, where: str
+    stretches: Sequence[_Stretch],
+    base: ModelReference | None,
+    first: ModelReference,
+    counterpart: Counterpart,
+    where: str,
 ) -> dict[str, ModelReference]:
     """The models that our method merges, by names made from their paths, in the file's order."""
-    models = [source.model for source in sources]
+    models = [source.model for source in stretches[0].sources]
+    if counterpart.ours == "scaled":
+        return _stacked(stretches, first, where)
+    for index, stretch in enumerate(stretches):
+        if _models(stretch.sources) != _models(stretches[0].sources):
+            raise RecipeError(
+                f"{where}: slices[{index}].sources: other models than in slices[0]; only passthrough takes its slices "
+                "from different models"
+            )
     if counterpart.base == "required":
         if base is None:
             raise RecipeError(f"{where}: base_model: missing; {counterpart.theirs} needs it")
@@ -414,9 +457,21 @@ def _experts(
         models.sort(key=lambda model: model != base)
     elif counterpart.base != "ignored":
         models = [model for model in models if model != base]
-    if counterpart.ours == "scaled" and len(models) != 1:
-        raise RecipeError(f"{where}: models: passthrough takes exactly one model, got {len(models)}; {_STACKING}")
     return named(models)
+
+
+def _stacked(stretches: Sequence[_Stretch], first: ModelReference, where: str) -> dict[str, ModelReference]:
+    """The models of a passthrough beside the first, or that one if there is no other."""
+    models: dict[ModelReference, None] = {}
+    for index, stretch in enumerate(stretches):
+        if len(stretch.sources) != 1:
+            place = "models" if stretch.layers is None else f"slices[{index}].sources"
+            advice = "; stack layers of several with slices" if stretch.layers is None else ""
+            raise RecipeError(
+                f"{where}: {place}: passthrough takes exactly one model, got {len(stretch.sources)}{advice}"
+            )
+        models[stretch.sources[0].model] = None
+    return named([model for model in models if model != first] or [first])
 
 
 def _spots(stretches: Sequence[_Stretch], names: Iterable[str], layout: Layout) -> list[_Spot]:

@@ -17,7 +17,8 @@ from evomerge.errors import RecipeError
 from evomerge.materialise import checked_options, method_of
 from evomerge.mergekit.methods import BY_OURS, Counterpart
 from evomerge.mergekit.read import OpenModel
-from evomerge.recipe import Coefficient, Group, ModelReference, Recipe
+from evomerge.recipe import Coefficient, Group, ModelReference, Recipe, Slice
+from evomerge.slices import stack
 
 _UNTELLING = {"weight", "bias"}
 
@@ -36,7 +37,8 @@ def to_mergekit(recipe: Recipe, *, open_model: OpenModel = Checkpoint.open) -> s
 
     Args:
         recipe: the merge. Where mergekit draws entries at random, it will draw others; a comment says so.
-        open_model: opens the base, whose layers and tensor names are needed if groups select tensors.
+        open_model: opens models, whose layers and tensor names are needed if groups select tensors or layers
+            are stacked.
 
     Raises: RecipeError if mergekit has no such method, option, coefficient or way to select a group's tensors.
     """
@@ -63,7 +65,11 @@ def to_mergekit(recipe: Recipe, *, open_model: OpenModel = Checkpoint.open) -> s
     data: dict[str, Any] = {"merge_method": counterpart.theirs}
     if base is not None:
         data["base_model"] = _spelled(base)
-    if len(slices) == 1:
+    if recipe.slices:
+        # Config and tokenizer are the base's, which mergekit knows by this key alone.
+        data["base_model"] = _spelled(recipe.base if base is None else base)
+        data["slices"] = [_stacked(recipe, part, listed, groups, counterpart) for part in slices]
+    elif len(slices) == 1:
         data["models"] = [_source(model, name, slices[0], groups) for name, model in listed.items()]
         settings = {**_conditional(slices[0], groups, None), **settings}
     else:
@@ -175,10 +181,18 @@ def _slices(recipe: Recipe, open_model: OpenModel) -> tuple[_Slice, ...]:
     selective = [
         group.layers is not None or group.kinds is not None or group.names is not None for group in recipe.groups
     ]
-    if not any(selective) or selective[0] is False:
+    alike = not any(selective) or selective[0] is False
+    if alike and not recipe.slices:
         return (_Slice(0, 0, ((None, 0),)),)
     checkpoint = open_model(recipe.base)
+    if recipe.slices:
+        experts = {name: open_model(model) for name, model in recipe.experts.items()}
+        checkpoint, _ = stack(checkpoint, experts, recipe.slices)
     layout = checkpoint.layout
+    starts = set(_starts(recipe.slices))
+    if alike:
+        ends = [*sorted(starts)[1:], layout.depth]
+        return tuple(_Slice(first, end - 1, ((None, 0),)) for first, end in zip(sorted(starts), ends, strict=True))
     inside: list[dict[str, int]] = [{} for _ in range(layout.depth)]
     outside: list[dict[str, int]] = [{} for _ in range(layout.depth)]
     for name in checkpoint.names:
@@ -193,7 +207,7 @@ def _slices(recipe: Recipe, open_model: OpenModel) -> tuple[_Slice, ...]:
             inside[place.layer][name.removeprefix(stem)] = chosen
         else:
             outside[place.layer][name] = chosen
-    firsts = [layer for layer in range(layout.depth) if layer == 0 or inside[layer] != inside[layer - 1]]
+    firsts = [layer for layer in range(layout.depth) if layer in {0, *starts} or inside[layer] != inside[layer - 1]]
     slices = []
     for first, end in zip(firsts, [*firsts[1:], layout.depth], strict=True):
         around = {**(outside[0] if first == 0 else {}), **(outside[-1] if end == layout.depth else {})}
@@ -203,6 +217,55 @@ def _slices(recipe: Recipe, open_model: OpenModel) -> tuple[_Slice, ...]:
             _Slice(first, end - 1, _conditions(chosen_of, {**names, **dict(zip(around, around, strict=True))}))
         )
     return tuple(slices)
+
+
+def _starts(slices: Sequence[Slice]) -> list[int]:
+    """The first layer of each slice of a stack, in the stack."""
+    starts = [0]
+    for part in slices[:-1]:
+        first, last = next(iter(part.values()))
+        starts.append(starts[-1] + last - first + 1)
+    return starts if slices else []
+
+
+def _stacked(
+    recipe: Recipe,
+    part: _Slice,
+    listed: Mapping[str, ModelReference],
+    groups: Sequence[Mapping[str | None, Mapping[str, float]]],
+    counterpart: Counterpart,
+) -> dict[str, Any]:
+    """One slice of a stack, with the layers that each model gives to it."""
+    starts = _starts(recipe.slices)
+    index = max(number for number, start in enumerate(starts) if start <= part.first)
+    chosen = recipe.slices[index]
+    if counterpart.ours == "scaled":
+        (expert,) = listed
+        shown = expert if expert in chosen else next(iter(chosen))
+        sources = {expert: (recipe.base if shown == "base" else recipe.experts[shown], chosen[shown])}
+    else:
+        sources = {}
+        for expert, model in listed.items():
+            key = expert if expert in chosen else "base" if model == recipe.base else expert
+            if key not in chosen:
+                raise RecipeError(
+                    f"recipe: models.slices[{index}]: doesn't name {key}; with mergekit's {counterpart.theirs} every "
+                    "model takes part in every slice"
+                )
+            sources[expert] = (model, chosen[key])
+    shift = part.first - starts[index]
+    length = part.last - part.first + 1
+    shared = _conditional(part, groups, None)
+    return {
+        "sources": [
+            {
+                **_source(model, expert, part, groups),
+                "layer_range": [layers[0] + shift, layers[0] + shift + length],
+            }
+            for expert, (model, layers) in sources.items()
+        ],
+        **({"parameters": shared} if shared else {}),
+    }
 
 
 def _conditions(groups: Mapping[str, int], labels: Mapping[str, str]) -> tuple[tuple[str | None, int], ...]:

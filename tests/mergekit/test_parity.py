@@ -168,6 +168,61 @@ slices:
     parameters: {{lambda: 0.5}}
 dtype: float32
 """,
+    "a frankenmerge": """
+merge_method: passthrough
+slices:
+  - sources: [{{model: {a}, layer_range: [0, 3]}}]
+  - sources: [{{model: {b}, layer_range: [1, 3]}}]
+  - sources: [{{model: {a}, layer_range: [2, 4]}}]
+dtype: float32
+""",
+    "a frankenmerge with another base": """
+merge_method: passthrough
+base_model: {base}
+slices:
+  - sources: [{{model: {a}, layer_range: [0, 2]}}]
+  - sources: [{{model: {b}, layer_range: [3, 4]}}]
+dtype: float32
+""",
+    "one model upon itself, scaled": """
+merge_method: passthrough
+slices:
+  - sources: [{{model: {a}, layer_range: [0, 3]}}]
+  - sources:
+      - model: {a}
+        layer_range: [1, 4]
+        parameters:
+          scale: [{{filter: o_proj, value: 0.0}}, {{filter: down_proj, value: 0.25}}, {{value: 1.0}}]
+dtype: float32
+""",
+    "layers left out": """
+merge_method: passthrough
+slices: [{{sources: [{{model: {a}, layer_range: [0, 2]}}]}}, {{sources: [{{model: {a}, layer_range: [3, 4]}}]}}]
+dtype: float32
+""",
+    "other layers of each model": """
+merge_method: ties
+base_model: {base}
+slices:
+  - sources:
+      - {{model: {base}, layer_range: [0, 2]}}
+      - {{model: {a}, layer_range: [1, 3], parameters: {{weight: [0.3, 0.8], density: 0.6}}}}
+      - {{model: {b}, layer_range: [0, 2], parameters: {{weight: 0.5}}}}
+  - sources:
+      - {{model: {b}, layer_range: [1, 4], parameters: {{weight: [1, 0, 0.5]}}}}
+      - {{model: {base}, layer_range: [0, 3]}}
+      - {{model: {a}, layer_range: [0, 3], parameters: {{weight: 0.4, density: 0.3}}}}
+    parameters: {{lambda: 0.5}}
+dtype: float32
+""",
+    "linear over other layers": """
+merge_method: linear
+slices:
+  - sources:
+      - {{model: {a}, layer_range: [0, 3], parameters: {{weight: 0.3}}}}
+      - {{model: {b}, layer_range: [1, 4], parameters: {{weight: [0.2, 0.8]}}}}
+dtype: float32
+""",
     "rounded to half precision": """
 merge_method: linear
 models:

@@ -203,22 +203,29 @@ REFUSED = {
         "either values over depth or filters",
     ),
     "a filter without value": (ties(parameters={"lambda": [{"filter": "mlp"}]}), "a filter needs a value"),
-    "a part of a layer stack": (
-        ties(models=None, slices=sliced(([0, 2], [1, 3]))),
-        r"slices\[0\]\.sources\[1\]\.layer_range: \[1, 3\], where \[0, 2\] would keep layers in place",
+    "layers that end before they start": (
+        ties(models=None, slices=sliced(([2, 2], [2, 2]))),
+        r"slices\[0\]\.sources\[0\]\.layer_range: expected \[first, end\], end not included, got \[2, 2\]",
     ),
-    "repeated layers": (
-        ties(models=None, slices=sliced(([0, 3], [0, 3]), ([2, 4], [2, 4]))),
-        r"slices\[1\]\.sources\[0\]\.layer_range: \[2, 4\].*stacking",
+    "unequal numbers of layers": (
+        ties(models=None, slices=sliced(([0, 2], [0, 2]), ([2, 4], [1, 4]))),
+        r"slices\[1\]\.sources: 2 and 3 layers; a slice needs as many of each",
     ),
     "scaled residuals": (
         ties(models=None, slices=[{**sliced(([0, 4], [0, 4]))[0], "residual_weight": 0.5}]),
         r"slices\[0\]\.residual_weight: isn't supported",
     ),
-    "a frankenmerge": (
+    "a slice without one of the models": (
+        ties(
+            models=None,
+            slices=[*sliced(([0, 2], [0, 2])), {"sources": [{"model": "org/base", "layer_range": [2, 4]}]}],
+        ),
+        r"slices\[1\]\.sources: other models than in slices\[0\]; only passthrough",
+    ),
+    "several models to pass through": (
         "merge_method: passthrough\nslices:\n"
-        "- sources: [{model: org/one, layer_range: [0, 3]}]\n- sources: [{model: org/two, layer_range: [3, 4]}]\n",
-        r"slices\[1\]\.sources: other models than in slices\[0\]; stacking",
+        "- sources: [{model: org/one, layer_range: [0, 3]}, {model: org/two, layer_range: [0, 3]}]\n",
+        r"slices\[0\]\.sources: passthrough takes exactly one model, got 2",
     ),
     "what isn't YAML": ("models: [", "not valid YAML"),
 }
@@ -232,10 +239,15 @@ def test_what_is_not_supported_is_refused_by_name(case: str) -> None:
     assert str(error.value).startswith("merge.yaml: ")
 
 
-def test_slices_that_leave_layers_out_are_refused(family: dict[str, Path]) -> None:
-    text = f"merge_method: passthrough\nslices: [{{sources: [{{model: {family['a']}, layer_range: [0, 3]}}]}}]\n"
-    with pytest.raises(RecipeError, match="slices: cover 3 layers of 4"):
-        read_mergekit(text)
+def test_layers_that_a_model_has_not_are_refused(family: dict[str, Path]) -> None:
+    text = f"merge_method: passthrough\nslices: [{{sources: [{{model: {family['a']}, layer_range: [0, 5]}}]}}]\n"
+    with pytest.raises(RecipeError, match=r"x\.yaml: slices\[0\]\.a: layers 0 to 4, but it has layers 0 to 3"):
+        read_mergekit(text, where="x.yaml")
+
+
+def test_slices_that_keep_every_layer_in_place_are_no_stack(family: dict[str, Path]) -> None:
+    text = f"merge_method: passthrough\nslices: [{{sources: [{{model: {family['a']}, layer_range: [0, 4]}}]}}]\n"
+    assert read_mergekit(text).slices == ()
 
 
 def test_a_switch_that_differs_between_tensors_is_refused(family: dict[str, Path]) -> None:

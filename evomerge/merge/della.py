@@ -73,12 +73,12 @@ class DellaLinear(SparseMethod):
         """Keep entries whose random number is below the probability of their rank."""
         density = coefficients["density"]
         epsilon = np.minimum(coefficients["epsilon"], np.minimum(density, 1.0 - density))
-        grows = self.option["rescale"] == "probability"
         return Sparsity(
             kind="ranked",
             low=np.ascontiguousarray(density - epsilon),
             high=np.ascontiguousarray(2.0 * epsilon / _STEPS),
-            factor=np.zeros(len(density)) if grows else np.ones(len(density)),
+            factor=np.ones(len(density)),
+            inverse=self.option["rescale"] == "probability",
             keys=keys(self.seed, "della", self.experts, inputs.name),
             ranks=state,
         )

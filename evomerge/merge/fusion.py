@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge.merge.base import Coefficients, MergeMethod, Parameter, TensorInputs
-from evomerge.merge.kernels import addresses_of, flattened, fuse, loops
+from evomerge.merge.kernels import addresses_of, compiled_for, flattened, fuse
 from evomerge.merge.orders import Values, order
 
 _CHUNK = 1 << 20
@@ -76,7 +76,7 @@ class ArceeFusion(MergeMethod):
             return blocks[0] + tau * torch.where(size.to(torch.float64) >= threshold, weight, torch.zeros_like(tau))
 
         fuse(
-            "fusion", formula, (inputs.base, *inputs.experts), out,
+            "merge_fusion", formula, (inputs.base, *inputs.experts), out,
             state.rows, length, threshold, weight,
         )  # fmt: skip
 
@@ -99,7 +99,7 @@ def _importances(base: Tensor, expert: Tensor, rows: NDArray[np.float64]) -> Val
 
     def values(start: int, stop: int) -> NDArray[np.float32]:
         result = np.empty(stop - start, dtype=np.float32)
-        if compiled := loops(base, expert):
+        if compiled := compiled_for(base, expert):
             compiled.importances(start, stop, *addresses_of((base, expert)), rows, length, result)
             return result
         tau = expert[start:stop].to(torch.float64) - base[start:stop].to(torch.float64)

@@ -95,7 +95,7 @@ def fuse(loop: str, formula: Formula, sources: Sequence[Tensor], out: Tensor, *a
     """
     flat = [flattened(source) for source in sources]
     target = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
-    if compiled := loops(*flat, out):
+    if compiled := compiled_for(*flat, out):
         function = getattr(compiled, loop)
         addresses, codes = addresses_of(flat)
         where, code = target.data_ptr(), _CODES[target.dtype]
@@ -151,7 +151,7 @@ def gram(sources: Sequence[Tensor], *, origin: Tensor | None = None, rows: int =
     pairs = [(i, j) for i in range(count) for j in range(i, count)]
     blocks = max(1, -(-length // TREE))
     partial = np.zeros((rows, blocks, len(pairs)), dtype=np.float64)
-    if compiled := loops(*flat):
+    if compiled := compiled_for(*flat):
         addresses, codes = addresses_of(flat)
         start_at = (int(addresses[count]), int(codes[count])) if origin is not None else (0, 0)
 
@@ -266,7 +266,7 @@ def torch_only() -> Iterator[None]:
         _use_loops = before
 
 
-def loops(*tensors: Tensor) -> ModuleType | None:
+def compiled_for(*tensors: Tensor) -> ModuleType | None:
     """The compiled loops if they can read and write these tensors, else None."""
     if not _use_loops or any(tensor.device.type != "cpu" or tensor.dtype not in _CODES for tensor in tensors):
         return None
@@ -283,8 +283,8 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
 def _loops() -> ModuleType | None:
     """The compiled loops, or None where numba doesn't run."""
     try:
-        from evomerge.merge import compiled
+        from evomerge.merge import loops
     except ImportError as error:
         logging.getLogger(__name__).warning("merging with torch alone, several times slower: %s", error)
         return None
-    return compiled
+    return loops

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import ShapeError
-from evomerge.merge.kernels import MIN_PART, addresses_of, flattened, in_parts, loops, round_once
+from evomerge.merge.kernels import MIN_PART, addresses_of, compiled_for, flattened, in_parts, round_once
 
 _BLOCK = 1 << 18
 
@@ -34,7 +34,7 @@ def add_low_rank(base: Tensor, left: Tensor, right: Tensor, factor: float, out: 
         )
     left, right = left.to(torch.float64).contiguous(), right.to(torch.float64).contiguous()
     source = flattened(base)
-    if compiled := loops(source, out):
+    if compiled := compiled_for(source, out):
         (address, target), (code, out_code) = addresses_of((source, out))
         factors = left.numpy(), right.numpy()
 

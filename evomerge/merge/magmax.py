@@ -56,4 +56,4 @@ class MagMax(MergeMethod):
                 best = torch.where(larger, value, best)
             return blocks[0] + (best + poison) * scale
 
-        fuse("magmax", formula, (inputs.base, *inputs.experts), out, weights, scale)
+        fuse("merge_magmax", formula, (inputs.base, *inputs.experts), out, weights, scale)

@@ -37,4 +37,4 @@ class NearSwap(MergeMethod):
             tau = blocks[1] - blocks[0]
             return blocks[0] + (t / tau.abs().clamp(min=1e-6)).clamp(max=1.0) * tau
 
-        fuse("nearswap", formula, (inputs.base, *inputs.experts), out, t)
+        fuse("merge_nearswap", formula, (inputs.base, *inputs.experts), out, t)

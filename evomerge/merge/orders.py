@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evomerge.merge.kernels import addresses_of, flattened, in_parts, loops
+from evomerge.merge.kernels import addresses_of, compiled_for, flattened, in_parts
 
 Values = Callable[[int, int], NDArray[np.float32]]
 """The quantity that is ordered: not negative, not NaN, one number for each entry from start up to stop."""
@@ -130,7 +130,7 @@ def magnitudes(base: Tensor, expert: Tensor) -> Values:
 
     def values(start: int, stop: int) -> NDArray[np.float32]:
         result = np.empty(stop - start, dtype=np.float32)
-        if compiled := loops(start_at, leads_to):
+        if compiled := compiled_for(start_at, leads_to):
             addresses, codes = addresses_of((start_at, leads_to))
             compiled.magnitudes(start, stop, addresses, codes, result)
             return result
@@ -144,7 +144,7 @@ def magnitudes(base: Tensor, expert: Tensor) -> Values:
 def magnitudes_between(base: Tensor, expert: Tensor) -> Between | None:
     """Finds the magnitudes in an interval without writing all of them; None where only torch can read the tensors."""
     start_at, leads_to = flattened(base), flattened(expert)
-    compiled = loops(start_at, leads_to)
+    compiled = compiled_for(start_at, leads_to)
     if compiled is None:
         return None
     addresses, codes = addresses_of((start_at, leads_to))

@@ -61,7 +61,7 @@ class Ram(MergeMethod):
                 alone += value * boost
             return blocks[0] + torch.where(active > 1.0, shared / active, alone)
 
-        fuse("ram", formula, (inputs.base, *inputs.experts), out, weights, boosts, epsilon)
+        fuse("merge_ram", formula, (inputs.base, *inputs.experts), out, weights, boosts, epsilon)
 
 
 class RamPlus(Ram):

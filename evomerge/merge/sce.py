@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge.merge.base import Coefficients, MergeMethod, Parameter, TensorInputs
-from evomerge.merge.kernels import TREE, addresses_of, flattened, fuse, in_parts, loops, tree_sums
+from evomerge.merge.kernels import TREE, addresses_of, compiled_for, flattened, fuse, in_parts, tree_sums
 from evomerge.merge.orders import OrderStatistics, Values, count_kept, least_reaching, order, prepared_bytes
 
 
@@ -74,7 +74,7 @@ class Sce(MergeMethod):
                 divisor += agrees * weight
             return blocks[0] + merged / (divisor + (divisor == 0.0).to(zero.dtype)) * scale
 
-        fuse("sce", formula, (inputs.base, *inputs.experts), out, weights, threshold, scale)
+        fuse("merge_sce", formula, (inputs.base, *inputs.experts), out, weights, threshold, scale)
 
 
 def _variance(tau: list[Tensor]) -> Tensor:
@@ -93,7 +93,7 @@ def _variances(inputs: TensorInputs) -> Values:
 
     def values(start: int, stop: int) -> NDArray[np.float32]:
         result = np.empty(stop - start, dtype=np.float32)
-        if compiled := loops(*flat):
+        if compiled := compiled_for(*flat):
             compiled.variances(start, stop, *addresses_of(flat), result)
             return result
         base, *experts = (tensor[start:stop].to(torch.float64) for tensor in flat)
@@ -110,7 +110,7 @@ def _energies(inputs: TensorInputs, threshold: float) -> NDArray[np.float64]:
     flat = [flattened(tensor) for tensor in (inputs.base, *inputs.experts)]
     size = flat[0].numel()
     partial = np.zeros((len(inputs.experts), max(1, -(-size // TREE))), dtype=np.float64)
-    if compiled := loops(*flat):
+    if compiled := compiled_for(*flat):
         arguments = addresses_of(flat)
         in_parts(lambda start, stop: compiled.energies(start, stop, *arguments, threshold, partial), size)
     else:

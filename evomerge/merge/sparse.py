@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge.merge.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
-from evomerge.merge.kernels import TREE, addresses_of, flattened, fuse, in_parts, loops, tree_sums, uniform
+from evomerge.merge.kernels import TREE, addresses_of, compiled_for, flattened, fuse, in_parts, tree_sums, uniform
 from evomerge.streams import derive
 
 _KINDS = {"band": 0, "random": 1, "ranked": 2}
@@ -78,38 +78,39 @@ def normalize_option(default: bool) -> Option:
 class Sparsity:
     """Which entries of K task vectors survive.
 
-    `band` keeps magnitudes |τ| in [low, high]; `random` keeps an entry with probability
-    low; `ranked` with probability low + high · rank, ranks being 0 to 255 per entry. `keys` are two
-    32-bit words per expert, from which its random numbers come.
+    `band` keeps magnitudes |τ|, rounded to float32, in [low, high]; `random` keeps an entry with probability
+    low; `ranked` with probability low + high · rank, ranks being 0 to 255 per entry, by which `inverse`
+    divides it. `keys` are two 32-bit words per expert, from which its random numbers come.
     """
 
     kind: Literal["band", "random", "ranked"]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     factor: NDArray[np.float64]
-    """Factor of what is kept, per expert; with `ranked`, 0 means one over each entry's probability."""
+    """Factor of what is kept, per expert."""
+    inverse: bool = False
     keys: NDArray[np.uint32] = field(default_factory=lambda: np.zeros((1, 2), dtype=np.uint32))
     ranks: tuple[Tensor, ...] = ()
 
     def arguments(self) -> tuple[Any, ...]:
         """As the compiled loops take them."""
         ranks = np.array([rank.data_ptr() for rank in self.ranks] or [0], dtype=np.int64)
-        return _KINDS[self.kind], self.low, self.high, self.factor, self.keys, ranks
+        return _KINDS[self.kind], self.low, self.high, self.inverse, self.keys, ranks
 
     def apply(self, tau: Tensor, first: int, expert: int) -> Tensor:
-        """The same in torch, for elements from `first` on of one expert."""
-        low, high, factor = float(self.low[expert]), float(self.high[expert]), float(self.factor[expert])
+        """The same in torch, for elements from `first` on of one expert, before their factor."""
+        low, high = float(self.low[expert]), float(self.high[expert])
         if self.kind == "band":
             magnitude = tau.abs()
-            return tau * (((magnitude >= low) & (magnitude <= high)).to(tau.dtype) * factor)
+            return tau * ((magnitude >= low) & (magnitude <= high)).to(tau.dtype)
         first_key, second_key = self.keys[expert].tolist()
         draws = uniform(first, tau.numel(), (first_key, second_key), tau.device)
         if self.kind == "random":
-            return tau * ((draws < low).to(tau.dtype) * factor)
+            return tau * (draws < low).to(tau.dtype)
         ranks = self.ranks[expert][first : first + tau.numel()].to(device=tau.device, dtype=torch.float64)
         probability = ranks * high + low
         kept = (draws < probability).to(tau.dtype)
-        return tau * (kept / (probability + (1.0 - kept)) if factor == 0.0 else kept * factor)
+        return tau * (kept / (probability + (1.0 - kept)) if self.inverse else kept)
 
 
 def keys(seed: int, method: str, experts: Sequence[str], tensor: str) -> NDArray[np.uint32]:
@@ -142,34 +143,35 @@ def add_sparse(
     """
     assert inputs.base is not None
     sources = (inputs.base, *inputs.experts)
-    # Equal weights elect as no weights do, but without the weights' rounding, which could tip an exact tie.
-    equal = bool((weights == weights[0]).all()) and weights[0] > 0.0
-    combine = 0 if election is None else 2 if election == "weighted" and not equal else 1
+    shares = weights * sparsity.factor
+    ballots = shares if election == "weighted" else sparsity.factor
+    if ballots[0] > 0.0 and bool((ballots == ballots[0]).all()):
+        # What all have in common elects nobody, but its rounding could tip an exact tie.
+        ballots = np.ones_like(ballots)
 
     def formula(blocks: list[Tensor], first: int) -> Tensor:
-        start, experts = blocks[0], enumerate(zip(blocks[1:], weights.tolist(), strict=True))
+        start = blocks[0]
         votes, total, agreeing = (torch.zeros_like(start) for _ in range(3))
-        sparse = []
-        for expert, (block, weight) in experts:
-            tau = sparsity.apply(block - start, first, expert)
-            if combine == 0:
-                total += tau * weight
-                continue
-            sparse.append(tau if combine == 1 else tau * weight)
-            votes += sparse[-1]
+        sparse = [sparsity.apply(block - start, first, expert) for expert, block in enumerate(blocks[1:])]
+        if election is None:
+            for vector, share in zip(sparse, shares.tolist(), strict=True):
+                total += vector * share
+            return start + total * scale
+        for vector, ballot in zip(sparse, ballots.tolist(), strict=True):
+            votes += vector * ballot
         sign = 1.0 - 2.0 * (votes < 0.0).to(votes.dtype)
-        for vector, weight in zip(sparse, weights.tolist(), strict=False):
-            # Multiplied rather than chosen, so that NaN and Inf survive.
-            agrees = (vector * sign > 0.0).to(votes.dtype)
-            total += vector * (weight if combine == 1 else 1.0) * agrees
-            agreeing += agrees * weight
-        if normalize and combine:
+        sides = np.sign(ballots).tolist()
+        for vector, side, share, weight in zip(sparse, sides, shares.tolist(), weights.tolist(), strict=True):
+            along = vector * side * sign
+            total += torch.where(along < 0.0, 0.0, along) * (share * side)
+            agreeing += (along > 0.0).to(votes.dtype) * weight
+        if normalize:
             total = total / (agreeing + (agreeing == 0.0).to(agreeing.dtype))
-        return start + total * scale
+        return start + total * sign * scale
 
     fuse(
-        "sparse", formula, sources, out,
-        np.ascontiguousarray(weights), *sparsity.arguments(), combine, normalize, scale,
+        "add_sparse", formula, sources, out,
+        *sparsity.arguments(), ballots, shares, np.ascontiguousarray(weights), election is not None, normalize, scale,
     )  # fmt: skip
 
 
@@ -179,7 +181,7 @@ def norm_ratios(inputs: TensorInputs, sparsity: Sparsity) -> NDArray[np.float64]
     size = inputs.base.numel()
     flat = [flattened(tensor) for tensor in (inputs.base, *inputs.experts)]
     partial = np.zeros((len(inputs.experts), max(1, -(-size // TREE)), 2), dtype=np.float64)
-    if compiled := loops(*flat):
+    if compiled := compiled_for(*flat):
         addresses, codes = addresses_of(flat)
         arguments = sparsity.arguments()
         in_parts(lambda start, stop: compiled.masses(start, stop, addresses, codes, *arguments, partial), size)
@@ -211,7 +213,6 @@ class SparseMethod(MergeMethod):
         """Write the base plus the combined sparse task vectors."""
         sparsity = self.sparsity(inputs, coefficients, state)
         if self.option.get("rescale") == "l1":
-            sparsity = replace(sparsity, factor=np.ones_like(sparsity.factor))
             sparsity = replace(sparsity, factor=norm_ratios(inputs, sparsity))
         add_sparse(
             inputs,

@@ -213,17 +213,18 @@ def test_random_numbers_depend_on_the_whole_index() -> None:
 def test_loops_compile_where_nothing_can_be_written(tmp_path: Path) -> None:
     package = tmp_path / "evomerge"
     source = Path(evomerge.__file__).parent
-    for name in ("__init__.py", "registry.py", "errors.py", "merge/__init__.py", "merge/compiled.py"):
+    loops = [f"merge/loops/{path.name}" for path in (source / "merge" / "loops").glob("*.py")]
+    for name in ("__init__.py", "registry.py", "errors.py", "merge/__init__.py", *loops):
         target = package / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text((source / name).read_text())
     # A file where numba would make its folder: a permission alone wouldn't stop an administrator.
-    (package / "merge" / "__pycache__").write_text("")
+    (package / "merge" / "loops" / "__pycache__").write_text("")
     (tmp_path / "home").write_text("")
     script = (
-        "import numpy as np; from evomerge.merge import compiled\n"
+        "import numpy as np; from evomerge.merge import loops\n"
         "source, out = np.arange(3.0), np.zeros(3)\n"
-        "compiled.span(0, 3, np.array([source.ctypes.data]), np.array([3]), np.array([[2.0]]), 3, out.ctypes.data, 3)\n"
+        "loops.span(0, 3, np.array([source.ctypes.data]), np.array([3]), np.array([[2.0]]), 3, out.ctypes.data, 3)\n"
         "assert out.tolist() == [0.0, 2.0, 4.0], out"
     )
     environment = {
@@ -237,3 +238,24 @@ def test_loops_compile_where_nothing_can_be_written(tmp_path: Path) -> None:
         [sys.executable, "-W", "error", "-c", script], env=environment, capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "kinds", [("bfloat16",) * 4, ("bfloat16",) * 7, ("bfloat16", "float32", "float32"), ("float32",)]
+)
+@pytest.mark.parametrize("spread", ["arbitrary", "halves"])
+def test_sums_proved_in_float32_have_the_bytes_of_float64(kinds: list[str], spread: str) -> None:
+    generator = torch.Generator().manual_seed(len(kinds))
+    base = torch.randn(40_000, generator=generator) * 0.02
+    sources = [(base + 0.002 * torch.randn(len(base), generator=generator)).to(getattr(torch, kind)) for kind in kinds]
+    # Every bfloat16 there is once, and what no interval arithmetic in float32 can decide.
+    sources[0][: 2**15] = torch.arange(2**15).to(torch.int16).view(torch.bfloat16).to(sources[0].dtype)
+    sources[-1][:3] = torch.tensor([np.inf, -np.inf, np.nan])
+    coefficients = np.random.default_rng(0).standard_normal(len(kinds)) if spread == "arbitrary" else [0.5] * len(kinds)
+    out = torch.empty(len(base), dtype=torch.bfloat16)
+    kernels.span(sources, coefficients, out)
+    expected = torch.empty_like(out)
+    with kernels.torch_only():
+        kernels.span(sources, coefficients, expected)
+    assert torch.equal(out.isnan(), expected.isnan())
+    assert torch.equal(out.nan_to_num(7.0).view(torch.int16), expected.nan_to_num(7.0).view(torch.int16))

@@ -196,8 +196,18 @@ class BenchmarkConfig(Section):
     """The same document in two roles: an error, or dropped from search and validation."""
     apply_chat_template: bool = False
     system_instruction: str | None = None
+    fewshot_as_multiturn: bool | None = None
+    """With a chat template, examples as turns of the conversation or within one; None: as turns, as in lm-eval."""
+    confirm_run_unsafe_code: tuple[str, ...] | None = None
+    """Tasks that may run code which a model wrote, by name; any other task that would is refused."""
     tie_break: bool = True
     """Where a task gives it, let the right answer's probability decide between equal scores."""
+
+    @model_validator(mode="after")
+    def _turns_need_a_template(self) -> BenchmarkConfig:
+        if self.fewshot_as_multiturn and not self.apply_chat_template:
+            raise ValueError("fewshot_as_multiturn needs apply_chat_template: true")
+        return self
 
     @field_validator("include_path", mode="before")
     @classmethod

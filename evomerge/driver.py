@@ -86,6 +86,8 @@ class Driver:
         self.observer.phase("benchmark", None)
         self.benchmark = open_benchmark(self.experiment)
         self.objective = self.benchmark.objective
+        for sentence in self.benchmark.truncated:
+            self.observer.message(sentence)
         facts = self._facts()
         if existing is None:
             # Workers that can't be had are refused before anything is written.
@@ -248,7 +250,11 @@ class Driver:
     def _assess(self, job: Job, outcome: Outcome) -> Evaluation:
         """Turn a worker's answers into scores. A score that isn't finite is a failure like any other."""
         if isinstance(outcome, Failure):
-            return Evaluation(trial=job.number, split=job.split, failure=f"{outcome.reason}: {outcome.message}")
+            message = outcome.message
+            if outcome.request is not None:
+                item = self.benchmark.item(job.split, outcome.request)
+                message += f" (item {item.id} of {item.task})"
+            return Evaluation(trial=job.number, split=job.split, failure=f"{outcome.reason}: {message}")
         start = time.perf_counter()
         try:
             table = self.benchmark.score(job.split, outcome.responses)

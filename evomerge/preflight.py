@@ -208,7 +208,9 @@ def check(config: Config, *, where: str = "config") -> Preflight:
     experiment = open_experiment(config, where=where)
     warnings: list[str] = []
     try:
-        items = {split: len(found) for split, found in open_benchmark(experiment).splits.items()}
+        benchmark = open_benchmark(experiment)
+        items = {split: len(found) for split, found in benchmark.splits.items()}
+        warnings += benchmark.truncated
     except BenchmarkError as error:
         if not error.unreachable:
             raise

@@ -101,6 +101,7 @@ class Worker:
                 reason="not_finite",
                 message=f"trial {job.number}: request {broken} of {job.split} has log-probability "
                 f"{responses[broken].log_probability}; the merged weights are finite, their activations are not",  # type: ignore[union-attr]
+                request=broken,
             )
         return Answers(
             responses=tuple(responses),

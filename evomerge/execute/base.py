@@ -62,6 +62,8 @@ class Failure:
 
     reason: Literal["not_finite", "out_of_memory", "timeout", "worker_died", "error"]
     message: str
+    request: int | None = None
+    """Place in its split of the request whose answer was at fault, where one was."""
 
 
 Outcome = Answers | Failure

@@ -27,7 +27,7 @@ from evomerge.score.scoring import (
     task_samples,
 )
 from evomerge.score.table import ItemTable
-from evomerge.score.tasks import LoadedTask, load_tasks, metrics_of
+from evomerge.score.tasks import LoadedGroup, LoadedTask, load_tasks, metrics_of
 
 SPLITS = ("search", "validation", "test")
 
@@ -42,7 +42,11 @@ class Benchmark:
         *,
         num_fewshot: Mapping[str, int],
         ties: bool,
+        groups: Sequence[LoadedGroup] = (),
+        window: int = 0,
     ) -> None:
+        self._groups = tuple(groups)
+        self._window = window
         self._tasks = {task.name: task for task in tasks}
         self.splits = dict(splits)
         for task in tasks:
@@ -53,6 +57,7 @@ class Benchmark:
             weights={task.name: task.weight for task in tasks},
             higher_is_better={task.name: task.higher_is_better for task in tasks},
             tie_breaks=ties,
+            by_size=tuple(frozenset(group.tasks) for group in groups if group.by_size),
             means=frozenset(task.name for task in tasks if aggregation_of(task.task, task.metric)[1] == "mean"),
         )
 
@@ -83,7 +88,7 @@ class Benchmark:
 
         with undisturbed():
             encoder = Encoder(tokenizer, PretrainedConfig.from_dict(dict(model_config)), max_length=max_length)
-            tasks = load_tasks(config, where, splits)
+            tasks, groups = load_tasks(config, where, splits)
             made: dict[str, list[Item]] = {split: [] for split in splits}
             for task in tasks:
                 for split, items in build_items(task, config, encoder).items():
@@ -94,6 +99,8 @@ class Benchmark:
             {name: tuple(items) for name, items in made.items()},
             num_fewshot=num_fewshot,
             ties=config.tie_break,
+            groups=groups,
+            window=encoder.max_length,
         )
 
     def requests(self, split: str) -> tuple[Request, ...]:
@@ -119,12 +126,26 @@ class Benchmark:
             )
 
     def aggregate(self, table: ItemTable) -> dict[str, dict[str, float]]:
-        """Each task's metrics over its items, by the tasks' own aggregation functions."""
+        """Each task's and group's metrics over the items, by lm-eval's own aggregation.
+
+        Raises: BenchmarkError if a chosen metric can't be computed over these items.
+        """
         with same_random_state():
-            return {
+            found = {
                 name: aggregate_task(self._tasks[name].task, scores, chosen=self._tasks[name].metric)
                 for name, scores in table.tasks.items()
             }
+        sizes = table.sizes
+        sums = {
+            group.name: group.group.aggregate(
+                {name: {**found[name], "sample_len": sizes[name]} for name in group.tasks if name in found}
+            )
+            for group in self._groups
+        }
+        return found | {
+            name: {key: float(value) for key, value in metrics.items() if "," in key and isinstance(value, int | float)}
+            for name, metrics in sums.items()
+        }
 
     def samples(self, tables: Sequence[ItemTable], *, signed: bool = True) -> list[dict[str, Sample]]:
         """The chosen metric of several models on the same items, by task, for intervals and comparisons.
@@ -142,6 +163,29 @@ class Benchmark:
         return found
 
     @property
+    def truncated(self) -> list[str]:
+        """A sentence for each task and split with prompts that lose their beginning to the context window."""
+        found = []
+        for split, items in self.splits.items():
+            for name in self._tasks:
+                own = [item.cut for item in items if item.task == name]
+                cut = [tokens for tokens in own if tokens]
+                if cut:
+                    found.append(
+                        f"{len(cut)} of {len(own)} {split} items of {name} are longer than the context window of "
+                        f"{self._window} tokens and lose up to {max(cut)} tokens at the beginning, as in lm-eval"
+                    )
+        return found
+
+    def item(self, split: str, request: int) -> Item:
+        """The item that makes a request, by the request's place in `requests(split)`."""
+        for item in self.splits[split]:
+            request -= sum(map(len, item.requests))
+            if request < 0:
+                return item
+        raise IndexError(f"{split} has no request of this number")
+
+    @property
     def fingerprint(self) -> dict[str, str]:
         """A hash of every item's identity by split; it changes with documents, prompts and their order."""
         return {
@@ -152,6 +196,7 @@ class Benchmark:
     def describe(self) -> dict[str, Any]:
         """What is scored, as plain data for the run directory."""
         return {
+            "by_size": [sorted(tasks) for tasks in self.objective.by_size],
             "tasks": [
                 {
                     "task": task.name,

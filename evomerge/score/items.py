@@ -32,6 +32,8 @@ class Item:
     instances: tuple[Instance, ...]
     requests: tuple[tuple[Request, ...], ...]
     """Token requests per instance: one, or several windows of a rolling log-likelihood; repeats included."""
+    cut: int = 0
+    """Tokens that the longest prompt lost at its beginning, since the context window is shorter."""
 
 
 def build_items(task: LoadedTask, config: BenchmarkConfig, encoder: Encoder) -> dict[str, list[Item]]:
@@ -71,6 +73,7 @@ def _build(
     )
     if config.apply_chat_template and encoder.tokenizer.chat_template is None:
         raise BenchmarkError(f"{task.place}: benchmark.apply_chat_template: the base's tokenizer has no chat template")
+    multiturn = config.apply_chat_template if config.fewshot_as_multiturn is None else config.fewshot_as_multiturn
     items: dict[int, Item] = {}
     for index, document in enumerate(documents):
         if index > max(indices):
@@ -81,7 +84,7 @@ def _build(
             document,
             num_fewshot=fewshot,
             system_instruction=config.system_instruction,
-            fewshot_as_multiturn=config.apply_chat_template,
+            fewshot_as_multiturn=multiturn,
             gen_prefix=lm_task.doc_to_prefix(document),
             **chat,
         )
@@ -91,19 +94,22 @@ def _build(
             doc=document, ctx=context, metadata=(task.name, index, lm_task.config.repeats), **chat
         )
         instances = tuple(made if isinstance(made, list) else [made])
+        encoded = [_encoded(encoder, instance, task, index) for instance in instances]
         items[index] = Item(
             id=_identity(task.name, document, instances),
             task=task.name,
             document=copy.deepcopy(document),
             instances=instances,
-            requests=tuple(_encoded(encoder, instance, task, index) for instance in instances),
+            requests=tuple(requests for requests, _ in encoded),
+            cut=max((cut for _, cut in encoded), default=0),
         )
     return items
 
 
-def _encoded(encoder: Encoder, instance: Instance, task: LoadedTask, index: int) -> tuple[Request, ...]:
+def _encoded(encoder: Encoder, instance: Instance, task: LoadedTask, index: int) -> tuple[tuple[Request, ...], int]:
+    """The token requests of one lm-eval request, repeats included, and how many tokens its prompt lost."""
     try:
-        return tuple(encoder.encode(instance) * (instance.repeats or 1))
+        return tuple(encoder.encode(instance) * (instance.repeats or 1)), encoder.cut
     except BenchmarkError as error:
         raise BenchmarkError(f"{task.place}.task: {task.name}, document {index}: {error}") from error
 

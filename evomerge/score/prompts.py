@@ -49,6 +49,13 @@ class Encoder(HFLM):  # type: ignore[misc]
         self._model = _Configured(model_config)
         self._pairs: list[tuple[list[int], list[int]]] = []
         self._generation: dict[str, Any] = {}
+        self.cut = 0
+        """Tokens that the last encoded prompt lost at its beginning."""
+        if self.prefix_token_id is None:
+            raise BenchmarkError(
+                "the base's tokenizer has neither a BOS nor an EOS token, and lm-eval needs one of them before texts "
+                "without a context and to end generation; set eos_token in its tokenizer_config.json"
+            )
 
     def encode(self, instance: Instance) -> list[Request]:
         """The token requests of one lm-eval request; several where a long text is cut into windows.
@@ -56,6 +63,7 @@ class Encoder(HFLM):  # type: ignore[misc]
         Raises: BenchmarkError if the request can't fit the context window.
         """
         self._pairs.clear()
+        self.cut = 0
         if instance.request_type == "loglikelihood":
             self.loglikelihood([instance], disable_tqdm=True)
             return [self._request(*pair) for pair in self._pairs]
@@ -75,7 +83,14 @@ class Encoder(HFLM):  # type: ignore[misc]
                 "raise execution.max_length if the model allows it"
             )
         # As HFLM: the window holds all but the last token of context and continuation.
-        kept = context[-(self.max_length + 1 - len(continuation)) :]
+        room = self.max_length + 1 - len(continuation)
+        if room == 1 < len(context):
+            raise BenchmarkError(
+                f"an answer has {len(continuation)} tokens and fills the context window of {self.max_length}, so "
+                "nothing of the question would be left; raise execution.max_length if the model allows it"
+            )
+        kept = context[-room:]
+        self.cut = max(self.cut, len(context) - len(kept))
         return LogLikelihoodRequest(context=tuple(kept), continuation=tuple(continuation))
 
     def _generation_request(self, instance: Instance) -> GenerationRequest:
@@ -88,6 +103,9 @@ class Encoder(HFLM):  # type: ignore[misc]
             ) from error
         context, stop = self._generation.pop("context"), self._generation.pop("stop")
         room = self._generation.pop("max_length") - len(context)
+        if len(context) >= self.max_length - room:
+            # Cut, unless it just fits; lm-eval's tokeniser doesn't say.
+            self.cut = max(0, len(self.tok_encode(instance.args[0])) - len(context))
         sampling = {name: value for name, value in self._generation.items() if value is not None}
         if sampling.get("do_sample", False) is False and not sampling.get("temperature", 0.0):
             sampling = {name: value for name, value in sampling.items() if name not in _GREEDY}

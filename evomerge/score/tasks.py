@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,21 @@ class LoadedTask:
     place: str
 
 
-def load_tasks(config: BenchmarkConfig, where: str, wanted: Sequence[str]) -> list[LoadedTask]:
-    """The leaf tasks of every entry of the config, loaded with their data.
+@dataclass(frozen=True, slots=True)
+class LoadedGroup:
+    """A group among the entries, for which lm-eval adds its tasks up."""
+
+    name: str
+    group: Any
+    tasks: tuple[str, ...]
+    by_size: bool
+    """Whether its tasks count by their numbers of items, for the metric that they are scored by."""
+
+
+def load_tasks(
+    config: BenchmarkConfig, where: str, wanted: Sequence[str]
+) -> tuple[list[LoadedTask], list[LoadedGroup]]:
+    """The leaf tasks of every entry of the config, loaded with their data, and the entries that are groups.
 
     Args:
         config: the `benchmark` section.
@@ -47,11 +60,15 @@ def load_tasks(config: BenchmarkConfig, where: str, wanted: Sequence[str]) -> li
         # Reading every built-in task costs seconds, so only when a name isn't among one's own.
         manager = TaskManager(include_path=paths or None)
     found: list[LoadedTask] = []
+    groups: list[LoadedGroup] = []
     for index, entry in enumerate(config.tasks):
         place = f"{where}: benchmark.tasks[{index}]"
         if entry.task not in manager.all_tasks:
             raise BenchmarkError(f"{place}.task: {_unknown_task(entry.task, manager.all_tasks)}")
-        leaves = _load(manager, entry, paths, place)
+        leaves, group = _load(manager, entry, paths, place)
+        for name, task in leaves.items():
+            _refuse_unsafe(name, task, entry, config.confirm_run_unsafe_code or (), place)
+        rules = (group.aggregate_metric_list if group is not None else None) or []
         splits = entry.splits or config.splits
         for name, task in leaves.items():
             if name in {earlier.name for earlier in found}:
@@ -60,7 +77,7 @@ def load_tasks(config: BenchmarkConfig, where: str, wanted: Sequence[str]) -> li
                 task.set_config(key="num_fewshot", value=entry.num_fewshot)
             elif task.get_config("num_fewshot") is None:
                 task.set_config(key="num_fewshot", value=0)
-            metric, higher = _metric(task, entry.metric, place)
+            metric, higher = _metric(task, entry.metric, place, rules)
             found.append(
                 LoadedTask(
                     name=name,
@@ -72,7 +89,32 @@ def load_tasks(config: BenchmarkConfig, where: str, wanted: Sequence[str]) -> li
                     place=place,
                 )
             )
-    return found
+        if rules:
+            metrics = {task.metric for task in found if task.name in leaves}
+            by_size = any(rule.weight_by_size and metrics <= set(_rule_metrics(rule, metrics)) for rule in rules)
+            groups.append(LoadedGroup(name=entry.task, group=group, tasks=tuple(leaves), by_size=by_size))
+    return found, groups
+
+
+def _rule_metrics(rule: Any, metrics: Iterable[str]) -> list[str]:
+    """Those of the metrics, `metric,filter`, that a group's rule adds up."""
+    return [
+        key
+        for key in metrics
+        if key.split(",")[0] == rule.metric and (rule.filter_list is None or key.split(",")[1] in rule.filter_list)
+    ]
+
+
+def _refuse_unsafe(name: str, task: Any, entry: TaskConfig, confirmed: Sequence[str], place: str) -> None:
+    """Raises: BenchmarkError for a task that runs a model's code without leave, or that needs more than text."""
+    unsafe = getattr(task, "UNSAFE_CODE", False) or getattr(task.config, "unsafe_code", False)
+    if unsafe and not {name, entry.task} & set(confirmed):
+        raise BenchmarkError(
+            f"{place}.task: {name} runs code that a model wrote on this machine. If that is safe here, for example in "
+            f"a container, allow it with benchmark.confirm_run_unsafe_code: [{name}]"
+        )
+    if getattr(task, "MULTIMODAL", False):
+        raise BenchmarkError(f"{place}.task: {name} needs images or sound; only text is supported")
 
 
 def _unknown_task(name: str, available: Sequence[str]) -> str:
@@ -81,15 +123,18 @@ def _unknown_task(name: str, available: Sequence[str]) -> str:
     return f"{listed} `lm-eval ls tasks` lists the built-in ones; your own need benchmark.include_path"
 
 
-def _load(manager: Any, entry: TaskConfig, paths: Sequence[str], place: str) -> dict[str, Any]:
-    """Load one task, group or tag with its overrides. Raises: BenchmarkError if its data can't be had."""
+def _load(manager: Any, entry: TaskConfig, paths: Sequence[str], place: str) -> tuple[dict[str, Any], Any]:
+    """Load one task, group or tag with its overrides: the leaf tasks by name, and the group if it is one.
+
+    Raises: BenchmarkError if its data can't be had.
+    """
     overrides = {**_local_files(manager, entry.task, paths), **entry.overrides}
     spec: Any = entry.task
     if overrides:
         # A dict is an override of a registered task only inside a group.
         spec = {"group": f"{entry.task} with overrides", "task": [{"task": entry.task, **overrides}]}
     try:
-        leaves: dict[str, Any] = manager.load([spec])["tasks"]
+        loaded = manager.load([spec])
     except Exception as error:
         names = {type(found).__name__ for found in _chain(error)}
         unreachable = bool(names & set(_UNREACHABLE))
@@ -103,12 +148,7 @@ def _load(manager: Any, entry: TaskConfig, paths: Sequence[str], place: str) -> 
             f"{place}.task: {entry.task} can't be loaded: {type(error).__name__}: {error}. {advice}",
             unreachable=unreachable,
         ) from error
-    for name, task in leaves.items():
-        if getattr(task, "UNSAFE_CODE", False) or getattr(task.config, "unsafe_code", False):
-            raise BenchmarkError(f"{place}.task: {name} runs code that a model wrote, which is not supported")
-        if getattr(task, "MULTIMODAL", False):
-            raise BenchmarkError(f"{place}.task: {name} needs images or sound; only text is supported")
-    return leaves
+    return loaded["tasks"], loaded.get("groups", {}).get(entry.task)
 
 
 def _local_files(manager: Any, name: str, paths: Sequence[str]) -> dict[str, Any]:
@@ -145,11 +185,14 @@ def metrics_of(task: Any) -> list[str]:
     return [f"{metric},{name}" for metric in task.aggregation() for name in filters]
 
 
-def _metric(task: Any, wanted: str | None, place: str) -> tuple[str, bool]:
-    """The metric in full, `metric,filter`, and whether higher is better."""
+def _metric(task: Any, wanted: str | None, place: str, rules: Sequence[Any]) -> tuple[str, bool]:
+    """The metric in full, `metric,filter`, and whether higher is better.
+
+    Where none is wanted, it is the first that the rules of the task's group add up, else the task's first.
+    """
     available = metrics_of(task)
     if wanted is None:
-        metric = available[0]
+        metric = next((key for rule in rules for key in _rule_metrics(rule, available)), available[0])
     elif wanted in available:
         metric = wanted
     else:

@@ -49,6 +49,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+COMPRESSED = "compressed.json"
 TOKENIZER_FILES = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -74,6 +75,8 @@ _DOWNLOADED = (
     "generation_config.json",
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
+    COMPRESSED,
+    "factors-*.safetensors",
     *TOKENIZER_FILES,
 )
 _HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
@@ -317,6 +320,11 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).is_file() and not any((folder / file).is_file() for file in (WEIGHTS, INDEX))
 
 
+def is_compressed(folder: Path) -> bool:
+    """Whether a folder holds an expert as `evomerge compress` writes it."""
+    return (folder / COMPRESSED).is_file()
+
+
 def whereabouts(reference: ModelReference) -> Whereabouts:
     """Where a model is, without network and without raising: a folder, the hub's cache, or unresolved."""
     folder = Path(reference.path).expanduser()
@@ -328,6 +336,9 @@ def whereabouts(reference: ModelReference) -> Whereabouts:
         cached = _snapshot(reference, local_files_only=True)
         if is_adapter(cached):
             read_header(cached / ADAPTER_WEIGHTS)
+        elif is_compressed(cached):
+            for file in cached.glob("factors-*.safetensors"):
+                read_header(file)
         else:
             _read_headers(cached)
     except Exception:
@@ -518,6 +529,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if is_adapter(folder):
         raise CheckpointError(f"{folder}: is a LoRA adapter, not a whole model; it can be an expert, but no base")
+    if is_compressed(folder):
+        raise CheckpointError(f"{folder}: is a compressed expert, not a whole model; it can be an expert, but no base")
     if not path.is_file():
         raise CheckpointError(f"{folder}: config.json is missing; is this a model folder in Hugging Face layout?")
     config = read_json(path)
@@ -668,6 +681,7 @@ __all__ = [
     "Whereabouts",
     "check_compatible",
     "is_adapter",
+    "is_compressed",
     "match_names",
     "read_header",
     "read_json",

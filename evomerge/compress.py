@@ -21,7 +21,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from evomerge.checkpoint import TOKENIZER_FILES, Checkpoint, TensorInfo, check_compatible, match_names
+from evomerge.checkpoint import (
+    COMPRESSED,
+    TOKENIZER_FILES,
+    Checkpoint,
+    TensorInfo,
+    check_compatible,
+    match_names,
+    resolve,
+)
 from evomerge.errors import CheckpointError, ExportError, MergeError, unknown
 from evomerge.merge.compress import Factors, Truncation, expand, factor_bytes, squared_error
 from evomerge.merge.compress import compress as decompose
@@ -31,7 +39,6 @@ from evomerge.recipe import ModelReference
 METHODS = ("tsv_compress", "svd")
 """Ways to choose how much is kept: a fraction of the directions, or a rank or share of the energy."""
 
-MANIFEST = "compressed.json"
 FORMAT_VERSION = 1
 
 _FILE_BYTES = 2 * 10**9
@@ -85,7 +92,7 @@ class Compression:
     @classmethod
     def read(cls, folder: Path) -> Compression:
         """The manifest of a folder. Raises: CheckpointError if there is none or it can't be understood."""
-        path = folder / MANIFEST
+        path = folder / COMPRESSED
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             version = data.pop("evomerge_compressed")
@@ -94,7 +101,7 @@ class Compression:
             tensors = {str(name): CompressedTensor(**entry) for name, entry in data.pop("tensors").items()}
             return cls(base=ModelReference(**data.pop("base")), tensors=tensors, **data)
         except FileNotFoundError as error:
-            raise CheckpointError(f"{folder}: no compressed expert ({MANIFEST} is missing)") from error
+            raise CheckpointError(f"{folder}: no compressed expert ({COMPRESSED} is missing)") from error
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             if isinstance(error, CheckpointError):
                 raise
@@ -186,7 +193,7 @@ def compress(
         for file in ("config.json", "generation_config.json", *TOKENIZER_FILES):
             for path in sorted(end.folder.glob(file)):
                 shutil.copyfile(path, partial / path.name)
-        (partial / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        (partial / COMPRESSED).write_text(manifest.to_json(), encoding="utf-8")
         partial.rename(out)
     except OSError as problem:
         raise ExportError(
@@ -225,7 +232,7 @@ class CompressedExpert(Checkpoint):
         """
         if not isinstance(reference, ModelReference):
             reference = ModelReference(path=str(reference))
-        folder = Path(reference.path).expanduser()
+        folder = resolve(reference)
         manifest = Compression.read(folder)
         base = Checkpoint.open(manifest.base) if base is None else base
         if set(base.names) != set(manifest.tensors) or fingerprint(base) != manifest.fingerprint:
@@ -260,6 +267,20 @@ class CompressedExpert(Checkpoint):
     def computes(self, name: str) -> bool:
         """Whether `tensor` works a tensor out, into memory of its own, instead of mapping it from a file."""
         return self.manifest.tensors[name].kind == "factors"
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of what is stored of it, without the base."""
+        return self.manifest.size_bytes
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How it was compressed, and how far it is from the expert that it stands for."""
+        (kept,) = self.manifest.kept.items()
+        return (
+            f"{self.folder}: compressed by {self.manifest.method} ({kept[0]} {kept[1]:g}); its task vector is "
+            f"{100 * self.manifest.error:.2g}% off that of {self.manifest.expert}",
+        )
 
     def task_vector(self, name: str) -> Tensor:
         """One tensor's task vector as stored, float64. Raises: CheckpointError if there is none of that name."""
@@ -310,11 +331,6 @@ class CompressedExpert(Checkpoint):
             size_bytes=entry.size_bytes,
             file=self.folder / str(entry.file),
         )
-
-
-def is_compressed(folder: str | Path) -> bool:
-    """Whether a folder holds a compressed expert."""
-    return (Path(folder).expanduser() / MANIFEST).is_file()
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
@@ -434,4 +450,4 @@ def _reopen(folder: str, base: str, keep: bool) -> CompressedExpert:
     return CompressedExpert.open(folder, base=Checkpoint.open(base), keep=keep)
 
 
-__all__ = ["CompressedExpert", "CompressedTensor", "Compression", "compress", "fingerprint", "is_compressed"]
+__all__ = ["CompressedExpert", "CompressedTensor", "Compression", "compress", "fingerprint"]

@@ -23,7 +23,6 @@ from evomerge.checkpoint import (
     ADAPTER_WEIGHTS,
     Checkpoint,
     TensorInfo,
-    is_adapter,
     read_header,
     read_json,
     resolve,
@@ -175,23 +174,6 @@ class Adapter(Checkpoint):
                 f"{self.base.reference.path}; its shapes fit"
             )
         return tuple(found)
-
-
-def open_expert(reference: ModelReference, base: Checkpoint, *, resized: bool = False) -> Checkpoint:
-    """Open a whole model, or a LoRA adapter of the base, with a vocabulary of its own if `resized`.
-
-    Raises: CheckpointError, as `Checkpoint.open` and `Adapter.open`.
-    """
-    if is_adapter(resolve(reference)):
-        return Adapter.open(reference, base, resized=resized)
-    return Checkpoint.open(reference)
-
-
-def open_experts(
-    references: Mapping[str, ModelReference], base: Checkpoint, *, resized: bool = False
-) -> dict[str, Checkpoint]:
-    """Open every expert, whole or adapter. Raises: CheckpointError naming the expert."""
-    return {name: open_expert(reference, base, resized=resized) for name, reference in references.items()}
 
 
 def _refuse_settings(folder: Path, settings: Mapping[str, Any]) -> None:

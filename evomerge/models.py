@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from evomerge.checkpoint import Checkpoint, check_compatible
-from evomerge.lora import open_experts
+from evomerge.checkpoint import Checkpoint, check_compatible, is_adapter, is_compressed, resolve
+from evomerge.compress import CompressedExpert
+from evomerge.lora import Adapter
 from evomerge.recipe import ModelReference, Slice, VocabularyPolicy
 from evomerge.slices import stack
 
@@ -18,6 +19,24 @@ class Models(NamedTuple):
     experts: Mapping[str, Checkpoint]
 
 
+def open_expert(reference: ModelReference, base: Checkpoint, *, resized: bool = False) -> Checkpoint:
+    """Open a whole model, a LoRA adapter of the base, or an expert that `evomerge compress` wrote.
+
+    Args:
+        reference: its folder, or a hub id, which is downloaded if it isn't cached.
+        base: the model that an adapter or a compressed expert belongs to.
+        resized: whether an adapter may bring tokens of its own.
+
+    Raises: CheckpointError, as `Checkpoint.open`, `Adapter.open` and `CompressedExpert.open`.
+    """
+    folder = resolve(reference)
+    if is_adapter(folder):
+        return Adapter.open(reference, base, resized=resized)
+    if is_compressed(folder):
+        return CompressedExpert.open(reference, base=base)
+    return Checkpoint.open(reference)
+
+
 def open_models(
     base: ModelReference,
     experts: Mapping[str, ModelReference],
@@ -25,7 +44,7 @@ def open_models(
     vocabulary: VocabularyPolicy = "same",
     slices: Sequence[Slice] = (),
 ) -> Models:
-    """Open the base and every expert, whole model or LoRA adapter, from their headers.
+    """Open the base and every expert, whole, adapter or compressed, from their headers.
 
     Everything that merges opens its models here, so that a search, its workers and an export see the same.
 
@@ -40,7 +59,8 @@ def open_models(
         aren't there.
     """
     opened = Checkpoint.open(base)
-    models = Models(opened, open_experts(experts, opened, resized=vocabulary != "same"))
+    resized = vocabulary != "same"
+    models = Models(opened, {name: open_expert(found, opened, resized=resized) for name, found in experts.items()})
     if slices:
         models = Models(*stack(*models, slices))
     if vocabulary == "same":

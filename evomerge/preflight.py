@@ -12,15 +12,14 @@ from functools import cached_property
 from statistics import median
 from typing import Any
 
-from evomerge.checkpoint import Checkpoint, check_compatible, is_adapter, whereabouts
+from evomerge.checkpoint import Checkpoint, check_compatible, is_adapter, is_compressed, whereabouts
 from evomerge.config import Config
 from evomerge.errors import BenchmarkError, ConfigError, ExecutionError, RecipeError, unknown
 from evomerge.execute import choose_backend, make_executor, worker_settings
 from evomerge.execute.base import Answers, Failure, Job
-from evomerge.lora import open_expert
 from evomerge.materialise import Materialiser, checked_options
 from evomerge.merge import METHODS
-from evomerge.models import notes_of, open_models
+from evomerge.models import notes_of, open_expert, open_models
 from evomerge.propose import PROPOSERS
 from evomerge.propose.base import Dimension
 from evomerge.propose.population import default_population
@@ -197,10 +196,10 @@ def check(config: Config, *, where: str = "config") -> Preflight:
         size = None
         if name == "base":
             size = None if base is None else base.size_bytes
-        elif found.path is not None and (base is not None or not is_adapter(found.path)):
-            resized = config.models.vocabulary != "same"
-            expert = Checkpoint.open(reference) if base is None else open_expert(reference, base, resized=resized)
-            size = expert.size_bytes
+        elif base is not None and found.path is not None:
+            size = open_expert(reference, base, resized=config.models.vocabulary != "same").size_bytes
+        elif found.path is not None and not is_adapter(found.path) and not is_compressed(found.path):
+            size = Checkpoint.open(reference).size_bytes
         models.append(ModelFound(name=name, path=reference.path, state=found.kind, size_bytes=size))
     unresolved = [found.message for found in places.values() if found.kind == "unresolved"]
     if unresolved:

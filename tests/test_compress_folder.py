@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evomerge.checkpoint import Checkpoint
-from evomerge.compress import CompressedExpert, Compression, compress, is_compressed
+from evomerge.checkpoint import Checkpoint, is_compressed
+from evomerge.compress import CompressedExpert, Compression, compress
 from evomerge.errors import CheckpointError, ExportError, MergeError
 from evomerge.materialise import Materialiser
 from evomerge.recipe import Group, ModelReference, Recipe

@@ -20,10 +20,10 @@ from evomerge.errors import CheckpointError
 from evomerge.export import export
 from evomerge.folder import write_folder
 from evomerge.live import LiveModel
-from evomerge.lora import Adapter, open_expert, open_experts
+from evomerge.lora import Adapter
 from evomerge.materialise import Materialiser
 from evomerge.merge import METHODS
-from evomerge.models import open_models
+from evomerge.models import open_expert, open_models
 from evomerge.preflight import check
 from evomerge.recipe import Group, ModelReference, Recipe
 from evomerge.search import search
@@ -83,8 +83,7 @@ def recipe_of(base: Path, experts: Mapping[str, Path], method: str = "task_arith
 
 
 def merged_by_us(recipe: Recipe) -> dict[str, Tensor]:
-    base = Checkpoint.open(recipe.base)
-    return dict(Materialiser(base, open_experts(recipe.experts, base)).stream(recipe))
+    return dict(Materialiser(*open_models(recipe.base, recipe.experts)).stream(recipe))
 
 
 def assert_close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -170,10 +169,9 @@ def test_every_method_merges_an_adapter_as_it_would_the_fused_model(tmp_path: Pa
 def test_what_is_exported_is_what_was_scored_and_products_are_worked_out_once(
     tmp_path: Path, llama: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = Checkpoint.open(llama)
     other = write_adapter(tmp_path / "other", llama, seed=1, modules_to_save=["lm_head"])
     recipe = recipe_of(llama, {"a": adapter, "b": other}, groups=(Group(name="all", coefficients={"weight": 0.3}),))
-    experts = open_experts(recipe.experts, base)
+    base, experts = open_models(recipe.base, recipe.experts)
     computed: list[str] = []
     tensor = Adapter.tensor
 
@@ -200,7 +198,7 @@ def test_without_room_the_result_is_the_same(llama: Path, adapter: Path, monkeyp
     for room in (True, False):
         monkeypatch.setattr(Materialiser, "_has_room", lambda self, room=room: room)
         live = LiveModel.build(base, dtype=torch.float32)
-        materialiser = Materialiser(base, open_experts(recipe.experts, base))
+        materialiser = Materialiser(*open_models(recipe.base, recipe.experts))
         for _ in range(2):
             materialiser.write(recipe, live.targets)
         results.append({name: target.clone() for name, target in live.targets.items()})

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from evomerge.cli import demo, models, runs, search, setup
+from evomerge.cli import compression, demo, models, runs, search, setup
 from evomerge.cli.guard import Commands
 
 _START = "Start"
@@ -62,6 +62,7 @@ app.command(rich_help_panel=_RESULTS)(runs.items)
 app.command(rich_help_panel=_RESULTS)(models.export)
 app.command(rich_help_panel=_RESULTS)(models.merge)
 app.command(rich_help_panel=_RESULTS)(models.recipe)
+app.command(rich_help_panel=_RESULTS)(compression.compress)
 app.command(rich_help_panel=_RESULTS)(models.score)
 
 

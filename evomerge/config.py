@@ -240,6 +240,8 @@ class SearchConfig(Section):
     """Initial standard deviation as a fraction of each coefficient's range."""
     scan: Annotated[int, Field(ge=1)] = 16
     """Uniform merges (the same coefficients in every group) scored before the search starts."""
+    block: Positive | None = None
+    """Search items after which a candidate's answers are on disk, and it can be stopped; None: all of them."""
     shortlist: Positive = 5
     """Best candidates re-scored on validation; the distribution's mean joins them."""
     seed: int = 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -15,8 +16,9 @@ from typing import Any
 from evomerge.config import Config
 from evomerge.errors import BenchmarkError
 from evomerge.execute import make_executor, worker_settings
-from evomerge.execute.base import Executor, Failure, Job, Outcome
+from evomerge.execute.base import Answers, Executor, Failure, Job, Outcome
 from evomerge.ledger import Evaluation, Ledger, Trial
+from evomerge.parts import Part, Parts
 from evomerge.preflight import Experiment, open_benchmark, open_experiment, population_of
 from evomerge.propose.base import Genome
 from evomerge.recipe import Recipe
@@ -33,10 +35,14 @@ from evomerge.run import (
 )
 from evomerge.score.benchmark import Benchmark
 from evomerge.score.fitness import Objective
+from evomerge.score.requests import Response
 from evomerge.score.table import ItemTable
 from evomerge.select import SPLITS, Scored, best_uniform, shortlist, summary
 
 _VERSIONS = ("evomerge", "torch", "transformers", "lm-eval", "cma", "optuna", "numpy")
+
+
+GoOn = Callable[[Trial, ItemTable], bool]
 
 
 class Driver:
@@ -50,6 +56,7 @@ class Driver:
     benchmark: Benchmark
     objective: Objective
     ledger: Ledger
+    parts: Parts
     run: Run
 
     def __init__(self, config: Config, directory: Path, observer: Observer, where: str) -> None:
@@ -99,6 +106,7 @@ class Driver:
         self.population: int = self.run.facts["population"]
         self.clock = Clock(self.directory)
         self.ledger = Ledger.open(self.directory, self.config.storage, self.run.facts["study"])
+        self.parts = Parts(self.directory)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -140,8 +148,16 @@ class Driver:
                 found.setdefault(trial.generation, []).append(trial)
         return found
 
-    def evaluate(self, trials: Sequence[Trial], split: str) -> None:
-        """Evaluate the trials that have no result on `split` yet, each recipe once; return when all have one."""
+    def evaluate(self, trials: Sequence[Trial], split: str, *, go_on: GoOn | None = None) -> None:
+        """Evaluate the trials that have no result on `split` yet, each recipe once; return when all are done.
+
+        Args:
+            trials: the candidates.
+            split: whose items to answer.
+            go_on: asked after each block but the last whether the trial is worth the next, given what is known of
+                it. One that isn't has no evaluation: `partial` has its scores so far, and calling again goes on
+                where it stopped. Only for splits that are answered in blocks (`search.block`).
+        """
         keys = {trial.number: trial.recipe_key for trial in self.ledger.trials()}
         known = {
             keys[item.trial]: item for item in self.ledger.evaluations() if item.split == split and item.same_as is None
@@ -154,16 +170,76 @@ class Driver:
                 self._record(_copy(known[trial.recipe_key], trial.number), trial)
             else:
                 waiting.setdefault(trial.recipe_key, []).append(trial)
-        jobs = [Job(number=same[0].number, recipe=self.recipe(same[0]), split=split) for same in waiting.values()]
-        if not jobs:
+        if not waiting:
             return
         by_number = {same[0].number: same for same in waiting.values()}
-        for job, outcome in self._executor_for(split).run(jobs):
-            first, *others = by_number[job.number]
-            evaluation = self._assess(job, outcome)
+
+        def finish(number: int, outcome: Outcome) -> None:
+            first, *others = by_number[number]
+            evaluation = self._assess(number, split, outcome)
             self._record(evaluation, first)
             for other in others:
                 self._record(_copy(evaluation, other.number), other)
+
+        jobs = _Jobs(follow=bool(self._blocks(split)))
+        for first, *_ in waiting.values():
+            # A search that was killed between a candidate's last block and its evaluation has all that it needs.
+            if (whole := self._whole(first, split)) is not None:
+                finish(first.number, whole)
+            else:
+                jobs.last(self._job(first, split))
+        for job, outcome in self._executor_for(split).run(jobs):
+            jobs.done()
+            if job.block is None or isinstance(outcome, Failure):
+                finish(job.number, outcome)
+                continue
+            self.parts.add(_part(job, outcome))
+            trial = by_number[job.number][0]
+            if (whole := self._whole(trial, split)) is not None:
+                finish(job.number, whole)
+            elif go_on is None or go_on(trial, self.partial(trial, split)):
+                jobs.first(self._job(trial, split))
+
+    def partial(self, trial: Trial, split: str) -> ItemTable:
+        """Scores of the items that a trial has answered so far, block by block."""
+        parts = self.parts.of(trial.number, split)
+        items = [item for block in self._blocks(split)[: len(parts)] for item in block]
+        return self.benchmark.score(split, self._in_order(split, parts), items=items)
+
+    def _job(self, trial: Trial, split: str) -> Job:
+        """What is to be done next for a trial."""
+        parts = self.parts.of(trial.number, split)
+        return Job(
+            number=trial.number,
+            recipe=self.recipe(trial),
+            split=split,
+            block=len(parts) if self._blocks(split) else None,
+            spent_s=sum(part.seconds[phase] for part in parts for phase in ("materialise", "respond")),
+        )
+
+    def _whole(self, trial: Trial, split: str) -> Answers | None:
+        """A trial's answers to all requests of a split, once each of its blocks is there."""
+        parts = self.parts.of(trial.number, split)
+        if not parts or len(parts) < len(self._blocks(split)):
+            return None
+        return Answers(
+            responses=tuple(self._in_order(split, parts)),
+            seconds={phase: sum(part.seconds[phase] for part in parts) for phase in parts[0].seconds},
+            peak_bytes=max(part.peak_bytes for part in parts),
+            worker=parts[-1].worker,
+        )
+
+    def _blocks(self, split: str) -> list[list[int]]:
+        """Positions of the items of each block; empty if the split is answered at once."""
+        size = self.config.search.block if split == "search" else None
+        return [] if size is None else self.benchmark.blocks(split, size)
+
+    def _in_order(self, split: str, parts: Sequence[Part]) -> list[Response]:
+        """The responses of blocks, in the order of the split's requests."""
+        found: dict[int, Response] = {}
+        for part, items in zip(parts, self._blocks(split), strict=False):
+            found |= dict(zip(self.benchmark.places(split, items), part.responses, strict=True))
+        return [found[place] for place in sorted(found)]
 
     def fitness(self, trial: Trial) -> float | None:
         """Fitness of an evaluated trial on the search items; None if it failed."""
@@ -247,27 +323,27 @@ class Driver:
         ]
         return summary(scored, self.objective.weights_for(found[0][3].sizes))
 
-    def _assess(self, job: Job, outcome: Outcome) -> Evaluation:
+    def _assess(self, trial: int, split: str, outcome: Outcome) -> Evaluation:
         """Turn a worker's answers into scores. A score that isn't finite is a failure like any other."""
         if isinstance(outcome, Failure):
             message = outcome.message
             if outcome.request is not None:
-                item = self.benchmark.item(job.split, outcome.request)
+                item = self.benchmark.item(split, outcome.request)
                 message += f" (item {item.id} of {item.task})"
-            return Evaluation(trial=job.number, split=job.split, failure=f"{outcome.reason}: {message}")
+            return Evaluation(trial=trial, split=split, failure=f"{outcome.reason}: {message}")
         start = time.perf_counter()
         try:
-            table = self.benchmark.score(job.split, outcome.responses)
+            table = self.benchmark.score(split, outcome.responses)
             aggregates = self.benchmark.aggregate(table)
         except BenchmarkError as error:
-            return Evaluation(trial=job.number, split=job.split, failure=f"error: {error}", seconds=outcome.seconds)
+            return Evaluation(trial=trial, split=split, failure=f"error: {error}", seconds=outcome.seconds)
         score = self.objective.score(aggregates, table.sizes)
         seconds = {**outcome.seconds, "bookkeeping": time.perf_counter() - start}
         if not math.isfinite(score):
-            return Evaluation(trial=job.number, split=job.split, failure=f"not_finite: score {score}", seconds=seconds)
+            return Evaluation(trial=trial, split=split, failure=f"not_finite: score {score}", seconds=seconds)
         return Evaluation(
-            trial=job.number,
-            split=job.split,
+            trial=trial,
+            split=split,
             score=score,
             tie_break=self.objective.tie_break(table),
             table=table,
@@ -287,7 +363,8 @@ class Driver:
     def _executor_for(self, split: str) -> Executor:
         executor = self._executor or self._start_workers()
         if split not in self._splits:
-            executor.add_requests(split, self.benchmark.requests(split))
+            blocks = [self.benchmark.places(split, items) for items in self._blocks(split)]
+            executor.add_requests(split, self.benchmark.requests(split), blocks or None)
             self._splits.add(split)
         return executor
 
@@ -322,6 +399,49 @@ class Driver:
             "benchmark": self.benchmark.describe(),
             "versions": versions,
         }
+
+
+class _Jobs:
+    """Jobs still to be done. Where others may follow an outcome, it ends only when every outcome is known."""
+
+    def __init__(self, *, follow: bool) -> None:
+        self._waiting: deque[Job] = deque()
+        self._running = 0
+        self._follow = follow
+
+    def __iter__(self) -> Iterator[Job | None]:
+        while self._waiting or (self._follow and self._running):
+            if self._waiting:
+                self._running += 1
+                yield self._waiting.popleft()
+            else:
+                yield None
+
+    def done(self) -> None:
+        """One that was drawn has an outcome."""
+        self._running -= 1
+
+    def first(self, job: Job) -> None:
+        """Do this before the others."""
+        self._waiting.appendleft(job)
+
+    def last(self, job: Job) -> None:
+        """Do this after the others."""
+        self._waiting.append(job)
+
+
+def _part(job: Job, outcome: Answers) -> Part:
+    """A block's answers, to be kept."""
+    assert job.block is not None
+    return Part(
+        trial=job.number,
+        split=job.split,
+        block=job.block,
+        responses=outcome.responses,
+        seconds=outcome.seconds,
+        peak_bytes=outcome.peak_bytes,
+        worker=outcome.worker,
+    )
 
 
 def _copy(evaluation: Evaluation, trial: int) -> Evaluation:

@@ -4,6 +4,7 @@ config.yaml        the experiment, with every default written out
 run.json           what was found out at the start and must stay so: parameter groups, dtype, population, items
 study.journal      the Optuna study (unless another storage is configured)
 evaluations.jsonl  every evaluation with its item table, one line each
+parts.jsonl        answers of candidates that are evaluated block by block, one block a line (with `search.block`)
 progress.json      phase and driving time, for `evomerge status`
 result.json        winner, scores, intervals and comparisons, once the search has ended
 lock               held by the driver

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -26,8 +26,9 @@ from evomerge.live import LiveModel
 from evomerge.materialise import Materialiser
 from evomerge.models import open_models
 from evomerge.score.memory import is_out_of_memory
+from evomerge.score.plan import Plan
 from evomerge.score.requests import LogLikelihoodResponse, Request, Response
-from evomerge.score.resident import ResidentModel
+from evomerge.score.resident import Heads, ResidentModel
 
 _log = logging.getLogger(__name__)
 
@@ -62,11 +63,23 @@ class Worker:
             device=self._device,
             batch_tokens=settings.batch_tokens,
         )
-        self._plans: dict[str, Any] = {}
+        self._plans: dict[str, Plan] = {}
+        self._live_key: str | None = None
+        """Of the recipe whose merge the live model holds, if it was written whole and nothing has failed since."""
+        self._heads = Heads()
+        self._heads_of = ""
 
-    def add_requests(self, split: str, requests: Sequence[Request]) -> None:
-        """Plan a set of requests once (order, batches), to be answered by every candidate of `split`."""
-        self._plans[split] = self._resident.plan(requests)
+    def add_requests(
+        self, split: str, requests: Sequence[Request], blocks: Sequence[Sequence[int]] | None = None
+    ) -> None:
+        """Plan a set of requests once (order, batches), to be answered by every candidate of `split`.
+
+        Args:
+            split: its name.
+            requests: all of them.
+            blocks: positions of the requests of each block, if jobs ask for blocks.
+        """
+        self._plans[split] = self._resident.plan(requests, blocks=blocks)
 
     def prepare(self, job: Job) -> None:
         """Compute what the job's method needs whatever the coefficients, unless that is at hand.
@@ -76,7 +89,9 @@ class Worker:
         self._materialiser.prepare(job.recipe)
 
     def evaluate(self, job: Job) -> Outcome:
-        """Merge the job's recipe into the live model and answer its split's requests.
+        """Merge the job's recipe into the live model and answer its split's requests, or a block of them.
+
+        A candidate whose earlier block was the last thing done here isn't merged again.
 
         Returns: the responses in the order of the requests, or the reason why there are none.
         """
@@ -89,19 +104,29 @@ class Worker:
             phase = "preparing the method"
             _, prepare_s = self._timed(lambda: self._materialiser.prepare(job.recipe))
             # What is computed once isn't this candidate's fault, so its time starts here.
-            deadline = None if self.settings.timeout_s is None else time.monotonic() + self.settings.timeout_s
+            limit = self.settings.timeout_s
+            deadline = None if limit is None else time.monotonic() + limit - job.spent_s
             phase = "merging"
-            _, materialise_s = self._timed(lambda: self._materialiser.write(job.recipe, self._live.targets))
+            materialise_s = 0.0
+            key = job.recipe.key()
+            if job.block is None or self._live_key != key:
+                self._live_key, self._heads = None, Heads()
+                _, materialise_s = self._timed(lambda: self._materialiser.write(job.recipe, self._live.targets))
             phase = f"answering the {job.split} items"
-            responses, respond_s = self._timed(lambda: self._resident.respond(plan, deadline=deadline))
+            self._live_key = None
+            responses, respond_s = self._timed(
+                lambda: self._resident.respond(plan, block=job.block, heads=self._kept(job), deadline=deadline)
+            )
+            self._live_key = key
         except Exception as error:
             return self._failure(job, phase, error)
         if (broken := _first_not_finite(responses)) is not None:
+            place = broken if job.block is None else plan.blocks[job.block].requests[broken]
             return Failure(
                 reason="not_finite",
-                message=f"trial {job.number}: request {broken} of {job.split} has log-probability "
+                message=f"trial {job.number}: request {place} of {job.split} has log-probability "
                 f"{responses[broken].log_probability}; the merged weights are finite, their activations are not",  # type: ignore[union-attr]
-                request=broken,
+                request=place,
             )
         return Answers(
             responses=tuple(responses),
@@ -109,6 +134,14 @@ class Worker:
             peak_bytes=peak_bytes(self._device),
             worker=self.name,
         )
+
+    def _kept(self, job: Job) -> Heads | None:
+        """What earlier blocks of a split have computed with these weights, to be used and added to."""
+        if job.block is None:
+            return None
+        if self._heads_of != job.split:
+            self._heads, self._heads_of = Heads(), job.split
+        return self._heads
 
     def _timed(self, work: Callable[[], T]) -> tuple[T, float]:
         """The work's result and its seconds, kernels still running on a GPU included."""

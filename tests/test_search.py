@@ -17,10 +17,14 @@ import pytest
 
 from evomerge import driver as driver_module
 from evomerge.config import Config
+from evomerge.driver import Driver
 from evomerge.errors import BenchmarkError, ConfigError, ExecutionError, LockedError, ResumeError
 from evomerge.execute.base import Executor, Failure, Job, Outcome
 from evomerge.export import export
+from evomerge.ledger import Trial
+from evomerge.parts import Parts
 from evomerge.run import SilentObserver, TrialRecord, lock, open_run
+from evomerge.score.table import ItemTable
 from evomerge.search import resume, search
 from search_helpers import essence, write_config, write_task
 
@@ -172,6 +176,100 @@ def test_a_driver_killed_at_random_moments_loses_nothing(tmp_path: Path, config_
     resume(directory)
     assert (directory / "evaluations.jsonl").read_bytes().startswith(before)
     assert essence(directory) == essence(undisturbed)
+
+
+@pytest.fixture(scope="module")
+def in_blocks(config: Config) -> Config:
+    return changed(config, search={"block": 5})
+
+
+@pytest.fixture(scope="module")
+def undisturbed_in_blocks(tmp_path_factory: pytest.TempPathFactory, in_blocks: Config) -> Path:
+    directory = tmp_path_factory.mktemp("blocks") / "run"
+    search(in_blocks, directory)
+    return directory
+
+
+def test_a_search_in_blocks_finds_the_scores_of_one_at_once(
+    in_blocks: Config, undisturbed: Path, undisturbed_in_blocks: Path
+) -> None:
+    whole, blocks = essence(undisturbed), essence(undisturbed_in_blocks)
+    assert [trial[:3] for trial in blocks["trials"]] == [trial[:3] for trial in whole["trials"]]
+    for number in range(7):  # baselines don't depend on the last bits of others
+        assert blocks["tables"][number, "search"][0] == whole["tables"][number, "search"][0]
+    lines = [json.loads(line) for line in (undisturbed_in_blocks / "parts.jsonl").read_text().splitlines()]
+    assert [line["block"] for line in lines[:4]] == [0, 1, 2, 0]
+    # The candidate is merged once for its three blocks.
+    assert [line["seconds"]["materialise"] > 0 for line in lines[:4]] == [True, False, False, True]
+    count = Count()
+    search(in_blocks, undisturbed_in_blocks, observer=count)
+    assert count.evaluated == []
+
+
+@pytest.mark.parametrize("backend", ["inline", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
+def test_a_candidate_stopped_after_a_block_and_continued_has_the_same_bytes(
+    tmp_path: Path, in_blocks: Config, undisturbed_in_blocks: Path, backend: str
+) -> None:
+    directory = tmp_path / "run"
+    config = changed(in_blocks, execution={"backend": backend, "workers": 2 if backend == "ray" else None})
+    asked: list[tuple[int, int]] = []
+
+    def stop_odd_ones(trial: Trial, table: ItemTable) -> bool:
+        asked.append((trial.number, sum(len(task.items) for task in table.tasks.values())))
+        return trial.number % 2 == 0
+
+    directory.mkdir()
+    with Driver(config, directory, SilentObserver(), "here") as driver:
+        trials = [driver.trial("base", "base"), driver.trial("expert", "a"), driver.trial("expert", "b")]
+        driver.evaluate(trials, "search", go_on=stop_odd_ones)
+        assert sorted(asked) == [(0, 5), (0, 10), (1, 5), (2, 5), (2, 10)]
+        assert driver.ledger.evaluation(1, "search") is None
+        (scores,) = driver.partial(trials[1], "search").tasks.values()
+        assert len(scores.items) == 5
+        before = (directory / "parts.jsonl").read_bytes()
+    search(config, directory)
+    assert (directory / "parts.jsonl").read_bytes().startswith(before)
+    assert essence(directory) == essence(undisturbed_in_blocks)
+    lines = [json.loads(line) for line in (directory / "parts.jsonl").read_text().splitlines()]
+    done = [(line["trial"], line["split"], line["block"]) for line in lines]
+    assert len(set(done)) == len(done)
+
+
+@pytest.mark.slow
+def test_a_driver_killed_between_blocks_recomputes_none_of_them(
+    tmp_path: Path, tiny_llama: dict[str, Path], tasks: Path, undisturbed_in_blocks: Path
+) -> None:
+    file = write_config(
+        tmp_path / "blocks.yaml",
+        tiny_llama,
+        tasks,
+        search={"evaluations": 28, "population": 8, "scan": 4, "shortlist": 2, "block": 5},
+    )
+    directory = tmp_path / "run"
+    for lines in (8, 21):
+        process = start(file, directory)
+        kill_after_lines(process, directory / "parts.jsonl", lines)
+        assert process.returncode == -signal.SIGKILL
+    before = (directory / "parts.jsonl").read_bytes().rpartition(b"\n")[0]
+    resume(directory)
+    assert (directory / "parts.jsonl").read_bytes().startswith(before)
+    assert essence(directory) == essence(undisturbed_in_blocks)
+
+
+def test_a_candidate_killed_before_its_evaluation_was_written_is_scored_from_its_blocks(
+    tmp_path: Path, in_blocks: Config, undisturbed_in_blocks: Path
+) -> None:
+    directory = tmp_path / "run"
+    directory.mkdir()
+    with Driver(in_blocks, directory, SilentObserver(), "here") as driver:
+        trial = driver.trial("base", "base")
+        parts = open_run(undisturbed_in_blocks).directory / "parts.jsonl"
+        (directory / "parts.jsonl").write_text("".join(parts.read_text().splitlines(keepends=True)[:3]))
+        driver.parts = Parts(directory)
+        driver.evaluate([trial], "search")
+        (evaluation,) = driver.ledger.evaluations()
+    assert len((directory / "parts.jsonl").read_text().splitlines()) == 3
+    assert evaluation.score == essence(undisturbed_in_blocks)["tables"][0, "search"][0]
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ STOREYS: dict[int, tuple[str, ...]] = {
         "config",
         "compress",
     ),
-    3: ("space", "propose", "score", "ledger", "live", "materialise", "mergekit"),
+    3: ("space", "propose", "score", "ledger", "parts", "live", "materialise", "mergekit"),
     4: ("worker", "execute", "folder"),
     5: (
         "search",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +179,31 @@ def test_an_expert_of_another_width_is_refused(tiny_llama: dict[str, Path], tmp_
     with pytest.raises(CheckpointError, match="wide"):
         Worker(make_settings({**tiny_llama, "b": wide}))
     assert json.loads((wide / "config.json").read_text())["hidden_size"] == 64
+
+
+def test_a_candidates_next_block_is_answered_without_merging_it_again(settings: WorkerSettings) -> None:
+    worker = Worker(settings)
+    blocks = [[0, 3], [1, 2, 4]]
+    worker.add_requests("search", REQUESTS, blocks)
+    one, other = job(settings, 1, 0.5), job(settings, 2, 0.25)
+    whole = answers(worker.evaluate(one)).responses
+    first = answers(worker.evaluate(replace(one, block=0)))
+    second = answers(worker.evaluate(replace(one, block=1)))
+    assert second.seconds["materialise"] == 0.0
+    found = dict(zip([*blocks[0], *blocks[1]], [*first.responses, *second.responses], strict=True))
+    assert tuple(found[place] for place in range(len(REQUESTS))) == whole
+    # Another candidate in between, or a failure, and it is merged anew.
+    assert answers(worker.evaluate(replace(other, block=0))).responses != first.responses
+    assert answers(worker.evaluate(replace(one, block=1))).responses == second.responses
+    failure(worker.evaluate(job(settings, 3, 1e300)))
+    again = answers(worker.evaluate(replace(one, block=1)))
+    assert again.seconds["materialise"] > 0.0
+    assert again.responses == second.responses
+
+
+def test_a_candidates_time_is_that_of_all_its_blocks(tiny_llama: dict[str, Path]) -> None:
+    settings = make_settings(tiny_llama, timeout_s=60)
+    worker = Worker(settings)
+    worker.add_requests("search", REQUESTS, [[0, 1], [2, 3, 4]])
+    answers(worker.evaluate(replace(job(settings, 1, 0.5), block=0, spent_s=1.0)))
+    assert failure(worker.evaluate(replace(job(settings, 1, 0.5), block=1, spent_s=61.0))).reason == "timeout"

@@ -43,6 +43,10 @@ class Job:
     number: int
     recipe: Recipe
     split: str
+    block: int | None = None
+    """Number of the block of requests to answer; None: all of them."""
+    spent_s: float = 0.0
+    """What earlier blocks took of the candidate's time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +78,23 @@ class Executor(Protocol):
 
     workers: int
 
-    def add_requests(self, split: str, requests: Sequence[Request]) -> None:
-        """Make a set of requests known under a name, once, before jobs refer to it."""
+    def add_requests(
+        self, split: str, requests: Sequence[Request], blocks: Sequence[Sequence[int]] | None = None
+    ) -> None:
+        """Make a set of requests known under a name, once, before jobs refer to it.
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
+        Args:
+            split: the name.
+            requests: all of them.
+            blocks: positions of the requests of each block, if jobs ask for blocks.
+        """
+
+    def run(self, jobs: Iterable[Job | None]) -> Iterator[tuple[Job, Outcome]]:
         """Yield every job with its outcome as soon as it is known, in any order.
+
+        A None among the jobs means that the next depends on an outcome that isn't known yet. So whoever draws
+        the outcomes can go on with a candidate, or let it be, after each of its blocks; a worker that still
+        holds the candidate goes on with it at once.
 
         Closing the iterator early (Ctrl-C) abandons what is still running.
         """

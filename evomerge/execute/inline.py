@@ -37,14 +37,18 @@ class InlineExecutor:
             )
         return cls(settings)
 
-    def add_requests(self, split: str, requests: Sequence[Request]) -> None:
+    def add_requests(
+        self, split: str, requests: Sequence[Request], blocks: Sequence[Sequence[int]] | None = None
+    ) -> None:
         """Make a set of requests known under a name, once, before jobs refer to it."""
-        self._open().add_requests(split, requests)
+        self._open().add_requests(split, requests, blocks)
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
+    def run(self, jobs: Iterable[Job | None]) -> Iterator[tuple[Job, Outcome]]:
         """Yield each job with its outcome, in order; the next job is drawn when its turn comes."""
         worker = self._open()
         for job in jobs:
+            # Nothing runs here while a job is drawn, so no outcome is missing.
+            assert job is not None, "waiting for an outcome that was already given"
             yield job, worker.evaluate(job)
 
     def close(self) -> None:

@@ -116,14 +116,16 @@ class RayExecutor:
         executor._started_ray |= started
         return executor
 
-    def add_requests(self, split: str, requests: Sequence[Request]) -> None:
+    def add_requests(
+        self, split: str, requests: Sequence[Request], blocks: Sequence[Sequence[int]] | None = None
+    ) -> None:
         """Put a set of requests in the object store, once, and have every worker plan them."""
-        self._requests[split] = ray.put(tuple(requests))
+        self._requests[split] = ray.put((tuple(requests), blocks))
         for slot in self._slots:
             if slot.actor is not None:
                 slot.preparing.append(slot.actor.add_requests.remote(split, self._requests[split]))
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
+    def run(self, jobs: Iterable[Job | None]) -> Iterator[tuple[Job, Outcome]]:
         """Yield every job with its outcome as soon as it is known; jobs are drawn as workers become free.
 
         Raises: ExecutionError if the last worker can't be started, or the cluster is lost.
@@ -136,9 +138,12 @@ class RayExecutor:
         queue = _Queue(jobs)
         try:
             while True:
-                for slot in self._slots:
-                    if slot.is_idle and (attempt := queue.next()) is not None:
-                        slot.begin(attempt, self._deadline())
+                idle = [slot for slot in self._slots if slot.is_idle]
+                while idle and (attempt := queue.next()) is not None:
+                    # The worker that answered a candidate's last block still holds its weights.
+                    slot = next((slot for slot in idle if slot.last == attempt.job.number), idle[0])
+                    idle.remove(slot)
+                    slot.begin(attempt, self._deadline(attempt.job))
                 if queue.is_empty and not any(slot.attempt for slot in self._slots):
                     return
                 yield from self._collect(queue)
@@ -198,7 +203,8 @@ class RayExecutor:
             return [(job, value)]
         if reference == slot.preparation:
             slot.preparation = None
-            slot.deadline = self._deadline()
+            assert slot.attempt is not None
+            slot.deadline = self._deadline(slot.attempt.job)
             return []
         slot.preparing.remove(reference)
         if isinstance(value, _Started):
@@ -232,10 +238,10 @@ class RayExecutor:
             )
         ]
 
-    def _deadline(self) -> float | None:
-        """When a candidate that starts now must be done."""
+    def _deadline(self, job: Job) -> float | None:
+        """When a job that starts now must be done."""
         limit = self.settings.timeout_s
-        return None if limit is None else time.monotonic() + limit + self._grace_s
+        return None if limit is None else time.monotonic() + max(0.0, limit - job.spent_s) + self._grace_s
 
     def _overrun(self, slot: _Slot, job: Job) -> Failure:
         """Kill and replace a worker that didn't keep its time limit."""
@@ -287,11 +293,13 @@ class _Process:
             return Failure(reason="error", message=f"on {socket.gethostname()}: {type(error).__name__}: {error}")
         return _Started(where=where)
 
-    def add_requests(self, split: str, requests: tuple[Request, ...]) -> Failure | None:
+    def add_requests(
+        self, split: str, held: tuple[tuple[Request, ...], Sequence[Sequence[int]] | None]
+    ) -> Failure | None:
         if self._worker is None:
             return None
         try:
-            self._worker.add_requests(split, requests)
+            self._worker.add_requests(split, *held)
         except Exception as error:
             return Failure(reason="error", message=f"planning the {split} items: {type(error).__name__}: {error}")
         return None
@@ -335,6 +343,8 @@ class _Slot:
     running: Any = None
     attempt: _Attempt | None = None
     deadline: float | None = None
+    last: int | None = None
+    """Number of the candidate that the actor answered last."""
 
     @property
     def is_idle(self) -> bool:
@@ -347,6 +357,7 @@ class _Slot:
 
     def begin(self, attempt: _Attempt, deadline: float | None) -> None:
         self.attempt = attempt
+        self.last = attempt.job.number
         recipe = attempt.job.recipe
         method = (recipe.method, dict(recipe.options), recipe.seed)
         if method in self.prepared:
@@ -369,14 +380,14 @@ class _Slot:
         if self.actor is not None:
             with suppress(Exception):  # dead already, or Ray is gone
                 ray.kill(self.actor)
-        self.actor, self.preparing, self.prepared = None, [], []
+        self.actor, self.preparing, self.prepared, self.last = None, [], [], None
         self._rest()
 
 
 class _Queue:
     """Jobs still to be done: those whose worker died first, then the caller's, drawn one by one."""
 
-    def __init__(self, jobs: Iterable[Job]) -> None:
+    def __init__(self, jobs: Iterable[Job | None]) -> None:
         self._jobs = iter(jobs)
         self._again: deque[_Attempt] = deque()
         self._drawn_all = False
@@ -388,8 +399,13 @@ class _Queue:
     def next(self) -> _Attempt | None:
         if self._again:
             return self._again.popleft()
-        job = next(self._jobs, None)
-        self._drawn_all = job is None
+        if self._drawn_all:
+            return None
+        try:
+            job = next(self._jobs)
+        except StopIteration:
+            self._drawn_all = True
+            return None
         return None if job is None else _Attempt(job)
 
     def again(self, attempt: _Attempt) -> None:

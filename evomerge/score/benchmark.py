@@ -11,6 +11,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from evomerge.config import BenchmarkConfig
 from evomerge.estimate.aggregates import Sample
 from evomerge.score.fitness import Objective
@@ -28,6 +30,7 @@ from evomerge.score.scoring import (
 )
 from evomerge.score.table import ItemTable
 from evomerge.score.tasks import LoadedGroup, LoadedTask, load_tasks, metrics_of
+from evomerge.streams import stream
 
 SPLITS = ("search", "validation", "test")
 
@@ -44,6 +47,7 @@ class Benchmark:
         ties: bool,
         groups: Sequence[LoadedGroup] = (),
         window: int = 0,
+        seed: int = 0,
     ) -> None:
         self._groups = tuple(groups)
         self._window = window
@@ -52,6 +56,7 @@ class Benchmark:
         for task in tasks:
             remember_documents(task.task, [item.document for items in splits.values() for item in items])
         self._num_fewshot = dict(num_fewshot)
+        self._seed = seed
         self.objective = Objective(
             metrics={task.name: task.metric for task in tasks},
             weights={task.name: task.weight for task in tasks},
@@ -101,23 +106,45 @@ class Benchmark:
             ties=config.tie_break,
             groups=groups,
             window=encoder.max_length,
+            seed=config.seed,
         )
 
     def requests(self, split: str) -> tuple[Request, ...]:
         """Every token request of a split, in item order."""
         return tuple(request for item in self.splits[split] for requests in item.requests for request in requests)
 
-    def score(self, split: str, responses: Sequence[Response]) -> ItemTable:
+    def blocks(self, split: str, size: int) -> list[list[int]]:
+        """Items in a fixed random order, in blocks, so that a part of them speaks for all.
+
+        Args:
+            split: whose items.
+            size: items of a block; the last may have fewer.
+
+        Returns: positions of the items, block by block.
+        """
+        count = len(self.splits[split])
+        order = stream(self._seed, "blocks", split).permutation(count).tolist()
+        return [order[start : start + size] for start in range(0, count, size)]
+
+    def places(self, split: str, items: Sequence[int]) -> list[int]:
+        """Positions of some items' requests in `requests(split)`, ascending."""
+        counts = [sum(map(len, item.requests)) for item in self.splits[split]]
+        ends = np.cumsum([0, *counts]).tolist()
+        return [place for item in sorted(items) for place in range(ends[item], ends[item + 1])]
+
+    def score(self, split: str, responses: Sequence[Response], *, items: Sequence[int] | None = None) -> ItemTable:
         """Per-item scores of every metric, through the tasks' own filters and metrics.
 
         Args:
             split: the split that was answered.
             responses: in the order of `requests(split)`.
+            items: positions of the items that were answered, if not all; responses then are those of `places`.
         """
         answers = iter(responses)
         by_task: dict[str, list[Item]] = defaultdict(list)
         tokens: dict[str, list[int]] = defaultdict(list)
-        for item in self.splits[split]:
+        chosen = range(len(self.splits[split])) if items is None else sorted(items)
+        for item in (self.splits[split][position] for position in chosen):
             by_task[item.task].append(item)
             tokens[item.task].append(put_answers(item, answers))
         with same_random_state():

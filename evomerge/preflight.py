@@ -26,6 +26,7 @@ from evomerge.propose.population import default_population
 from evomerge.recipe import Kind, Recipe
 from evomerge.run import template_recipe
 from evomerge.score.benchmark import Benchmark
+from evomerge.score.plan import count_tokens
 from evomerge.space import SearchSpace
 
 
@@ -153,6 +154,9 @@ class Preflight:
     population: int | None = None
     items: dict[str, int] = field(default_factory=dict)
     """Items by split; empty if the benchmark couldn't be built here."""
+    tokens: dict[str, int] = field(default_factory=dict)
+    """Tokens of one candidate on the search items by how contexts are shared, fewest first; the first form that
+    the model answers alike is taken when workers start."""
     evaluations: dict[str, int] = field(default_factory=dict)
     """Candidate evaluations by phase: baselines, search, validation, test."""
     backend: str = ""
@@ -210,10 +214,11 @@ def check(config: Config, *, where: str = "config") -> Preflight:
         benchmark = open_benchmark(experiment)
         items = {split: len(found) for split, found in benchmark.splits.items()}
         warnings += benchmark.truncated
+        tokens = _tokens(experiment, benchmark)
     except BenchmarkError as error:
         if not error.unreachable:
             raise
-        items = {}
+        items, tokens = {}, {}
         warnings.append(f"the benchmark's data can't be reached from here, so it wasn't checked: {error}")
     population = population_of(experiment, items.get("search", 100))
     backend = choose_backend(config.execution)
@@ -245,6 +250,7 @@ def check(config: Config, *, where: str = "config") -> Preflight:
         groups=len(experiment.space.groups),
         population=population,
         items=items,
+        tokens=tokens,
         evaluations={
             "baselines": 1 + experts + scan,
             "search": config.search.evaluations,
@@ -258,6 +264,16 @@ def check(config: Config, *, where: str = "config") -> Preflight:
         notes=notes_of(experiment.base, experiment.experts),
         warnings=warnings,
     )
+
+
+def _tokens(experiment: Experiment, benchmark: Benchmark) -> dict[str, int]:
+    """Tokens of a candidate on the search items, by form."""
+    size = experiment.config.search.block
+    blocks = None
+    if size is not None:
+        blocks = [benchmark.places("search", items) for items in benchmark.blocks("search", size)]
+    found = count_tokens(benchmark.requests("search"), experiment.base.config, blocks=blocks)
+    return {str(form): count for form, count in found.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

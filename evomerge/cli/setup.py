@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -203,6 +204,21 @@ def _show(console: Console, report: Preflight, *, every_dimension: bool) -> None
         )
 
 
+_FORMS = {
+    "shared": "prompt heads shared by items",
+    "packed": "answers that share their context",
+    "plain": "nothing shared",
+}
+
+
+def _tokens(tokens: Mapping[str, int]) -> str:
+    """What a candidate costs in each form, and which is taken."""
+    (best, fewest), *others = tokens.items()
+    rest = ", ".join(f"{count:,} with {_FORMS[form]}" for form, count in others if count > fewest)
+    unless = "; tried out on the model when workers start" if best != "plain" else ""
+    return f"{fewest:,} a candidate, with {_FORMS[best]}" + (f" ({rest}{unless})" if rest else "")
+
+
 def _sizes(report: Preflight) -> Table:
     from evomerge.cli.console import size
 
@@ -214,6 +230,8 @@ def _sizes(report: Preflight) -> Table:
     ]
     if report.items:
         rows.append(("items", ", ".join(f"{count} {split}" for split, count in report.items.items())))
+    if report.tokens:
+        rows.append(("tokens", _tokens(report.tokens)))
     rows.append(("runs", f"{'on Ray workers' if report.backend == 'ray' else 'in this process'}, in {report.dtype}"))
     if report.memory_bytes_per_worker is not None and report.live_bytes is not None:
         prepared = f" ({size(report.live_bytes)} live, the rest prepared)" if report.prepared_bytes else ""

@@ -177,6 +177,21 @@ def make_plan(
     )
 
 
+def count_tokens(
+    requests: Sequence[Request], config: Mapping[str, Any], *, blocks: Sequence[Sequence[int]] | None = None
+) -> dict[Form, int]:
+    """Tokens that a candidate costs in each form, without those that are generated; fewest first.
+
+    Args:
+        requests: all of a split.
+        config: contents of the model's config.json.
+        blocks: as in `make_plan`.
+    """
+    attention = attention_cost(config)
+    found = {form: make_plan(requests, form, blocks=blocks, attention=attention).tokens[form] for form in FORMS}
+    return dict(sorted(found.items(), key=lambda pair: (pair[1], -FORMS.index(pair[0]))))
+
+
 class _Trie:
     """Requests of one kind as sorted texts: the context, and a continuation without its last token."""
 

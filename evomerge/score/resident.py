@@ -84,7 +84,7 @@ class ResidentModel:
         tokens = {form: plans[form].tokens[form] for form in FORMS}
         for name in sorted(FORMS, key=lambda name: (tokens[name], -FORMS.index(name))):
             if name == "plain" or self._is_exact(plans[name]):
-                _log.debug("form %s; tokens by form: %s", name, tokens)
+                _log.info("context is %s; tokens by form: %s", name, tokens)
                 return replace(plans[name], tokens=tokens)
         raise AssertionError("the plain form always works")
 

@@ -111,6 +111,7 @@ class Materialiser:
         key = (recipe.method, tuple(sorted(options.items())), recipe.seed)
         if key not in self._prepared:
             prepared = Prepared(self._new_method(recipe))
+            self._survey(prepared.method, keep=True)
             for name in self._floating():
                 prepared.states[name] = prepared.method.prepare(self._inputs(name, prepared.method, keep=True))
             self._prepared[key] = prepared
@@ -125,6 +126,7 @@ class Materialiser:
         states = sum(
             method.prepared_bytes(self.base.tensors[name].shape, len(self.experts)) for name in self._floating()
         )
+        states += method.surveyed_bytes(len(self.experts))
         return states + sum(model.computed_bytes for model in (self.base, *self.experts.values()))
 
     def write(self, recipe: Recipe, targets: Mapping[str, Tensor]) -> None:
@@ -159,6 +161,7 @@ class Materialiser:
         """
         coefficients = self._checked(recipe)
         method = self._new_method(recipe)
+        self._survey(method, keep=False)
         for name, dtype in self.stored(recipe).items():
             if not dtype.is_floating_point:
                 yield name, self.base.tensor(name)
@@ -192,6 +195,9 @@ class Materialiser:
 
     def _floating(self) -> list[str]:
         return [name for name, info in self.base.tensors.items() if info.dtype.is_floating_point]
+
+    def _survey(self, method: MergeMethod, *, keep: bool) -> None:
+        method.survey(lambda: (self._inputs(name, method, keep=keep) for name in self._floating()))
 
     def _new_method(self, recipe: Recipe) -> MergeMethod:
         method = method_of(recipe)

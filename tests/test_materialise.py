@@ -395,3 +395,45 @@ def test_passthrough_gives_back_the_stored_bytes(tmp_path: Path, architecture: s
 def test_passthrough_of_an_unknown_model_is_refused(tiny_llama: dict[str, Path], llama: Materialiser) -> None:
     with pytest.raises(RecipeError, match=r"unknown model 'c'.*Available: a, b, base"):
         llama.check(recipe_of(tiny_llama, method="passthrough", options={"model": "c"}))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_ties_over_the_model_trims_the_whole_task_vector_live_and_streamed(tmp_path: Path, dtype: str) -> None:
+    folders = tiny_family(tmp_path, dtype=dtype)
+    groups = (
+        Group(name="mlp", kinds=("mlp",), coefficients={"density": {"a": 0.03, "b": 0.4}}),
+        Group(name="rest", coefficients={"density": {"a": 0.2, "b": 0.001}}),
+    )
+    recipe = recipe_of(folders, *groups, method="ties", options={"trim": "model"})
+    merger = materialiser(folders)
+    tau = {
+        expert: {
+            name: merger.experts[expert].tensor(name).double() - merger.base.tensor(name).double()
+            for name in merger.base.names
+        }
+        for expert in ("a", "b")
+    }
+    sorted_sizes = {
+        expert: torch.cat([tensor.flatten() for tensor in vectors.values()]).abs().sort(descending=True).values
+        for expert, vectors in tau.items()
+    }
+    for name, merged in merger.stream(recipe):
+        densities = groups[0 if "mlp" in name else 1].coefficients["density"]
+        assert isinstance(densities, Mapping)
+        kept = []
+        for expert, density in densities.items():
+            sizes, vector = sorted_sizes[expert], tau[expert][name]
+            least = sizes[max(1, int(density * len(sizes))) - 1]
+            kept.append(torch.where(vector.abs() >= least, vector, 0.0))
+        side = torch.where(kept[0] + kept[1] >= 0, 1.0, -1.0)
+        agreeing = [torch.where(vector * side > 0, vector, 0.0) for vector in kept]
+        count = sum((vector != 0).double() for vector in agreeing)
+        expected = merger.base.tensor(name).double() + (agreeing[0] + agreeing[1]) / count.clamp(min=1.0)
+        torch.testing.assert_close(merged, expected.to(merged.dtype), rtol=0, atol=0)
+    targets = {name: torch.empty_like(merger.base.tensor(name)) for name in merger.base.names}
+    merger.write(recipe, targets)
+    for name, merged in merger.stream(recipe):
+        assert torch.equal(merged, targets[name]), name
+    plain = recipe_of(folders, *groups, method="ties")
+    assert merger.prepared_bytes(recipe) != merger.prepared_bytes(plain)
+    assert any(not torch.equal(merged, targets[name]) for name, merged in merger.stream(plain))

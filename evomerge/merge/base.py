@@ -8,7 +8,7 @@ command line, documentation) is derived from that declaration.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -66,11 +66,16 @@ class TensorInputs:
     experts: tuple[Tensor, ...]
 
 
+Tensors = Callable[[], Iterator[TensorInputs]]
+"""Goes through all floating-point tensors of the models, one at a time, each time it is called."""
+
+
 class MergeMethod(ABC):
     """A way to merge one tensor of several experts.
 
-    An instance holds the checked options and the seed of one merge. `prepare` computes, once, what
-    depends only on the models and the options; `merge` is the per-candidate work.
+    An instance holds the checked options and the seed of one merge. `survey` learns, once, what depends
+    on all tensors together; `prepare` computes, once, what else depends only on the models and the
+    options; `merge` is the per-candidate work.
     """
 
     name: ClassVar[str]
@@ -87,6 +92,17 @@ class MergeMethod(ABC):
         self.option = dict(options)
         self.experts = experts
         self.seed = seed
+
+    def survey(self, tensors: Tensors) -> None:
+        """Learn from all tensors together, before any is prepared; what is kept doesn't grow with the model.
+
+        `tensors` stays valid, so that `merge` may go through them again.
+        """
+        return None
+
+    def surveyed_bytes(self, num_experts: int) -> int:
+        """Size of what `survey` keeps, in bytes."""
+        return 0
 
     def prepare(self, inputs: TensorInputs) -> Any:
         """What `merge` needs of this tensor whatever the coefficients; None if nothing."""

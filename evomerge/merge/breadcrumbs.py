@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 
 from evomerge.merge.base import Coefficients, Option, Parameter, TensorInputs
-from evomerge.merge.orders import (
-    OrderStatistics,
-    count_kept,
-    least_reaching,
-    magnitudes,
-    magnitudes_between,
-    most_not_exceeding,
-    prepared_bytes,
-)
+from evomerge.merge.orders import OrderStatistics, count_kept, least_reaching, most_not_exceeding
 from evomerge.merge.sparse import (
     DENSITY,
     ELECTION,
     SCALE,
     SUMMED_WEIGHT,
-    SparseMethod,
+    BandMethod,
     Sparsity,
     normalize_option,
     rescale_option,
 )
-from evomerge.merge.ties import ordered_magnitudes
 
 GAMMA = Parameter(
     name="gamma",
@@ -43,7 +33,7 @@ GAMMA = Parameter(
 )
 
 
-class Breadcrumbs(SparseMethod):
+class Breadcrumbs(BandMethod):
     """θ = θ₀ + Σ wᵢ mᵢ ⊙ τᵢ, mᵢ dropping the largest and the smallest entries of each tensor (§3, eq. 2).
 
     Of the n entries in order of magnitude, ⌊gamma · n⌋ at the top are dropped and as many at the bottom
@@ -58,28 +48,20 @@ class Breadcrumbs(SparseMethod):
     parameters: ClassVar[tuple[Parameter, ...]] = (SUMMED_WEIGHT, replace(DENSITY, default=0.9), GAMMA)
     options: ClassVar[tuple[Option, ...]] = (rescale_option("none", "l1"),)
 
-    def prepare(self, inputs: TensorInputs) -> tuple[OrderStatistics, ...]:
-        """Each task vector's order statistics."""
-        return ordered_magnitudes(inputs)
-
-    def prepared_bytes(self, shape: tuple[int, ...], num_experts: int) -> int:
-        """At most 768 KiB per expert."""
-        return num_experts * prepared_bytes(math.prod(shape))
-
     def sparsity(
         self, inputs: TensorInputs, coefficients: Coefficients, state: tuple[OrderStatistics, ...]
     ) -> Sparsity:
         """Keep the band between each expert's thresholds."""
-        assert inputs.base is not None
+        size = inputs.experts[0].numel()
         low, high = [], []
-        for index, (statistics, expert) in enumerate(zip(state, inputs.experts, strict=True)):
-            values, between = magnitudes(inputs.base, expert), magnitudes_between(inputs.base, expert)
-            kept = count_kept(float(coefficients["density"][index]), statistics.size)
-            above = min(int(float(coefficients["gamma"][index]) * statistics.size), statistics.size - kept)
-            low.append(least_reaching(statistics.largest(above + kept, values, between)) if kept else np.inf)
-            high.append(
-                most_not_exceeding(statistics.largest(above + 1, values, between)) if kept and above else np.inf
-            )
+        for expert, (density, gamma) in enumerate(zip(coefficients["density"], coefficients["gamma"], strict=True)):
+            kept = count_kept(float(density), size)
+            above = min(int(float(gamma) * size), size - kept) if kept else 0
+            # Rank 0 is infinite: nothing is kept, or nothing dropped at the top.
+            ranks = above + kept, above + 1 if above else 0
+            bottom, top = self.largest(inputs, state, expert, ranks)
+            low.append(least_reaching(bottom))
+            high.append(most_not_exceeding(top))
         return Sparsity(kind="band", low=np.array(low), high=np.array(high), factor=np.ones(len(low)))
 
 

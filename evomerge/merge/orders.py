@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,8 @@ KEPT = 1 << 16
 
 _CHUNK = 1 << 20
 _ENTRY_BYTES = 12
+_DROPPED = 13
+_PLACES, _REST = (1 << (31 - _DROPPED)) + 1, (1 << _DROPPED) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,80 @@ def _starts(ordered: NDArray[np.float32]) -> NDArray[np.int64]:
 def _spread(count: int) -> NDArray[np.int64]:
     """At most KEPT positions from first to last, evenly spread."""
     return np.unique(np.linspace(0, count - 1, min(count, KEPT)).astype(np.int64))
+
+
+class Tally:
+    """How many entries of many tensors are at least as large as a value, in memory that doesn't grow with them.
+
+    Magnitudes are counted as float32, together with those that share all bits but the last _DROPPED. Where
+    these differ, a second look at the tensors tells them apart.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._counts = np.zeros(_PLACES, dtype=np.int64)
+        self._least = np.full(_PLACES, 1 << _DROPPED, dtype=np.int32)
+        self._most = np.full(_PLACES, -1, dtype=np.int32)
+
+    def add(self, base: Tensor, expert: Tensor) -> None:
+        """Count |expert − base|; what isn't finite counts as infinite."""
+        start_at, leads_to = flattened(base), flattened(expert)
+        size = start_at.numel()
+        self.size += size
+        if compiled := compiled_for(start_at, leads_to):
+            addresses, codes = addresses_of((start_at, leads_to))
+            compiled.tally(0, size, addresses, codes, _DROPPED, self._counts, self._least, self._most)
+            return
+        values = magnitudes(start_at, leads_to)
+        for first in range(0, size, _CHUNK):
+            bits = values(first, min(size, first + _CHUNK)).view(np.int32)
+            place, rest = bits >> _DROPPED, bits & _REST
+            self._counts += np.bincount(place, minlength=_PLACES)
+            np.minimum.at(self._least, place, rest)
+            np.maximum.at(self._most, place, rest)
+
+    def largest(self, count: int, pairs: Callable[[], Iterable[tuple[Tensor, Tensor]]]) -> float:
+        """The `count`-th largest magnitude: those that reach it are the `count` largest and all that tie with the last.
+
+        Args:
+            count: 0 to `size`. Zero gives infinity.
+            pairs: each base and expert that was added, to look again.
+        """
+        if count <= 0:
+            return float("inf")
+        at_least = np.cumsum(self._counts[::-1])[::-1]
+        place = int(np.searchsorted(-at_least, -count, side="right")) - 1
+        if self._least[place] == self._most[place]:
+            return _of_bits(place, int(self._least[place]))
+        low, high = _of_bits(place, 0), _of_bits(place + 1, 0)
+        counts = np.zeros(1 << _DROPPED, dtype=np.int64)
+        for base, expert in pairs():
+            for found in _between(base, expert, low, high):
+                counts += np.bincount(found.view(np.int32) & _REST, minlength=1 << _DROPPED)
+        above = int(at_least[place] - self._counts[place])
+        at_least = above + np.cumsum(counts[::-1])[::-1]
+        return _of_bits(place, int(np.searchsorted(-at_least, -count, side="right")) - 1)
+
+    @staticmethod
+    def size_bytes() -> int:
+        """Memory that one takes."""
+        return 16 * _PLACES
+
+
+def _of_bits(place: int, rest: int) -> float:
+    return float(np.int32((place << _DROPPED) + rest).view(np.float32))
+
+
+def _between(base: Tensor, expert: Tensor, low: float, high: float) -> Iterator[NDArray[np.float32]]:
+    """Magnitudes that are at least one number and below another."""
+    look, values = magnitudes_between(base, expert), magnitudes(base, expert)
+    for first in range(0, base.numel(), _CHUNK):
+        last = min(base.numel(), first + _CHUNK)
+        if look is not None:
+            yield look(first, last, low, high)
+        else:
+            chunk = values(first, last)
+            yield chunk[(chunk >= low) & (chunk < high)]
 
 
 def magnitudes(base: Tensor, expert: Tensor) -> Values:

@@ -5,6 +5,7 @@ TIES, DARE, DELLA and Breadcrumbs are a choice of each. What differs is in their
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from evomerge.merge.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
 from evomerge.merge.kernels import TREE, addresses_of, compiled_for, flattened, fuse, in_parts, tree_sums, uniform
+from evomerge.merge.orders import OrderStatistics, magnitudes, magnitudes_between, order, prepared_bytes
 from evomerge.streams import derive
 
 _KINDS = {"band": 0, "random": 1, "ranked": 2}
@@ -223,3 +225,25 @@ class SparseMethod(MergeMethod):
             scale=float(coefficients["scale"]) if self.elects else 1.0,
             out=out,
         )
+
+
+class BandMethod(SparseMethod):
+    """A sparse method that keeps entries by the rank of their magnitude, in their tensor."""
+
+    def prepare(self, inputs: TensorInputs) -> tuple[OrderStatistics, ...]:
+        """Each task vector's order statistics."""
+        assert inputs.base is not None
+        return tuple(order(expert.numel(), magnitudes(inputs.base, expert)) for expert in inputs.experts)
+
+    def prepared_bytes(self, shape: tuple[int, ...], num_experts: int) -> int:
+        """At most 768 KiB per expert."""
+        return num_experts * prepared_bytes(math.prod(shape))
+
+    def largest(
+        self, inputs: TensorInputs, state: tuple[OrderStatistics, ...], expert: int, counts: Sequence[int]
+    ) -> list[float]:
+        """The magnitudes of one expert's entries at these ranks from the largest, 1 on; infinity at 0."""
+        assert inputs.base is not None
+        tensor = inputs.experts[expert]
+        values, between = magnitudes(inputs.base, tensor), magnitudes_between(inputs.base, tensor)
+        return [state[expert].largest(count, values, between) for count in counts]

@@ -149,7 +149,7 @@ COUNTERPARTS: tuple[Counterpart, ...] = (
         per_model={**_WEIGHT, **_DENSITY},
         shared=_LAMBDA,
         switches={**_normalize(True), "rescale": Switch(ours=None, default=False, values={False: None})},
-        options=_WEIGHTED,
+        options={**_WEIGHTED, "trim": "tensor"},
     ),
     Counterpart(
         theirs="dare_linear",

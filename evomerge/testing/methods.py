@@ -93,10 +93,11 @@ def merged(
     names: tuple[str, ...] | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """Prepare and merge from scratch, into `out` or into new memory of `dtype`."""
+    """Prepare and merge a model of one tensor from scratch, into `out` or into new memory of `dtype`."""
     names = names or tuple(f"expert_{index}" for index in range(len(inputs.experts)))
     instance = method(options_of(method) if options is None else options, experts=names, seed=seed)
     target = torch.full(tuple(inputs.experts[0].shape), math.nan, dtype=dtype) if out is None else out
+    instance.survey(lambda: iter((inputs,)))
     instance.merge(inputs, coefficients, instance.prepare(inputs), target)
     return target
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -100,3 +102,23 @@ def test_thresholds_of_task_vectors_are_found_by_a_second_look(engine: str, monk
     statistics = orders.order(5000, values)
     for count in (1, 77, 2500, 4321, 5000):
         assert statistics.largest(count, values, between) == descending[count - 1]
+
+
+@pytest.mark.parametrize("engine", ["compiled", "torch"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_any_rank_over_many_tensors_is_found_as_in_the_sorted_whole(engine: str, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pairs = [(torch.randn(size, generator=generator).to(dtype) for _ in range(2)) for size in (1, 5000, 700, 3000)]
+    tensors = [(base, expert) for base, expert in pairs]
+    tensors[2][1][:3] = torch.tensor([np.nan, np.inf, -np.inf])
+    tensors[3][1][:900] = tensors[3][0][:900]
+    sizes = torch.cat([(expert.double() - base.double()).abs().float() for base, expert in tensors])
+    descending = sizes.nan_to_num(nan=np.inf, posinf=np.inf).sort(descending=True).values.tolist()
+    tally = orders.Tally()
+    with kernels.torch_only() if engine == "torch" else nullcontext():
+        for base, expert in tensors:
+            tally.add(base, expert)
+        assert tally.size == len(descending)
+        for count in (1, 3, 4, 77, 4321, 7800, 7802, 7803, 8000, 8701):
+            assert tally.largest(count, lambda: tensors) == descending[count - 1], count
+    assert tally.largest(0, lambda: tensors) == np.inf

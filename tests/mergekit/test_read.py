@@ -59,7 +59,7 @@ def test_a_plain_file_is_read_without_opening_a_model() -> None:
         base=ModelReference(path="org/base"),
         experts={"one": ModelReference(path="org/one"), "two": ModelReference(path="org/two", revision="v1")},
         method="ties",
-        options={"normalize": False, "election": "weighted"},
+        options={"normalize": False, "election": "weighted", "trim": "tensor"},
         dtype="bfloat16",
         groups=(
             Group(

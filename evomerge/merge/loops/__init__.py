@@ -11,7 +11,7 @@ from evomerge.merge.loops.fusion import importances, merge_fusion
 from evomerge.merge.loops.linear import gram, low_rank, span
 from evomerge.merge.loops.magmax import merge_magmax
 from evomerge.merge.loops.nearswap import merge_nearswap
-from evomerge.merge.loops.orders import magnitudes, magnitudes_between
+from evomerge.merge.loops.orders import magnitudes, magnitudes_between, tally
 from evomerge.merge.loops.ram import merge_ram
 from evomerge.merge.loops.sce import energies, merge_sce, variances
 from evomerge.merge.loops.sparse import add_sparse, masses
@@ -33,5 +33,6 @@ __all__ = [
     "merge_ram",
     "merge_sce",
     "span",
+    "tally",
     "variances",
 ]

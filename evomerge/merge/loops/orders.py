@@ -44,3 +44,21 @@ def magnitudes_between(start: int, stop: int, sources: Any, codes: Any, least: f
                     found[total] = np.float32(tau[i])
                     total += 1
     return total
+
+
+@compiled
+def tally(start: int, stop: int, sources: Any, codes: Any, drop: int, counts: Any, least: Any, most: Any) -> None:
+    """Count |second − first source| as float32 by its bits but for the last `drop`, with the extremes of these."""
+    base = np.empty(BLOCK, dtype=np.float64)
+    tau = np.empty(BLOCK, dtype=np.float64)
+    mask = (1 << drop) - 1
+    for first in range(start, stop, BLOCK):
+        count = min(BLOCK, stop - first)
+        load(sources[0], codes[0], first, count, base)
+        load_difference(sources[1], codes[1], first, count, base, tau)
+        for i in range(count):
+            bits = np.int64(np.float32(as_size(tau[i])).view(np.int32))
+            place, rest = bits >> drop, bits & mask
+            counts[place] += 1
+            least[place] = min(least[place], rest)
+            most[place] = max(most[place], rest)

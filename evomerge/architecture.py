@@ -92,10 +92,18 @@ class Layout:
         match = self._within.match(name) if self._within is not None else None
         if match is not None:
             return Place(min(int(match[1]), self.depth - 1), _kind_in_layer(match[2].split(".")))
+        return Place(0 if self.is_before(name) else self.depth - 1, _kind_outside(name.split(".")))
+
+    def is_before(self, name: str) -> bool:
+        """Whether a tensor outside the layers comes before them, as embeddings do."""
         parts = name.split(".")
-        kind = _kind_outside(parts)
-        first = kind == "embedding" or any(_EMBEDDING.search(part) and not _HEAD.match(part) for part in parts)
-        return Place(0 if first else self.depth - 1, kind)
+        embeds = any(_EMBEDDING.search(part) and not _HEAD.match(part) for part in parts)
+        return embeds or _kind_outside(parts) == "embedding"
+
+    def split(self, name: str) -> tuple[int, str] | None:
+        """The layer of the main stack that a tensor is in, and its name there; None if it is in none."""
+        head, _, rest = name.removeprefix(f"{self.stem}.").partition(".")
+        return (int(head), rest) if name.startswith(f"{self.stem}.") and head.isdigit() else None
 
 
 def configured_depth(config: Mapping[str, Any]) -> int | None:

@@ -355,9 +355,20 @@ def match_names(base: Checkpoint, other: Checkpoint) -> dict[str, str]:
 
     Raises: CheckpointError naming the tensors that only one of them has.
     """
+    return _matched(base, other, base.names, _without_prefix_difference(base, other))
+
+
+def match_outer_names(base: Checkpoint, other: Checkpoint) -> dict[str, str]:
+    """The same for the tensors outside the layers alone, so that their numbers may differ. Raises: CheckpointError."""
+    names = tuple(name for name in base.names if base.layout.split(name) is None)
     renamed = _without_prefix_difference(base, other)
-    matched = {name: renamed[name] for name in base.names if name in renamed}
-    missing = [name for name in base.names if name not in renamed]
+    return _matched(base, other, names, {name: own for name, own in renamed.items() if other.layout.split(own) is None})
+
+
+def _matched(base: Checkpoint, other: Checkpoint, names: tuple[str, ...], renamed: Mapping[str, str]) -> dict[str, str]:
+    """The other's name for each of the base's `names`, from its own names as the base would write them."""
+    matched = {name: renamed[name] for name in names if name in renamed}
+    missing = [name for name in names if name not in renamed]
     extra = [renamed[name] for name in renamed if name not in base.tensors]
     if base.head is not None and other.head is None and missing == [base.head.name] and other.embedding is not None:
         matched[base.head.name] = other.embedding.name
@@ -374,7 +385,7 @@ def match_names(base: Checkpoint, other: Checkpoint) -> dict[str, str]:
         problems.append(f"has {listed(extra)}, which the base hasn't")
     if problems:
         raise CheckpointError(f"{other.folder}: {'; '.join(problems)}")
-    return {name: matched[name] for name in base.names}
+    return {name: matched[name] for name in names}
 
 
 def check_compatible(base: Checkpoint, experts: Mapping[str, Checkpoint], *, vocabulary: bool = True) -> None:
@@ -683,6 +694,7 @@ __all__ = [
     "is_adapter",
     "is_compressed",
     "match_names",
+    "match_outer_names",
     "read_header",
     "read_json",
     "resolve",

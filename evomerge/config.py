@@ -364,6 +364,8 @@ class Config(Section):
         if self.models.vocabulary == "same":
             # Runs from before there was a choice have no word on it.
             del data["models"]["vocabulary"]
+        # The first model of a slice has a meaning of its own, which comparing mappings would lose.
+        data["models"]["slices"] = [list(part.items()) for part in data["models"]["slices"]]
         if not self.models.slices:
             del data["models"]["slices"]
         data["execution"] = {"dtype": self.execution.dtype, "max_length": self.execution.max_length}

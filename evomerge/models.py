@@ -61,14 +61,14 @@ def open_models(
     opened = Checkpoint.open(base)
     resized = vocabulary != "same"
     models = Models(opened, {name: open_expert(found, opened, resized=resized) for name, found in experts.items()})
-    if slices:
-        models = Models(*stack(*models, slices))
-    if vocabulary == "same":
-        return models
-    from evomerge.vocabulary import match_vocabularies
+    if resized:
+        from evomerge.vocabulary import match_vocabularies
 
-    check_compatible(*models, vocabulary=False)
-    return Models(*match_vocabularies(*models, vocabulary))
+        if not slices:
+            check_compatible(*models, vocabulary=False)
+        models = Models(*match_vocabularies(*models, vocabulary))
+    # After the vocabularies, since a stack may show the embedding of one model and the head of another.
+    return Models(*stack(*models, slices)) if slices else models
 
 
 def notes_of(base: Checkpoint, experts: Mapping[str, Checkpoint]) -> list[str]:

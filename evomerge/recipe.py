@@ -80,6 +80,9 @@ class Recipe:
         data = self.to_data()
         for group in data["groups"]:
             del group["name"]
+        if self.slices:
+            # The first model of a slice has a meaning of its own, which sorted keys would lose.
+            data["models"]["slices"] = [list(slice_to_data(part).items()) for part in self.slices]
         text = json.dumps(data, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -5,7 +5,7 @@ Knows where each layer of a stack comes from. Does not know how layers are merge
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -13,30 +13,15 @@ from typing import Any
 
 from torch import Tensor
 
-from evomerge.architecture import DEPTH_KEYS, configured_depth
-from evomerge.checkpoint import Checkpoint, TensorInfo, Tokens, match_names
-from evomerge.errors import CheckpointError, RecipeError, unknown
-from evomerge.recipe import Slice
+from evomerge.checkpoint import Checkpoint, TensorInfo, Tokens, match_outer_names
+from evomerge.errors import CheckpointError, RecipeError, listed, unknown
+from evomerge.layer_settings import LayerSettings, with_settings
+from evomerge.recipe import Group, Slice
 
 BASE = "base"
 
-# Settings that list layers by number, and those that make a layer's kind follow from its number.
-_LISTS_OF_LAYERS = ("mlp_only_layers", "full_attn_idxs", "attn_layer_indices", "cross_attention_layers")
-_RULES_BY_NUMBER: Mapping[str, tuple[Any, ...]] = {
-    "decoder_sparse_step": (0, 1),
-    "first_k_dense_replace": (0,),
-    "moe_layer_freq": (1,),
-    "interleave_moe_layer_step": (0, 1),
-    "moe_layer_interval": (0, 1),
-    "no_rope_layer_interval": (),
-    "attn_layer_period": (),
-    "expert_layer_period": (),
-    "num_kv_shared_layers": (0,),
-    "attention_types": (),
-    "scale_attn_by_inverse_layer_idx": (False,),
-}
-"""Each with the values that treat all layers alike."""
-_PER_LAYER = re.compile(r"layer|block|heads|intermediate_size|window|rope|sparsity|multipliers")
+BRANCH_OUTPUTS = ("o_proj", "down_proj")
+"""Parts of the names of the tensors that end a layer's branches, in Llama and its relatives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +88,7 @@ class StackedCheckpoint(Checkpoint):
 
 
 def stack(
-    base: Checkpoint, experts: Mapping[str, Checkpoint], slices: Sequence[Slice]
+    base: Checkpoint, experts: Mapping[str, Checkpoint], slices: Sequence[Slice], *, vocabulary: bool = True
 ) -> tuple[StackedCheckpoint, dict[str, StackedCheckpoint]]:
     """Show base and experts as stacks of the same slices.
 
@@ -113,43 +98,59 @@ def stack(
     after them to the last.
 
     Args:
-        base: gives names and config.
-        experts: by name.
+        base: gives names and config, and needn't be in any slice.
+        experts: by name; of any depth.
         slices: in the order of the stack.
+        vocabulary: False leaves out whether embedding and head have as many rows as the base's.
 
     Returns: the base and the experts as stacks, which fit each other if their layers do.
 
     Raises:
         RecipeError: a slice that names an unknown model, layers that the model hasn't, or unequal numbers.
-        CheckpointError: models whose layers differ in kind by a rule that the config states by number.
+        CheckpointError: models whose layers have other tensors or shapes than the base's, a slice of layers of
+            different kinds, or kinds that the config states by a rule that the stack breaks.
     """
     models = {BASE: base, **experts}
     counts = [_checked(f"models.slices[{index}]", part, models) for index, part in enumerate(slices)]
     if not counts:
         raise RecipeError("models.slices: name at least one slice of layers")
-    for model in models.values():
-        _refuse_rules(model)
+    named = {name: models[name] for name in dict.fromkeys([BASE, *(name for part in slices for name in part)])}
+    for model in named.values():
+        if model.config.get("is_encoder_decoder"):
+            raise CheckpointError(f"{model.folder}: has an encoder and a decoder; slices would be ambiguous")
+        if model.layout.stem is None:
+            raise CheckpointError(f"{model.folder}: has no layers to stack")
+    inside = {name: _layers(model) for name, model in named.items()}
+    _refuse_other_layers(base, named, inside)
+    settings = {name: LayerSettings.of(model) for name, model in named.items()}
+    _refuse_other_kinds(slices, settings)
+    at_ends = dict.fromkeys([BASE, *slices[0], *slices[-1]])
+    outside = {name: match_outer_names(base, models[name]) for name in at_ends}
+
+    def layers_of(name: str) -> list[tuple[str, int]]:
+        shown = [name if name in part else next(iter(part)) for part in slices]
+        return [
+            (source, part[source][0] + offset)
+            for source, part, count in zip(shown, slices, counts, strict=True)
+            for offset in range(count)
+        ]
+
+    try:
+        changed = settings[BASE].restacked([(settings[source], layer) for source, layer in layers_of(BASE)])
+    except CheckpointError as error:
+        raise CheckpointError(f"{base.folder}: {error}") from error
     depth = sum(counts)
-    outside = {name: _outside_names(base, model) for name, model in models.items()}
+    idle = tuple(f"expert {name!r} is in no slice, so it takes no part" for name in experts if name not in named)
     infos: dict[tuple[int, str, str], TensorInfo] = {}
 
     def shown(name: str) -> StackedCheckpoint:
-        chosen = [name if name in part else next(iter(part)) for part in slices]
-        layers = [
-            (source, first + offset)
-            for source, part, count in zip(chosen, slices, counts, strict=True)
-            for first in (part[source][0],)
-            for offset in range(count)
-        ]
-        origins = {
-            tensor: _Origin(models[source], outside[source][tensor])
-            for tensor in outside[BASE]
-            for source in (chosen[0] if _comes_first(base, tensor) else chosen[-1],)
-            if tensor in outside[source]
-        }
-        for number, (source, layer) in enumerate(layers):
-            for tensor in _in_layer(models[source], layer):
-                rest = tensor.removeprefix(f"{models[source].layout.stem}.{layer}.")
+        origins = {}
+        for tensor in outside[BASE]:
+            part = slices[0] if _comes_first(base, tensor) else slices[-1]
+            source = name if name in part else next(iter(part))
+            origins[tensor] = _Origin(models[source], outside[source][tensor])
+        for number, (source, layer) in enumerate(layers_of(name)):
+            for rest, tensor in inside[source][layer].items():
                 origins[f"{base.layout.stem}.{number}.{rest}"] = _Origin(models[source], tensor)
         tensors = {}
         for tensor, origin in origins.items():
@@ -161,23 +162,22 @@ def stack(
         return StackedCheckpoint(
             reference=model.reference,
             folder=model.folder,
-            config=_config(model.config, [(models[source].config, layer) for source, layer in layers]),
+            config=with_settings(base.config if name == BASE else model.config, changed),
             tensors=tensors,
             source=model,
-            remarks=(described(slices, depth),) if name == BASE else (),
+            remarks=(described(slices, depth), *idle) if name == BASE else (),
             _origins=origins,
         )
 
-    return shown(BASE), {name: shown(name) for name in experts}
+    stacked = shown(BASE)
+    _refuse_other_ends(base, stacked, vocabulary)
+    return stacked, {name: shown(name) for name in experts}
 
 
 def from_path(path: Iterable[tuple[str, int]]) -> tuple[Slice, ...]:
     """Slices for a path through layers, as a search in data-flow space proposes them (Akiba et al. 2024, §3.2).
 
-    The paper also scales the input of each layer. A layer that normalises its input first answers the
-    same to a scaled one, and only the residual stream beside it shrinks or grows, which no weight of
-    the layer does; what weights can express is a factor on what the layer adds (the method `scaled` on
-    groups with names such as o_proj and down_proj).
+    `scaled_groups` gives the paper's scaling of inputs.
 
     Args:
         path: model, "base" or an expert, and layer of each step; layers may repeat and come in any order.
@@ -193,6 +193,51 @@ def from_path(path: Iterable[tuple[str, int]]) -> tuple[Slice, ...]:
     if not slices:
         raise RecipeError("models.slices: a path needs at least one layer")
     return tuple({model: (first, last)} for model, first, last in slices)
+
+
+def scaled_groups(
+    input_scales: Sequence[float],
+    *,
+    outputs: Sequence[str] = BRANCH_OUTPUTS,
+) -> tuple[Group, ...]:
+    """Groups for the method `scaled` that scale the input of each layer of a path (Akiba et al. 2024, §3.2).
+
+    The paper's layer k computes x ← w·x + f(w·x), which no weight of it does by itself. But where each branch
+    normalises its input and the model its last state, lengths of the residual stream don't matter: f(w·x) = f(x), and
+    with c the product of the scales so far, y = x / c follows y ← y + f(y) / c. So the tensors that end the layer's
+    branches are divided by c, which is exact but for the norms' epsilon. A scale of 0 or below, and models that
+    normalise what a branch returns (Gemma 2 and 3, OLMo 2) or nothing before it, would need a factor of its own
+    in each layer, which a checkpoint of their architecture can't hold.
+
+    A factor on what a layer adds, x ← x + s·f(x), is one group by those names with the scale s.
+
+    Args:
+        input_scales: of each layer of the path, above 0.
+        outputs: parts of the names of the tensors that end a layer's branches; their biases are divided too.
+
+    Returns: groups for the layers whose scale isn't 1, and a last one that leaves everything else.
+
+    Raises: RecipeError for a scale that isn't a number above 0, and without outputs.
+    """
+    if not outputs:
+        raise RecipeError("outputs: name the tensors that end a layer's branches, such as o_proj and down_proj")
+    groups = []
+    length = 1.0
+    for layer, scale in enumerate(input_scales):
+        if not (0.0 < scale < math.inf):
+            raise RecipeError(f"input_scales[{layer}]: {scale}: only scales above 0 can be had by dividing outputs")
+        length *= scale
+        if length != 1.0:
+            groups += [
+                Group(
+                    name=f"layer {layer}, {part}",
+                    layers=(layer, layer),
+                    names=(part,),
+                    coefficients={"scale": 1.0 / length},
+                )
+                for part in outputs
+            ]
+    return (*groups, Group(name="rest", coefficients={"scale": 1.0}))
 
 
 def described(slices: Sequence[Slice], depth: int) -> str:
@@ -223,92 +268,81 @@ def _checked(where: str, part: Slice, models: Mapping[str, Checkpoint]) -> int:
     return next(iter(counts.values()))
 
 
-def _refuse_rules(model: Checkpoint) -> None:
-    if model.config.get("is_encoder_decoder"):
-        raise CheckpointError(f"{model.folder}: has an encoder and a decoder; slices would be ambiguous")
-    for section in _sections(model.config):
-        for key, harmless in _RULES_BY_NUMBER.items():
-            value = section.get(key)
-            if value is not None and value not in harmless and not _per_layer(section, key):
-                raise CheckpointError(
-                    f"{model.folder}: config.json: {key} {value!r} makes layers differ by their number; stacking them "
-                    "otherwise isn't supported"
-                )
+def _refuse_other_layers(
+    base: Checkpoint, named: Mapping[str, Checkpoint], layers: Mapping[str, list[dict[str, str]]]
+) -> None:
+    """Refuse models whose layers couldn't stand in the base, whose config the stack has."""
+    had: dict[str, set[tuple[int, ...]]] = {}
+    for layer in _layers(base):
+        for rest, stored in layer.items():
+            had.setdefault(rest, set()).add(base.tensors[stored].shape)
+    for name, model in named.items():
+        where = f"models.slices: {name}: {model.folder}"
+        if base.model_type != model.model_type:
+            raise CheckpointError(
+                f"{where}: is a {model.model_type}, the base a {base.model_type}; stack layers of one"
+            )
+        tensors = [(rest, stored) for layer in layers[name] for rest, stored in layer.items()]
+        if unknown_here := list(dict.fromkeys(rest for rest, _ in tensors if rest not in had)):
+            raise CheckpointError(f"{where}: its layers have {listed(unknown_here)}, which the base's haven't")
+        other = [
+            f"{stored} {_sides(model.tensors[stored].shape)} (base {' or '.join(map(_sides, sorted(had[rest])))})"
+            for rest, stored in tensors
+            if model.tensors[stored].shape not in had[rest]
+        ]
+        if other:
+            raise CheckpointError(f"{where}: its layers have other shapes than the base's: {listed(other)}")
 
 
-def _outside_names(base: Checkpoint, model: Checkpoint) -> dict[str, str]:
-    """For each tensor of the base outside its layers, the model's name of it. Raises: CheckpointError."""
-    return match_names(_without_layers(base), _without_layers(model))
+def _refuse_other_ends(base: Checkpoint, stacked: Checkpoint, vocabulary: bool) -> None:
+    exempt = () if vocabulary else base.token_tensors
+    other = [
+        f"{name} {_sides(info.shape)} (base {_sides(base.tensors[name].shape)})"
+        for name, info in stacked.tensors.items()
+        if base.layout.split(name) is None
+        and info.shape[1 if name in exempt else 0 :] != base.tensors[name].shape[1 if name in exempt else 0 :]
+    ]
+    if other:
+        raise CheckpointError(
+            f"models.slices: what is before and after the layers has other shapes than in the base, whose config the "
+            f"stack has: {listed(other)}; models.vocabulary matches models with other tokens"
+        )
 
 
-def _without_layers(model: Checkpoint) -> Checkpoint:
-    inside = f"{model.layout.stem}."
-    return Checkpoint(
-        reference=model.reference,
-        folder=model.folder,
-        config=model.config,
-        tensors={name: info for name, info in model.tensors.items() if not name.startswith(inside)},
-    )
+def _refuse_other_kinds(slices: Sequence[Slice], settings: Mapping[str, LayerSettings]) -> None:
+    """Refuse to merge layers of different kinds, such as one with a sliding window and one without."""
+    for index, part in enumerate(slices):
+        (model, (start, end)), *others = part.items()
+        for offset in range(end - start + 1):
+            expected = settings[model].of_layer(start + offset)
+            for name, (first, _) in others:
+                found = settings[name].of_layer(first + offset)
+                for key in dict.fromkeys([*expected, *found]):
+                    if expected.get(key) != found.get(key):
+                        raise CheckpointError(
+                            f"models.slices[{index}]: layer {start + offset} of {model} and layer {first + offset} of "
+                            f"{name} are of different kinds and can't be merged: {key} is {expected.get(key)!r} and "
+                            f"{found.get(key)!r}"
+                        )
+
+
+def _layers(model: Checkpoint) -> list[dict[str, str]]:
+    """The tensors of each layer: stored name by the name within the layer."""
+    found: list[dict[str, str]] = [{} for _ in range(model.layout.depth)]
+    for name in model.names:
+        inside = model.layout.split(name)
+        if inside is not None and inside[0] < len(found):
+            found[inside[0]][inside[1]] = name
+    return found
 
 
 def _comes_first(base: Checkpoint, tensor: str) -> bool:
     """Whether a tensor outside the layers is before them; other stacks, such as a vision tower's, are."""
-    return base.layout.place(tensor).layer == 0 or any(part.isdigit() for part in tensor.split("."))
+    return base.layout.is_before(tensor) or any(part.isdigit() for part in tensor.split("."))
 
 
-def _in_layer(model: Checkpoint, layer: int) -> list[str]:
-    prefix = f"{model.layout.stem}.{layer}."
-    return [name for name in model.names if name.startswith(prefix)]
+def _sides(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "scalar"
 
 
-def _sections(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The config and, where there is one, its part for the language model."""
-    text = config.get("text_config")
-    return [config, *([text] if isinstance(text, Mapping) else [])]
-
-
-def _config(config: Mapping[str, Any], layers: Sequence[tuple[Mapping[str, Any], int]]) -> dict[str, Any]:
-    """A config for a stack: its depth, and for every setting that has an entry per layer those of the layers' own."""
-    made = _section(config, [(dict(source), layer) for source, layer in layers])
-    if isinstance(text := config.get("text_config"), Mapping):
-        made["text_config"] = _section(text, [(dict(source["text_config"]), layer) for source, layer in layers])
-    return made
-
-
-def _section(section: Mapping[str, Any], layers: Sequence[tuple[dict[str, Any], int]]) -> dict[str, Any]:
-    made = dict(section)
-    stated = configured_depth({key: section[key] for key in DEPTH_KEYS if key in section})
-    if stated is None:
-        return made
-    kinds = [_layer_types(source) for source, _ in layers]
-    for key, value in section.items():
-        if key in DEPTH_KEYS and value == stated:
-            made[key] = len(layers)
-        elif key in _LISTS_OF_LAYERS and value:
-            made[key] = [number for number, (source, layer) in enumerate(layers) if layer in source[key]]
-        elif _per_layer(section, key):
-            made[key] = [source[key][layer] for source, layer in layers]
-    if all(kind is not None for kind in kinds):
-        made["layer_types"] = [kind[layer] for kind, (_, layer) in zip(kinds, layers, strict=True) if kind is not None]
-    return made
-
-
-def _per_layer(section: Mapping[str, Any], key: str) -> bool:
-    """Whether a setting is a list with one entry per layer."""
-    value, depth = section.get(key), configured_depth(section)
-    listing = isinstance(value, list) and len(value) == depth and key not in _LISTS_OF_LAYERS
-    return listing and bool(_PER_LAYER.search(key))
-
-
-def _layer_types(section: Mapping[str, Any]) -> list[str] | None:
-    """Each layer's kind of attention, as transformers finds it from whatever the config says."""
-    from transformers import AutoConfig
-
-    try:
-        found = getattr(AutoConfig.for_model(**section), "layer_types", None)
-    except Exception:
-        return None
-    return list(found) if found else None
-
-
-__all__ = ["StackedCheckpoint", "described", "from_path", "stack"]
+__all__ = ["BRANCH_OUTPUTS", "StackedCheckpoint", "described", "from_path", "scaled_groups", "stack"]

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evomerge.checkpoint import Checkpoint, TensorInfo, Tokens, match_names
+from evomerge.checkpoint import Checkpoint, TensorInfo, Tokens, match_outer_names
 from evomerge.errors import CheckpointError
 from evomerge.recipe import VocabularyPolicy
 from evomerge.tokenizers import Tokenization, UnionTokenizer, examples, read_tokenization, union
@@ -150,7 +150,7 @@ def match_vocabularies(
         ids = merged.ids
     rows = _rows_of(base) if merged is None else _num_rows(base, known[""].ids, ids)
     has = {name: _rows(tokens.ids, ids, rows) for name, tokens in theirs.items()}
-    names = {name: match_names(base, expert) for name, expert in experts.items()}
+    names = {name: match_outer_names(base, expert) for name, expert in experts.items()}
     seen_base = base
     if merged is not None:
         others = {

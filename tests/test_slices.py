@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,10 @@ from evomerge.materialise import Materialiser
 from evomerge.models import open_models
 from evomerge.recipe import Group, ModelReference, Recipe, Slice
 from evomerge.search import search
-from evomerge.slices import from_path, stack
+from evomerge.slices import from_path, scaled_groups, stack
 from evomerge.testing.models import ARCHITECTURES, tiny_checkpoint, tiny_family
 from search_helpers import write_config, write_task
+from vocabulary_helpers import bpe, with_added, write_model
 
 DEPTH = 4
 PARTS: tuple[Slice, ...] = ({"base": (0, 2)}, {"a": (1, 3)}, {"b": (3, 3)}, {"a": (0, 1), "b": (2, 3)})
@@ -230,3 +232,147 @@ def test_a_search_over_a_stack_scores_what_it_exports(family: dict[str, Path], t
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.num_hidden_layers == 3
     with pytest.raises(ConfigError, match=r"models\.slices\[1\]\.b: layers 3 to 9, but it has layers 0 to 3"):
         search(Config.from_yaml(text.replace("[3, 3]", "[3, 9]")), tmp_path / "other")
+
+
+def weighted(folders: dict[str, Path], slices: tuple[Slice, ...], **weights: float) -> Recipe:
+    """A linear merge of the experts, whose base only gives what isn't merged."""
+    return Recipe(
+        base=ModelReference(path=str(folders["base"])),
+        experts={name: ModelReference(path=str(folder)) for name, folder in folders.items() if name != "base"},
+        method="linear",
+        groups=(Group(name="all", coefficients={"weight": weights}),),
+        slices=slices,
+    )
+
+
+def test_vocabularies_are_united_before_layers_are_stacked(tmp_path: Path) -> None:
+    tokenizers = {"base": bpe(290), "a": bpe(310), "b": with_added(bpe(300), "<|x|>")}
+    folders = {
+        name: write_model(tmp_path / name, tokenizer, seed=seed, tied=False, layers=2)
+        for seed, (name, tokenizer) in enumerate(tokenizers.items())
+    }
+    # The embedding is the base's and the head that of an expert with other ids for its tokens.
+    made = weighted(folders, ({"base": (0, 1)}, {"b": (1, 1)}), a=0.0, b=1.0)
+    write_folder(replace(made, vocabulary="union"), tmp_path / "out")
+    merged = load_file(tmp_path / "out" / "model.safetensors")
+    ids = AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab()
+    for name, tensor in (("base", "model.embed_tokens.weight"), ("b", "lm_head.weight")):
+        stored = load_file(folders[name] / "model.safetensors")[tensor]
+        own = AutoTokenizer.from_pretrained(folders[name]).get_vocab()
+        assert all(merged[tensor][ids[token]].equal(stored[number]) for token, number in own.items())
+
+
+def test_the_first_model_of_a_slice_makes_another_recipe_and_another_experiment(
+    family: dict[str, Path], tmp_path: Path
+) -> None:
+    one, two = ({"a": (0, 1), "b": (0, 1)},), ({"b": (0, 1), "a": (0, 1)},)
+    assert recipe(family, one).key() != recipe(family, two).key()
+    text = write_config(tmp_path / "x.yaml", family, tmp_path).read_text()
+    configs = [
+        Config.from_yaml(text.replace("merge:\n", f"  slices: [{part}]\nmerge:\n"))
+        for part in ("{a: [0, 1], b: [0, 1]}", "{b: [0, 1], a: [0, 1]}")
+    ]
+    assert configs[0].identity() != configs[1].identity()
+
+
+def test_a_base_of_one_layer_leaves_norm_and_head_to_the_last_slice(family: dict[str, Path], tmp_path: Path) -> None:
+    folders = {**family, "base": tiny_checkpoint(tmp_path / "short", layers=1, tied=False, seed=9)}
+    write_folder(recipe(folders, ({"a": (0, 1)}, {"b": (3, 3)}), "passthrough"), tmp_path / "out")
+    merged = load_file(tmp_path / "out" / "model.safetensors")
+    a, b = (load_file(family[name] / "model.safetensors") for name in ("a", "b"))
+    assert merged["model.embed_tokens.weight"].equal(a["model.embed_tokens.weight"])
+    assert merged["model.norm.weight"].equal(b["model.norm.weight"])
+    assert merged["lm_head.weight"].equal(b["lm_head.weight"])
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"intermediate_size": 48}, r"a: .*other shapes than the base's: model\.layers\.0\.mlp\.down_proj"),
+        ({"attention_bias": True}, r"a: .*its layers have self_attn\.\w_proj\.bias.*, which the base's haven't"),
+        ({"vocab_size": 400}, r"other shapes than in the base.*lm_head\.weight 400×32 \(base 384×32\)"),
+        ({"architecture": "mistral"}, r"a: .*is a mistral, the base a llama"),
+    ],
+)
+def test_layers_that_cannot_stand_in_the_base_are_refused(
+    other: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    base = tiny_checkpoint(tmp_path / "base", tied=False)
+    expert = tiny_checkpoint(tmp_path / "a", tied=False, **other)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match=message):
+        stack(Checkpoint.open(base), {"a": Checkpoint.open(expert)}, [{"base": (0, 1)}, {"a": (0, 1)}])
+
+
+def test_layers_of_different_kinds_are_not_merged_with_each_other(tmp_path: Path) -> None:
+    kinds = ["sliding_attention", "full_attention"] * 2
+    family = tiny_family(tmp_path, "qwen2", layers=DEPTH, layer_types=kinds, use_sliding_window=True, sliding_window=4)
+    base, experts = opened(family)
+    stack(base, experts, [{"base": (0, 1), "a": (2, 3)}])
+    with pytest.raises(
+        CheckpointError, match=r"slices\[1\]: layer 0 of base and layer 1 of a are of different kinds .*layer_types"
+    ):
+        stack(base, experts, [{"b": (0, 0)}, {"base": (0, 1), "a": (1, 2)}])
+
+
+def test_a_rule_by_number_is_kept_where_the_stack_follows_it(tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(tiny_checkpoint(tmp_path / "m", layers=DEPTH))
+    model = replace(checkpoint, config={**checkpoint.config, "first_k_dense_replace": 1})
+    base, _ = stack(model, {}, [{"base": (0, 2)}, {"base": (1, 3)}])
+    assert base.config["first_k_dense_replace"] == 1
+    with pytest.raises(
+        CheckpointError, match="first_k_dense_replace 1 makes layers differ by their number, and layer 0"
+    ):
+        stack(model, {}, [{"base": (0, 2)}, {"base": (0, 3)}])
+
+
+def test_settings_of_layers_that_are_not_understood_are_refused_by_name(tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(tiny_checkpoint(tmp_path / "m", layers=DEPTH))
+    model = replace(checkpoint, config={**checkpoint.config, "num_kv_shared_layers": 2})
+    with pytest.raises(CheckpointError, match="num_kv_shared_layers: what it means for single layers isn't known"):
+        stack(model, {}, [{"base": (1, 3)}])
+
+
+def test_a_setting_that_the_architecture_works_out_follows_the_layers(tmp_path: Path) -> None:
+    # Without the list in config.json, transformers makes it from the interval.
+    checkpoint = Checkpoint.open(tiny_checkpoint(tmp_path / "m", "qwen2", layers=DEPTH))
+    config = {"model_type": "smollm3", "num_hidden_layers": DEPTH, "no_rope_layer_interval": 2}
+    base, _ = stack(replace(checkpoint, config=config), {}, [{"base": (1, 3)}, {"base": (1, 1)}])
+    assert base.config["no_rope_layers"] == [0, 1, 0, 0]
+
+
+def test_an_expert_in_no_slice_is_said_to_take_no_part(family: dict[str, Path]) -> None:
+    base, experts = stack(*opened(family), [{"base": (0, 1), "a": (1, 2)}])
+    assert "expert 'b' is in no slice, so it takes no part" in base.notes
+    assert all(experts["b"].tensors[name] is info for name, info in base.tensors.items())
+
+
+def test_scaled_inputs_of_layers_are_divided_outputs(family: dict[str, Path], tmp_path: Path) -> None:
+    path = [("a", 0), ("b", 2), ("a", 1), ("a", 1)]
+    scales = [0.5, 3.0, 1.0, 0.25]
+    folders = {name: tmp_path / name for name in ("a", "b", "plain", "scaled")}
+    for name in ("a", "b"):
+        # Without the norms' epsilon, which alone tells lengths apart.
+        tiny_checkpoint(folders[name], layers=3, tied=False, seed=len(name) + ord(name), rms_norm_eps=0.0)
+    models = {"base": folders["a"], "a": folders["a"], "b": folders["b"]}
+    made = replace(recipe(models, from_path(path), "passthrough"), options={"model": "base"}, dtype="float64")
+    write_folder(made, folders["plain"])
+    write_folder(replace(made, method="scaled", groups=scaled_groups(scales)), folders["scaled"])
+    plain, scaled = (
+        AutoModelForCausalLM.from_pretrained(folders[name], dtype=torch.float64).eval() for name in ("plain", "scaled")
+    )
+    tokens = torch.tensor([[1, 40, 41, 300, 7]])
+    with torch.no_grad():
+        unscaled = plain(tokens).logits
+    for layer, scale in zip(plain.model.layers, scales, strict=True):
+        layer.register_forward_pre_hook(lambda module, given, scale=scale: (given[0] * scale, *given[1:]))
+    with torch.no_grad():
+        expected = plain(tokens).logits
+        # Llama's norms round to single precision, whatever the model's.
+        torch.testing.assert_close(scaled(tokens).logits, expected, rtol=0, atol=2e-6)
+    assert (unscaled - expected).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_scales_that_dividing_outputs_cannot_give_are_refused(scale: float) -> None:
+    with pytest.raises(RecipeError, match=r"input_scales\[1\]"):
+        scaled_groups([1.0, scale])

@@ -139,7 +139,8 @@ def read_mergekit(
         checkpoint = open_model(first)
         if slices := _slices(stretches, checkpoint.layout.depth, first, experts, counterpart):
             try:
-                checkpoint, _ = stack(checkpoint, {name: open_model(model) for name, model in experts.items()}, slices)
+                opened = {name: open_model(model) for name, model in experts.items()}
+                checkpoint, _ = stack(checkpoint, opened, slices, vocabulary=vocabulary == "same")
             except RecipeError as error:
                 raise RecipeError(f"{where}: {str(error).removeprefix('models.')}") from error
         layout = checkpoint.layout

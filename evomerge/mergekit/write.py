@@ -187,7 +187,7 @@ def _slices(recipe: Recipe, open_model: OpenModel) -> tuple[_Slice, ...]:
     checkpoint = open_model(recipe.base)
     if recipe.slices:
         experts = {name: open_model(model) for name, model in recipe.experts.items()}
-        checkpoint, _ = stack(checkpoint, experts, recipe.slices)
+        checkpoint, _ = stack(checkpoint, experts, recipe.slices, vocabulary=recipe.vocabulary == "same")
     layout = checkpoint.layout
     starts = set(_starts(recipe.slices))
     if alike:

@@ -19,7 +19,7 @@ from evomerge.score.table import ItemTable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskScore:
-    """One task's result: every metric, and the chosen one with its 95% interval."""
+    """One task's or group's result: every metric, and the chosen one with its 95% interval."""
 
     task: str
     items: int
@@ -47,6 +47,7 @@ def evaluate(
         execution: where and how; the default decides by itself.
         where: the config's file, for messages.
 
+    Returns: the tasks, and after them the groups that lm-eval adds up.
     Raises: CheckpointError, BenchmarkError, ExecutionError for what can't be used; ExecutionError if the
         model can't be scored, for example because its weights aren't finite.
     """
@@ -105,6 +106,23 @@ def _scores(benchmark: Benchmark, table: ItemTable) -> list[TaskScore]:
                 score=aggregates[task][metric],
                 interval=score_interval({task: samples[task]}, {task: 1.0}),
                 metrics=aggregates[task],
+            )
+        )
+    weights = objective.weights_for(table.sizes)
+    for group, tasks in benchmark.groups.items():
+        metrics = {objective.metrics[task] for task in tasks}
+        metric = metrics.pop()
+        if metrics or metric not in aggregates[group]:
+            # Its tasks are scored by another metric than the group adds up.
+            continue
+        found.append(
+            TaskScore(
+                task=group,
+                items=sum(table.sizes[task] for task in tasks),
+                metric=metric,
+                score=aggregates[group][metric],
+                interval=score_interval({task: samples[task] for task in tasks}, weights),
+                metrics=aggregates[group],
             )
         )
     return found

@@ -55,6 +55,19 @@ def test_a_split_is_scored_as_the_search_scored_it(
     assert list(found.interval or ()) == expected["interval"]
 
 
+def test_a_group_is_scored_after_its_tasks(tmp_path: Path, tiny_llama: dict[str, Path]) -> None:
+    tasks = write_task(tmp_path / "tasks", items=8)
+    text = (tasks / "tiny_choice.yaml").read_text()
+    (tasks / "other.yaml").write_text(text.replace("task: tiny_choice", "task: other").replace("Question", "Asked"))
+    group = "group: both\ntask: [tiny_choice, other]\naggregate_metric_list: [{metric: acc}]\n"
+    (tasks / "both.yaml").write_text(group)
+    benchmark = BenchmarkConfig.model_validate({"tasks": ["both"], "include_path": [str(tasks)]})
+    first, second, both = evaluate(str(tiny_llama["a"]), benchmark, execution=FLOAT32)
+    assert (first.task, second.task, both.task, both.items) == ("tiny_choice", "other", "both", 16)
+    assert both.score == pytest.approx((first.score + second.score) / 2)
+    assert both.interval[0] <= both.score <= both.interval[1]
+
+
 def test_what_cannot_be_scored_is_refused(tmp_path: Path, tiny_llama: dict[str, Path], tasks: Path) -> None:
     benchmark = BenchmarkConfig.model_validate({"tasks": ["tiny_choise"], "include_path": [str(tasks)]})
     with pytest.raises(BenchmarkError, match=r"--tasks.*tiny_choise.*tiny_choice"):

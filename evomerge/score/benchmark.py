@@ -190,6 +190,11 @@ class Benchmark:
         return found
 
     @property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """The tasks of each group that lm-eval adds up."""
+        return {group.name: group.tasks for group in self._groups}
+
+    @property
     def truncated(self) -> list[str]:
         """A sentence for each task and split with prompts that lose their beginning to the context window."""
         found = []

@@ -252,6 +252,10 @@ def test_prompts_longer_than_the_window_are_counted(model: Any, tokenizer: Any, 
 def test_a_window_that_leaves_nothing_of_the_question_is_refused(model: Any, tokenizer: Any, tasks: Path) -> None:
     with pytest.raises(BenchmarkError, match=r"task: large, document \d+: .*(nothing of the question|tokens)"):
         build(model, tokenizer, tasks, ["large"], length=2)
+    items = build(model, tokenizer, tasks, ["large"]).splits["test"]
+    longest = max(len(request.continuation) for item in items for (request,) in item.requests)  # type: ignore[union-attr]
+    with pytest.raises(BenchmarkError, match="nothing of the question would be left"):
+        build(model, tokenizer, tasks, ["large"], length=longest)
     with pytest.raises(BenchmarkError, match=r"execution\.max_length"):
         build(model, tokenizer, tasks, ["text_shots"], length=8)
 

@@ -80,9 +80,9 @@ def test_sums_of_records_give_lm_evals_value_for_any_choice_of_items(name: str) 
 
 
 @pytest.mark.parametrize("name", ["bleu", "chrf", "ter"])
-@pytest.mark.parametrize("empty", ["", "zzzz"])
-def test_texts_without_a_match_score_as_in_sacrebleu(name: str, empty: str) -> None:
-    column = [("the river rises", empty), ("to the sea", empty)]
+@pytest.mark.parametrize("made", ["", "zzzz", "zz zz zz zz zz zz", "the goat rises mto sea a hill", "river the sea"])
+def test_texts_with_few_matches_or_none_score_as_in_sacrebleu(name: str, made: str) -> None:
+    column = [("the river rises to sea", made), ("to the sea and a hill", made)]
     (sample,) = samples_of([column], get_aggregation(name), name, sign=1.0)
     assert isinstance(sample, Totals)
 

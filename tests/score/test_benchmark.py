@@ -56,6 +56,13 @@ TASKS: dict[str, dict[str, Any]] = {
             {"name": "vote", "filter": [{"function": "majority_vote"}, {"function": "take_first"}]},
         ],
     },
+    "rolled": {
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "{{question * 60}}",
+        "repeats": 2,
+        "metric_list": [{"metric": "word_perplexity"}],
+    },
     "unsafe": {**TEXT, "unsafe_code": True},
 }
 GROUPS: dict[str, dict[str, Any]] = {
@@ -185,6 +192,19 @@ def test_repeats_are_filtered_as_in_lm_eval(model: Any, tokenizer: Any, tasks: P
     benchmark = build(model, tokenizer, tasks, [{"task": "repeated", "metric": "exact_match,vote"}])
     assert all(len(item.requests[0]) == 3 for item in benchmark.splits["test"])
     check_equal(answered(benchmark, model, tokenizer), stock(model, tokenizer, tasks, ["repeated"]), ["repeated"])
+
+
+def test_repeats_of_a_text_in_several_windows_are_each_its_sum(model: Any, tokenizer: Any, tasks: Path) -> None:
+    benchmark = build(model, tokenizer, tasks, ["rolled"])
+    item = benchmark.splits["test"][0]
+    assert len(item.requests[0]) >= 4
+    table = answered(benchmark, model, tokenizer)
+    found = stock(model, tokenizer, tasks, ["rolled"])
+    metric = "word_perplexity,none"
+    assert benchmark.aggregate(table)["rolled"][metric] == pytest.approx(found["results"]["rolled"][metric], rel=1e-5)
+    answers = table.tasks["rolled"].answers
+    assert answers is not None
+    assert all(first == second for first, second in answers.log_likelihoods())
 
 
 @pytest.mark.parametrize(("multiturn", "system"), [(None, None), (True, "Be brief."), (False, "Be brief.")])

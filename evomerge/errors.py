@@ -31,7 +31,14 @@ class ShapeError(EvomergeError, ValueError):
 
 
 class MergeError(EvomergeError, ArithmeticError):
-    """A merge has no defined or finite result for these tensors and coefficients."""
+    """A merge has no defined or finite result for these tensors and coefficients.
+
+    `request` is the place, in its split, of the request whose answer showed it, where it showed only then.
+    """
+
+    def __init__(self, message: str, *, request: int | None = None) -> None:
+        super().__init__(message)
+        self.request = request
 
 
 class BenchmarkError(EvomergeError, ValueError):

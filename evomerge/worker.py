@@ -158,7 +158,7 @@ class Worker:
             known = ", ".join(self._plans) or "none"
             return Failure(reason="error", message=f"{where}: no requests named {job.split!r}; known: {known}")
         if isinstance(error, MergeError):
-            return Failure(reason="not_finite", message=f"{where}: {error}")
+            return Failure(reason="not_finite", message=f"{where}: {error}", request=error.request)
         if isinstance(error, TimeoutError):
             limit = self.settings.timeout_s
             return Failure(reason="timeout", message=f"{where}: not done after execution.timeout_s = {limit:g} s")

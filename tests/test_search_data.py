@@ -37,8 +37,17 @@ def experiment(folder: Path, models: dict[str, Path], **changes: Any) -> Config:
     return Config.from_file(write_config(folder / "x.yaml", models, tasks, **{**budget, **changes}))
 
 
+GENERATED = {
+    "output_type": "generate_until",
+    "doc_to_target": "{{question}}",
+    "generation_kwargs": {"until": ["\n"], "max_gen_toks": 4, "do_sample": False},
+    "metric_list": [{"metric": "exact_match"}],
+}
+
+
+@pytest.mark.parametrize("settings", [{}, GENERATED], ids=["log-likelihood", "generated"])
 def test_answers_that_are_no_numbers_fail_the_candidate_and_name_the_item(
-    tmp_path: Path, tiny_llama: dict[str, Path]
+    tmp_path: Path, tiny_llama: dict[str, Path], settings: dict[str, Any]
 ) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(tiny_llama["a"], broken)
@@ -46,6 +55,11 @@ def test_answers_that_are_no_numbers_fail_the_candidate_and_name_the_item(
     tensors["lm_head.weight"] = tensors["lm_head.weight"].sign() * 3e38
     save_file(tensors, broken / "model.safetensors", {"format": "pt"})
     config = experiment(tmp_path, {**tiny_llama, "broken": broken})
+    path = tmp_path / "tasks" / "tiny_choice.yaml"
+    task = {**yaml.safe_load(path.read_text()), **settings}
+    if settings:
+        del task["doc_to_choice"]
+    path.write_text(yaml.safe_dump(task))
     # Merges with it break as well.
     with pytest.raises(RunError, match="every candidate failed"):
         search(config, tmp_path / "run")
@@ -57,7 +71,8 @@ def test_answers_that_are_no_numbers_fail_the_candidate_and_name_the_item(
     assert base is not None
     assert base.table is not None
     assert found.failure.startswith("not_finite: ")
-    assert f"(item {base.table.tasks['tiny_choice'].items[0]} of tiny_choice)" in found.failure
+    items = base.table.tasks["tiny_choice"].items
+    assert any(f"(item {item} of tiny_choice)" in found.failure for item in items)
 
 
 def test_prompts_that_are_cut_are_reported_by_check_and_at_the_start(

@@ -207,7 +207,9 @@ class Generator:
                 continue
             # A NaN is the largest of its row.
             if not -float("inf") < value < float("inf"):
-                raise MergeError("generated logits are not finite; the merged weights make no usable model")
+                raise MergeError(
+                    "generated logits are not finite; the merged weights make no usable model", request=row.place
+                )
             row.made.append(token)
             if self._ends(row.made, row.request, token in self._end_tokens):
                 row.is_finished = True

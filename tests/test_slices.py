@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge.checkpoint import Checkpoint
@@ -376,3 +376,39 @@ def test_scaled_inputs_of_layers_are_divided_outputs(family: dict[str, Path], tm
 def test_scales_that_dividing_outputs_cannot_give_are_refused(scale: float) -> None:
     with pytest.raises(RecipeError, match=r"input_scales\[1\]"):
         scaled_groups([1.0, scale])
+
+
+@pytest.mark.parametrize("first", ["tied", "untied"])
+def test_a_head_that_is_tied_stands_for_one_of_its_own_at_the_end(first: str, tmp_path: Path) -> None:
+    folders = {
+        "base": tiny_checkpoint(tmp_path / "base", tied=False, seed=1),
+        "tied": tiny_checkpoint(tmp_path / "tied", tied=True, seed=2),
+        "untied": tiny_checkpoint(tmp_path / "untied", tied=False, seed=3),
+    }
+    last = "untied" if first == "tied" else "tied"
+    made = weighted(folders, ({first: (0, 0)}, {last: (1, 1)}), tied=1.0, untied=0.0)
+    write_folder(replace(made, method="passthrough", options={"model": "base"}, groups=()), tmp_path / "out")
+    merged = load_file(tmp_path / "out" / "model.safetensors")
+    head = "lm_head.weight" if last == "untied" else "model.embed_tokens.weight"
+    assert merged["lm_head.weight"].equal(load_file(folders[last] / "model.safetensors")[head])
+
+
+def test_an_adapter_can_be_stacked(family: dict[str, Path], tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["up_proj"]}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.randn(64, 2, generator=generator), torch.randn(2, 32, generator=generator)
+    module = "base_model.model.model.layers.3.mlp.up_proj"
+    save_file(
+        {f"{module}.lora_A.weight": right, f"{module}.lora_B.weight": left}, adapter / "adapter_model.safetensors"
+    )
+    folders = {"base": family["base"], "lora": adapter}
+    made = weighted(folders, ({"base": (0, 1)}, {"lora": (3, 3)}, {"lora": (3, 3)}), lora=1.0)
+    write_folder(made, tmp_path / "out")
+    merged = load_file(tmp_path / "out" / "model.safetensors")
+    stored = load_file(family["base"] / "model.safetensors")["model.layers.3.mlp.up_proj.weight"]
+    for layer in (2, 3):
+        found = merged[f"model.layers.{layer}.mlp.up_proj.weight"]
+        torch.testing.assert_close(found, stored + 2 * left @ right, rtol=0, atol=1e-6)

@@ -17,6 +17,10 @@ Results agree with mergekit's within the rounding of its dtype, with these delib
   lacks a token of its has that row; mergekit takes an arbitrary tokenizer and the mean of all rows. `tokenizer.tokens`
   and `pad_to_multiple_of` are refused, and so is another model's tokenizer.
 - Parameters that mergekit passes over in silence are refused by name.
-- In slices, only passthrough takes its layers from different models, and a model is named once a slice.
+- A slice's sources may be other models than another slice's with passthrough and methods that weigh models, except
+  nuslerp and multislerp; a model is named once a slice, and the base, if the method has one, in each.
+- What comes after the layers is merged from all sources of the last slice; mergekit takes only as many of them as
+  the first slice has. Layers of different kinds (with and without a sliding window) aren't merged, and the config of
+  a stack follows its layers; mergekit leaves lists with an entry per layer as they were.
 - Local models are looked for in the current folder, as in mergekit, and then in that of the file.
 """

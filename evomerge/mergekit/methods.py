@@ -67,6 +67,11 @@ class Counterpart:
     inert: Mapping[str, str] = field(default_factory=dict)
     random: bool = False
 
+    @property
+    def takes_absent(self) -> bool:
+        """Whether a model may be missing from a slice: one of weight 0 then changes nothing."""
+        return "weight" in self.per_model and self.theirs not in {"nuslerp", "multislerp"}
+
 
 _WEIGHT = {"weight": Number(ours="weight")}
 _DENSITY = {"density": Number(ours="density", default=1.0)}

@@ -55,9 +55,9 @@ class _Stretch:
         """The layer after the last; 0 if the stretch is all layers."""
         return 0 if self.layers is None else self.layers[1] + 1
 
-    def source(self, model: ModelReference) -> _Source:
-        """What is given for one of the models."""
-        return next(source for source in self.sources if source.model == model)
+    def source(self, model: ModelReference) -> _Source | None:
+        """What is given for one of the models; None if it isn't merged here."""
+        return next((source for source in self.sources if source.model == model), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +205,9 @@ class _Reading:
                 found[number.ours] = self._number(name, number.default, spot, spot.stretch.sources[0])
                 continue
             found[number.ours] = {
-                expert: self._number(name, number.default, spot, spot.stretch.source(model))
+                expert: number.default or 0.0
+                if (source := spot.stretch.source(model)) is None
+                else self._number(name, number.default, spot, source)
                 for expert, model in self.experts.items()
             }
         for name, number in self.counterpart.shared.items():
@@ -413,7 +415,10 @@ def _slices(
     experts: Mapping[str, ModelReference],
     counterpart: Counterpart,
 ) -> tuple[Slice, ...]:
-    """The layers of the merge; none if they are those of the models, in their order."""
+    """The layers of the merge; none if they are those of the models, in their order.
+
+    The base comes first, so that a model that a slice doesn't name has no task vector there.
+    """
     names = {model: name for name, model in experts.items()}
     if counterpart.base == "required" or first not in names:
         names[first] = "base"
@@ -422,8 +427,9 @@ def _slices(
     if stretches[-1].layers is None or (in_place and alike and stretches[-1].end == depth):
         return ()
     return tuple(
-        {names[source.model]: source.layers for source in stretch.sources if source.layers is not None}
+        {names[source.model]: source.layers for source in sources if source.layers is not None}
         for stretch in stretches
+        for sources in (sorted(stretch.sources, key=lambda source: names[source.model] != "base"),)
     )
 
 
@@ -439,19 +445,19 @@ def _experts(
     where: str,
 ) -> dict[str, ModelReference]:
     """The models that our method merges, by names made from their paths, in the file's order."""
-    models = [source.model for source in stretches[0].sources]
+    models = list(dict.fromkeys(source.model for stretch in stretches for source in stretch.sources))
     if counterpart.ours == "scaled":
         return _stacked(stretches, first, where)
+    if counterpart.base == "required" and base is None:
+        raise RecipeError(f"{where}: base_model: missing; {counterpart.theirs} needs it")
     for index, stretch in enumerate(stretches):
-        if _models(stretch.sources) != _models(stretches[0].sources):
+        found = _models(stretch.sources)
+        if found != _models(stretches[0].sources) and not counterpart.takes_absent:
             raise RecipeError(
-                f"{where}: slices[{index}].sources: other models than in slices[0]; only passthrough takes its slices "
-                "from different models"
+                f"{where}: slices[{index}].sources: other models than in slices[0]; {counterpart.theirs} needs every "
+                "model in every slice"
             )
-    if counterpart.base == "required":
-        if base is None:
-            raise RecipeError(f"{where}: base_model: missing; {counterpart.theirs} needs it")
-        if base not in models:
+        if counterpart.base != "ignored" and base is not None and base not in found:
             raise RecipeError(f"{where}: slices: base_model {base.path} is to be among the sources of every slice")
     if counterpart.ours == "slerp":
         # mergekit interpolates from the base to the other model.

@@ -247,12 +247,17 @@ def _stacked(
         sources = {}
         for expert, model in listed.items():
             key = expert if expert in chosen else "base" if model == recipe.base else expert
-            if key not in chosen:
+            if key in chosen:
+                sources[expert] = (model, chosen[key])
+                continue
+            weightless = all(groups[group].get(expert, {}).get("weight") == 0.0 for _, group in part.conditions)
+            without_task_vector = counterpart.base == "required" and next(iter(chosen)) == "base"
+            if not counterpart.takes_absent or not (weightless or without_task_vector):
+                advice = "; name it, or set its weight to 0 there" if counterpart.takes_absent and key != "base" else ""
                 raise RecipeError(
-                    f"recipe: models.slices[{index}]: doesn't name {key}; with mergekit's {counterpart.theirs} every "
-                    "model takes part in every slice"
+                    f"recipe: models.slices[{index}]: doesn't name {key}, which mergekit's {counterpart.theirs} needs "
+                    f"in every slice{advice}"
                 )
-            sources[expert] = (model, chosen[key])
     shift = part.first - starts[index]
     length = part.last - part.first + 1
     shared = _conditional(part, groups, None)

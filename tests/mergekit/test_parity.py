@@ -215,6 +215,50 @@ slices:
     parameters: {{lambda: 0.5}}
 dtype: float32
 """,
+    "a base with other experts in each slice": """
+merge_method: ties
+base_model: {base}
+slices:
+  - sources:
+      - {{model: {b}, layer_range: [1, 3], parameters: {{weight: 0.3, density: 0.5}}}}
+      - {{model: {base}, layer_range: [0, 2]}}
+      - {{model: {a}, layer_range: [1, 3], parameters: {{weight: 0.7, density: [0.3, 0.6]}}}}
+  - sources:
+      - {{model: {base}, layer_range: [1, 3]}}
+      - {{model: {c}, layer_range: [0, 2], parameters: {{weight: 0.7}}}}
+parameters: {{lambda: 0.8}}
+dtype: float32
+""",
+    "task vectors from other layers, normalised": """
+merge_method: task_arithmetic
+base_model: {base}
+slices:
+  - sources: [{{model: {base}, layer_range: [0, 2]}}, {{model: {a}, layer_range: [1, 3], parameters: {{weight: 0.7}}}}]
+  - sources: [{{model: {b}, layer_range: [2, 4], parameters: {{weight: 0.3}}}}, {{model: {base}, layer_range: [1, 3]}}]
+parameters: {{normalize: true}}
+dtype: float32
+""",
+    "other models in each slice": """
+merge_method: linear
+slices:
+  - sources:
+      - {{model: {a}, layer_range: [0, 2], parameters: {{weight: 0.2}}}}
+      - {{model: {b}, layer_range: [2, 4], parameters: {{weight: 0.6}}}}
+  - sources:
+      - {{model: {b}, layer_range: [0, 2], parameters: {{weight: 0.2}}}}
+      - {{model: {c}, layer_range: [1, 3], parameters: {{weight: [0.1, 0.6]}}}}
+  - sources: [{{model: {c}, layer_range: [1, 2], parameters: {{weight: 0.6}}}}]
+dtype: float32
+""",
+    "slerp over other layers": """
+merge_method: slerp
+base_model: {base}
+slices:
+  - sources: [{{model: {base}, layer_range: [0, 2]}}, {{model: {a}, layer_range: [1, 3]}}]
+  - sources: [{{model: {a}, layer_range: [1, 4]}}, {{model: {base}, layer_range: [0, 3]}}]
+parameters: {{t: [{{filter: self_attn, value: [0, 0.5, 1]}}, {{value: 0.3}}]}}
+dtype: float32
+""",
     "linear over other layers": """
 merge_method: linear
 slices:

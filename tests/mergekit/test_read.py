@@ -217,10 +217,18 @@ REFUSED = {
     ),
     "a slice without one of the models": (
         ties(
+            merge_method="sce",
             models=None,
             slices=[*sliced(([0, 2], [0, 2])), {"sources": [{"model": "org/base", "layer_range": [2, 4]}]}],
         ),
-        r"slices\[1\]\.sources: other models than in slices\[0\]; only passthrough",
+        r"slices\[1\]\.sources: other models than in slices\[0\]; sce needs every model in every slice",
+    ),
+    "a slice without the base": (
+        ties(
+            models=None,
+            slices=[*sliced(([0, 2], [0, 2])), {"sources": [{"model": "org/one", "layer_range": [2, 4]}]}],
+        ),
+        r"slices: base_model org/base is to be among the sources of every slice",
     ),
     "several models to pass through": (
         "merge_method: passthrough\nslices:\n"

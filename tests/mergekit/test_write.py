@@ -13,7 +13,8 @@ from evomerge.errors import RecipeError
 from evomerge.materialise import Materialiser
 from evomerge.mergekit.read import read_mergekit
 from evomerge.mergekit.write import to_mergekit
-from evomerge.recipe import Group, ModelReference, Recipe
+from evomerge.models import open_models
+from evomerge.recipe import Group, ModelReference, Recipe, Slice
 from evomerge.testing.models import tiny_family
 
 
@@ -132,3 +133,43 @@ def test_the_base_as_an_expert_of_task_vectors_is_refused(tiny_llama: dict[str, 
 def test_random_methods_say_that_draws_differ(tiny_llama: dict[str, Path]) -> None:
     made = recipe(tiny_llama, "dare_linear", Group(name="all"), options={"rescale": "l1"})
     assert to_mergekit(made).startswith("# mergekit draws other random entries")
+
+
+def stacked(folders: dict[str, Path], method: str, *slices: Slice, **weight: float) -> Recipe:
+    group = Group(name="all", coefficients={"weight": weight})
+    return recipe(folders, method, group, slices=slices)
+
+
+def test_an_expert_without_part_in_a_slice_is_left_out_of_it(family: dict[str, Path]) -> None:
+    made = stacked(family, "ties", {"base": (0, 1), "a": (1, 2)}, {"base": (2, 2), "b": (0, 0)}, a=0.5, b=0.25)
+    again = read_mergekit(to_mergekit(made))
+    assert again.slices == made.slices
+
+    def stacks(found: Recipe) -> dict[str, Any]:
+        models = open_models(found.base, found.experts, slices=found.slices)
+        return dict(Materialiser(*models).stream(found))
+
+    expected, found = stacks(made), stacks(again)
+    assert expected.keys() == found.keys()
+    assert all(tensor.equal(found[name]) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("method", "slices", "message"),
+    [
+        ("ties", ({"a": (0, 1), "b": (0, 1)},), r"slices\[0\]: doesn't name base, which mergekit's ties needs"),
+        ("ties", ({"a": (0, 1), "base": (0, 1)},), r"slices\[0\]: doesn't name b,.*set its weight to 0 there"),
+        ("linear", ({"a": (0, 1)},), r"slices\[0\]: doesn't name b,.*set its weight to 0 there"),
+    ],
+)
+def test_a_stack_that_mergekit_cannot_say_is_refused(
+    method: str, slices: tuple[Slice, ...], message: str, family: dict[str, Path]
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        to_mergekit(stacked(family, method, *slices, a=0.5, b=0.25))
+
+
+def test_an_expert_of_weight_0_needs_no_layers_in_mergekit(family: dict[str, Path]) -> None:
+    text = to_mergekit(stacked(family, "linear", {"a": (0, 1)}, {"a": (1, 2)}, a=0.5, b=0.0))
+    assert f"model: {family['a']}\n" in text
+    assert f"model: {family['b']}\n" not in text

@@ -256,12 +256,15 @@ class Checkpoint:
         """Names of the tensors whose first side has an entry per token: embedding, head and the head's bias."""
         if self.embedding is None:
             return ()
-        rows = self.embedding.shape[:1]
+        rows, width = self.embedding.shape[0], self.embedding.shape[-1]
+        # A head's parts can have other names; without a telling one, a side is only known where it isn't the width.
+        kinds = {"embedding", "head"} if rows == width else {"embedding", "head", "other"}
         return tuple(
             name
             for name, info in self.tensors.items()
-            if self.layout.place(name).kind in {"embedding", "head"}
-            and info.shape[:1] == rows
+            if info.shape[:1] == (rows,)
+            and self.layout.place(name).kind in kinds
+            and not (self.layout.stem is not None and name.startswith(f"{self.layout.stem}."))
             and not _POSITIONS.search(name)
         )
 

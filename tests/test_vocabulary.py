@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -140,6 +141,36 @@ def test_an_expert_with_the_unions_words_is_itself_again(folders: dict[str, Path
         with torch.no_grad():
             logits, wanted = models[out](found).logits, models[folders["a"]](expected).logits
         assert torch.allclose(logits[..., places], wanted[..., order], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "config"),
+    [
+        (transformers.BertForMaskedLM, transformers.BertConfig),
+        (transformers.RobertaForMaskedLM, transformers.RobertaConfig),
+        (transformers.T5ForConditionalGeneration, transformers.T5Config),
+    ],
+)
+def test_the_head_of_an_encoder_grows_with_its_bias(model: Any, config: Any, tmp_path: Path) -> None:
+    folders = {"base": tmp_path / "base", "a": tmp_path / "a"}
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    sizes = {"d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 16, "d_kv": 8} if "T5" in str(model) else sizes
+    for folder, tokenizer in zip(
+        folders.values(), (wordpiece(["the"]), with_added(wordpiece(["the", "sea"]), "<|x|>")), strict=True
+    ):
+        made = model(config(vocab_size=len(tokenizer), **sizes))
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter.normal_()
+        made.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    out = write_folder(recipe_of(folders, a=1.0), tmp_path / "out")
+    loaded, info = model.from_pretrained(out, output_loading_info=True)
+    assert not any(info.values())
+    original = model.from_pretrained(folders["a"])
+    # The expert's tokenizer extends the base's, so that a merge with weight 1 is the expert again.
+    for name, tensor in original.state_dict().items():
+        assert torch.allclose(loaded.state_dict()[name], tensor, atol=1e-5), name
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma", "gpt2", "gpt_neox", "qwen2", "mixtral"])

@@ -145,7 +145,10 @@ def match_vocabularies(
     known = _read(base, experts)
     theirs = {name: _stored(known[name], expert) for name, expert in experts.items()}
     ids, merged = known[""].ids, None
-    if policy == "union" and any(token not in ids for tokens in theirs.values() for token in tokens.ids):
+    stored = _rows_of(base)
+    if policy == "union" and any(
+        ids.get(token, stored) >= stored for tokens in theirs.values() for token in tokens.ids
+    ):
         merged = union(known[""], theirs)
         ids = merged.ids
     rows = _rows_of(base) if merged is None else _num_rows(base, known[""].ids, ids)
@@ -333,14 +336,15 @@ def _replaced_rows(config: Mapping[str, Any], old: int, new: int) -> tuple[dict[
 
 
 def _base_remarks(merged: UnionTokenizer, rows: int) -> tuple[str, ...]:
-    brought = "; ".join(
+    brought = [
         f"{len(tokens)} of expert {name!r} ({examples(tokens, merged)})"
         for name, tokens in merged.added.items()
         if tokens
-    )
+    ]
     total = sum(map(len, merged.added.values()))
-    counts = f"vocabulary: {total} added to the base's {len(merged.ids) - total} tokens: {brought}"
-    return (f"{counts}; its embedding has {rows} rows", *(f"vocabulary: {note}" for note in merged.notes))
+    counts = f"{total} added to the base's {len(merged.ids) - total} tokens: {'; '.join(brought) or 'none'}"
+    kept = "special tokens, chat template and generation settings stay the base's"
+    return tuple(f"vocabulary: {text}" for text in (f"{counts}; its embedding has {rows} rows", kept, *merged.notes))
 
 
 def _remarks(own: Tokenization, merged: Tokenization | UnionTokenizer, has: Rows) -> tuple[str, ...]:
@@ -352,8 +356,12 @@ def _remarks(own: Tokenization, merged: Tokenization | UnionTokenizer, has: Rows
         shown = examples(lacking, merged)
         found.append(f"vocabulary: lacks {len(lacking)} of {len(ids)} tokens, which have the base's rows: {shown}")
     if dropped:
-        found.append(f"vocabulary: {len(dropped)} of its {len(own.ids)} tokens are left out: {examples(dropped, own)}")
-    return tuple(found)
+        shown = examples(dropped, own)
+        found.append(
+            f"vocabulary: {len(dropped)} of its {len(own.ids)} tokens are left out, also where it is scored by itself: "
+            f"{shown}"
+        )
+    return tuple(found) or ("vocabulary: has every token, in other rows or with other padding",)
 
 
 def _copy(source: _Source, here: NDArray[np.bool_], out: Tensor) -> None:

@@ -242,6 +242,9 @@ def test_tokens_without_a_row_are_as_if_a_model_had_them_not(tmp_path: Path) -> 
     assert torch.equal(models.base.tensor(EMBEDDING)[291].double(), own["<|a|>"])
     kept, _ = opened({"base": base, "a": a}, "base")
     assert len(kept.tensor(EMBEDDING)) == 290
+    same = write_model(tmp_path / "same", with_added(bpe(290), "<|x|>"), seed=1)
+    assert len(opened({"base": base, "same": same}, "union").base.tensor(EMBEDDING)) == 291
+    assert len(opened({"base": base, "same": same}, "base").experts["same"].tensor(EMBEDDING)) == 290
 
 
 def test_a_models_own_section_for_text_has_the_new_size() -> None:
@@ -298,7 +301,9 @@ def test_the_notes_say_what_was_added_and_what_was_left_out(folders: dict[str, P
     )
     assert union.experts["a"].notes == ("vocabulary: lacks 1 of 313 tokens, which have the base's rows: '<|b|>'",)
     assert kept.base.notes == ()
-    assert kept.experts["b"].notes == ("vocabulary: 2 of its 292 tokens are left out: '<|b|>', '<|x|>'",)
+    assert kept.experts["b"].notes == (
+        "vocabulary: 2 of its 292 tokens are left out, also where it is scored by itself: '<|b|>', '<|x|>'",
+    )
 
 
 def test_different_vocabularies_are_refused_with_the_two_ways_out(folders: dict[str, Path], tmp_path: Path) -> None:

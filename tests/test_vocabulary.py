@@ -242,6 +242,8 @@ def test_tokens_without_a_row_are_as_if_a_model_had_them_not(tmp_path: Path) -> 
     assert torch.equal(models.base.tensor(EMBEDDING)[291].double(), own["<|a|>"])
     kept, _ = opened({"base": base, "a": a}, "base")
     assert len(kept.tensor(EMBEDDING)) == 290
+    with_added(bpe(290), "<|x|>", "<|a|>", "<|unused|>").save_pretrained(a)
+    assert "<|unused|>" not in opened({"base": base, "a": a}, "union").base.tokenizer().get_vocab()
     same = write_model(tmp_path / "same", with_added(bpe(290), "<|x|>"), seed=1)
     assert len(opened({"base": base, "same": same}, "union").base.tensor(EMBEDDING)) == 291
     assert len(opened({"base": base, "same": same}, "base").experts["same"].tensor(EMBEDDING)) == 290

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from evomerge.checkpoint import Checkpoint
@@ -34,8 +35,6 @@ def _bpe_grown_after_added() -> PreTrainedTokenizerFast:
     for token in grown["model"]["vocab"]:
         vocab.setdefault(token, len(vocab))
     data["model"] = {**grown["model"], "vocab": vocab}
-    from tokenizers import Tokenizer
-
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(data)), eos_token="</s>")
 
 
@@ -71,6 +70,7 @@ def test_added_tokens_of_experts_stand_for_themselves_with_their_settings(tmp_pa
     opened, found = made(tmp_path, bpe(290), chat=chat, thinking=thinking)
     assert found.added == {"chat": ("<|im_start|>", "<|im_end|>"), "thinking": ("<think>",)}
     assert [found.ids[token] for token in ("<|im_start|>", "<|im_end|>", "<think>")] == [290, 291, 292]
+    assert all(found.ids[entry["content"]] == entry["id"] for entry in found.data["added_tokens"])
     loaded, base = found.load(opened), bpe(290)
     for text in TEXTS:
         assert loaded.encode(text) == base.encode(text)
@@ -112,6 +112,23 @@ def test_a_union_of_unrelated_tokenizers_only_joins_tokens_of_the_base(tmp_path:
     assert "don't come about even from their own text" in notes
 
 
+def test_another_way_to_a_token_of_the_base_is_not_taken(tmp_path: Path) -> None:
+    base = _letters([("b", "c"), ("a", "b"), ("ab", "c")])
+    assert base.tokenize("abc") == ["a", "bc"]
+    other = _letters([("b", "c"), ("a", "bc"), ("abc", "d")])
+    opened, found = made(tmp_path, base, other=other)
+    loaded = found.load(opened)
+    assert found.added == {"other": ("abcd",)}
+    assert loaded.tokenize("abc") == ["a", "bc"]
+    assert any("'abcd'" in note for note in found.notes if "don't come about" in note)
+
+
+def _letters(merges: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
+    tokens = dict.fromkeys(["</s>", *"abcd", *("".join(pair) for pair in merges)])
+    vocab = {token: number for number, token in enumerate(tokens)}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocab, merges)), eos_token="</s>")
+
+
 def test_scores_of_a_unigram_model_are_moved_to_those_of_the_base(tmp_path: Path) -> None:
     shifted = [(piece, score - 2.0) for piece, score in [*PIECES, *MORE]]
     _, found = made(tmp_path, unigram(PIECES), a=unigram(shifted))
@@ -129,8 +146,6 @@ def _unigram_of(vocab: list[tuple[str, float]]) -> PreTrainedTokenizerFast:
     made = unigram([])
     data = json.loads(made.backend_tokenizer.to_str())
     data["model"]["vocab"] = [list(entry) for entry in vocab]
-    from tokenizers import Tokenizer
-
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(data)), eos_token="</s>")
 
 

@@ -279,6 +279,38 @@ def test_rows_follow_tokens_for_every_kind_of_tokenizer(base: Any, other: Any, t
             assert torch.allclose(row, own[token], atol=1e-6)
 
 
+def test_a_stack_has_the_tokens_of_all_whichever_model_its_ends_are_from(tmp_path: Path) -> None:
+    folders = {
+        "base": write_model(tmp_path / "base", bpe(290), tied=False),
+        "a": write_model(tmp_path / "a", with_added(bpe(290), "<|a|>"), seed=1, tied=False, layers=3),
+        "b": write_model(tmp_path / "b", with_added(bpe(290), "<|b|>"), seed=2, tied=False),
+    }
+    recipe = Recipe(
+        base=ModelReference(path=str(folders["base"])),
+        experts={name: ModelReference(path=str(folders[name])) for name in ("a", "b")},
+        method="passthrough",
+        options={"model": "base"},
+        vocabulary="union",
+        slices=({"a": (0, 2)}, {"base": (1, 1)}, {"b": (1, 1)}),
+    )
+    out = write_folder(recipe, tmp_path / "out")
+    embedding, head, a, b = (
+        rows(folder, name)
+        for folder, name in ((out, EMBEDDING), (out, HEAD), (folders["a"], EMBEDDING), (folders["b"], HEAD))
+    )
+    assert embedding.keys() == a.keys() | b.keys()
+    for token in embedding:
+        assert torch.equal(embedding[token], a[token] if token in a else rows(folders["b"], EMBEDDING)[token])
+        assert torch.equal(head[token], b[token] if token in b else rows(folders["a"], HEAD)[token])
+    model = AutoModelForCausalLM.from_pretrained(out)
+    assert (model.config.num_hidden_layers, model.config.vocab_size) == (5, 292)
+    assert model(torch.tensor([[290, 291]])).logits.shape[-1] == 292
+    base, experts = open_models(recipe.base, recipe.experts, vocabulary="union", slices=recipe.slices)
+    live = LiveModel.build(base, dtype=torch.float32)
+    Materialiser(base, experts).write(recipe, live.targets)
+    assert all(torch.equal(live.targets[name], tensor) for name, tensor in load_file(out / "model.safetensors").items())
+
+
 def test_models_that_share_a_vocabulary_stay_as_they_are(tiny_llama: dict[str, Path]) -> None:
     for policy in ("same", "base", "union"):
         base, experts = opened(tiny_llama, policy)

@@ -28,6 +28,7 @@ from evomerge.checkpoint import (
     TensorInfo,
     check_compatible,
     match_names,
+    read_header,
     resolve,
 )
 from evomerge.errors import CheckpointError, ExportError, MergeError, unknown
@@ -243,6 +244,7 @@ class CompressedExpert(Checkpoint):
         for file in sorted({entry.file for entry in manifest.tensors.values() if entry.file}):
             if Path(file).name != file or not (folder / file).is_file():
                 raise CheckpointError(f"{folder}: {file} is missing; copy the whole folder again")
+        _check_stored(folder, manifest, base)
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -444,6 +446,33 @@ def _factor_dtype(dtype: str, expert: Checkpoint) -> torch.dtype:
 def _absolute(reference: ModelReference) -> ModelReference:
     folder = Path(reference.path).expanduser()
     return ModelReference(path=str(folder.absolute())) if folder.is_dir() else reference
+
+
+def _check_stored(folder: Path, manifest: Compression, base: Checkpoint) -> None:
+    """Check the headers of the stored tensors: names, shapes and files that aren't cut short."""
+    headers = {
+        file: read_header(folder / file)
+        for file in sorted({entry.file for entry in manifest.tensors.values() if entry.file})
+    }
+    for name, entry in manifest.tensors.items():
+        if entry.kind == "same":
+            continue
+        shape = base.tensors[name].shape
+        wanted = {name: shape}
+        if entry.kind == "factors":
+            if entry.rank is None or entry.rank < 1 or len(shape) not in (2, 3):
+                raise CheckpointError(f"{folder}: {name}: factors of rank {entry.rank}; copy the whole folder again")
+            *stack, height, width = shape
+            shapes = ((*stack, height, entry.rank), (*stack, entry.rank), (*stack, entry.rank, width))
+            wanted = {f"{name}.{part}": side for part, side in zip(_PARTS, shapes, strict=True)}
+        stored = headers.get(entry.file or "", {})
+        for key, expected in wanted.items():
+            if key not in stored or stored[key].shape != expected:
+                found = "missing" if key not in stored else f"of shape {list(stored[key].shape)}"
+                raise CheckpointError(
+                    f"{folder}: {entry.file}: {key} is {found}, should be of shape {list(expected)}; copy the whole "
+                    "folder again"
+                )
 
 
 def _reopen(folder: str, base: str, keep: bool) -> CompressedExpert:

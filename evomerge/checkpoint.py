@@ -5,6 +5,7 @@ Knows files, names, shapes and dtypes. Does not know models as code: nothing is 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -13,6 +14,7 @@ import struct
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from functools import cached_property
 from math import prod
 from pathlib import Path, PurePosixPath
@@ -146,6 +148,9 @@ class Checkpoint:
     @classmethod
     def open(cls, reference: ModelReference | str | Path) -> Checkpoint:
         """Read the headers of a local folder, or of a hub model, which is downloaded if it isn't cached.
+
+        Symbolic links are followed, also out of the folder, since the hub's cache consists of them; names
+        inside files may not leave it.
 
         Raises: CheckpointError if it can't be found, or is damaged, unsafe or incomplete.
         """
@@ -496,7 +501,10 @@ def resolve(reference: ModelReference) -> Path:
     """The folder of a model, downloaded if need be. Raises: CheckpointError if it can't be had."""
     folder = Path(reference.path).expanduser()
     if folder.is_dir():
+        _refuse_broken_links(folder)
         return folder
+    if folder.is_symlink() and not folder.exists():
+        raise CheckpointError(f"{reference.path}: {_where_it_leads(folder)}; give the model folder itself")
     if folder.exists():
         raise CheckpointError(f"{reference.path}: is a file; give the folder that holds it")
     if not _is_hub_id(reference.path):
@@ -520,6 +528,24 @@ def resolve(reference: ModelReference) -> Path:
             f"{reference.path}{at}: no such folder, not in the hub's cache, and the hub can't be reached "
             f"({type(error).__name__}); connect, unset HF_HUB_OFFLINE, or give a local folder"
         ) from error
+
+
+def _refuse_broken_links(folder: Path) -> None:
+    """A missing file may be meant to be missing; one whose link is broken isn't, such as a tokenizer."""
+    # Not by glob, which passes over broken links where a pattern is a plain name.
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() and not path.exists() and any(fnmatch(path.name, pattern) for pattern in _DOWNLOADED):
+            raise CheckpointError(f"{path}: {_where_it_leads(path)}; put the file itself there")
+
+
+def _where_it_leads(link: Path) -> str:
+    """What is wrong with a symbolic link that can't be followed."""
+    try:
+        link.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "is a symbolic link that leads in a circle"
+    return f"is a symbolic link to {link.readlink()}, which isn't there"
 
 
 def _snapshot(reference: ModelReference, *, local_files_only: bool) -> Path:

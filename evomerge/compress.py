@@ -23,7 +23,6 @@ from torch import Tensor
 
 from evomerge.checkpoint import (
     COMPRESSED,
-    TOKENIZER_FILES,
     Checkpoint,
     TensorInfo,
     check_compatible,
@@ -191,9 +190,10 @@ def compress(
             error=(error / energy_found) ** 0.5 if energy_found else 0.0,
             tensors={name: files.placed(name, record) for name, record in records.items()},
         )
-        for file in ("config.json", "generation_config.json", *TOKENIZER_FILES):
-            for path in sorted(end.folder.glob(file)):
-                shutil.copyfile(path, partial / path.name)
+        for file in ("config.json", "generation_config.json"):
+            if (end.folder / file).is_file():
+                shutil.copyfile(end.folder / file, partial / file)
+        end.write_tokenizer(partial)
         (partial / COMPRESSED).write_text(manifest.to_json(), encoding="utf-8")
         partial.rename(out)
     except OSError as problem:

@@ -302,6 +302,8 @@ def _update(
     else:
         return None
     rank = right.shape[0]
+    if rank == 0:
+        raise CheckpointError(f"{folder}: {name}: its factors have rank 0, which changes nothing; train it with r ≥ 1")
     alpha = _for_module(settings.get("alpha_pattern") or {}, module, settings.get("lora_alpha", 8))
     stated = _for_module(settings.get("rank_pattern") or {}, module, settings.get("r", 8))
     if stated != rank:

@@ -310,6 +310,11 @@ class Materialiser:
             if set(value) != set(self.experts):
                 raise RecipeError(f"{where}: expected one value for each of {', '.join(self.experts)}")
             values = np.array([value[expert] for expert in self.experts], dtype=np.float64)
+        elif np.ndim(value) or isinstance(value, str):
+            raise RecipeError(
+                f"{where}: expected one number, or one for each expert by its name ({', '.join(self.experts)}), "
+                f"got {value!r}"
+            )
         else:
             values = np.full((len(self.experts),) if parameter.per_expert else (), value, dtype=np.float64)
         for number in values.flat:

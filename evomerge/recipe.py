@@ -274,6 +274,11 @@ def _group(value: Any, where: str, experts: tuple[str, ...]) -> Group:
             if set(coefficient) != set(experts):
                 raise RecipeError(f"{place}: expected one value for each of {', '.join(experts)}, got {coefficient!r}")
             coefficients[name] = {expert: _number(coefficient[expert], f"{place}.{expert}") for expert in experts}
+        elif isinstance(coefficient, list):
+            raise RecipeError(
+                f"{place}: expected one number, or one for each expert by its name "
+                f"({{{', '.join(f'{expert}: ...' for expert in experts)}}}), got a list of {len(coefficient)}"
+            )
         else:
             coefficients[name] = _number(coefficient, place)
     return Group(

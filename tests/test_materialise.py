@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from evomerge.checkpoint import Checkpoint
 from evomerge.errors import CheckpointError, MergeError, RecipeError
+from evomerge.folder import write_folder
 from evomerge.live import LiveModel
 from evomerge.materialise import Materialiser, checked_options
 from evomerge.merge import METHODS
@@ -437,3 +439,84 @@ def test_ties_over_the_model_trims_the_whole_task_vector_live_and_streamed(tmp_p
     plain = recipe_of(folders, *groups, method="ties")
     assert merger.prepared_bytes(recipe) != merger.prepared_bytes(plain)
     assert any(not torch.equal(merged, targets[name]) for name, merged in merger.stream(plain))
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+def test_models_of_different_dtypes_merge_as_the_values_that_they_hold(tmp_path: Path, method: str) -> None:
+    merges: type[MergeMethod] = METHODS.get(method)
+    count = min(max(2, merges.min_experts), merges.max_experts or 99)
+    names = ("base", *"abcdef"[:count])
+    dtypes = dict(zip(names, (torch.bfloat16, torch.float16, torch.float32) * 3, strict=False))
+    mixed = tiny_family(tmp_path / "mixed", experts=names[1:])
+    wide = {name: tmp_path / "wide" / name for name in names}
+    for name, folder in mixed.items():
+        tensors = {key: tensor.to(dtypes[name]) for key, tensor in load_file(folder / "model.safetensors").items()}
+        shutil.copytree(folder, wide[name])
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        values = {key: tensor.float() for key, tensor in tensors.items()}
+        save_file(values, wide[name] / "model.safetensors", {"format": "pt"})
+    found, expected = (
+        dict(materialiser(folders).stream(recipe_of(folders, everywhere(), method=method, dtype="float32")))
+        for folders in (mixed, wide)
+    )
+    for name, tensor in found.items():
+        assert tensor.dtype == torch.float32
+        torch.testing.assert_close(
+            tensor, expected[name], rtol=1e-5, atol=1e-6, msg=lambda text, at=name: f"{at}: {text}"
+        )
+    # Without a dtype of its own the merge is stored as the base.
+    stored = dict(materialiser(mixed).stream(recipe_of(mixed, everywhere(), method=method)))
+    assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
+
+
+def test_every_expert_of_a_mixture_and_its_router_take_the_coefficients_of_their_layers_mlp(tmp_path: Path) -> None:
+    folders = tiny_family(tmp_path, "mixtral")
+    groups = (
+        Group(name="first mlp", layers=(0, 0), kinds=("mlp",), coefficients={"weight": {"a": 0.9, "b": -0.25}}),
+        Group(name="mlp", kinds=("mlp",), coefficients={"weight": {"a": 0.125, "b": 0.5}}),
+        Group(name="rest", coefficients={"weight": 0.0}),
+    )
+    recipe = recipe_of(folders, *groups, method="task_arithmetic")
+    stored = {name: load_file(folder / "model.safetensors") for name, folder in folders.items()}
+    merged = load_file(write_folder(recipe, tmp_path / "out") / "model.safetensors")
+    assert merged.keys() == stored["base"].keys()
+    mixture = [name for name in merged if "block_sparse_moe" in name or ".mlp." in name]
+    assert any("gate" in name for name in mixture)
+    assert any("experts" in name for name in mixture)
+    for name, tensor in merged.items():
+        base, a, b = (stored[model][name].double() for model in ("base", "a", "b"))
+        one, two = ((0.9, -0.25) if ".layers.0." in name else (0.125, 0.5)) if name in mixture else (0.0, 0.0)
+        expected = (base + one * (a - base) + two * (b - base)).float()
+        # Half a unit in the last place of float32, and as much for the rounding of the sum's terms.
+        torch.testing.assert_close(tensor, expected, rtol=2e-7, atol=3e-8)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert bool(torch.isfinite(model(torch.arange(1, 9)[None]).logits).all())
+
+
+@pytest.mark.parametrize("base", ["tied", "untied"])
+@pytest.mark.parametrize("expert", ["tied", "untied"])
+def test_tied_and_untied_heads_are_merged_and_a_head_that_the_base_lacks_is_refused(
+    tmp_path: Path, base: str, expert: str
+) -> None:
+    folders = {
+        "base": tiny_checkpoint(tmp_path / "base", tied=base == "tied"),
+        "a": tiny_checkpoint(tmp_path / "a", seed=1, tied=expert == "tied"),
+    }
+    recipe = recipe_of(folders, everywhere(weight=0.25), method="task_arithmetic")
+    if (base, expert) == ("tied", "untied"):
+        with pytest.raises(CheckpointError, match=r"has an output head of its own \(lm_head\.weight\).*untie the base"):
+            write_folder(recipe, tmp_path / "out")
+        return
+    out = write_folder(recipe, tmp_path / "out")
+    merged, (one, two) = (
+        load_file(out / "model.safetensors"),
+        (load_file(f / "model.safetensors") for f in folders.values()),
+    )
+    head, embedding = "lm_head.weight", "model.embed_tokens.weight"
+    model = AutoModelForCausalLM.from_pretrained(out)
+    assert (head in merged) == (base == "untied")
+    shared = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert shared == (base == "tied")
+    start = one.get(head, one[embedding]).double()
+    end = two.get(head, two[embedding]).double()
+    assert torch.equal(model.get_output_embeddings().weight, (start + 0.25 * (end - start)).float())

@@ -23,6 +23,7 @@ from evomerge.checkpoint import Checkpoint, check_compatible, match_names
 from evomerge.errors import CheckpointError, EvomergeError, MergeError, RecipeError, UnknownNameError, listed, unknown
 from evomerge.merge import METHODS
 from evomerge.merge.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
+from evomerge.merge.kernels import is_finite
 from evomerge.recipe import Coefficient, Group, Recipe
 
 FLOATING = ("float32", "bfloat16", "float16", "float64")
@@ -179,8 +180,7 @@ class Materialiser:
             method.merge(inputs, coefficients, state, out)
         except MergeError as error:
             raise error if name in str(error) else MergeError(f"{name}: {error}") from error
-        # The extremes tell NaN and Inf in one read at memory speed; isfinite().all() takes tens of times as long.
-        if out.numel() and not all(math.isfinite(extreme) for extreme in torch.aminmax(out)):
+        if not is_finite(out):
             raise MergeError(f"{name}: {self._why_not_finite(inputs, coefficients)}")
 
     def _why_not_finite(self, inputs: TensorInputs, coefficients: Coefficients) -> str:

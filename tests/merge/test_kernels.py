@@ -259,3 +259,17 @@ def test_sums_proved_in_float32_have_the_bytes_of_float64(kinds: list[str], spre
         kernels.span(sources, coefficients, expected)
     assert torch.equal(out.isnan(), expected.isnan())
     assert torch.equal(out.nan_to_num(7.0).view(torch.int16), expected.nan_to_num(7.0).view(torch.int16))
+
+
+@pytest.mark.parametrize("dtype", [*FORMATS, torch.float64], ids=str)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_not_finite_is_found_wherever_it_stands(dtype: torch.dtype, value: float) -> None:
+    largest = torch.finfo(dtype).max
+    for size in (0, 1, 1000, 300_001):
+        tensor = torch.full((size,), -largest, dtype=dtype)
+        assert kernels.is_finite(tensor)
+        for place in {0, size // 2, size - 1} if size else ():
+            broken = tensor.clone()
+            broken[place] = value
+            assert not kernels.is_finite(broken)
+            assert not kernels.is_finite(broken.view(1, -1).expand(2, -1))

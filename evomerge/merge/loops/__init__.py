@@ -7,6 +7,7 @@ are bfloat16, `narrow` finds the same bytes in float32. Threads are the caller's
 release the interpreter's lock.
 """
 
+from evomerge.merge.loops.elements import are_finite
 from evomerge.merge.loops.fusion import importances, merge_fusion
 from evomerge.merge.loops.linear import gram, low_rank, span
 from evomerge.merge.loops.magmax import merge_magmax
@@ -20,6 +21,7 @@ from evomerge.merge.loops.tall import agreement
 __all__ = [
     "add_sparse",
     "agreement",
+    "are_finite",
     "energies",
     "gram",
     "importances",

@@ -56,6 +56,7 @@ def _pointer_to(element: Any) -> Any:
 
 float32_at = _pointer_to(types.float32)
 float64_at = _pointer_to(types.float64)
+int32_at = _pointer_to(types.int32)
 uint16_at = _pointer_to(types.uint16)
 uint8_at = _pointer_to(types.uint8)
 
@@ -207,6 +208,29 @@ def store(values: Any, address: int, code: int, first: int, count: int) -> None:
         doubles = carray(float64_at(address + 8 * first), (count,))
         for i in range(count):
             doubles[i] = values[i]
+
+
+@compiled
+def are_finite(start: int, stop: int, address: int, code: int) -> bool:
+    """Whether elements start..stop of the tensor at `address` are neither NaN nor infinite."""
+    count = stop - start
+    if code == FLOAT64:
+        doubles = carray(float64_at(address + 8 * start), (count,))
+        finite = True
+        for i in range(count):
+            finite &= abs(doubles[i]) < np.inf
+        return finite
+    largest = np.int32(0)
+    if code == FLOAT32:
+        words = carray(int32_at(address + 4 * start), (count,))
+        for i in range(count):
+            largest = max(largest, np.int32(words[i] & np.int32(0x7FFFFFFF)))
+        return bool(largest < 0x7F800000)
+    halves = carray(uint16_at(address + 2 * start), (count,))
+    greatest = np.uint16(0)
+    for i in range(count):
+        greatest = max(greatest, np.uint16(halves[i] & np.uint16(0x7FFF)))
+    return bool(greatest < (0x7F80 if code == BFLOAT16 else 0x7C00))
 
 
 @compiled

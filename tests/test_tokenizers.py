@@ -9,6 +9,7 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from evomerge import tokenizers
 from evomerge.checkpoint import Checkpoint
 from evomerge.errors import CheckpointError
 from evomerge.tokenizers import UnionTokenizer, read_tokenization, union
@@ -174,6 +175,23 @@ def test_a_written_union_reads_back_whatever_class_the_base_names(tokenizer_clas
     assert loaded.encode("the<|x|>sea<|y|>") == found.load(opened).encode("the<|x|>sea<|y|>")
     loaded.save_pretrained(tmp_path / "saved")
     assert AutoTokenizer.from_pretrained(tmp_path / "saved").get_vocab() == found.ids
+
+
+def test_a_class_that_reads_something_else_is_not_named_and_if_none_is_right_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, found = made(tmp_path, bpe(290), a=bpe(330))
+    load = tokenizers._load
+    wrong = opened.tokenizer()
+    monkeypatch.setattr(
+        tokenizers,
+        "_load",
+        lambda folder: load(folder) if '"PreTrained' in (folder / "tokenizer_config.json").read_text() else wrong,
+    )
+    assert found.load(opened).get_vocab() == found.ids
+    monkeypatch.setattr(tokenizers, "_load", lambda folder: wrong)
+    with pytest.raises(CheckpointError, match=r"doesn't read the union .* as it was written"):
+        found.load(opened)
 
 
 def test_files_of_other_forms_are_left_out(tmp_path: Path) -> None:

@@ -311,6 +311,14 @@ def test_a_stack_has_the_tokens_of_all_whichever_model_its_ends_are_from(tmp_pat
     assert all(torch.equal(live.targets[name], tensor) for name, tensor in load_file(out / "model.safetensors").items())
 
 
+def test_sides_that_happen_to_be_as_long_are_no_tokens(tmp_path: Path) -> None:
+    positions = write_model(tmp_path / "gpt2", bpe(290), "gpt2", n_positions=290)
+    assert Checkpoint.open(positions).token_tensors == ("transformer.wte.weight",)
+    sizes = {"vocab_size": 16, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    transformers.BertForMaskedLM(transformers.BertConfig(**sizes)).save_pretrained(tmp_path / "bert")
+    assert Checkpoint.open(tmp_path / "bert").token_tensors == ("bert.embeddings.word_embeddings.weight",)
+
+
 def test_models_that_share_a_vocabulary_stay_as_they_are(tiny_llama: dict[str, Path]) -> None:
     for policy in ("same", "base", "union"):
         base, experts = opened(tiny_llama, policy)

@@ -165,6 +165,25 @@ class SplitsConfig(Section):
     test: SplitConfig = SplitConfig(fraction=0.3)
 
 
+class LanguageConfig(Section):
+    """The language that a task's generated text is to be in; a bare code only measures it.
+
+    The share of items in it is a metric of the task, "language,none".
+    """
+
+    code: str = Field(min_length=2)
+    """ISO 639-1, such as sw; 639-3 where that has none."""
+    at_least: Annotated[float, Field(gt=0, le=1)] | None = None
+    """A merge with a smaller share of items in the language comes after every one that keeps it."""
+    penalty: Annotated[float, Field(gt=0)] | None = None
+    """What a merge with no item in the language loses of the task's score; one with half of them, half of it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_a_bare_code(cls, value: Any) -> Any:
+        return {"code": value} if isinstance(value, str) else value
+
+
 class TaskConfig(Section):
     """One lm-eval task, by name. Unset values are the task's own, or the benchmark's."""
 
@@ -174,6 +193,7 @@ class TaskConfig(Section):
     weight: Annotated[float, Field(gt=0)] = 1.0
     num_fewshot: Annotated[int, Field(ge=0)] | None = None
     splits: SplitsConfig | None = None
+    language: LanguageConfig | None = None
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Keys of the task's own YAML to replace, such as dataset_path for a local copy of its data."""
 

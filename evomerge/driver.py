@@ -34,7 +34,7 @@ from evomerge.run import (
     write_json,
 )
 from evomerge.score.benchmark import Benchmark
-from evomerge.score.fitness import Objective
+from evomerge.score.fitness import LANGUAGE, Objective
 from evomerge.score.requests import Response
 from evomerge.score.table import ItemTable
 from evomerge.select import SPLITS, Scored, best_uniform, shortlist, summary
@@ -279,6 +279,7 @@ class Driver:
             "winner": {"trial": winner.number, "kind": winner.kind, "recipe": self.recipe(winner).to_data()},
             "metrics": dict(self.objective.metrics),
             "higher_is_better": dict(self.objective.higher_is_better),
+            **({"languages": languages} if (languages := self.benchmark.languages) else {}),
             "evaluations": sum(trial.kind == "candidate" for trial in trials),
             "budget": self.config.search.model_dump(include={"evaluations", "hours", "shortlist"}),
             "hours": round(self.clock.hours, 4),
@@ -318,6 +319,7 @@ class Driver:
                 score=score,
                 items=items,
                 tasks={task: evaluation.aggregates[task][metric] for task, metric in self.objective.metrics.items()},
+                languages={task: evaluation.aggregates[task][LANGUAGE] for task in self.objective.languages},
             )
             for (trial, kind, score, _, evaluation), items in zip(found, samples, strict=True)
         ]
@@ -346,6 +348,8 @@ class Driver:
             split=split,
             score=score,
             tie_break=self.objective.tie_break(table),
+            penalty=self.objective.penalty(aggregates, table.sizes),
+            shortfall=self.objective.shortfall(aggregates),
             table=table,
             aggregates=aggregates,
             seconds=seconds,
@@ -451,6 +455,8 @@ def _copy(evaluation: Evaluation, trial: int) -> Evaluation:
         split=evaluation.split,
         score=evaluation.score,
         tie_break=evaluation.tie_break,
+        penalty=evaluation.penalty,
+        shortfall=evaluation.shortfall,
         table=evaluation.table,
         aggregates=evaluation.aggregates,
         failure=evaluation.failure,

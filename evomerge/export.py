@@ -140,6 +140,11 @@ def _measured(result: dict[str, Any]) -> list[str]:
             f"| {row['winner_vs']} | {row['difference']:+.4f} | {low:+.4f} to {high:+.4f} "
             f"| {row['p']:.2g} | {row['p_holm']:.2g} |"
         )
+    for task, rule in result.get("languages", {}).items():
+        shares = ", ".join(
+            f"{model['name']} {model['languages'][task]:.0%}" for model in test["models"] if "languages" in model
+        )
+        lines += ["", f"Answers to {task} in the asked language ({rule['code']}): {shares}."]
     found = next((model["score"] for model in result["search"]["models"] if model["kind"] == "winner"), None)
     if found is not None:
         lines += [

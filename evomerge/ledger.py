@@ -26,6 +26,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from evomerge.errors import RunError
 from evomerge.propose.base import Dimension
+from evomerge.score.fitness import INFEASIBLE
 from evomerge.score.table import ItemTable
 
 JOURNAL = "study.journal"
@@ -40,6 +41,10 @@ class Evaluation:
     split: str
     score: float | None = None
     tie_break: float = 0.0
+    penalty: float = 0.0
+    """What is taken off the score for text in other languages than asked for."""
+    shortfall: float = 0.0
+    """How far the shares of text in the asked languages stay below those required."""
     table: ItemTable | None = None
     aggregates: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -51,8 +56,13 @@ class Evaluation:
 
     @property
     def fitness(self) -> float | None:
-        """What the proposer is told: the score, with the tie-break added."""
-        return None if self.score is None else self.score + self.tie_break
+        """What the proposer is told: the score with tie-break and penalty, or how far a requirement was missed.
+
+        Whatever misses a requirement comes after everything that meets it.
+        """
+        if self.score is None:
+            return None
+        return self.score + self.tie_break - self.penalty if not self.shortfall else -(INFEASIBLE + self.shortfall)
 
     def to_line(self, known: Container[str] = ()) -> str:
         """As one line of JSON.
@@ -67,6 +77,7 @@ class Evaluation:
             data["failure"] = self.failure
         else:
             data |= {"score": self.score, "tie_break": self.tie_break, "aggregates": self.aggregates}
+            data |= {key: value for key in ("penalty", "shortfall") if (value := getattr(self, key))}
         data |= {"seconds": dict(self.seconds), "peak_bytes": self.peak_bytes, "worker": self.worker}
         # A copy's table is that of the trial that it copies.
         if self.table is not None and self.same_as is None:
@@ -101,6 +112,8 @@ class Evaluation:
             split=data["split"],
             score=data.get("score"),
             tie_break=data.get("tie_break", 0.0),
+            penalty=data.get("penalty", 0.0),
+            shortfall=data.get("shortfall", 0.0),
             table=table,
             aggregates=data.get("aggregates", {}),
             seconds=data["seconds"],

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import ConfigError, unknown
 from evomerge.run import Run, TrialRecord, open_run
-from evomerge.score.fitness import Objective
+from evomerge.score.fitness import LanguageRule, Objective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,14 @@ def rescore(
         if not math.isfinite(score):
             found.append(Rescored(trial=trial, score=None, fitness=None))
             continue
-        found.append(Rescored(trial=trial, score=score, fitness=score + objective.tie_break(evaluation.table)))
+        again = replace(
+            evaluation,
+            score=score,
+            tie_break=objective.tie_break(evaluation.table),
+            penalty=objective.penalty(evaluation.aggregates, evaluation.table.sizes),
+            shortfall=objective.shortfall(evaluation.aggregates),
+        )
+        found.append(Rescored(trial=trial, score=score, fitness=again.fitness))
     return sorted(found, key=lambda item: (item.fitness is None, -(item.fitness or 0.0), item.trial.number))
 
 
@@ -83,8 +90,14 @@ def _objective(run: Run, weights: Mapping[str, float], metrics: Mapping[str, str
             for group in run.facts["benchmark"].get("by_size", ())
             if not set(group) & {name for name in tasks if name in weights}
         ),
+        languages={name: LanguageRule(**rule) for name in kept if (rule := _rule(tasks[name])) is not None},
         means=frozenset(name for name in kept if chosen[name][0] in tasks[name].get("means", [chosen[name][0]])),
     )
+
+
+def _rule(task: Mapping[str, Any]) -> dict[str, float | None] | None:
+    language = task.get("language")
+    return None if language is None else {"at_least": language["at_least"], "penalty": language["penalty"]}
 
 
 def _metric(name: str, task: Mapping[str, Any], wanted: str | None) -> tuple[str, bool]:

@@ -32,6 +32,8 @@ class Scored:
     """Each task's metric with what each item adds to it, higher being better."""
     tasks: Mapping[str, float] = field(default_factory=dict)
     """Each task's metric as lm-eval prints it."""
+    languages: Mapping[str, float] = field(default_factory=dict)
+    """By task whose text is to be in a language, the share of items that are."""
 
 
 def ranked(trials: Sequence[Trial], evaluations: Mapping[int, Evaluation]) -> list[Trial]:
@@ -101,6 +103,7 @@ def summary(models: Sequence[Scored], weights: Mapping[str, float]) -> dict[str,
                 "interval": list(score_interval(model.items, weights)),
                 "items": sum(map(size, model.items.values())),
                 **({"tasks": dict(model.tasks)} if model.tasks else {}),
+                **({"languages": dict(model.languages)} if model.languages else {}),
             }
             for model in models
         ],

@@ -42,8 +42,12 @@ def table(*columns: str, title: str | None = None, right: tuple[str, ...] = ()) 
 
 
 def score(value: float | None) -> str:
-    """A score or fitness, to four decimals."""
-    return "–" if value is None else f"{value:.4f}"
+    """A score or fitness, to four decimals, or that a requirement was missed."""
+    from evomerge.score.fitness import INFEASIBLE
+
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if value > -INFEASIBLE else "infeasible"
 
 
 def interval(value: float, bounds: Sequence[float], *, signed: bool = False) -> str:

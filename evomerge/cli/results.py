@@ -65,7 +65,26 @@ def finding(result: Mapping[str, Any]) -> str:
     verdicts = [_verdict(rival, comparisons[rival["name"]]) for rival in rivals if rival["name"] in comparisons]
     measured = f"on {winner['items']} test items that the search never saw, the winner scores {winner['score']:.3f}"
     sentence = opening + measured + (": " + ", and ".join(verdicts) if verdicts else "")
-    return sentence[0].upper() + sentence[1:] + "."
+    return sentence[0].upper() + sentence[1:] + "." + _languages(result, models, winner)
+
+
+def _languages(result: Mapping[str, Any], models: list[Mapping[str, Any]], winner: Mapping[str, Any]) -> str:
+    """For each task whose text is to be in a language, how much of it is; empty without such tasks."""
+    found = ""
+    for task, rule in result.get("languages", {}).items():
+        if task not in winner.get("languages", {}):
+            continue
+        others = [
+            f"{_label(model, '')} {model['languages'][task]:.0%}"
+            for model in models
+            if model["kind"] != "winner" and task in model.get("languages", {})
+        ]
+        share, required = winner["languages"][task], rule["at_least"]
+        found += f" Of its answers to {task}, {share:.0%} are in the asked language ({rule['code']})"
+        if required is not None:
+            found += f", {required:.0%} required" if share >= required else f", below the {required:.0%} required"
+        found += f"; {', '.join(others)}." if others else "."
+    return found
 
 
 def _verdict(rival: Mapping[str, Any], row: Mapping[str, Any]) -> str:

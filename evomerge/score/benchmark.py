@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.config import BenchmarkConfig
+from evomerge.config import BenchmarkConfig, LanguageConfig
 from evomerge.estimate.aggregates import Sample
-from evomerge.score.fitness import Objective
+from evomerge.score.fitness import LanguageRule, Objective
 from evomerge.score.isolation import same_random_state, undisturbed
 from evomerge.score.items import Item, build_items
 from evomerge.score.prompts import Encoder
@@ -29,7 +29,7 @@ from evomerge.score.scoring import (
     task_samples,
 )
 from evomerge.score.table import ItemTable
-from evomerge.score.tasks import LoadedGroup, LoadedTask, load_tasks, metrics_of
+from evomerge.score.tasks import LoadedGroup, LoadedTask, load_tasks
 from evomerge.streams import stream
 
 SPLITS = ("search", "validation", "test")
@@ -63,6 +63,11 @@ class Benchmark:
             higher_is_better={task.name: task.higher_is_better for task in tasks},
             tie_breaks=ties,
             by_size=tuple(frozenset(group.tasks) for group in groups if group.by_size),
+            languages={
+                task.name: LanguageRule(at_least=task.language.at_least, penalty=task.language.penalty)
+                for task in tasks
+                if task.language is not None
+            },
             means=frozenset(task.name for task in tasks if aggregation_of(task.task, task.metric)[1] == "mean"),
         )
 
@@ -149,7 +154,12 @@ class Benchmark:
             tokens[item.task].append(put_answers(item, answers))
         with same_random_state():
             return ItemTable(
-                tasks={name: score_task(self._tasks[name].task, items, tokens[name]) for name, items in by_task.items()}
+                tasks={
+                    name: score_task(
+                        self._tasks[name].task, items, tokens[name], language=_code(self._tasks[name].language)
+                    )
+                    for name, items in by_task.items()
+                }
             )
 
     def aggregate(self, table: ItemTable) -> dict[str, dict[str, float]]:
@@ -195,6 +205,11 @@ class Benchmark:
         return {group.name: group.tasks for group in self._groups}
 
     @property
+    def languages(self) -> dict[str, dict[str, Any]]:
+        """What is asked of the language of each task's text, as plain data; tasks of which nothing is left out."""
+        return {task.name: task.language.model_dump() for task in self._tasks.values() if task.language is not None}
+
+    @property
     def truncated(self) -> list[str]:
         """A sentence for each task and split with prompts that lose their beginning to the context window."""
         found = []
@@ -236,8 +251,9 @@ class Benchmark:
                     "higher_is_better": task.higher_is_better,
                     "weight": task.weight,
                     "metrics": self._metrics(task),
-                    "means": [key for key in metrics_of(task.task) if aggregation_of(task.task, key)[1] == "mean"],
+                    "means": [key for key in task.metrics if aggregation_of(task.task, key)[1] == "mean"],
                     "num_fewshot": self._num_fewshot[task.name],
+                    **({"language": task.language.model_dump()} if task.language is not None else {}),
                     "items": {
                         split: sum(item.task == task.name for item in items) for split, items in self.splits.items()
                     },
@@ -249,4 +265,8 @@ class Benchmark:
     def _metrics(self, task: LoadedTask) -> dict[str, bool]:
         """Every metric of a task, `metric,filter`, and whether higher is better."""
         better = task.task.higher_is_better()
-        return {key: bool(better.get(key.split(",")[0], True)) for key in metrics_of(task.task)}
+        return {key: bool(better.get(key.split(",")[0], True)) for key in task.metrics}
+
+
+def _code(language: LanguageConfig | None) -> str | None:
+    return None if language is None else language.code

@@ -6,11 +6,25 @@ Arithmetic on plain data; knows neither lm-eval nor models.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from evomerge.score.table import ItemTable
+
+INFEASIBLE = 1e9
+"""Fitness below minus this is that of a candidate which misses a requirement."""
+
+LANGUAGE = "language,none"
+"""The metric that is the share of a task's items whose text is in the asked language."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageRule:
+    """What the share of items in the asked language does to fitness: see `LanguageConfig`."""
+
+    at_least: float | None = None
+    penalty: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +40,8 @@ class Objective:
     """Tasks whose weights, taken together, are shared out by their numbers of items: groups as lm-eval adds them up."""
     means: frozenset[str] | None = None
     """Tasks whose metric is a mean of its items, where a tie-break has a meaning; None: all of them."""
+    languages: Mapping[str, LanguageRule] = field(default_factory=dict)
+    """Of the tasks whose text is to be in a language."""
 
     def sign(self, task: str) -> float:
         """1, or -1 where lower values of a task's metric are better."""
@@ -54,6 +70,28 @@ class Objective:
         return sum(
             weight * self.sign(task) * float(aggregates[task][self.metrics[task]])
             for task, weight in self.weights_for(sizes).items()
+        )
+
+    def penalty(self, aggregates: Mapping[str, Mapping[str, float]], sizes: Mapping[str, int]) -> float:
+        """What is taken off the score for text in other languages: each task's penalty, weighted as the task.
+
+        Args:
+            aggregates: by task, each metric's value.
+            sizes: number of items by task.
+        """
+        weights = self.weights_for(sizes)
+        return sum(
+            weights[task] * rule.penalty * (1.0 - float(aggregates[task][LANGUAGE]))
+            for task, rule in self.languages.items()
+            if rule.penalty is not None
+        )
+
+    def shortfall(self, aggregates: Mapping[str, Mapping[str, float]]) -> float:
+        """How far the shares of items in the asked languages stay below those required, summed over tasks."""
+        return sum(
+            max(0.0, rule.at_least - float(aggregates[task][LANGUAGE]))
+            for task, rule in self.languages.items()
+            if rule.at_least is not None
         )
 
     def tie_break(self, table: ItemTable) -> float:

@@ -14,7 +14,9 @@ from lm_eval.api.registry import AGGREGATION_REGISTRY
 
 from evomerge.errors import BenchmarkError
 from evomerge.estimate.aggregates import Sample
+from evomerge.score.fitness import LANGUAGE
 from evomerge.score.items import Item
+from evomerge.score.language import in_language
 from evomerge.score.requests import GenerationResponse, LogLikelihoodResponse, Response
 from evomerge.score.statistics import quietly, samples_of
 from evomerge.score.table import ItemAnswers, TaskScores
@@ -36,13 +38,14 @@ def put_answers(item: Item, answers: Iterator[Response]) -> int:
     return tokens
 
 
-def score_task(task: Any, items: Sequence[Item], tokens: Sequence[int]) -> TaskScores:
+def score_task(task: Any, items: Sequence[Item], tokens: Sequence[int], *, language: str | None = None) -> TaskScores:
     """Scores of one task's items, which have their answers, through its own filters and metrics.
 
     Args:
         task: lm-eval's Task.
         items: all its items of one split.
         tokens: of each item's prompts and answers.
+        language: code of the one that generated text is to be in; None doesn't look.
     """
     task._instances = [instance for item in items for instance in item.instances]
     task.apply_filters()
@@ -54,6 +57,11 @@ def score_task(task: Any, items: Sequence[Item], tokens: Sequence[int]) -> TaskS
             )
             for metric, value in found.items():
                 values[f"{metric},{filter_name}"].append(_plain(value))
+    if language is not None:
+        # The text as it came, since filters leave a number or a letter of it.
+        values[LANGUAGE] = [
+            in_language([text for instance in item.instances for text in instance.resps], language) for item in items
+        ]
     shares = [_right_share(task, item) for item in items]
     return TaskScores(
         items=tuple(item.id for item in items),

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge.config import BenchmarkConfig, SplitConfig, TaskConfig
+from evomerge.config import BenchmarkConfig, LanguageConfig, SplitConfig, TaskConfig
 from evomerge.errors import BenchmarkError, unknown
+from evomerge.score.fitness import LANGUAGE
+from evomerge.score.language import check_language
 
 _UNREACHABLE = ("ConnectionError", "DatasetNotFoundError", "OfflineModeIsEnabled", "GatedRepoError", "HfHubHTTPError")
 
@@ -24,6 +26,12 @@ class LoadedTask:
     weight: float
     splits: Mapping[str, SplitConfig]
     place: str
+    language: LanguageConfig | None = None
+
+    @property
+    def metrics(self) -> list[str]:
+        """Every metric in full, `metric,filter`: the task's own, and the language of its text if that is asked for."""
+        return [*metrics_of(self.task), *([LANGUAGE] if self.language is not None else [])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +85,9 @@ def load_tasks(
                 task.set_config(key="num_fewshot", value=entry.num_fewshot)
             elif task.get_config("num_fewshot") is None:
                 task.set_config(key="num_fewshot", value=0)
-            metric, higher = _metric(task, entry.metric, place, rules)
+            if entry.language is not None:
+                check_language(entry.language.code, task, place)
+            metric, higher = _metric(task, entry, place, rules)
             found.append(
                 LoadedTask(
                     name=name,
@@ -87,6 +97,7 @@ def load_tasks(
                     weight=entry.weight / len(leaves),
                     splits={split: getattr(splits, split) for split in wanted},
                     place=place,
+                    language=entry.language,
                 )
             )
         if rules:
@@ -185,12 +196,13 @@ def metrics_of(task: Any) -> list[str]:
     return [f"{metric},{name}" for metric in task.aggregation() for name in filters]
 
 
-def _metric(task: Any, wanted: str | None, place: str, rules: Sequence[Any]) -> tuple[str, bool]:
+def _metric(task: Any, entry: TaskConfig, place: str, rules: Sequence[Any]) -> tuple[str, bool]:
     """The metric in full, `metric,filter`, and whether higher is better.
 
     Where none is wanted, it is the first that the rules of the task's group add up, else the task's first.
     """
-    available = metrics_of(task)
+    wanted = entry.metric
+    available = [*metrics_of(task), *([LANGUAGE] if entry.language is not None else [])]
     if wanted is None:
         metric = next((key for rule in rules for key in _rule_metrics(rule, available)), available[0])
     elif wanted in available:

@@ -43,8 +43,9 @@ def check_language(code: str, task: Any, place: str) -> None:
 def in_language(texts: Sequence[str], code: str) -> float:
     """How many of an item's texts are in a language, as a fraction.
 
-    Text without letters, such as a bare number, is in every language; no text at all is in none. What
-    has fewer than about six words is told less surely.
+    Text without letters, such as a bare number, is in every language, since it is in no other one: whether
+    it is an answer is for the task's own metric to say. No text at all is in none. Code counts as what its
+    words look like. What has fewer than about six words is told less surely.
     """
     return sum(_is_in(text, code) for text in texts) / len(texts) if texts else 0.0
 

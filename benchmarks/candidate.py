@@ -132,7 +132,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
             Evaluation(
                 trial=trial.number,
                 split="search",
-                score=objective.score(aggregates),
+                score=objective.score(aggregates, table.sizes),
                 tie_break=objective.tie_break(table),
                 table=table,
                 aggregates=aggregates,

@@ -159,7 +159,7 @@ class Ours:
         assert isinstance(outcome, Answers), outcome
         start = time.perf_counter()
         table = self.benchmark.score("search", outcome.responses)
-        score = self.benchmark.objective.score(self.benchmark.aggregate(table))
+        score = self.benchmark.objective.score(self.benchmark.aggregate(table), table.sizes)
         self.phases["score"].append(time.perf_counter() - start)
         for phase in ("materialise", "respond"):
             self.phases[phase].append(outcome.seconds[phase])

@@ -70,6 +70,13 @@ TASKS: dict[str, dict[str, Any]] = {
     },
 }
 
+# The same examples before every question.
+FIRST_SHOTS = {"num_fewshot": 6, "fewshot_config": {"sampler": "first_n"}}
+TASKS_WITH_HEADS: dict[str, dict[str, Any]] = {
+    "choice_6first": {**CHOICE, **FIRST_SHOTS},
+    "generate_6first": {**TASKS["generate"], **FIRST_SHOTS},
+}
+
 
 def write_tasks(folder: Path, *, items: int = 14) -> Path:
     generator = random.Random(3)
@@ -86,7 +93,7 @@ def write_tasks(folder: Path, *, items: int = 14) -> Path:
                     "answer": generator.randrange(3),
                 }
                 file.write(json.dumps(document) + "\n")
-    for name, settings in TASKS.items():
+    for name, settings in (TASKS | TASKS_WITH_HEADS).items():
         task = {"task": name, **SHARED, **settings, "dataset_kwargs": {"data_files": files}}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(task))
     return folder
@@ -197,6 +204,29 @@ def train(model: Any, tokenizer: Any, tasks: Path) -> None:
         optimizer.step()
         optimizer.zero_grad()
     model.eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["llama", "gpt_neox", "mixtral"])
+def test_examples_shared_by_all_questions_are_computed_once_and_score_as_in_lm_eval(
+    tmp_path: Path, tasks: Path, architecture: str
+) -> None:
+    folder = tiny_checkpoint(tmp_path / "model", architecture, max_position_embeddings=2048)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    train(model, tokenizer, tasks)
+    names = list(TASKS_WITH_HEADS)
+    benchmark, plan, responses, _ = ours(model, tokenizer, tasks, names)
+    assert plan.form == "shared"
+    assert len(plan.heads) >= 2
+    assert plan.tokens["shared"] < plan.tokens["packed"] / 2
+    check_equal(benchmark, responses, stock(model, tokenizer, tasks, names), names, 1e-4)
+    # A window that cuts the examples of the longest questions only.
+    longest = max(len(request.context) for request in benchmark.requests("test"))
+    benchmark, plan, responses, _ = ours(model, tokenizer, tasks, names, max_length=longest - 40)
+    assert plan.heads
+    found = stock(model, tokenizer, tasks, names, max_length=longest - 40)
+    check_equal(benchmark, responses, found, names, 1e-4)
 
 
 def test_contexts_longer_than_the_window_are_cut_as_in_lm_eval(tmp_path: Path, tasks: Path) -> None:

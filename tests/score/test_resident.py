@@ -232,6 +232,7 @@ def test_running_out_of_memory_halves_the_batches_and_is_remembered(monkeypatch:
     engine = resident(model)
     plan = engine.plan(requests)
     expected = engine.respond(plan)
+    budget = engine._budget
     forward = model.model.forward
     sizes: list[int] = []
 
@@ -244,10 +245,11 @@ def test_running_out_of_memory_halves_the_batches_and_is_remembered(monkeypatch:
 
     monkeypatch.setattr(model.model, "forward", limited)
     check_alike(engine.respond(plan), expected)
+    assert engine._budget < budget
+    assert engine._generator._slots <= 4
     before = len(sizes)
     check_alike(engine.respond(plan), expected)
     assert len(sizes) - before < before
-    assert engine._generator._slots <= 4
 
 
 def test_one_row_that_does_not_fit_is_the_callers_problem(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,6 @@ import argparse
 import gc
 import json
 import logging
-import math
 import os
 import random
 import statistics
@@ -92,6 +91,8 @@ def measure(size: str, case: str, options: argparse.Namespace, folder: Path) -> 
         contenders |= {name: getattr(mergekit, name) for name in ("disk", "memory") if name in options.against}
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     scores: dict[str, list[float]] = {name: [] for name in contenders}
+    bare = Bare(ours) if "limit" in options.against else None
+    limits: list[float] = []
     for repeat in range(-1, options.repeats):
         weight = 0.2 + 0.1 * repeat
         for name, contender in contenders.items():
@@ -102,12 +103,11 @@ def measure(size: str, case: str, options: argparse.Namespace, folder: Path) -> 
             if repeat >= 0:  # the first candidate warms up
                 seconds[name].append(took)
                 scores[name].append(score)
+        if bare is not None and repeat >= 0:
+            limits.append(bare.seconds())
     ours.phases = {name: values[1:] for name, values in ours.phases.items()}
     result = {"size": size, "case": case, "form": ours.form, "tokens": ours.tokens, "seconds": seconds}
-    result |= {"phases": ours.phases, "scores": scores}
-    if "limit" in options.against:
-        result["limit_s"] = limit(ours)
-    return result
+    return result | {"phases": ours.phases, "scores": scores, "limit": limits}
 
 
 class Ours:
@@ -276,64 +276,68 @@ class Mergekit:
         return float(self._actor.evaluate_genotype(self._genotype(weight))["score"])
 
 
-def limit(ours: Ours) -> float:
-    """Seconds of the forward passes that no scorer can do without, at the bare model's best speed."""
-    import torch
+class Bare:
+    """Seconds of the forward passes that no scorer can do without, at the bare model's best batch size.
 
-    from evomerge.score.requests import GenerationRequest, LogLikelihoodRequest
+    Every distinct prefix of a request is one token, at the model's speed on rows as long as the median request;
+    then the head where an answer is read; then one step of all texts that are still growing, until the longest ends.
+    """
 
-    model: Any = ours.worker._live.model
-    choices = [one for one in ours.requests if isinstance(one, LogLikelihoodRequest)]
-    texts = sorted({one.context + one.continuation[:-1] for one in choices})
-    contexts = sorted({one.context for one in ours.requests if isinstance(one, GenerationRequest)})
-    reads = len({(one.context + one.continuation[:end]) for one in choices for end in range(len(one.continuation))})
-    nodes = distinct(texts) + distinct(contexts)
-    with torch.inference_mode():
-        length = int(statistics.median(map(len, texts + contexts)))
-        shapes = [(count, length) for count in (1, 2, 4, 8, 16, 32)]
-        per_token = min(pass_seconds(model, torch.full(shape, 5)) / math.prod(shape) for shape in shapes)
-        head = model.get_output_embeddings()
-        hidden = torch.zeros(256, head.weight.shape[1], dtype=model.dtype)
-        total = nodes * per_token + reads * timed(lambda: head(hidden)) / len(hidden)
-        if contexts:
-            # Every text at its own length, in one batch from the first token to the last.
-            lengths = generated(ours)
-            for step in range(1, max(lengths)):
-                going = sum(length > step for length in lengths)
-                total += DecodeTimes.at(model, going)
-    DecodeTimes.known.clear()
-    return total
+    def __init__(self, ours: Ours) -> None:
+        from evomerge.score.requests import GenerationRequest, LogLikelihoodRequest
 
+        self._ours = ours
+        self._model: Any = ours.worker._live.model
+        choices = [one for one in ours.requests if isinstance(one, LogLikelihoodRequest)]
+        texts = sorted({one.context + one.continuation[:-1] for one in choices})
+        contexts = sorted({one.context for one in ours.requests if isinstance(one, GenerationRequest)})
+        self._tokens = distinct(texts) + distinct(contexts)
+        self._reads = len(
+            {one.context + one.continuation[:end] for one in choices for end in range(len(one.continuation))}
+        )
+        self._generates = bool(contexts)
+        self._length = int(statistics.median(map(len, texts + contexts)))
+        counts = [count for count in (1, 2, 4, 8, 16, 32) if count == 1 or count * self._length <= 2048]
+        self._rows = min(counts, key=self._per_token)
 
-class DecodeTimes:
-    """Seconds of the bare model for one more token of so many rows, on a short cache."""
+    def seconds(self) -> float:
+        """Measure now."""
+        import torch
 
-    known: dict[int, float] = {}  # noqa: RUF012
+        head = self._model.get_output_embeddings()
+        hidden = torch.zeros(256, head.weight.shape[1], dtype=self._model.dtype)
+        with torch.inference_mode():
+            total = self._tokens * self._per_token(self._rows) + self._reads * timed(lambda: head(hidden)) / len(hidden)
+        if self._generates:
+            lengths = generated(self._ours)
+            going = [sum(length > step for length in lengths) for step in range(1, max(lengths))]
+            times = {count: self._step(count) for count in {_rounded(count) for count in going}}
+            total += sum(times[_rounded(count)] for count in going)
+        return total
 
-    @classmethod
-    def at(cls, model: Any, rows: int) -> float:
-        """Measured once per power of two, interpolated between."""
+    def _per_token(self, rows: int) -> float:
+        import torch
+
+        tokens = torch.full((rows, self._length), 5)
+        with torch.inference_mode():
+            return timed(lambda: self._model.base_model(input_ids=tokens, use_cache=False)) / tokens.numel()
+
+    def _step(self, rows: int) -> float:
+        """One more token of so many texts, on a cache that grows while this is measured."""
         import torch
         from transformers import DynamicCache
 
-        def measured(count: int) -> float:
-            if count not in cls.known:
-                cache = DynamicCache(config=model.config)
-                model(input_ids=torch.full((count, 64), 5), past_key_values=cache, use_cache=True, logits_to_keep=1)
-                step = torch.full((count, 1), 5)
-                cls.known[count] = timed(
-                    lambda: model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
-                )
-            return cls.known[count]
-
-        low = 1 << (rows.bit_length() - 1)
-        share = (rows - low) / low
-        return (1 - share) * measured(low) + share * (measured(2 * low) if share else 0.0)
+        cache = DynamicCache(config=self._model.config)
+        step = torch.full((rows, 1), 5)
+        settings: dict[str, Any] = {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+        with torch.inference_mode():
+            self._model(input_ids=torch.full((rows, self._length), 5), **settings)
+            return timed(lambda: self._model(input_ids=step, **settings))
 
 
-def pass_seconds(model: Any, tokens: Any) -> float:
-    """Seconds of one forward pass of the bare model, without its head."""
-    return timed(lambda: model.base_model(input_ids=tokens, use_cache=False))
+def _rounded(count: int) -> int:
+    """Down to a power of two, so that few batch sizes need measuring; the limit can only get lower."""
+    return 1 << (count.bit_length() - 1)
 
 
 def generated(ours: Ours) -> list[int]:
@@ -352,16 +356,15 @@ def distinct(texts: list[tuple[int, ...]]) -> int:
     return sum(map(len, texts)) - shared
 
 
-def timed(work: Callable[[], Any], least_s: float = 0.3) -> float:
-    """Least seconds of several runs."""
+def timed(work: Callable[[], Any], least_s: float = 0.2) -> float:
+    """Median seconds of several runs after one."""
     work()
-    best, spent, runs = float("inf"), 0.0, 0
-    while spent < least_s or runs < 3:
+    runs: list[float] = []
+    while sum(runs) < least_s or len(runs) < 3:
         start = time.perf_counter()
         work()
-        took = time.perf_counter() - start
-        best, spent, runs = min(best, took), spent + took, runs + 1
-    return best
+        runs.append(time.perf_counter() - start)
+    return statistics.median(runs)
 
 
 METRICS = {"choice": "acc,none", "generate": "exact_match,none"}
@@ -430,9 +433,9 @@ def line(result: dict[str, Any]) -> str:
         )
         ratio = statistics.median(other / mine for other, mine in zip(values, own, strict=True))
         parts.append(f"{name} {spread(values)}, ratio {ratio:.1f}")
-    if "limit_s" in result:
-        respond = statistics.median(result["phases"]["respond"])
-        parts.append(f"limit {result['limit_s']:.3f} s, respond is {respond / result['limit_s']:.2f} of it")
+    if result["limit"]:
+        shares = [own / least for own, least in zip(result["phases"]["respond"], result["limit"], strict=True)]
+        parts.append(f"limit {spread(result['limit'])}, respond is {statistics.median(shares):.2f} of it")
     return "; ".join(parts)
 
 

@@ -316,8 +316,8 @@ class ResidentModel:
             asked = [places[slot] for slot in row.slots.tolist() if slot in places][:_PROBED_ANSWERS]
             alone = make_plan([plan.requests[place] for place in asked], "plain")
             plain = self._alone(alone)
-            values = torch.zeros(plan.num_answers)
-            greedy = torch.zeros(plan.num_answers, dtype=torch.bool)
+            values = torch.zeros(plan.num_answers, device=self._device)
+            greedy = torch.zeros(plan.num_answers, dtype=torch.bool, device=self._device)
             needed = _path(plan, row.head)
             try:
                 self._compute(plan, [row], needed, Heads(), values, greedy, None)

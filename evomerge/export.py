@@ -10,6 +10,7 @@ from evomerge.errors import RunError
 from evomerge.folder import write_folder
 from evomerge.recipe import Recipe
 from evomerge.run import Run, TrialRecord, open_run
+from evomerge.slices import described
 
 
 def export(
@@ -19,6 +20,7 @@ def export(
     trial: int | None = None,
     shard_size: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Path:
     """Write the winner of a run, or a trial by number, as a model folder.
 
@@ -28,6 +30,7 @@ def export(
         trial: number of the trial; None takes the winner, or the best so far if the search hasn't ended.
         shard_size: largest size of a safetensors file, such as "5GB"; None takes the config's.
         progress: called with bytes written and bytes in all.
+        report: called with each sentence that a person should know of the models, such as tokens that were added.
     Returns: the folder.
     Raises: RunError if there is no such trial or none with a score, ExportError if `out` can't be
         written, CheckpointError if the run's models are gone or have changed.
@@ -40,6 +43,7 @@ def export(
         Path(out),
         shard_size=shard_size or run.config.export.shard_size,
         progress=progress,
+        report=report,
         files={"README.md": model_card(run, record, recipe, name=Path(out).name)},
     )
 
@@ -90,6 +94,12 @@ def model_card(run: Run, record: TrialRecord, recipe: Recipe, *, name: str) -> s
         "`recipe.yaml` beside this file makes it again: `evomerge merge recipe.yaml OUT`.",
         "",
     ]
+    if recipe.vocabulary != "same":
+        whose = "the base" if recipe.vocabulary == "base" else "all its models"
+        lines += [f"Its vocabulary is that of {whose}.", ""]
+    if recipe.slices:
+        layers = sum(last - first + 1 for first, last in (next(iter(part.values())) for part in recipe.slices))
+        lines += [f"It is a stack of {described(recipe.slices, layers)}.", ""]
     if result is not None and is_winner:
         lines += _measured(result)
     elif record.score is not None:

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evomerge.checkpoint import Checkpoint
 from evomerge.config import Config
 from evomerge.errors import CheckpointError, ConfigError, RecipeError
+from evomerge.export import export
 from evomerge.folder import write_folder
 from evomerge.live import LiveModel
 from evomerge.materialise import Materialiser
@@ -228,7 +229,10 @@ def test_a_search_over_a_stack_scores_what_it_exports(family: dict[str, Path], t
     winner = Recipe.from_data(result.data["winner"]["recipe"])
     assert winner.slices == ({"base": (0, 1), "a": (1, 2)}, {"b": (3, 3)})
     assert {layer for group in winner.groups for layer in group.layers or ()} == {0, 1, 2}
-    write_folder(winner, tmp_path / "out")
+    notes: list[str] = []
+    export(tmp_path / "run", tmp_path / "out", report=notes.append)
+    assert notes == ["3 layers: base 0-1 with a 1-2, b 3-3"]
+    assert "It is a stack of 3 layers: base 0-1 with a 1-2, b 3-3." in (tmp_path / "out" / "README.md").read_text()
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.num_hidden_layers == 3
     with pytest.raises(ConfigError, match=r"models\.slices\[1\]\.b: layers 3 to 9, but it has layers 0 to 3"):
         search(Config.from_yaml(text.replace("[3, 3]", "[3, 9]")), tmp_path / "other")

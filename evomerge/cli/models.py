@@ -47,8 +47,11 @@ def export(
     from evomerge.cli.screens import transfer
     from evomerge.export import export as write
 
+    notes: list[str] = []
     with transfer(f"exporting to {out}") as progress:
-        folder = write(directory, out, trial=trial, shard_size=shard_size, progress=progress)
+        folder = write(directory, out, trial=trial, shard_size=shard_size, progress=progress, report=notes.append)
+    for note in notes:
+        typer.echo(f"Note: {note}")
     typer.echo(f"Wrote {folder}")
 
 

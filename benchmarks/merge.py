@@ -7,8 +7,9 @@
 *live*: a model is as many square matrices as it takes; base and experts are random, experts near the base. A
 merge reads every input once and writes the output once, so its speed is stated as these bytes per second
 over those of copying the same tensors in the same run.
-*stream*: Llama folders; the same mergekit file is merged by both, in turn, each in a process of its own that
-is timed from after its imports until everything is written. Memory is the peak beyond mapped files.
+*stream*: Llama folders; the same mergekit file is merged by both, in turn, each in a process of its own, timed
+from its start to its end (the ratio) and, apart, from after the tool's imports. Memory is the peak beyond
+mapped files.
 
 Times are medians with the lowest and highest. With --json, what that file holds of the same settings is
 not measured again, so that a run can be cut short and gone on with, and sizes and methods done one by one.
@@ -289,7 +290,7 @@ def measure_stream(options: argparse.Namespace) -> None:
                 f"\n{size}: {parameters / 1e6:.0f}M parameters, {options.dtype}, base and {options.experts} experts, "
                 f"{options.threads} threads, load {os.getloadavg()[0]:.1f}\n\n"
                 + f"{'method':18}{'ratio':>7}"
-                + "".join(f"{tool + ' s (low, high)':>30}{'GB':>6}" for tool in options.tools)
+                + "".join(f"{tool + ' s (low, high)':>26}{'merge s':>9}{'GB':>6}" for tool in options.tools)
             )
             settings = {
                 "kind": "stream",
@@ -310,12 +311,12 @@ def measure_stream(options: argparse.Namespace) -> None:
 
 
 def _print_streamed(row: dict[str, Any]) -> None:
-    medians = [statistics.median(row[tool]["seconds"]) for tool in row["tools"]]
+    medians = [statistics.median(row[tool]["process_s"]) for tool in row["tools"]]
     cells = [f"{row['method']:18}{medians[-1] / medians[0]:7.2f}"]
     for tool, median in zip(row["tools"], medians, strict=True):
-        seconds = row[tool]["seconds"]
+        seconds, merging = row[tool]["process_s"], statistics.median(row[tool]["merge_s"])
         times = f"{median:.2f} ({min(seconds):.2f}, {max(seconds):.2f})"
-        cells.append(f"{times:>30}{max(row[tool]['peak_bytes']) / 1e9:6.2f}")
+        cells.append(f"{times:>26}{merging:>9.2f}{max(row[tool]['peak_bytes']) / 1e9:6.2f}")
     print("".join(cells), flush=True)
 
 
@@ -419,17 +420,20 @@ def _file(method: str, folder: Path, options: argparse.Namespace) -> dict[str, A
 
 
 def _merge_in_turn(recipe: Path, out: Path, options: argparse.Namespace) -> dict[str, Any]:
-    found: dict[str, Any] = {tool: {"seconds": [], "peak_bytes": []} for tool in options.tools}
+    found: dict[str, Any] = {tool: {"process_s": [], "merge_s": [], "peak_bytes": []} for tool in options.tools}
     for repetition in range(options.repeats + 1):
         for tool in options.tools:
             command = [sys.executable, "-W", "ignore", __file__, "once", tool, str(recipe), str(out)]
+            began = time.perf_counter()
             done = subprocess.run([*command, str(options.threads)], capture_output=True, text=True)
+            process = time.perf_counter() - began
             if done.returncode != 0:
                 sys.exit(f"{tool} failed on {recipe.read_text()}\n{done.stderr[-3000:]}")
             shutil.rmtree(out)
             once = json.loads(done.stdout.splitlines()[-1])
             if repetition:
-                found[tool]["seconds"].append(once["seconds"])
+                found[tool]["process_s"].append(process)
+                found[tool]["merge_s"].append(once["merge_s"])
                 found[tool]["peak_bytes"].append(once["peak_bytes"])
     return {**found, "load": os.getloadavg()[0]}
 
@@ -453,7 +457,7 @@ def merge_once(options: argparse.Namespace) -> None:
     seconds = time.perf_counter() - began
     done.set()
     thread.join()
-    print(json.dumps({"seconds": seconds, "peak_bytes": peak}))
+    print(json.dumps({"merge_s": seconds, "peak_bytes": peak}))
 
 
 def _with_evomerge(recipe: Path, out: Path) -> Callable[[], object]:

@@ -381,13 +381,8 @@ class Config(Section):
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same experiment: all but execution, storage, export and the budget."""
         data = self.model_dump(mode="json", exclude={"execution", "storage", "export"})
-        if self.models.vocabulary == "same":
-            # Runs from before there was a choice have no word on it.
-            del data["models"]["vocabulary"]
         # The first model of a slice has a meaning of its own, which comparing mappings would lose.
         data["models"]["slices"] = [list(part.items()) for part in data["models"]["slices"]]
-        if not self.models.slices:
-            del data["models"]["slices"]
         data["execution"] = {"dtype": self.execution.dtype, "max_length": self.execution.max_length}
         for key in ("evaluations", "hours", "shortlist"):
             del data["search"][key]

@@ -235,7 +235,9 @@ def update_config(run: Run, config: Config) -> None:
 
 def check_same_experiment(run: Run, facts: Mapping[str, Any], *, where: str) -> None:
     """Compare the facts given with those of the run. Raises: ResumeError saying what differs."""
-    differences = list(_differences(run.facts["identity"], facts["identity"]))
+    # A run from before a key existed has no word on it; its frozen config then says what it was.
+    recorded = _completed(run.facts["identity"], run.config.identity())
+    differences = list(_differences(recorded, facts["identity"]))
     for key, words in (("places", "the models' tensors"), ("dtype", "the dtype"), ("items", "the benchmark's items")):
         if key in facts and run.facts[key] != facts[key]:
             differences.append(f"{words} ({_short(run.facts[key])} → {_short(facts[key])})")
@@ -412,6 +414,15 @@ def _is_locked(directory: Path) -> bool:
     except OSError:
         return True
     return False
+
+
+def _completed(recorded: Any, frozen: Any) -> Any:
+    """What was recorded, with the keys that only the other has."""
+    if isinstance(recorded, Mapping) and isinstance(frozen, Mapping):
+        return {**frozen, **{key: _completed(value, frozen.get(key)) for key, value in recorded.items()}}
+    if isinstance(recorded, list) and isinstance(frozen, list) and len(recorded) == len(frozen):
+        return [_completed(*pair) for pair in zip(recorded, frozen, strict=True)]
+    return recorded
 
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:

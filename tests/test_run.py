@@ -105,6 +105,20 @@ def test_another_experiment_is_refused_with_every_difference(tmp_path: Path) -> 
     assert "evaluations" not in message
 
 
+def test_a_key_that_is_newer_than_the_run_is_as_the_runs_config_has_it(tmp_path: Path) -> None:
+    recorded = json.loads(json.dumps(CONFIG.identity()))
+    del recorded["models"]["vocabulary"]
+    del recorded["search"]["block"]
+    del recorded["benchmark"]["tasks"][0]["language"]
+    run = create_run(tmp_path, CONFIG, {**FACTS, "identity": recorded})
+    check_same_experiment(run, FACTS, where="new.yaml")
+    other = Config.from_yaml(
+        "{models: {base: a, experts: {x: b}, vocabulary: union}, benchmark: {tasks: [{task: t, language: sw}]}}"
+    )
+    with pytest.raises(ResumeError, match=r'models\.vocabulary \("same" → "union"\); benchmark\.tasks'):
+        check_same_experiment(run, {**FACTS, "identity": other.identity()}, where="new.yaml")
+
+
 def test_a_larger_budget_is_taken_over_but_another_storage_is_not(tmp_path: Path) -> None:
     run = create_run(tmp_path, CONFIG, FACTS)
     larger = CONFIG.model_copy(update={"search": CONFIG.search.model_copy(update={"evaluations": 500})})

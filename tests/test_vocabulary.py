@@ -424,7 +424,6 @@ def test_a_config_keeps_its_vocabulary_and_another_makes_another_experiment(tmp_
     text = "models: {{base: x, experts: {{a: y}}{}}}\nbenchmark: {{tasks: [copa]}}"
     same, chosen = (Config.from_yaml(text.format(more)) for more in ("", ", vocabulary: union"))
     assert same.models.vocabulary == "same"
-    assert "vocabulary" not in same.identity()["models"]
     assert chosen.identity() != same.identity()
     assert chosen.relative_to(tmp_path).models.vocabulary == "union"
     assert worker_settings(chosen, dtype="float32").vocabulary == "union"

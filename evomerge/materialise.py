@@ -177,10 +177,10 @@ class Materialiser:
     ) -> None:
         name = inputs.name
         try:
-            method.merge(inputs, coefficients, state, out)
+            finite = method.merge(inputs, coefficients, state, out)
         except MergeError as error:
             raise error if name in str(error) else MergeError(f"{name}: {error}") from error
-        if not is_finite(out):
+        if not (is_finite(out) if finite is None else finite):
             raise MergeError(f"{name}: {self._why_not_finite(inputs, coefficients)}")
 
     def _why_not_finite(self, inputs: TensorInputs, coefficients: Coefficients) -> str:

@@ -197,7 +197,8 @@ def della(base: Array, experts: Array, c: dict[str, Any], o: dict[str, Any], ori
         ties = (size[..., None, :] == size[..., :, None]).sum(axis=-1) - 1
         steps = np.rint(255 * (below + ties / 2) / (base.shape[-1] - 1))
         half = min(epsilon, density, 1 - density)
-        probability = density - half + 2 * half * steps / 255
+        # The smallest rank's probability, and what each rank adds to it, are multiples of 2⁻³¹.
+        probability = (np.rint((density - half) * 2**31) + np.floor(2 * half / 255 * 2**31) * steps) / 2**31
         kept = numbers(origin, "della", name, base.size).reshape(base.shape) < probability
         sparse.append(rescaled(tau, kept, probability, o["rescale"]))
     return combine(base, np.stack(sparse), c, o)

@@ -113,9 +113,11 @@ class MergeMethod(ABC):
         return 0
 
     @abstractmethod
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> None:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> bool | None:
         """Write the merged tensor into `out`, computed in float64 where inputs are 16-bit, rounded once.
 
         `out` may be of another dtype than the inputs and may be a strided view.
+
+        Returns: whether all that was written is finite, if the method knows; None leaves it to the caller to look.
         Raises: MergeError if the result is undefined for these inputs.
         """

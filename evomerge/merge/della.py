@@ -27,6 +27,7 @@ from evomerge.merge.sparse import (
 )
 
 _STEPS = 255
+_FINENESS = 2.0**31
 _CHUNK = 1 << 20
 
 EPSILON = Parameter(
@@ -47,8 +48,9 @@ class DellaLinear(SparseMethod):
 
     r is the entry's rank by magnitude in its row, from 0 (smallest) to 1, kept in 256 steps; entries that
     tie share the mean of their ranks, and a row of one entry has r = ½. A tensor of one dimension is one
-    row; of more, rows run along the last. ρ is the density. Where ρ ± ε would leave [0, 1], ε is narrowed
-    to min(ρ, 1 − ρ), so that a density of 1 keeps everything and one of 0 leaves the expert out.
+    row; of more, rows run along the last. ρ is the density, p a multiple of 2⁻³¹. Where ρ ± ε would leave
+    [0, 1], ε is narrowed to min(ρ, 1 − ρ), so that a density of 1 keeps everything and one of 0 leaves the
+    expert out.
     `rescale`: `probability`, the default, divides each entry by its own p as in the paper; `l1`, as in
     mergekit, restores the task vector's L1 norm; `none` leaves entries as they are.
     Random numbers are those of `DareLinear`'s kind.
@@ -75,8 +77,8 @@ class DellaLinear(SparseMethod):
         epsilon = np.minimum(coefficients["epsilon"], np.minimum(density, 1.0 - density))
         return Sparsity(
             kind="ranked",
-            low=np.ascontiguousarray(density - epsilon),
-            high=np.ascontiguousarray(2.0 * epsilon / _STEPS),
+            low=np.rint((density - epsilon) * _FINENESS) / _FINENESS,
+            high=np.floor(2.0 * epsilon / _STEPS * _FINENESS) / _FINENESS,
             factor=np.ones(len(density)),
             inverse=self.option["rescale"] == "probability",
             keys=keys(self.seed, "della", self.experts, inputs.name),

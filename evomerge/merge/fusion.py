@@ -64,7 +64,7 @@ class ArceeFusion(MergeMethod):
         """A number per row."""
         return 8 * math.prod(shape[:-1]) + 16
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Importance, out: Tensor) -> None:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Importance, out: Tensor) -> bool:
         """Write the base plus the important changes."""
         assert inputs.base is not None
         threshold = state.median + float(coefficients["selectivity"]) * state.range
@@ -75,7 +75,7 @@ class ArceeFusion(MergeMethod):
             size = (tau.abs() * _spread_rows(state.rows, tau, first, length)).to(torch.float32)
             return blocks[0] + tau * torch.where(size.to(torch.float64) >= threshold, weight, torch.zeros_like(tau))
 
-        fuse(
+        return fuse(
             "merge_fusion", formula, (inputs.base, *inputs.experts), out,
             state.rows, length, threshold, weight,
         )  # fmt: skip

@@ -61,8 +61,8 @@ def round_once(values: Tensor, dtype: torch.dtype) -> Tensor:
     return bits.view(torch.float32).to(dtype)
 
 
-def span(sources: Sequence[Tensor], coefficients: Sequence[float] | NDArray[np.float64], out: Tensor) -> None:
-    """Write Σ coefficient · source, added in order, into `out`.
+def span(sources: Sequence[Tensor], coefficients: Sequence[float] | NDArray[np.float64], out: Tensor) -> bool:
+    """Write Σ coefficient · source, added in order, into `out`; returns whether all of it is finite.
 
     Args:
         sources: at least one tensor of any floating dtypes, all of the shape of `out`.
@@ -80,15 +80,15 @@ def span(sources: Sequence[Tensor], coefficients: Sequence[float] | NDArray[np.f
             total += block * (column[0] if rows is None else column[rows])
         return total
 
-    fuse("span", formula, sources, out, factors, length)
+    return fuse("span", formula, sources, out, factors, length)
 
 
-def fuse(loop: str, formula: Formula, sources: Sequence[Tensor], out: Tensor, *arguments: Any) -> None:
-    """Write an elementwise function of the sources into `out`.
+def fuse(loop: str, formula: Formula, sources: Sequence[Tensor], out: Tensor, *arguments: Any) -> bool:
+    """Write an elementwise function of the sources into `out`; returns whether all of it is finite.
 
     Args:
         loop: name of the compiled loop, called with (start, stop, addresses, dtype codes, *arguments,
-            address of out, its dtype code).
+            address of out, its dtype code); returns whether what it wrote is finite.
         formula: the same function in torch.
         sources: tensors of the shape of `out`, of any floating dtypes.
         out: where to write.
@@ -101,14 +101,19 @@ def fuse(loop: str, formula: Formula, sources: Sequence[Tensor], out: Tensor, *a
         addresses, codes = addresses_of(flat)
         where, code = target.data_ptr(), _CODES[target.dtype]
 
+        found: list[bool] = []
+
         def part(start: int, stop: int) -> None:
-            function(start, stop, addresses, codes, *arguments, where, code)
+            found.append(function(start, stop, addresses, codes, *arguments, where, code))
 
         in_parts(part, target.numel())
+        finite = all(found)
     else:
         _in_blocks(formula, flat, target.view(-1))
+        finite = is_finite(target)
     if target is not out:
         out.copy_(target)
+    return finite
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -34,7 +34,7 @@ class Linear(MergeMethod):
     options = (Option(name="normalize", description="Divide by the sum of the weights.", default=True),)
     base = "unused"
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> None:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> bool:
         """Write the weighted sum. Raises: MergeError if normalised weights add up to zero."""
         weight = coefficients["weight"]
         if self.option["normalize"]:
@@ -42,7 +42,7 @@ class Linear(MergeMethod):
             if total == 0.0:
                 raise MergeError(f"linear: weights {weight.tolist()} add up to 0 and can't be normalised")
             weight = weight / total
-        span(inputs.experts, weight, out)
+        return span(inputs.experts, weight, out)
 
 
 class TaskArithmetic(MergeMethod):
@@ -66,8 +66,8 @@ class TaskArithmetic(MergeMethod):
         ),
     )
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> None:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> bool:
         """Write the base plus the weighted task vectors."""
         assert inputs.base is not None
         weight = coefficients["weight"]
-        span((inputs.base, *inputs.experts), np.concatenate([[1.0 - weight.sum()], weight]), out)
+        return span((inputs.base, *inputs.experts), np.concatenate([[1.0 - weight.sum()], weight]), out)

@@ -41,7 +41,7 @@ class MagMax(MergeMethod):
         ),
     )
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> None:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> bool:
         """Write the base plus the largest entries."""
         assert inputs.base is not None
         weights, scale = np.ascontiguousarray(coefficients["weight"]), float(coefficients["scale"])
@@ -56,4 +56,4 @@ class MagMax(MergeMethod):
                 best = torch.where(larger, value, best)
             return blocks[0] + (best + poison) * scale
 
-        fuse("merge_magmax", formula, (inputs.base, *inputs.experts), out, weights, scale)
+        return fuse("merge_magmax", formula, (inputs.base, *inputs.experts), out, weights, scale)

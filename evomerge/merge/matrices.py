@@ -238,15 +238,14 @@ class MatrixMethod(MergeMethod):
 
     def merge(
         self, inputs: TensorInputs, coefficients: Coefficients, state: tuple[Tensor, ...] | None, out: Tensor
-    ) -> None:
+    ) -> bool:
         """Write the base plus the weighted parts."""
         assert inputs.base is not None
         weight = coefficients["weight"]
         if state is None:
             share = weight / len(weight)
-            span((inputs.base, *inputs.experts), np.concatenate([[1.0 - share.sum()], share]), out)
-        else:
-            span((inputs.base, *state), np.concatenate([[1.0], weight]), out)
+            return span((inputs.base, *inputs.experts), np.concatenate([[1.0 - share.sum()], share]), out)
+        return span((inputs.base, *state), np.concatenate([[1.0], weight]), out)
 
     def warn_once(self, message: str, *arguments: object) -> None:
         """Log a warning the first time, what follows for debugging only: it mostly concerns every layer."""

@@ -28,7 +28,7 @@ class NearSwap(MergeMethod):
     )
     max_experts = 1
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> None:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> bool:
         """Write the base plus the steps."""
         assert inputs.base is not None
         t = float(coefficients["t"])
@@ -37,4 +37,4 @@ class NearSwap(MergeMethod):
             tau = blocks[1] - blocks[0]
             return blocks[0] + (t / tau.abs().clamp(min=1e-6)).clamp(max=1.0) * tau
 
-        fuse("merge_nearswap", formula, (inputs.base, *inputs.experts), out, t)
+        return fuse("merge_nearswap", formula, (inputs.base, *inputs.experts), out, t)

@@ -44,7 +44,7 @@ class Ram(MergeMethod):
         """Factor of each expert's entries that no other changed, shape (K,)."""
         return np.ones(len(self.experts))
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> None:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> bool:
         """Write the base plus the mean of what changed."""
         assert inputs.base is not None
         weights, boosts = np.ascontiguousarray(coefficients["weight"]), self.boosts(coefficients, state)
@@ -61,7 +61,7 @@ class Ram(MergeMethod):
                 alone += value * boost
             return blocks[0] + torch.where(active > 1.0, shared / active, alone)
 
-        fuse("merge_ram", formula, (inputs.base, *inputs.experts), out, weights, boosts, epsilon)
+        return fuse("merge_ram", formula, (inputs.base, *inputs.experts), out, weights, boosts, epsilon)
 
 
 class RamPlus(Ram):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge.merge.base import Coefficients, MergeMethod, Parameter, TensorInputs
-from evomerge.merge.kernels import TREE, addresses_of, compiled_for, flattened, fuse, in_parts, tree_sums
-from evomerge.merge.orders import OrderStatistics, Values, count_kept, least_reaching, order, prepared_bytes
+from evomerge.merge.kernels import addresses_of, compiled_for, flattened, in_parts, round_once
+from evomerge.merge.orders import Values, count_kept, order
+from evomerge.merge.sparse import Sparsity, add_sparse
+
+_LEVELS = 256
+_CHUNK = 1 << 20
 
 
 class Sce(MergeMethod):
@@ -41,40 +47,147 @@ class Sce(MergeMethod):
     )
     min_experts = 2
 
-    def prepare(self, inputs: TensorInputs) -> OrderStatistics:
-        """Order statistics of the variance over experts."""
-        return order(inputs.experts[0].numel(), _variances(inputs))
+    def prepare(self, inputs: TensorInputs) -> Levels:
+        """Each entry's variance over experts as one of 256 levels, and the experts' energies in each."""
+        return _levels(inputs)
 
     def prepared_bytes(self, shape: tuple[int, ...], num_experts: int) -> int:
-        """At most 768 KiB."""
-        return prepared_bytes(math.prod(shape))
+        """One byte per entry, and 2 KiB per expert."""
+        return math.prod(shape) + 8 * (_LEVELS + 1) * (num_experts + 1)
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: OrderStatistics, out: Tensor) -> None:
-        """Find the weights at this density, then write the merge."""
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Levels, out: Tensor) -> bool:
+        """Merge from the level in which the last entry to keep lies, then put back the base where it lies below."""
         assert inputs.base is not None
         density, scale = float(coefficients["density"]), float(coefficients["scale"])
+        count = len(inputs.experts)
         kept = min(count_kept(density, state.positive), state.positive)
-        threshold = 0.0 if density >= 1.0 else least_reaching(state.largest(kept, _variances(inputs)))
-        energy = _energies(inputs, threshold)
+        if density >= 1.0:
+            level, dropped, energy = 0, torch.zeros(0, dtype=torch.int64), state.energy[:, 0]
+        else:
+            level, dropped, energy = state.select(kept, inputs)
         total = float(energy.sum())
-        weights = energy / total if 0.0 < total < np.inf else np.full(len(energy), 1.0 / len(energy))
+        weights = energy / total if 0.0 < total < np.inf else np.full(count, 1.0 / count)
+        finite = add_sparse(
+            inputs,
+            Sparsity(
+                kind="level",
+                low=np.full(count, float(level)),
+                high=np.zeros(count),
+                factor=np.ones(count),
+                ranks=(state.levels,) * count,
+            ),
+            np.ascontiguousarray(weights),
+            election="unweighted",
+            normalize=True,
+            scale=scale,
+            out=out,
+        )
+        if len(dropped):
+            values = round_once(inputs.base.reshape(-1)[dropped].to(torch.float64), out.dtype).to(out.device)
+            if out.is_contiguous():
+                out.view(-1)[dropped] = values
+            else:
+                out[torch.unravel_index(dropped, out.shape)] = values
+        return finite
 
-        def formula(blocks: list[Tensor], first: int) -> Tensor:
-            zero = torch.zeros_like(blocks[0])
-            tau = [block - blocks[0] for block in blocks[1:]]
-            kept = (_variance(tau) >= threshold).to(zero.dtype)
-            tau = [vector * kept for vector in tau]
-            votes, merged, divisor = zero.clone(), zero.clone(), zero.clone()
-            for vector in tau:
-                votes += vector
-            sign = 1.0 - 2.0 * (votes < 0.0).to(zero.dtype)
-            for vector, weight in zip(tau, weights.tolist(), strict=True):
-                agrees = (vector * sign > 0.0).to(zero.dtype)
-                merged += vector * weight * agrees
-                divisor += agrees * weight
-            return blocks[0] + merged / (divisor + (divisor == 0.0).to(zero.dtype)) * scale
 
-        fuse("merge_sce", formula, (inputs.base, *inputs.experts), out, weights, threshold, scale)
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """Entries by their variance over experts, coarsely: levels have about equally many entries."""
+
+    levels: Tensor
+    """Each entry's level, uint8, flattened, higher for larger variance."""
+    at_least: NDArray[np.int64]
+    """Number of entries of each level or a higher one, and 0 at the end."""
+    energy: NDArray[np.float64]
+    """Σ τ² over these entries, per expert, shape (K, levels + 1)."""
+    positive: int
+    """Number of entries that vary at all."""
+
+    def select(self, count: int, inputs: TensorInputs) -> tuple[int, Tensor, NDArray[np.float64]]:
+        """The `count` entries of largest variance, and all that tie with the last.
+
+        Returns: the lowest level that has some of them; where this level's other entries are; Σ τ² per expert
+            over the selected.
+        """
+        level = int(np.searchsorted(-self.at_least, -count, side="right")) - 1
+        nothing = torch.zeros(0, dtype=torch.int64, device=self.levels.device)
+        if count == 0 or self.at_least[level] == count:
+            level = _LEVELS if count == 0 else level
+            return level, nothing, self.energy[:, level]
+        where, variance, tau = _entries(self.levels, level, inputs)
+        threshold = np.sort(variance)[len(variance) - (count - int(self.at_least[level + 1]))]
+        chosen = variance >= threshold
+        energy = self.energy[:, level + 1] + (tau[:, chosen] ** 2).sum(axis=1)
+        return level, torch.from_numpy(where[~chosen]).to(self.levels.device), energy
+
+
+def _levels(inputs: TensorInputs) -> Levels:
+    size, values = inputs.experts[0].numel(), _variances(inputs)
+    statistics = order(size, values)
+    # Values below which a 256th, two 256ths, ... of the entries lie.
+    ranks = np.searchsorted(-statistics.at_least, -(size - np.arange(1, _LEVELS) * size / _LEVELS), side="right") - 1
+    edges = statistics.values[np.unique(np.maximum(ranks, 0))]
+    edges = edges[edges > statistics.values[0]]
+    result = np.empty(size, dtype=np.uint8)
+    sums = np.zeros((-(-size // _CHUNK), len(inputs.experts), _LEVELS))
+    counts = np.zeros((-(-size // _CHUNK), _LEVELS), dtype=np.int64)
+
+    def fill(start: int, stop: int) -> None:
+        for first in range(start, stop, _CHUNK):
+            last = min(stop, first + _CHUNK)
+            result[first:last] = np.searchsorted(edges, values(first, last), side="right")
+            counts[first // _CHUNK] = np.bincount(result[first:last], minlength=_LEVELS)
+            for expert, vector in enumerate(_task_vectors(inputs, slice(first, last))):
+                squares = (vector * vector).cpu().numpy()
+                sums[first // _CHUNK, expert] = np.bincount(result[first:last], squares, minlength=_LEVELS)
+
+    in_parts(fill, size, grain=_CHUNK, least=_CHUNK)
+    return Levels(
+        levels=flattened(torch.from_numpy(result).to(inputs.experts[0].device)),
+        at_least=_from_above(counts.sum(axis=0)),
+        energy=_from_above(sums.sum(axis=0)),
+        positive=statistics.positive,
+    )
+
+
+def _from_above(values: NDArray[Any]) -> NDArray[Any]:
+    """Sums of each value and all after it along the last axis, and 0 at the end."""
+    sums = np.cumsum(values[..., ::-1], axis=-1)[..., ::-1]
+    return np.concatenate([sums, np.zeros_like(sums[..., :1])], axis=-1)
+
+
+def _entries(
+    levels: Tensor, level: int, inputs: TensorInputs
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float64]]:
+    """Where a level's entries are, ascending, their variance, and the task vectors there, shape (K, entries)."""
+    assert inputs.base is not None
+    flat = [flattened(tensor) for tensor in (inputs.base, *inputs.experts)]
+    compiled = compiled_for(*flat)
+    if compiled is None:
+        where = (levels == level).nonzero().view(-1)
+        vectors = _task_vectors(inputs, where)
+        return where.cpu().numpy(), _as_size(_variance(vectors)), torch.stack(vectors).cpu().numpy()
+    arguments = (*addresses_of(flat), levels.data_ptr(), level)
+    found = {}
+
+    def look(start: int, stop: int) -> None:
+        places = np.empty(stop - start, dtype=np.int64)
+        variance = np.empty(stop - start, dtype=np.float32)
+        tau = np.empty((len(inputs.experts), stop - start))
+        count = compiled.entries_of(start, stop, *arguments, places, variance, tau)
+        found[start] = places[:count].copy(), variance[:count].copy(), tau[:, :count].copy()
+
+    in_parts(look, levels.numel())
+    places, variance, tau = zip(*(found[start] for start in sorted(found)), strict=True)
+    return np.concatenate(places), np.concatenate(variance), np.concatenate(tau, axis=1)
+
+
+def _task_vectors(inputs: TensorInputs, where: Tensor | slice) -> list[Tensor]:
+    """Some entries of the flattened task vectors, float64."""
+    assert inputs.base is not None
+    base = inputs.base.reshape(-1)[where].to(torch.float64)
+    return [expert.reshape(-1)[where].to(torch.float64) - base for expert in inputs.experts]
 
 
 def _variance(tau: list[Tensor]) -> Tensor:
@@ -87,39 +200,21 @@ def _variance(tau: list[Tensor]) -> Tensor:
     return spread / len(tau)
 
 
+def _as_size(values: Tensor) -> NDArray[np.float32]:
+    """As float32, what isn't finite as infinity."""
+    result: NDArray[np.float32] = values.nan_to_num(nan=torch.inf, posinf=torch.inf).to(torch.float32).cpu().numpy()
+    return result
+
+
 def _variances(inputs: TensorInputs) -> Values:
     assert inputs.base is not None
     flat = [flattened(tensor) for tensor in (inputs.base, *inputs.experts)]
 
     def values(start: int, stop: int) -> NDArray[np.float32]:
-        result = np.empty(stop - start, dtype=np.float32)
         if compiled := compiled_for(*flat):
+            result = np.empty(stop - start, dtype=np.float32)
             compiled.variances(start, stop, *addresses_of(flat), result)
             return result
-        base, *experts = (tensor[start:stop].to(torch.float64) for tensor in flat)
-        spread = _variance([expert - base for expert in experts])
-        result[:] = spread.nan_to_num(nan=torch.inf, posinf=torch.inf).to(torch.float32).cpu().numpy()
-        return result
+        return _as_size(_variance(_task_vectors(inputs, slice(start, stop))))
 
     return values
-
-
-def _energies(inputs: TensorInputs, threshold: float) -> NDArray[np.float64]:
-    """Σ τ² per expert over the entries whose variance reaches the threshold, shape (K,)."""
-    assert inputs.base is not None
-    flat = [flattened(tensor) for tensor in (inputs.base, *inputs.experts)]
-    size = flat[0].numel()
-    partial = np.zeros((len(inputs.experts), max(1, -(-size // TREE))), dtype=np.float64)
-    if compiled := compiled_for(*flat):
-        arguments = addresses_of(flat)
-        in_parts(lambda start, stop: compiled.energies(start, stop, *arguments, threshold, partial), size)
-    else:
-        for first in range(0, size, TREE):
-            base, *experts = (tensor[first : first + TREE].to(torch.float64) for tensor in flat)
-            tau = [expert - base for expert in experts]
-            kept = (_variance(tau) >= threshold).to(torch.float64)
-            for index, vector in enumerate(tau):
-                padded = np.zeros(TREE)
-                padded[: len(vector)] = (vector * vector * kept).cpu().numpy()
-                partial[index, first // TREE] = tree_sums(padded, axis=0)
-    return tree_sums(partial, axis=1)

@@ -20,7 +20,7 @@ from evomerge.merge.kernels import TREE, addresses_of, compiled_for, flattened, 
 from evomerge.merge.orders import OrderStatistics, magnitudes, magnitudes_between, order, prepared_bytes
 from evomerge.streams import derive
 
-_KINDS = {"band": 0, "random": 1, "ranked": 2}
+_KINDS = {"band": 0, "random": 1, "ranked": 2, "level": 3}
 
 SUMMED_WEIGHT = Parameter(
     name="weight",
@@ -82,10 +82,11 @@ class Sparsity:
 
     `band` keeps magnitudes |τ|, rounded to float32, in [low, high]; `random` keeps an entry with probability
     low; `ranked` with probability low + high · rank, ranks being 0 to 255 per entry, by which `inverse`
-    divides it. `keys` are two 32-bit words per expert, from which its random numbers come.
+    divides it; `level` keeps ranks from low on. `keys` are two 32-bit words per expert, from which its random
+    numbers come.
     """
 
-    kind: Literal["band", "random", "ranked"]
+    kind: Literal["band", "random", "ranked", "level"]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     factor: NDArray[np.float64]
@@ -105,6 +106,8 @@ class Sparsity:
         if self.kind == "band":
             magnitude = tau.abs()
             return tau * ((magnitude >= low) & (magnitude <= high)).to(tau.dtype)
+        if self.kind == "level":
+            return tau * (self.ranks[expert][first : first + tau.numel()].to(tau.device) >= low).to(tau.dtype)
         first_key, second_key = self.keys[expert].tolist()
         draws = uniform(first, tau.numel(), (first_key, second_key), tau.device)
         if self.kind == "random":
@@ -130,8 +133,8 @@ def add_sparse(
     normalize: bool,
     scale: float,
     out: Tensor,
-) -> None:
-    """Write base + scale · Σ weight · sparse task vector.
+) -> bool:
+    """Write base + scale · Σ weight · sparse task vector; returns whether all of it is finite.
 
     Args:
         inputs: the base and K experts.
@@ -171,7 +174,7 @@ def add_sparse(
             total = total / (agreeing + (agreeing == 0.0).to(agreeing.dtype))
         return start + total * sign * scale
 
-    fuse(
+    return fuse(
         "add_sparse", formula, sources, out,
         *sparsity.arguments(), ballots, shares, np.ascontiguousarray(weights), election is not None, normalize, scale,
     )  # fmt: skip
@@ -211,12 +214,12 @@ class SparseMethod(MergeMethod):
         """Which entries survive for these coefficients; with `rescale` l1, factors are found from it."""
         raise NotImplementedError
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> None:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> bool:
         """Write the base plus the combined sparse task vectors."""
         sparsity = self.sparsity(inputs, coefficients, state)
         if self.option.get("rescale") == "l1":
             sparsity = replace(sparsity, factor=norm_ratios(inputs, sparsity))
-        add_sparse(
+        return add_sparse(
             inputs,
             sparsity,
             coefficients["weight"],

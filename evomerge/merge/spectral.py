@@ -115,18 +115,17 @@ class _Isotropic(MatrixMethod):
 
     def merge(
         self, inputs: TensorInputs, coefficients: Coefficients, state: tuple[Tensor, ...] | None, out: Tensor
-    ) -> None:
+    ) -> bool:
         """Write the base plus the scaled mixture."""
         assert inputs.base is not None
         scale, isotropy = float(coefficients["scale"]), float(coefficients["isotropy"])
         if state is None:
-            super().merge(inputs, {"weight": scale * coefficients["weight"]}, None, out)
-        elif isotropy == 1.0:
-            span((inputs.base, *state), [1.0, scale], out)
-        else:
-            share = scale * (1.0 - isotropy) * coefficients["weight"]
-            factors = np.concatenate([[1.0 - share.sum()], share, [scale * isotropy]])
-            span((inputs.base, *inputs.experts, *state), factors, out)
+            return super().merge(inputs, {"weight": scale * coefficients["weight"]}, None, out)
+        if isotropy == 1.0:
+            return span((inputs.base, *state), [1.0, scale], out)
+        share = scale * (1.0 - isotropy) * coefficients["weight"]
+        factors = np.concatenate([[1.0 - share.sum()], share, [scale * isotropy]])
+        return span((inputs.base, *inputs.experts, *state), factors, out)
 
 
 class IsoC(_Isotropic):

@@ -89,9 +89,9 @@ class Slerp(MergeMethod):
         """Four numbers."""
         return 32
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Products, out: Tensor) -> None:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Products, out: Tensor) -> bool:
         """Write the point at `t` of the arc."""
-        span(inputs.experts, arc(state, float(coefficients["t"]), self.option["threshold"]), out)
+        return span(inputs.experts, arc(state, float(coefficients["t"]), self.option["threshold"]), out)
 
 
 class NuSlerp(MergeMethod):
@@ -129,7 +129,7 @@ class NuSlerp(MergeMethod):
         """Four numbers per vector."""
         return 32 * self._vectors(shape if self.option["along"] != "columns" else (*shape[1:], *shape[:1]))
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Products, out: Tensor) -> None:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Products, out: Tensor) -> bool:
         """Write the points of the arcs."""
         first, second = coefficients["weight"].tolist()
         total = first + second
@@ -138,9 +138,9 @@ class NuSlerp(MergeMethod):
         if self.option["along"] == "columns" and out.dim() > 1:
             out = out.movedim(0, -1)
         if self.option["origin"] == "base":
-            span((base, *experts), np.concatenate([1.0 - ends.sum(axis=1, keepdims=True), ends], axis=1), out)
+            return span((base, *experts), np.concatenate([1.0 - ends.sum(axis=1, keepdims=True), ends], axis=1), out)
         else:
-            span(experts, ends, out)
+            return span(experts, ends, out)
 
     def _oriented(self, inputs: TensorInputs) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Base and experts with the vectors to interpolate along the last dimension."""
@@ -167,7 +167,7 @@ class _SphericalMean(MergeMethod):
         """A number for each pair of experts."""
         return 8 * num_experts**2
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Products, out: Tensor) -> None:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Products, out: Tensor) -> bool:
         """Write the mean. Raises: MergeError if the weights can't be normalised."""
         assert inputs.base is not None
         weight = self.shares(coefficients["weight"])
@@ -182,9 +182,9 @@ class _SphericalMean(MergeMethod):
             else:
                 factors[used] = float(weight[used] @ lengths[used]) * direction / lengths[used]
         if self.option["origin"] == "base":
-            span((inputs.base, *inputs.experts), np.concatenate([[1.0 - factors.sum()], factors]), out)
+            return span((inputs.base, *inputs.experts), np.concatenate([[1.0 - factors.sum()], factors]), out)
         else:
-            span(inputs.experts, factors, out)
+            return span(inputs.experts, factors, out)
 
     def shares(self, weight: NDArray[np.float64]) -> NDArray[np.float64]:
         """Weights divided by their sum. Raises: MergeError if that is zero."""

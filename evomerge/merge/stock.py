@@ -56,12 +56,12 @@ class ModelStock(MergeMethod):
         """One number per part."""
         return 8 * self._rows(shape)
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: NDArray[np.float64], out: Tensor) -> None:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: NDArray[np.float64], out: Tensor) -> bool:
         """Write the base plus the step."""
         assert inputs.base is not None
         step = float(coefficients["scale"]) * state[:, None]
         shares = np.repeat(step / len(inputs.experts), len(inputs.experts), axis=1)
-        span((inputs.base, *inputs.experts), np.concatenate([1.0 - step, shares], axis=1), out)
+        return span((inputs.base, *inputs.experts), np.concatenate([1.0 - step, shares], axis=1), out)
 
     def _rows(self, shape: tuple[int, ...]) -> int:
         return math.prod(shape[:-1]) if self.option["along"] == "rows" and len(shape) > 1 else 1

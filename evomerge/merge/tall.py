@@ -55,9 +55,11 @@ class ConsensusTaskArithmetic(MergeMethod):
     options = (Option(name="least", description="Experts that an entry must serve.", default=2, minimum=0),)
     min_experts = 2
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> None:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> bool:
         """Write the base plus the entries that serve enough experts."""
-        _masked_sum(inputs, coefficients["weight"], coefficients["selectivity"], None, self.option["least"], 1.0, out)
+        return _masked_sum(
+            inputs, coefficients["weight"], coefficients["selectivity"], None, self.option["least"], 1.0, out
+        )
 
 
 class TallMask(MergeMethod):
@@ -77,12 +79,12 @@ class TallMask(MergeMethod):
         if self.option["model"] and self.option["model"] not in experts:
             raise MergeError(f"tall_mask: model: {unknown('expert', self.option['model'], experts)}")
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> None:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> bool:
         """Write the base plus the masked sum."""
         count = len(inputs.experts)
         chosen = self.experts.index(self.option["model"]) if self.option["model"] else 0
         strictness = np.full(count, float(coefficients["selectivity"]))
-        _masked_sum(inputs, np.ones(count), strictness, chosen, 1, float(coefficients["scale"]), out)
+        return _masked_sum(inputs, np.ones(count), strictness, chosen, 1, float(coefficients["scale"]), out)
 
 
 def _masked_sum(
@@ -93,7 +95,7 @@ def _masked_sum(
     least: int,
     scale: float,
     out: Tensor,
-) -> None:
+) -> bool:
     assert inputs.base is not None
     weights, strictness = np.ascontiguousarray(weights), np.ascontiguousarray(strictness)
 
@@ -110,7 +112,7 @@ def _masked_sum(
                 votes += (vector.abs() > (total - vector).abs() * float(strictness[index])).to(base.dtype)
         return base + weighted * torch.where(votes >= least, scale, torch.zeros_like(base))
 
-    fuse(
+    return fuse(
         "agreement", formula, (inputs.base, *inputs.experts), out,
         weights, strictness, -1 if chosen is None else chosen, float(least), scale,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from evomerge.merge.loops.magmax import merge_magmax
 from evomerge.merge.loops.nearswap import merge_nearswap
 from evomerge.merge.loops.orders import magnitudes, magnitudes_between, tally
 from evomerge.merge.loops.ram import merge_ram
-from evomerge.merge.loops.sce import energies, merge_sce, variances
+from evomerge.merge.loops.sce import entries_of, variances
 from evomerge.merge.loops.sparse import add_sparse, masses
 from evomerge.merge.loops.tall import agreement
 
@@ -22,7 +22,7 @@ __all__ = [
     "add_sparse",
     "agreement",
     "are_finite",
-    "energies",
+    "entries_of",
     "gram",
     "importances",
     "low_rank",
@@ -33,7 +33,6 @@ __all__ = [
     "merge_magmax",
     "merge_nearswap",
     "merge_ram",
-    "merge_sce",
     "span",
     "tally",
     "variances",

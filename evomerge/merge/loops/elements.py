@@ -29,16 +29,30 @@ _STAMP = tuple(
 )
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """Compile on first use, kept on disk where there is a place to write."""
+    options = {"nogil": True, "error_model": "numpy", "_nrt": True, **options}
     try:
-        kept: Any = njit(cache=True, nogil=True, error_model="numpy")(function)
+        kept: Any = njit(cache=True, **options)(function)
         index = kept._cache._cache_file
         index._source_stamp = (index._source_stamp, _STAMP)
         result: Callable[..., Any] = kept
     except (RuntimeError, AttributeError):  # no folder can be written to, or numba keeps its files otherwise
-        result = njit(nogil=True, error_model="numpy")(function)
+        result = njit(**options)(function)
     return result
+
+
+def inner(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """As `compiled`, for what loops call: arrays aren't counted as in use, which costs as much as a short loop.
+
+    Such a function can't make arrays, not even by carray, and what it is given must live longer.
+    """
+    return compiled(function, _nrt=False, **options)
+
+
+def contracted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As `compiled`, for sums of products that may be fused, so that what they give differs between processors."""
+    return compiled(function, fastmath={"contract"})
 
 
 def _pointer_to(element: Any) -> Any:
@@ -58,18 +72,31 @@ float32_at = _pointer_to(types.float32)
 float64_at = _pointer_to(types.float64)
 int32_at = _pointer_to(types.int32)
 uint16_at = _pointer_to(types.uint16)
+uint32_at = _pointer_to(types.uint32)
 uint8_at = _pointer_to(types.uint8)
 
 
-@compiled
+@inner
 def _of_bits(bits: Any) -> Any:
     return np.uint32(bits).view(np.float32)
 
 
-@compiled
+@inner
 def from_bfloat16(bits: Any) -> Any:
     """The float32 of a bfloat16's bits."""
     return _of_bits(np.uint32(bits) << np.uint32(16))
+
+
+@inner
+def lower(pair: Any) -> Any:
+    """The float32 of the bfloat16 in the lower half of 32 bits."""
+    return _of_bits(pair << np.uint32(16))
+
+
+@inner
+def upper(pair: Any) -> Any:
+    """That of the upper half."""
+    return _of_bits(pair & np.uint32(0xFFFF0000))
 
 
 def widen(value: Any) -> Any:
@@ -88,7 +115,7 @@ def _widen(value: Any) -> Any:
     return itself if isinstance(value, types.Float) else decoded
 
 
-@compiled
+@inner
 def from_float16(bits: Any) -> Any:
     """The float32 of a float16's bits."""
     wide = np.uint32(bits)
@@ -101,23 +128,24 @@ def from_float16(bits: Any) -> Any:
     return _of_bits(magnitude | np.uint32((wide & np.uint32(0x8000)) << np.uint32(16)))
 
 
-@compiled
+@inner
 def _bits(value: Any) -> Any:
     return np.float64(value).view(np.int64)
 
 
-@compiled
-def _to_bfloat16(value: Any) -> Any:
+@inner
+def to_bfloat16(value: Any) -> Any:
+    """The bits of the nearest bfloat16 of a float64, ties to even."""
     bits = _bits(value)
     # To eight bits of mantissa, ties to even; the cast to float32 is then exact, or overflows as it should.
     normal = np.int64((bits + np.int64((1 << 44) - 1) + ((bits >> 45) & 1)) & np.int64(-(1 << 45))).view(np.float64)
     # Adding this number and taking it away leaves multiples of the least bfloat16, 2⁻¹³³.
     small = (value + 1.5 * 2.0 ** (52 - 133)) - 1.5 * 2.0 ** (52 - 133)
-    rounded = small if abs(value) < 2.0**-126 else normal
+    rounded = np.copysign(small, value) if abs(value) < 2.0**-126 else normal
     return np.uint16(np.float32(value if value != value else rounded).view(np.uint32) >> np.uint32(16))
 
 
-@compiled
+@inner
 def _to_float16(value: Any) -> Any:
     bits = _bits(value)
     size = bits & np.int64((1 << 63) - 1)
@@ -136,36 +164,38 @@ _ITSELF, _DIFFERENCE, _SUM = 0, 1, 2
 
 
 @njit(inline="always")
-def _taken(step: int, before: float, element: float, base: float, factor: float) -> float:
+def _taken(step: int, before: Any, element: Any, base: Any, factor: Any) -> Any:
     if step == _ITSELF:
         return element
     return element - base if step == _DIFFERENCE else before + factor * element
 
 
 @njit(inline="always")
-def _each(step: int, address: int, code: int, first: int, count: int, base: Any, factor: float, into: Any) -> None:
-    """Read elements first..first+count of the tensor at `address` as float64, each in one `step` into a buffer."""
+def _each(step: int, address: int, code: int, first: int, count: int, base: Any, factor: Any, into: Any) -> None:
+    """Read elements first..first+count of the tensor at `address` in the buffer's precision, each in one `step`."""
+    kind = into.dtype.type
+    factor = kind(factor)
     if code == FLOAT32:
         singles = carray(float32_at(address + 4 * first), (count,))
         for i in range(count):
-            into[i] = _taken(step, into[i], np.float64(singles[i]), base[i], factor)
+            into[i] = _taken(step, into[i], kind(singles[i]), base[i], factor)
     elif code == BFLOAT16:
         halves = carray(uint16_at(address + 2 * first), (count,))
         for i in range(count):
-            into[i] = _taken(step, into[i], np.float64(from_bfloat16(halves[i])), base[i], factor)
+            into[i] = _taken(step, into[i], kind(from_bfloat16(halves[i])), base[i], factor)
     elif code == FLOAT16:
         halves = carray(uint16_at(address + 2 * first), (count,))
         for i in range(count):
-            into[i] = _taken(step, into[i], np.float64(from_float16(halves[i])), base[i], factor)
+            into[i] = _taken(step, into[i], kind(from_float16(halves[i])), base[i], factor)
     else:
         doubles = carray(float64_at(address + 8 * first), (count,))
         for i in range(count):
-            into[i] = _taken(step, into[i], doubles[i], base[i], factor)
+            into[i] = _taken(step, into[i], kind(doubles[i]), base[i], factor)
 
 
 @compiled
 def load(address: int, code: int, first: int, count: int, into: Any) -> None:
-    """Decode elements first..first+count of the tensor at `address` into a float64 buffer."""
+    """Decode elements first..first+count of the tensor at `address` into a buffer of float64 or float32."""
     _each(_ITSELF, address, code, first, count, into, 0.0, into)
 
 
@@ -182,32 +212,23 @@ def load_sum(address: int, code: int, first: int, count: int, factor: float, int
 
 
 @compiled
+def element(address: int, code: int, index: int) -> float:
+    """One element of the tensor at `address` as float64."""
+    if code == FLOAT32:
+        return np.float64(carray(float32_at(address), (index + 1,))[index])
+    if code == BFLOAT16:
+        return np.float64(from_bfloat16(carray(uint16_at(address), (index + 1,))[index]))
+    if code == FLOAT16:
+        return np.float64(from_float16(carray(uint16_at(address), (index + 1,))[index]))
+    return np.float64(carray(float64_at(address), (index + 1,))[index])
+
+
+@inner
 def load_task_vectors(sources: Any, codes: Any, first: int, count: int, base: Any, tau: Any) -> None:
     """Decode the base, which is the first source, and into tau[expert] each expert's difference from it."""
     load(sources[0], codes[0], first, count, base)
     for k in range(1, len(sources)):
         load_difference(sources[k], codes[k], first, count, base, tau[k - 1])
-
-
-@compiled
-def store(values: Any, address: int, code: int, first: int, count: int) -> None:
-    """Round float64 values once, to nearest, ties to even, into elements first..first+count at `address`."""
-    if code == FLOAT32:
-        singles = carray(float32_at(address + 4 * first), (count,))
-        for i in range(count):
-            singles[i] = np.float32(values[i])
-    elif code == BFLOAT16:
-        halves = carray(uint16_at(address + 2 * first), (count,))
-        for i in range(count):
-            halves[i] = _to_bfloat16(values[i])
-    elif code == FLOAT16:
-        halves = carray(uint16_at(address + 2 * first), (count,))
-        for i in range(count):
-            halves[i] = _to_float16(values[i])
-    else:
-        doubles = carray(float64_at(address + 8 * first), (count,))
-        for i in range(count):
-            doubles[i] = values[i]
 
 
 @compiled
@@ -234,13 +255,38 @@ def are_finite(start: int, stop: int, address: int, code: int) -> bool:
 
 
 @compiled
+def store(values: Any, address: int, code: int, first: int, count: int) -> bool:
+    """Round float64 values once, to nearest, ties to even, into elements first..first+count at `address`.
+
+    Returns whether all that was written is finite.
+    """
+    if code == FLOAT32:
+        singles = carray(float32_at(address + 4 * first), (count,))
+        for i in range(count):
+            singles[i] = np.float32(values[i])
+    elif code == BFLOAT16:
+        halves = carray(uint16_at(address + 2 * first), (count,))
+        for i in range(count):
+            halves[i] = to_bfloat16(values[i])
+    elif code == FLOAT16:
+        halves = carray(uint16_at(address + 2 * first), (count,))
+        for i in range(count):
+            halves[i] = _to_float16(values[i])
+    else:
+        doubles = carray(float64_at(address + 8 * first), (count,))
+        for i in range(count):
+            doubles[i] = values[i]
+    return bool(are_finite(first, first + count, address, code))
+
+
+@inner
 def as_size(value: Any) -> Any:
     """The magnitude as float32, NaN as infinity."""
     size = np.float32(abs(value))
     return size if size == size else np.float32(np.inf)
 
 
-@compiled
+@inner
 def tree_sum(values: Any, count: int) -> float:
     """Sum of the first `count` of TREE values by adding halves; overwrites them."""
     for i in range(count, TREE):
@@ -253,7 +299,7 @@ def tree_sum(values: Any, count: int) -> float:
     return float(values[0])
 
 
-@compiled
+@inner
 def _mix(value: Any) -> Any:
     """Scramble 32 bits one to one (Wellons 2018, "Prospecting for hash functions", lowbias32)."""
     value = np.uint32(value ^ np.uint32(value >> np.uint32(16)))
@@ -263,7 +309,7 @@ def _mix(value: Any) -> Any:
     return np.uint32(value ^ np.uint32(value >> np.uint32(16)))
 
 
-@compiled
+@inner
 def draw(first: int, count: int, key: Any, second_key: Any, draws: Any) -> None:
     """Random 31-bit numbers of elements first..first+count, none of whose indices differ above 32 bits."""
     low = np.uint32(first & 0xFFFFFFFF)

@@ -34,10 +34,11 @@ def merge_fusion(
     weight: float,
     out: int,
     out_code: int,
-) -> None:
+) -> bool:
     """Add the task vector where |τ| · row factor, as float32, reaches a threshold."""
     base = np.empty(BLOCK, dtype=np.float64)
     tau = np.empty(BLOCK, dtype=np.float64)
+    finite = True
     first = start
     while first < stop:
         row = first // length
@@ -47,5 +48,6 @@ def merge_fusion(
         for i in range(count):
             size = np.float64(np.float32(abs(tau[i]) * rows[row]))
             base[i] += tau[i] * (weight if size >= threshold else 0.0)
-        store(base, out, out_code, first, count)
+        finite = store(base, out, out_code, first, count) and finite
         first += count
+    return finite

@@ -12,12 +12,13 @@ from evomerge.merge.loops.elements import BLOCK, compiled, load_task_vectors, st
 @compiled
 def merge_magmax(
     start: int, stop: int, sources: Any, codes: Any, weights: Any, scale: float, out: int, out_code: int
-) -> None:
+) -> bool:
     """Per entry the weighted task vector of largest magnitude; of two opposite ones the positive."""
     base = np.empty(BLOCK, dtype=np.float64)
     best = np.empty(BLOCK, dtype=np.float64)
     poison = np.empty(BLOCK, dtype=np.float64)
     tau = np.empty((len(weights), BLOCK), dtype=np.float64)
+    finite = True
     for first in range(start, stop, BLOCK):
         count = min(BLOCK, stop - first)
         load_task_vectors(sources, codes, first, count, base, tau)
@@ -33,4 +34,5 @@ def merge_magmax(
                 best[i] = value if larger else best[i]
         for i in range(count):
             best[i] = base[i] + scale * (best[i] + poison[i])
-        store(best, out, out_code, first, count)
+        finite = store(best, out, out_code, first, count) and finite
+    return finite

@@ -1,9 +1,10 @@
-"""Float32 arithmetic with a proof, for bfloat16 results at twice the speed of float64.
+"""Float32 arithmetic with a proof, for bfloat16 results at a multiple of float64's speed.
 
-A loop may compute a strip in float32 together with a bound of the error against the exact result. Where
-the whole interval that the bound spans rounds to one bfloat16, so does the float64 result, and nothing is
-lost (Ziv 1991, "Fast evaluation of elementary mathematical functions with correctly rounded last bit").
-Otherwise the strip is merged again in float64. So the bytes are those of float64 in every case.
+A loop may compute a block in float32 together with a bound of each result's error. Where all numbers
+within the bound round to one bfloat16, so does the float64 result, and nothing is lost (Ziv 1991, "Fast
+evaluation of elementary mathematical functions with correctly rounded last bit"). The other results are
+computed again in float64. So the bytes are those of float64 in every case, and LLVM may contract what
+is proved.
 """
 
 from __future__ import annotations
@@ -11,23 +12,31 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import carray, njit  # type: ignore[attr-defined]
 
-from evomerge.merge.loops.elements import BFLOAT16, compiled
+from evomerge.merge.loops.elements import BFLOAT16, compiled, contracted, inner, uint16_at
 
-BLOCK, STRIP = 512, 128
-"""Elements merged at a time, and those that are proved together; one in a few thousand fails."""
+BLOCK, STRIP = 512, 32
+"""Elements merged at a time, and those that are looked through together; one strip in some hundred isn't proved."""
 
 UNIT = 2.0**-24
 """The largest relative error of one float32 operation."""
 
-# Between these magnitudes of the result no overflow or underflow on the way matters.
-_LEAST, _MOST = np.float32(2.0**-90), np.float32(2.0**120)
+FLOOR = np.float32(2.0**-100)
+"""Belongs into every bound: more than underflow on the way can take from a result."""
+
+SUM_ERROR = np.float32(2.25 * UNIT)
+"""Times a result: its last addition's error, and that of adding its bound."""
+
+# Set in the float32 numbers from 2 on, infinity and NaN: bounds that prove nothing.
+_LARGE = np.int32(0x40000000)
+_UPPER_HALF = np.int32(-65536)
 
 
-@compiled
+@inner
 def representable(number: float) -> bool:
     """Whether a coefficient has float32 numbers beside it, and neither over- nor underflows what it multiplies."""
-    return number == 0.0 or 2.0**-30 <= abs(number) <= 2.0**30
+    return bool(number == 0.0 or 2.0**-30 <= abs(number) <= 2.0**30)
 
 
 @compiled
@@ -40,29 +49,66 @@ def all_representable(numbers: Any) -> bool:
 
 
 @compiled
-def readable(codes: Any, only: int, out_code: int) -> bool:
-    """Whether all sources are bfloat16 (or `only`) and results bfloat16."""
-    for code in codes:
-        if code != BFLOAT16 and code != only:
+def all_positive(numbers: Any) -> bool:
+    """As `all_representable`, and none is negative, so that sums of what they multiply don't cancel."""
+    return bool(all_representable(numbers) and numbers.min() >= 0.0)
+
+
+@inner
+def readable(sources: Any, codes: Any, also: int, out: int, out_code: int) -> bool:
+    """Whether all sources are bfloat16 (or of the code `also`), results too, and none is overwritten by them.
+
+    What isn't proved has to be read again.
+    """
+    for k in range(len(sources)):
+        if (codes[k] != BFLOAT16 and codes[k] != also) or sources[k] == out:
             return False
     return out_code == BFLOAT16
 
 
-@compiled
+@inner
 def worthwhile(tried: int, failed: int) -> bool:
-    """Whether strips are proved often enough; coefficients like ½ put every other result midway between two numbers."""
-    return 4 * failed <= tried + 64
+    """Whether proofs succeed often enough, for what fails is slow.
+
+    Coefficients like ½ put every other result midway between two numbers.
+    """
+    return 32 * failed <= tried + 4096
 
 
-@compiled
+@contracted
 def rounded(value: Any, bound: Any) -> Any:
-    """The bfloat16 bits of a float32 result, in the upper half of an int32, and 0 if proved.
+    """The bfloat16 bits of a float32 result in the upper half of an int32, and a mark, whose upper half is 0 if proved.
 
-    `bound` must exceed the error by twice the rounding of value ± bound.
+    `bound`, not NaN unless it proves nothing, must exceed the error by more than the rounding of value ± bound.
     """
     low = np.int32(np.float32(value - bound).view(np.int32) + np.int32(0x8000))
     high = np.int32(np.float32(value + bound).view(np.int32) + np.int32(0x8000))
-    size = abs(value)
-    outside = (size < _LEAST) | (not (size < _MOST))
-    unsure = np.int32(np.int32(low ^ high) & np.int32(-65536)) | np.int32(outside)
-    return high, np.int32(unsure)
+    return high, np.int32((low ^ high) | (np.float32(bound).view(np.int32) & _LARGE))
+
+
+@contracted
+def round_all(values: Any, bounds: Any, count: int, out: int, first: int, marks: Any) -> Any:
+    """Write float32 results as elements first..first+count at `out`, and a mark for each; returns all marks joined."""
+    target = carray(uint16_at(out + 2 * first), (count,))
+    joined = np.int32(0)
+    for i in range(count):
+        high, mark = rounded(values[i], bounds[i])
+        target[i] = np.uint16(np.uint32(high) >> np.uint32(16))
+        marks[i] = mark
+        joined = np.int32(joined | mark)
+    return joined
+
+
+@inner
+def unsure(mark: Any) -> Any:
+    """Whether a mark, or several joined by or, tells of a result that isn't proved."""
+    return (mark & _UPPER_HALF) != 0
+
+
+@njit(inline="always")
+def any_unsure(marks: Any, start: int, stop: int) -> bool:
+    """Whether any of the marks start..stop tells of a result that isn't proved."""
+    found = False
+    for i in range(start, stop):
+        found |= unsure(marks[i])
+    return found

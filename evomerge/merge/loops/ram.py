@@ -20,7 +20,7 @@ def merge_ram(
     epsilon: float,
     out: int,
     out_code: int,
-) -> None:
+) -> bool:
     """Mean of the task vectors that exceed epsilon; where only one does, that one times its boost."""
     many = len(weights)
     base = np.empty(BLOCK, dtype=np.float64)
@@ -28,6 +28,7 @@ def merge_ram(
     alone = np.empty(BLOCK, dtype=np.float64)
     active = np.empty(BLOCK, dtype=np.float64)
     tau = np.empty((many, BLOCK), dtype=np.float64)
+    finite = True
     for first in range(start, stop, BLOCK):
         count = min(BLOCK, stop - first)
         load_task_vectors(sources, codes, first, count, base, tau)
@@ -44,4 +45,5 @@ def merge_ram(
                 alone[i] += value * boosts[k]
         for i in range(count):
             base[i] += shared[i] / active[i] if active[i] > 1.0 else alone[i]
-        store(base, out, out_code, first, count)
+        finite = store(base, out, out_code, first, count) and finite
+    return finite

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import carray  # type: ignore[attr-defined]
 
-from evomerge.merge.loops.elements import BLOCK, TREE, as_size, compiled, load_task_vectors, store, tree_sum
+from evomerge.merge.loops.elements import BLOCK, as_size, compiled, element, inner, load_task_vectors, uint8_at
+
+_LOOKED_AT = 64
 
 
 @compiled
@@ -24,7 +27,7 @@ def variances(start: int, stop: int, sources: Any, codes: Any, result: Any) -> N
             result[first - start + i] = as_size(spread[i])
 
 
-@compiled
+@inner
 def _variance(tau: Any, count: int, mean: Any, spread: Any) -> None:
     """Variance over the first axis, the mean being scratch."""
     many = len(tau)
@@ -44,63 +47,33 @@ def _variance(tau: Any, count: int, mean: Any, spread: Any) -> None:
 
 
 @compiled
-def energies(start: int, stop: int, sources: Any, codes: Any, threshold: float, partial: Any) -> None:
-    """Sums of τ² where the variance over experts reaches a threshold, into partial[expert, block]."""
+def entries_of(
+    start: int, stop: int, sources: Any, codes: Any, levels: int, level: int, places: Any, sizes: Any, tau: Any
+) -> int:
+    """Collect where bytes start..stop at `levels` equal one level, with the variance and each task vector there.
+
+    Returns how many do.
+    """
     many = len(sources) - 1
-    base = np.empty(TREE, dtype=np.float64)
-    spread = np.empty(TREE, dtype=np.float64)
-    squares = np.empty(TREE, dtype=np.float64)
-    tau = np.empty((many, TREE), dtype=np.float64)
-    for first in range(start, stop, TREE):
-        count = min(TREE, stop - first)
-        load_task_vectors(sources, codes, first, count, base, tau)
-        _variance(tau, count, base, spread)
-        for k in range(many):
-            for i in range(count):
-                squares[i] = tau[k, i] * tau[k, i] * (1.0 if spread[i] >= threshold else 0.0)
-            partial[k, first // TREE] = tree_sum(squares, count)
-
-
-@compiled
-def merge_sce(
-    start: int,
-    stop: int,
-    sources: Any,
-    codes: Any,
-    weights: Any,
-    threshold: float,
-    scale: float,
-    out: int,
-    out_code: int,
-) -> None:
-    """Weighted mean of the task vectors that have their sum's sign, where they vary enough."""
-    many = len(weights)
-    base = np.empty(BLOCK, dtype=np.float64)
-    mean = np.empty(BLOCK, dtype=np.float64)
-    spread = np.empty(BLOCK, dtype=np.float64)
-    votes = np.empty(BLOCK, dtype=np.float64)
-    total = np.empty(BLOCK, dtype=np.float64)
-    divisor = np.empty(BLOCK, dtype=np.float64)
-    tau = np.empty((many, BLOCK), dtype=np.float64)
-    for first in range(start, stop, BLOCK):
-        count = min(BLOCK, stop - first)
-        load_task_vectors(sources, codes, first, count, base, tau)
-        _variance(tau, count, mean, spread)
+    mean, spread, vectors = np.empty(1), np.empty(1), np.empty((many, 1))
+    total = 0
+    for first in range(start, stop, _LOOKED_AT):
+        count = min(_LOOKED_AT, stop - first)
+        here = carray(uint8_at(levels + first), (count,))
+        hits = np.uint8(0)
         for i in range(count):
-            votes[i] = 0.0
-            total[i] = 0.0
-            divisor[i] = 0.0
-        for k in range(many):
-            for i in range(count):
-                tau[k, i] *= 1.0 if spread[i] >= threshold else 0.0
-                votes[i] += tau[k, i]
+            hits |= np.uint8(here[i] == level)
+        # Most blocks have none.
+        if hits == 0:
+            continue
         for i in range(count):
-            votes[i] = -1.0 if votes[i] < 0.0 else 1.0
-        for k in range(many):
-            for i in range(count):
-                agrees = 1.0 if tau[k, i] * votes[i] > 0.0 else 0.0
-                total[i] += weights[k] * tau[k, i] * agrees
-                divisor[i] += weights[k] * agrees
-        for i in range(count):
-            mean[i] = base[i] + scale * (total[i] / (divisor[i] if divisor[i] != 0.0 else 1.0))
-        store(mean, out, out_code, first, count)
+            if here[i] == level:
+                base = element(sources[0], codes[0], first + i)
+                for k in range(many):
+                    vectors[k, 0] = element(sources[k + 1], codes[k + 1], first + i) - base
+                    tau[k, total] = vectors[k, 0]
+                _variance(vectors, 1, mean, spread)
+                places[total] = first + i
+                sizes[total] = as_size(spread[0])
+                total += 1
+    return total

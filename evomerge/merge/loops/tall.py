@@ -22,7 +22,7 @@ def agreement(
     scale: float,
     out: int,
     out_code: int,
-) -> None:
+) -> bool:
     """Weighted sum of task vectors where one of them (`chosen`), or at least `least` of them, shapes the plain sum."""
     many = len(weights)
     base = np.empty(BLOCK, dtype=np.float64)
@@ -30,6 +30,7 @@ def agreement(
     weighted = np.empty(BLOCK, dtype=np.float64)
     votes = np.empty(BLOCK, dtype=np.float64)
     tau = np.empty((many, BLOCK), dtype=np.float64)
+    finite = True
     for first in range(start, stop, BLOCK):
         count = min(BLOCK, stop - first)
         load_task_vectors(sources, codes, first, count, base, tau)
@@ -47,4 +48,5 @@ def agreement(
                     votes[i] += 1.0 if abs(tau[k, i]) > selectivity[k] * abs(total[i] - tau[k, i]) else 0.0
         for i in range(count):
             total[i] = base[i] + weighted[i] * (scale if votes[i] >= least else 0.0)
-        store(total, out, out_code, first, count)
+        finite = store(total, out, out_code, first, count) and finite
+    return finite

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import signal
-import threading
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +22,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from evomerge.errors import RunError
+from evomerge.lines import append, drop_torn_line, writing
 from evomerge.propose.base import Dimension
 from evomerge.score.fitness import INFEASIBLE
 from evomerge.score.table import ItemTable
@@ -169,8 +167,8 @@ class Ledger:
         """Open for writing: repair torn last lines, and finish trials whose evaluation was already on disk."""
         if storage == "journal":
             _clear_stale_lock(directory)
-            _drop_torn_line(directory / JOURNAL)
-        _drop_torn_line(directory / EVALUATIONS)
+            drop_torn_line(directory / JOURNAL)
+        drop_torn_line(directory / EVALUATIONS)
         ledger = cls.read(directory, storage, study_name)
         for trial in ledger.trials():
             evaluation = ledger.evaluation(trial.number, "search")
@@ -217,7 +215,7 @@ class Ledger:
         distributions: dict[str, BaseDistribution] = (
             {} if parameters is None else {item.name: FloatDistribution(item.low, item.high) for item in dimensions}
         )
-        with _writing(self._path.parent):
+        with writing(self._path.parent):
             self._study.add_trial(
                 create_trial(
                     state=TrialState.RUNNING,
@@ -230,8 +228,8 @@ class Ledger:
 
     def record(self, evaluation: Evaluation) -> None:
         """Make an evaluation durable; one on the search split also finishes its trial in the study."""
-        with _writing(self._path.parent):
-            _append(self._path, evaluation.to_line(self._item_lists))
+        with writing(self._path.parent):
+            append(self._path, evaluation.to_line(self._item_lists))
             self._evaluations[evaluation.trial, evaluation.split] = evaluation
             if evaluation.table is not None and evaluation.same_as is None:
                 self._item_lists |= evaluation.table.item_lists.keys()
@@ -272,41 +270,6 @@ def _clear_stale_lock(directory: Path) -> None:
     (directory / f"{JOURNAL}.lock").unlink(missing_ok=True)
 
 
-def _drop_torn_line(path: Path) -> None:
-    """Cut off a last line that a crash left incomplete, so that the next append starts a line of its own."""
-    if not path.exists():
-        return
-    with path.open("rb+") as file:
-        size = file.seek(0, os.SEEK_END)
-        end = size
-        while end > 0:
-            start = max(0, end - 65536)
-            file.seek(start)
-            newline = file.read(end - start).rfind(b"\n")
-            if newline >= 0:
-                end = start + newline + 1
-                break
-            end = start
-        if end < size:
-            file.truncate(end)
-            os.fsync(file.fileno())
-
-
-def _append(path: Path, line: str) -> None:
-    """Append a whole line and wait until it is on disk; on failure leave the file as it was."""
-    with path.open("ab", buffering=0) as file:
-        size = file.seek(0, os.SEEK_END)
-        data = line.encode()
-        try:
-            written = 0
-            while written < len(data):
-                written += file.write(data[written:])
-            os.fsync(file.fileno())
-        except OSError:
-            file.truncate(size)
-            raise
-
-
 def _read_evaluations(path: Path) -> tuple[list[Evaluation], list[str]]:
     """All complete lines, and the keys of their lists of items; an incomplete last line is a write in progress.
 
@@ -327,42 +290,6 @@ def _read_evaluations(path: Path) -> tuple[list[Evaluation], list[str]]:
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path}: line {number} is damaged ({error}); restore the file from a copy") from error
     return list(evaluations.values()), list(item_lists)
-
-
-@contextmanager
-def _writing(directory: Path) -> Iterator[None]:
-    try:
-        with _uninterrupted():
-            yield
-    except OSError as error:
-        raise RunError(
-            f"{directory}: can't be written: {error.strerror or error}. Nothing already recorded is lost: "
-            f"make room or restore access, then continue with: evomerge resume {directory}"
-        ) from error
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back until a write is whole.
-
-    Optuna's lock file can't be released once an interrupt has hit its release.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    # None is a handler that wasn't set from Python, which couldn't be restored.
-    handlers = {number: handler for number, handler in handlers.items() if handler is not None}
-    try:
-        for number in handlers:
-            signal.signal(number, lambda number, frame: held.append(number))
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        if held:
-            signal.raise_signal(held[0])
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RunError
-from evomerge.ledger import _append, _drop_torn_line, _writing
+from evomerge.lines import append, drop_torn_line, writing
 from evomerge.score.requests import GenerationResponse, LogLikelihoodResponse, Response
 
 PARTS = "parts.jsonl"
@@ -60,7 +60,7 @@ class Parts:
     def __init__(self, directory: Path) -> None:
         self._path = directory / PARTS
         self._known: dict[tuple[int, str], list[Part]] = {}
-        _drop_torn_line(self._path)
+        drop_torn_line(self._path)
         lines = self._path.read_bytes().splitlines() if self._path.exists() else []
         for number, line in enumerate(lines, start=1):
             try:
@@ -76,8 +76,8 @@ class Parts:
 
     def add(self, part: Part) -> None:
         """Make a block's answers durable. Raises: RunError if the directory can't be written."""
-        with _writing(self._path.parent):
-            _append(self._path, part.to_line())
+        with writing(self._path.parent):
+            append(self._path, part.to_line())
         self._remember(part)
 
     def _remember(self, part: Part) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -31,6 +30,7 @@ from evomerge.checkpoint import (
     resolve,
 )
 from evomerge.errors import CheckpointError, ExportError, MergeError, unknown
+from evomerge.fresh import fresh_folder
 from evomerge.merge.compress import Factors, Truncation, expand, factor_bytes, squared_error
 from evomerge.merge.compress import compress as decompose
 from evomerge.merge.matrices import NOT_LINEAR
@@ -162,46 +162,42 @@ def compress(
     check_compatible(start, {end.folder.name: end})
     stored_as = _factor_dtype(dtype, end)
     names = match_names(start, end)
-    partial = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
     try:
-        partial.mkdir(parents=True)
-        files = _Files(partial)
-        records: dict[str, CompressedTensor] = {}
-        error = energy_found = 0.0
-        done, total = 0, end.size_bytes
-        for name in start.names:
-            origin, wanted = start.tensor(name).to(device), end.tensor(names[name]).to(device)
-            as_factors = wanted.dim() in (2, 3) and not (pattern and pattern.search(name))
-            record, wrong, size = _store(files, name, origin, wanted, truncation if as_factors else None, stored_as)
-            records[name] = record
-            error, energy_found = error + wrong, energy_found + size
-            done += end.tensors[names[name]].size_bytes
-            if progress is not None:
-                progress(done, total)
-        files.close()
-        manifest = Compression(
-            base=_absolute(start.reference),
-            fingerprint=fingerprint(start),
-            expert=end.reference.path,
-            method=method,
-            kept={key: value for key, value in asdict(truncation).items() if value is not None},
-            size_bytes=sum(record.size_bytes for record in records.values()),
-            expert_bytes=end.size_bytes,
-            error=(error / energy_found) ** 0.5 if energy_found else 0.0,
-            tensors={name: files.placed(name, record) for name, record in records.items()},
-        )
-        for file in ("config.json", "generation_config.json"):
-            if (end.folder / file).is_file():
-                shutil.copyfile(end.folder / file, partial / file)
-        end.write_tokenizer(partial)
-        (partial / COMPRESSED).write_text(manifest.to_json(), encoding="utf-8")
-        partial.rename(out)
+        with fresh_folder(out) as folder:
+            files = _Files(folder)
+            records: dict[str, CompressedTensor] = {}
+            error = energy_found = 0.0
+            done, total = 0, end.size_bytes
+            for name in start.names:
+                origin, wanted = start.tensor(name).to(device), end.tensor(names[name]).to(device)
+                as_factors = wanted.dim() in (2, 3) and not (pattern and pattern.search(name))
+                record, wrong, size = _store(files, name, origin, wanted, truncation if as_factors else None, stored_as)
+                records[name] = record
+                error, energy_found = error + wrong, energy_found + size
+                done += end.tensors[names[name]].size_bytes
+                if progress is not None:
+                    progress(done, total)
+            files.close()
+            manifest = Compression(
+                base=_absolute(start.reference),
+                fingerprint=fingerprint(start),
+                expert=end.reference.path,
+                method=method,
+                kept={key: value for key, value in asdict(truncation).items() if value is not None},
+                size_bytes=sum(record.size_bytes for record in records.values()),
+                expert_bytes=end.size_bytes,
+                error=(error / energy_found) ** 0.5 if energy_found else 0.0,
+                tensors={name: files.placed(name, record) for name, record in records.items()},
+            )
+            for file in ("config.json", "generation_config.json"):
+                if (end.folder / file).is_file():
+                    shutil.copyfile(end.folder / file, folder / file)
+            end.write_tokenizer(folder)
+            (folder / COMPRESSED).write_text(manifest.to_json(), encoding="utf-8")
     except OSError as problem:
         raise ExportError(
             f"{out}: can't be written: {problem.strerror or problem}. Nothing was left there"
         ) from problem
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return manifest
 
 

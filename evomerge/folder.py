@@ -6,9 +6,7 @@ Knows recipes and files. Does not know runs or scores.
 from __future__ import annotations
 
 import json
-import os
 import re
-import secrets
 import shutil
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from evomerge.checkpoint import DTYPES, INDEX, WEIGHTS, Checkpoint
 from evomerge.errors import ExportError
+from evomerge.fresh import fresh_folder
 from evomerge.materialise import Materialiser
 from evomerge.mergekit.read import load_recipe
 from evomerge.models import notes_of, open_models
@@ -72,18 +71,12 @@ def write_folder(
     if report is not None:
         for note in notes_of(base, experts):
             report(note)
-    partial = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
     needed = materialiser.size_bytes(recipe)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _refuse_small_disk(out, needed)
-        partial.mkdir()
-        _write_weights(partial, materialiser, recipe, limit, progress)
-        _write_texts(partial, base, recipe, materialiser.dtype(recipe), files or {})
-        for path in (*partial.iterdir(), partial):
-            _sync(path)
-        partial.rename(out)
-        _sync(out.parent)
+        with fresh_folder(out) as folder:
+            _refuse_small_disk(out, needed)
+            _write_weights(folder, materialiser, recipe, limit, progress)
+            _write_texts(folder, base, recipe, materialiser.dtype(recipe), files or {})
     except OSError as error:
         if isinstance(error, ExportError):
             raise
@@ -91,8 +84,6 @@ def write_folder(
             f"{out}: can't be written: {error.strerror or error}; it needs {_gigabytes(needed)}"
             f"{_free_space(out)}. Nothing was left there"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return out
 
 
@@ -213,14 +204,3 @@ def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _sync(path: Path) -> None:
-    """Make a file or a folder's entries durable, where the system can."""
-    if os.name != "posix":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

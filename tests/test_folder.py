@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from evomerge.checkpoint import Checkpoint
 from evomerge.errors import CheckpointError, ExportError, MergeError, RecipeError
 from evomerge.folder import parse_size, write_folder
+from evomerge.fresh import fresh_folder
 from evomerge.live import LiveModel
 from evomerge.materialise import Materialiser
 from evomerge.merge import METHODS
@@ -301,8 +303,23 @@ def test_a_killed_export_leaves_no_folder_of_that_name(tiny_llama: dict[str, Pat
     done = subprocess.run([sys.executable, "-c", script, str(recipe), str(out)], env={**os.environ}, timeout=120)
     assert done.returncode == -signal.SIGKILL
     assert not out.exists()
+    assert len(list(out.parent.iterdir())) == 1
     write_folder(recipe, out)
     AutoModelForCausalLM.from_pretrained(out)
+    assert [path.name for path in out.parent.iterdir()] == ["merged"]
+
+
+def test_an_export_leaves_others_at_work_alone(tmp_path: Path) -> None:
+    out = tmp_path / "merged"
+    with fresh_folder(out) as first:
+        with fresh_folder(out) as second:
+            assert first.exists()
+            (second / "weights").write_text("second")
+        assert (out / "weights").read_text() == "second"
+        shutil.rmtree(out)
+        (first / "weights").write_text("first")
+    assert (out / "weights").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["merged"]
 
 
 def test_nothing_is_written_for_models_or_recipes_that_dont_work(tiny_llama: dict[str, Path], tmp_path: Path) -> None:

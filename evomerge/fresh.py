@@ -1,0 +1,62 @@
+"""Folders that are complete or not there at all."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def fresh_folder(out: Path) -> Iterator[Path]:
+    """A hidden folder beside `out` to write into, which takes its name when all is on disk.
+
+    After an error, or the next time after a kill, nothing of it is left.
+
+    Raises: OSError.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left_over(out)
+    hidden = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
+    hidden.mkdir()
+    handle = os.open(hidden, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield hidden
+        for path in (*hidden.iterdir(), hidden):
+            _sync(path)
+        hidden.rename(out)
+        _sync(out.parent)
+    finally:
+        os.close(handle)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _remove_left_over(out: Path) -> None:
+    """Delete the hidden folders of writers that were killed: nobody holds their locks any more."""
+    for folder in out.parent.glob(f".{out.name}.*.partial"):
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(handle)
+
+
+def _sync(path: Path) -> None:
+    """Make a file or a folder's entries durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

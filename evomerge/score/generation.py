@@ -20,7 +20,7 @@ from evomerge.score.memory import free_bytes, is_out_of_memory
 from evomerge.score.requests import GenerationRequest, GenerationResponse
 from evomerge.streams import derive
 
-SLOTS = {"cpu": 32, "cuda": 256}
+SLOTS = {"cpu": 64, "cuda": 256}
 """Most rows that are continued at a time."""
 
 Task = tuple[int, GenerationRequest, int | None]

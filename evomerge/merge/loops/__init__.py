@@ -3,8 +3,8 @@
 A family's loops lie in the file of the same name as its formulas. Blocks of a few hundred elements are
 decoded into the first-level cache, merged there and rounded once on the way out. LLVM neither reorders
 nor contracts these operations, so the bytes are those of the same operations in torch. Where results
-are bfloat16, `narrow` finds the same bytes in float32. Threads are the caller's business: the loops
-release the interpreter's lock.
+are bfloat16, `narrow` finds the same bytes in float32. Loops that merge return whether what they wrote
+is finite. Threads are the caller's business: the loops release the interpreter's lock.
 """
 
 from evomerge.merge.loops.elements import are_finite

@@ -6,12 +6,14 @@ Knows recipes and files. Does not know runs or scores.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -25,6 +27,7 @@ from evomerge.models import notes_of, open_models
 from evomerge.recipe import Recipe
 
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_SYNCED = 1 << 27
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -138,12 +141,22 @@ def _write_weights(
     for number, names in enumerate(shards, start=1):
         file = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         weight_map.update(dict.fromkeys(names, file))
-        with (folder / file).open("wb") as stream:
+        with (folder / file).open("wb") as stream, ThreadPoolExecutor(1) as writer:
             stream.write(_header({name: (dtypes[name], materialiser.base.tensors[name].shape) for name in names}))
+            # A tensor is written while the next one is merged.
+            writing: Future[int] | None = None
             for name in names:
-                written += _write_tensor(stream, name, tensors)
-                if progress is not None:
-                    progress(written, total)
+                merged, tensor = next(tensors)
+                assert merged == name
+                if writing is not None:
+                    written += writing.result()
+                    if progress is not None:
+                        progress(written, total)
+                writing = writer.submit(_write_tensor, stream, tensor)
+            assert writing is not None
+            written += writing.result()
+            if progress is not None:
+                progress(written, total)
     if len(shards) > 1:
         _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
@@ -174,11 +187,14 @@ def _header(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> bytes
     return struct.pack("<Q", len(text)) + text
 
 
-def _write_tensor(stream: Any, expected: str, tensors: Iterator[tuple[str, Tensor]]) -> int:
-    name, tensor = next(tensors)
-    assert name == expected
+def _write_tensor(stream: BinaryIO, tensor: Tensor) -> int:
+    """Returns the number of bytes. Has the disk start on what has come together, for nothing is done before it is."""
     data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-    stream.write(data)
+    before = stream.tell()
+    stream.write(data.data)
+    if before // _SYNCED != (before + data.nbytes) // _SYNCED:
+        stream.flush()
+        os.fsync(stream.fileno())
     return int(data.nbytes)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ MIN_PART = 1 << 17
 """Elements of the smallest part of a tensor that is worth handing to another thread."""
 
 _use_loops = True
+_thread = threading.local()
 
 
 def round_once(values: Tensor, dtype: torch.dtype) -> Tensor:
@@ -133,6 +135,8 @@ def in_parts(part: Callable[[int, int], None], size: int, *, grain: int = TREE, 
     Threads of our own rather than numba's: its pools can't be entered by two threads at once, or don't
     survive a fork, and a second OpenMP pool beside torch's fights it for the cores.
 
+    A part that calls this again does all of it by itself.
+
     Args:
         part: does the work from start up to stop, without holding the interpreter's lock.
         size: where the last part stops.
@@ -141,14 +145,19 @@ def in_parts(part: Callable[[int, int], None], size: int, *, grain: int = TREE, 
     """
     least = MIN_PART if least is None else least
     threads = min(torch.get_num_threads(), size // least)
-    if threads <= 1:
+    if threads <= 1 or getattr(_thread, "is_at_work", False):
         part(0, size)
         return
+
+    def work(start: int, stop: int) -> None:
+        _thread.is_at_work = True
+        part(start, stop)
+
     # More parts than threads, since a thread may have to share its core with a stranger.
     parts = min(4 * threads, size // least)
     edges = [size * index // parts // grain * grain for index in range(parts)] + [size]
     pool = _pool(os.getpid(), threads)
-    for future in [pool.submit(part, start, stop) for start, stop in pairwise(edges)]:
+    for future in [pool.submit(work, start, stop) for start, stop in pairwise(edges)]:
         future.result()
 
 

@@ -79,7 +79,8 @@ def order(size: int, values: Values) -> OrderStatistics:
         size: number of entries, at least one.
         values: what to order.
     """
-    first = np.sort(values(0, min(size, _CHUNK)))
+    first = values(0, min(size, _CHUNK))
+    first.sort()
     # Differences of 16-bit numbers take few distinct values; those of float32 hardly repeat.
     if size > KEPT and len(_starts(first)) > len(first) // 4:
         return _order_all(size, values)
@@ -87,7 +88,8 @@ def order(size: int, values: Values) -> OrderStatistics:
 
     def sort(start: int, stop: int) -> None:
         for begin in range(start, stop, _CHUNK):
-            ordered = np.sort(values(begin, min(stop, begin + _CHUNK))) if begin else first
+            ordered = values(begin, min(stop, begin + _CHUNK)) if begin else first
+            ordered.sort()
             starts = _starts(ordered)
             chunks[begin] = ordered[starts], np.diff(starts, append=len(ordered))
 

@@ -236,7 +236,15 @@ class BandMethod(SparseMethod):
     def prepare(self, inputs: TensorInputs) -> tuple[OrderStatistics, ...]:
         """Each task vector's order statistics."""
         assert inputs.base is not None
-        return tuple(order(expert.numel(), magnitudes(inputs.base, expert)) for expert in inputs.experts)
+        base, found = inputs.base, {}
+
+        def prepare(start: int, stop: int) -> None:
+            for index in range(start, stop):
+                expert = inputs.experts[index]
+                found[index] = order(expert.numel(), magnitudes(base, expert))
+
+        in_parts(prepare, len(inputs.experts), grain=1, least=1)
+        return tuple(found[index] for index in sorted(found))
 
     def prepared_bytes(self, shape: tuple[int, ...], num_experts: int) -> int:
         """At most 768 KiB per expert."""

@@ -6,7 +6,6 @@ Knows recipes and files. Does not know runs or scores.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import struct
@@ -27,7 +26,6 @@ from evomerge.models import notes_of, open_models
 from evomerge.recipe import Recipe
 
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_SYNCED = 1 << 27
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -44,7 +42,7 @@ def write_folder(
     """Realise a recipe as a model folder that transformers loads.
 
     Holds weights, config, generation config, the base's or the united tokenizer and recipe.yaml. Tensors are
-    merged and written one at a time. The folder appears by one rename when everything is on disk.
+    merged and written one at a time. The folder appears by one rename when everything is written.
 
     Args:
         recipe: the merge, or the path of a recipe or mergekit file.
@@ -188,13 +186,9 @@ def _header(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> bytes
 
 
 def _write_tensor(stream: BinaryIO, tensor: Tensor) -> int:
-    """Returns the number of bytes. Has the disk start on what has come together, for nothing is done before it is."""
+    """Returns the number of bytes."""
     data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-    before = stream.tell()
     stream.write(data.data)
-    if before // _SYNCED != (before + data.nbytes) // _SYNCED:
-        stream.flush()
-        os.fsync(stream.fileno())
     return int(data.nbytes)
 
 

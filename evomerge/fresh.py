@@ -13,9 +13,10 @@ from pathlib import Path
 
 @contextmanager
 def fresh_folder(out: Path) -> Iterator[Path]:
-    """A hidden folder beside `out` to write into, which takes its name when all is on disk.
+    """A hidden folder beside `out` to write into, which takes its name when all is written.
 
-    After an error, or the next time after a kill, nothing of it is left.
+    After an error, or the next time after a kill, nothing of it is left. The disk isn't waited for: what is lost
+    in a power failure can be written again.
 
     Raises: OSError.
     """
@@ -27,10 +28,7 @@ def fresh_folder(out: Path) -> Iterator[Path]:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield hidden
-        for path in (*hidden.iterdir(), hidden):
-            _sync(path)
         hidden.rename(out)
-        _sync(out.parent)
     finally:
         os.close(handle)
         shutil.rmtree(hidden, ignore_errors=True)
@@ -51,12 +49,3 @@ def _remove_left_over(out: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
         finally:
             os.close(handle)
-
-
-def _sync(path: Path) -> None:
-    """Make a file or a folder's entries durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

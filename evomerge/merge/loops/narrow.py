@@ -35,8 +35,8 @@ _UPPER_HALF = np.int32(-65536)
 
 @inner
 def representable(number: float) -> bool:
-    """Whether a coefficient has float32 numbers beside it, and neither over- nor underflows what it multiplies."""
-    return bool(number == 0.0 or 2.0**-30 <= abs(number) <= 2.0**30)
+    """Whether a coefficient, or the product of two, takes and adds less by over- or underflow than FLOOR covers."""
+    return bool(number == 0.0 or 2.0**-20 <= abs(number) <= 2.0**10)
 
 
 @compiled

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "evomerge"
 
 STOREYS: dict[int, tuple[str, ...]] = {
-    0: ("errors", "registry", "streams"),
+    0: ("errors", "registry", "streams", "lines", "fresh"),
     1: ("merge", "align", "estimate", "analyse"),
     2: (
         "checkpoint",
@@ -24,8 +24,6 @@ STOREYS: dict[int, tuple[str, ...]] = {
         "slices",
         "layer_settings",
         "vocabulary",
-        "slices",
-        "layer_settings",
         "recipe",
         "config",
         "compress",
@@ -42,7 +40,6 @@ STOREYS: dict[int, tuple[str, ...]] = {
         "preflight",
         "items",
         "rescore",
-        "prefetch",
         "prefetch",
         "testing",
         "demo",

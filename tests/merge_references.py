@@ -122,18 +122,23 @@ def model_stock(base: Array, experts: Array, c: dict[str, Any], o: dict[str, Any
 
 def numbers(origin: Origin, method: str, expert: str, size: int) -> Array:
     """Random numbers of one expert's entries."""
-    text = "\x1f".join((str(origin.seed), method, expert, origin.tensor))
-    word = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
-    def mix(x: int) -> int:
+    def word(*names: str) -> int:
+        text = "\x1f".join((str(origin.seed), method, *names, origin.tensor))
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+    def stir(x: int) -> int:
         x ^= x >> 16
         x = x * 0x7FEB352D % 2**32
         x ^= x >> 15
-        x = x * 0x846CA68B % 2**32
-        return x ^ (x >> 16)
+        return x * 0x846CA68B % 2**32
 
-    first, second = word >> 32, word % 2**32
-    return np.array([mix((mix(index ^ first) + second) % 2**32) // 2 / 2**31 for index in range(size)])
+    def draw(index: int) -> float:
+        mixed = stir(index ^ word())
+        mixed ^= mixed >> 16
+        return stir((mixed + word(expert)) % 2**32) // 2 / 2**31
+
+    return np.array([draw(index) for index in range(size)])
 
 
 def combine(base: Array, tau: Array, c: dict[str, Any], o: dict[str, Any]) -> Array:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge.merge.base import Coefficients, MergeMethod, Parameter, TensorInputs
-from evomerge.merge.kernels import addresses_of, compiled_for, flattened, fuse
+from evomerge.merge.kernels import addresses_of, compiled_for, flattened, fuse, representable
 from evomerge.merge.orders import Values, order
 
 _CHUNK = 1 << 20
@@ -77,7 +77,7 @@ class ArceeFusion(MergeMethod):
 
         return fuse(
             "merge_fusion", formula, (inputs.base, *inputs.experts), out,
-            state.rows, length, threshold, weight,
+            (state.rows, length, threshold, weight), provable=representable(weight),
         )  # fmt: skip
 
 

@@ -36,6 +36,9 @@ _CPU_BLOCK, _DEVICE_BLOCK = 1 << 15, 1 << 24
 MIN_PART = 1 << 17
 """Elements of the smallest part of a tensor that is worth handing to another thread."""
 
+_STREAMED = 1 << 19
+"""Elements of the smallest tensor that is written past the caches: it would only drive out what is read next."""
+
 _use_loops = True
 _thread = threading.local()
 
@@ -72,43 +75,49 @@ def span(sources: Sequence[Tensor], coefficients: Sequence[float] | NDArray[np.f
             the flattened tensors. A coefficient of 0 still lets NaN and infinities through.
         out: where to write, of any floating dtype and strides; may be one of the sources.
     """
-    factors = np.ascontiguousarray(np.atleast_2d(np.asarray(coefficients, dtype=np.float64)))
-    length = max(1, out.numel() // len(factors))
+    factors = np.atleast_2d(np.asarray(coefficients, dtype=np.float64)).T.copy()
+    rows = factors.shape[1]
+    length = max(1, out.numel() // rows)
 
     def formula(blocks: list[Tensor], first: int) -> Tensor:
-        rows = _row_of(blocks[0], first, length) if len(factors) > 1 else None
+        row = _row_of(blocks[0], first, length) if rows > 1 else None
         total = torch.zeros_like(blocks[0])
-        for column, block in zip(torch.from_numpy(factors.T).to(total.device), blocks, strict=True):
-            total += block * (column[0] if rows is None else column[rows])
+        for column, block in zip(torch.from_numpy(factors).to(total.device), blocks, strict=True):
+            total += block * (column[0] if row is None else column[row])
         return total
 
-    return fuse("span", formula, sources, out, factors, length)
+    return fuse("span", formula, sources, out, (factors, length), provable=representable(factors))
 
 
-def fuse(loop: str, formula: Formula, sources: Sequence[Tensor], out: Tensor, *arguments: Any) -> bool:
+def fuse(
+    loop: str,
+    formula: Formula,
+    sources: Sequence[Tensor],
+    out: Tensor,
+    numbers: tuple[Any, ...],
+    *,
+    ranks: Sequence[Tensor] = (),
+    provable: bool = False,
+) -> bool:
     """Write an elementwise function of the sources into `out`; returns whether all of it is finite.
 
     Args:
-        loop: name of the compiled loop, called with (start, stop, addresses, dtype codes, *arguments,
-            address of out, its dtype code); returns whether what it wrote is finite.
+        loop: name of the compiled loop.
         formula: the same function in torch.
         sources: tensors of the shape of `out`, of any floating dtypes.
         out: where to write.
-        arguments: what else the compiled loop takes: arrays and numbers.
+        numbers: what the compiled formula computes with: nested tuples of floats, bools and NumPy integers; or, for
+            a loop with numbers of its own for each row, arrays.
+        ranks: bytes beside the elements, uint8, flattened, that the formula looks at.
+        provable: whether the formula's bounds hold for these numbers, so that bfloat16 may be computed in float32.
     """
     flat = [flattened(source) for source in sources]
     target = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
     if compiled := compiled_for(*flat, out):
         function = getattr(compiled, loop)
-        addresses, codes = addresses_of(flat)
-        where, code = target.data_ptr(), _CODES[target.dtype]
-
+        work = _work(flat, target, numbers, ranks, provable)
         found: list[bool] = []
-
-        def part(start: int, stop: int) -> None:
-            found.append(function(start, stop, addresses, codes, *arguments, where, code))
-
-        in_parts(part, target.numel())
+        in_parts(lambda start, stop: found.append(function(start, stop, work)), target.numel())
         finite = all(found)
     else:
         _in_blocks(formula, flat, target.view(-1))
@@ -116,6 +125,48 @@ def fuse(loop: str, formula: Formula, sources: Sequence[Tensor], out: Tensor, *a
     if target is not out:
         out.copy_(target)
     return finite
+
+
+def _work(
+    flat: Sequence[Tensor], out: Tensor, numbers: tuple[Any, ...], ranks: Sequence[Tensor], provable: bool
+) -> tuple[Any, ...]:
+    """What compiled loops are told, as `evomerge.merge.loops.fused` takes it."""
+    addresses = tuple(tensor.data_ptr() for tensor in flat)
+    halves = tuple(tensor.data_ptr() for tensor in flat if tensor.dtype is torch.bfloat16)
+    singles = tuple(tensor.data_ptr() for tensor in flat if tensor.dtype is torch.float32)
+    # What isn't proved is read again, so it mustn't have been overwritten.
+    if not provable or halves + singles != addresses or not halves or out.dtype is not torch.bfloat16:
+        provable = False
+    provable = provable and out.data_ptr() not in addresses
+    return (
+        addresses,
+        tuple(_CODES[tensor.dtype] for tensor in flat),
+        halves if provable else (),
+        singles if provable else (),
+        tuple(rank.data_ptr() for rank in ranks),
+        numbers,
+        _in_single(numbers) if provable else None,
+        out.data_ptr(),
+        _CODES[out.dtype],
+        out.numel() >= _STREAMED,
+    )
+
+
+def _in_single(numbers: Any) -> Any:
+    """The numbers in float32; loops that choose them row by row convert them by themselves."""
+    if isinstance(numbers, tuple):
+        return (
+            True if numbers and isinstance(numbers[0], np.ndarray) else tuple(_in_single(number) for number in numbers)
+        )
+    return np.float32(numbers) if isinstance(numbers, float) else numbers
+
+
+def representable(*numbers: Any) -> bool:
+    """Whether coefficients, or arrays of them, take and add less by over- or underflow in float32 than bounds allow."""
+    return all(
+        bool(((sizes == 0.0) | ((sizes >= 2.0**-20) & (sizes <= 2.0**10))).all())
+        for sizes in (np.abs(number) for number in numbers)
+    )
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -235,21 +286,26 @@ def uniform(first: int, count: int, keys: tuple[int, int], device: torch.device)
     """The random numbers of elements first..first+count: multiples of 2⁻³¹ in [0, 1), float64, shape (count,).
 
     Each depends on the two 32-bit keys and on the element's index alone (two rounds of the mixing
-    function lowbias32, Wellons 2018, with a key before each).
+    function lowbias32, Wellons 2018, with a key before each; the last step of the second, which hardly
+    touches the upper bits, is left out).
     """
     index = torch.arange(first, first + count, dtype=torch.int64, device=device)
     mixed = _mix((index & _WORD) ^ keys[0])
-    return (_mix((mixed + (keys[1] ^ (index >> 32))) & _WORD) >> 1).to(torch.float64) * 2.0**-31
+    return (_stir((mixed + (keys[1] ^ (index >> 32))) & _WORD) >> 1).to(torch.float64) * 2.0**-31
 
 
 _WORD = 0xFFFFFFFF
 
 
-def _mix(value: Tensor) -> Tensor:
+def _stir(value: Tensor) -> Tensor:
     value = value ^ (value >> 16)
     value = (value * 0x7FEB352D) & _WORD
     value = value ^ (value >> 15)
-    value = (value * 0x846CA68B) & _WORD
+    return (value * 0x846CA68B) & _WORD
+
+
+def _mix(value: Tensor) -> Tensor:
+    value = _stir(value)
     return value ^ (value >> 16)
 
 

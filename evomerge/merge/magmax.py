@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from evomerge.merge.base import Coefficients, MergeMethod, Parameter, TensorInputs
-from evomerge.merge.kernels import fuse
+from evomerge.merge.kernels import fuse, representable
 
 
 class MagMax(MergeMethod):
@@ -44,11 +43,11 @@ class MagMax(MergeMethod):
     def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> bool:
         """Write the base plus the largest entries."""
         assert inputs.base is not None
-        weights, scale = np.ascontiguousarray(coefficients["weight"]), float(coefficients["scale"])
+        weights, scale = tuple(coefficients["weight"].tolist()), float(coefficients["scale"])
 
         def formula(blocks: list[Tensor], first: int) -> Tensor:
             best, poison = torch.zeros_like(blocks[0]), torch.zeros_like(blocks[0])
-            for block, weight in zip(blocks[1:], weights.tolist(), strict=True):
+            for block, weight in zip(blocks[1:], weights, strict=True):
                 value = (block - blocks[0]) * weight
                 # Not zero only for NaN and Inf, which no comparison may lose.
                 poison += value * 0.0
@@ -56,4 +55,7 @@ class MagMax(MergeMethod):
                 best = torch.where(larger, value, best)
             return blocks[0] + (best + poison) * scale
 
-        return fuse("merge_magmax", formula, (inputs.base, *inputs.experts), out, weights, scale)
+        return fuse(
+            "merge_magmax", formula, (inputs.base, *inputs.experts), out, (weights, scale),
+            provable=representable(weights, scale),
+        )  # fmt: skip

@@ -7,7 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from evomerge.merge.base import Coefficients, MergeMethod, Parameter, TensorInputs
-from evomerge.merge.kernels import fuse
+from evomerge.merge.kernels import fuse, representable
+
+_NEAREST = 1e-6
 
 
 class NearSwap(MergeMethod):
@@ -35,6 +37,8 @@ class NearSwap(MergeMethod):
 
         def formula(blocks: list[Tensor], first: int) -> Tensor:
             tau = blocks[1] - blocks[0]
-            return blocks[0] + (t / tau.abs().clamp(min=1e-6)).clamp(max=1.0) * tau
+            return blocks[0] + (t / tau.abs().clamp(min=_NEAREST)).clamp(max=1.0) * tau
 
-        return fuse("merge_nearswap", formula, (inputs.base, *inputs.experts), out, t)
+        return fuse(
+            "merge_nearswap", formula, (inputs.base, *inputs.experts), out, (t, _NEAREST), provable=representable(t)
+        )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge.merge.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
-from evomerge.merge.kernels import flattened, fuse
+from evomerge.merge.kernels import flattened, fuse, representable
 
 WEIGHT = Parameter(
     name="weight",
@@ -47,8 +47,8 @@ class Ram(MergeMethod):
     def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> bool:
         """Write the base plus the mean of what changed."""
         assert inputs.base is not None
-        weights, boosts = np.ascontiguousarray(coefficients["weight"]), self.boosts(coefficients, state)
-        epsilon = self.option["epsilon"]
+        weights, boosts = coefficients["weight"], self.boosts(coefficients, state)
+        epsilon = float(self.option["epsilon"])
 
         def formula(blocks: list[Tensor], first: int) -> Tensor:
             shared, alone, active = (torch.zeros_like(blocks[0]) for _ in range(3))
@@ -61,7 +61,11 @@ class Ram(MergeMethod):
                 alone += value * boost
             return blocks[0] + torch.where(active > 1.0, shared / active, alone)
 
-        return fuse("merge_ram", formula, (inputs.base, *inputs.experts), out, weights, boosts, epsilon)
+        return fuse(
+            "merge_ram", formula, (inputs.base, *inputs.experts), out,
+            (tuple(weights.tolist()), tuple(boosts.tolist()), epsilon),
+            provable=representable(weights, boosts, weights * boosts),
+        )  # fmt: skip
 
 
 class RamPlus(Ram):

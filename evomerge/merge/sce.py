@@ -74,7 +74,7 @@ class Sce(MergeMethod):
                 low=np.full(count, float(level)),
                 high=np.zeros(count),
                 factor=np.ones(count),
-                ranks=(state.levels,) * count,
+                ranks=(state.levels,),
             ),
             np.ascontiguousarray(weights),
             election="unweighted",

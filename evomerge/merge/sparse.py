@@ -16,11 +16,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge.merge.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
-from evomerge.merge.kernels import TREE, addresses_of, compiled_for, flattened, fuse, in_parts, tree_sums, uniform
+from evomerge.merge.kernels import (
+    TREE,
+    addresses_of,
+    compiled_for,
+    flattened,
+    fuse,
+    in_parts,
+    representable,
+    tree_sums,
+    uniform,
+)
 from evomerge.merge.orders import OrderStatistics, magnitudes, magnitudes_between, order, prepared_bytes
 from evomerge.streams import derive
 
-_KINDS = {"band": 0, "random": 1, "ranked": 2, "level": 3}
+_WHOLE = 2.0**31
+"""Random numbers are whole numbers below this."""
 
 SUMMED_WEIGHT = Parameter(
     name="weight",
@@ -80,13 +91,13 @@ def normalize_option(default: bool) -> Option:
 class Sparsity:
     """Which entries of K task vectors survive.
 
-    `band` keeps magnitudes |τ|, rounded to float32, in [low, high]; `random` keeps an entry with probability
-    low; `ranked` with probability low + high · rank, ranks being 0 to 255 per entry, by which `inverse`
-    divides it; `level` keeps ranks from low on. `keys` are two 32-bit words per expert, from which its random
-    numbers come.
+    `largest` keeps magnitudes |τ|, rounded to float32, from low on, and `band` those in [low, high]; `random`
+    keeps an entry with probability low; `ranked` with probability low + high · rank, ranks being 0 to 255 per
+    entry, by which `inverse` divides it; `level` keeps ranks, the same for all experts, from low on. `keys` are
+    two 32-bit words per expert, the first common to all, from which its random numbers come.
     """
 
-    kind: Literal["band", "random", "ranked", "level"]
+    kind: Literal["largest", "band", "random", "ranked", "level"]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     factor: NDArray[np.float64]
@@ -95,19 +106,34 @@ class Sparsity:
     keys: NDArray[np.uint32] = field(default_factory=lambda: np.zeros((1, 2), dtype=np.uint32))
     ranks: tuple[Tensor, ...] = ()
 
-    def arguments(self) -> tuple[Any, ...]:
-        """As the compiled loops take them."""
-        ranks = np.array([rank.data_ptr() for rank in self.ranks] or [0], dtype=np.int64)
-        return _KINDS[self.kind], self.low, self.high, self.inverse, self.keys, ranks
+    def rule(self) -> tuple[Any, ...]:
+        """The numbers by which the compiled loops keep entries."""
+        low, high = self.low.tolist(), self.high.tolist()
+        if self.kind == "band":
+            return tuple(low), tuple(high)
+        if self.kind == "largest":
+            return (tuple(low),)
+        if self.kind == "level":
+            return (tuple(np.int32(number) for number in low),)
+        first, second = np.uint32(self.keys[0, 0]), tuple(np.uint32(key) for key in self.keys[:, 1])
+        if self.kind == "random":
+            # Of whole numbers, those below a limit are those up to the one before.
+            last = tuple(np.int32(math.ceil(min(number, 1.0) * _WHOLE) - 1) for number in low)
+            return last, first, second
+        least = tuple(np.int32(number * _WHOLE - 1.0) for number in low)
+        step = tuple(np.int32(number * _WHOLE) for number in high)
+        return least, step, self.inverse, first, second
 
     def apply(self, tau: Tensor, first: int, expert: int) -> Tensor:
         """The same in torch, for elements from `first` on of one expert, before their factor."""
         low, high = float(self.low[expert]), float(self.high[expert])
+        if self.kind == "largest":
+            return torch.where(tau.abs() < low, 0.0, tau)
         if self.kind == "band":
             magnitude = tau.abs()
             return tau * ((magnitude >= low) & (magnitude <= high)).to(tau.dtype)
         if self.kind == "level":
-            return tau * (self.ranks[expert][first : first + tau.numel()].to(tau.device) >= low).to(tau.dtype)
+            return tau * (self.ranks[0][first : first + tau.numel()].to(tau.device) >= low).to(tau.dtype)
         first_key, second_key = self.keys[expert].tolist()
         draws = uniform(first, tau.numel(), (first_key, second_key), tau.device)
         if self.kind == "random":
@@ -119,9 +145,9 @@ class Sparsity:
 
 
 def keys(seed: int, method: str, experts: Sequence[str], tensor: str) -> NDArray[np.uint32]:
-    """Two words for each expert's random numbers in one tensor, shape (experts, 2)."""
-    words = [derive(seed, method, expert, tensor) for expert in experts]
-    return np.array([[word >> 32, word & 0xFFFFFFFF] for word in words], dtype=np.uint32)
+    """Two words for each expert's random numbers in one tensor, the first common to all, shape (experts, 2)."""
+    first = derive(seed, method, tensor, bits=32)
+    return np.array([[first, derive(seed, method, expert, tensor, bits=32)] for expert in experts], dtype=np.uint32)
 
 
 def add_sparse(
@@ -154,6 +180,9 @@ def add_sparse(
         # What all have in common elects nobody, but its rounding could tip an exact tie.
         ballots = np.ones_like(ballots)
 
+    signs = np.sign(ballots) if bool((ballots < 0.0).any()) else np.ones_like(ballots)
+    sides = tuple(signs.tolist()) if bool((signs != 1.0).any()) else ()
+
     def formula(blocks: list[Tensor], first: int) -> Tensor:
         start = blocks[0]
         votes, total, agreeing = (torch.zeros_like(start) for _ in range(3))
@@ -165,8 +194,7 @@ def add_sparse(
         for vector, ballot in zip(sparse, ballots.tolist(), strict=True):
             votes += vector * ballot
         sign = 1.0 - 2.0 * (votes < 0.0).to(votes.dtype)
-        sides = np.sign(ballots).tolist()
-        for vector, side, share, weight in zip(sparse, sides, shares.tolist(), weights.tolist(), strict=True):
+        for vector, side, share, weight in zip(sparse, signs.tolist(), shares.tolist(), weights.tolist(), strict=True):
             along = vector * side * sign
             total += torch.where(along < 0.0, 0.0, along) * (share * side)
             agreeing += (along > 0.0).to(votes.dtype) * weight
@@ -174,9 +202,17 @@ def add_sparse(
             total = total / (agreeing + (agreeing == 0.0).to(agreeing.dtype))
         return start + total * sign * scale
 
+    if election is None:
+        combination: tuple[Any, ...] = (tuple(shares.tolist()), scale)
+        provable = representable(shares, scale)
+    else:
+        listed = (tuple(numbers.tolist()) for numbers in (shares * signs, weights))
+        combination = (tuple(ballots.tolist()), sides, *listed, scale, normalize)
+        # With none below zero, sums of what agrees don't cancel.
+        provable = representable(ballots, shares, weights, scale) and min(*ballots, *shares, *weights) >= 0.0
     return fuse(
-        "add_sparse", formula, sources, out,
-        *sparsity.arguments(), ballots, shares, np.ascontiguousarray(weights), election is not None, normalize, scale,
+        f"{'add' if election is None else 'elect'}_{sparsity.kind}", formula, sources, out,
+        (sparsity.rule(), combination), ranks=sparsity.ranks, provable=provable,
     )  # fmt: skip
 
 
@@ -185,21 +221,24 @@ def norm_ratios(inputs: TensorInputs, sparsity: Sparsity) -> NDArray[np.float64]
     assert inputs.base is not None
     size = inputs.base.numel()
     flat = [flattened(tensor) for tensor in (inputs.base, *inputs.experts)]
-    partial = np.zeros((len(inputs.experts), max(1, -(-size // TREE)), 2), dtype=np.float64)
+    count = len(inputs.experts)
+    partial = np.zeros((2 * count, max(1, -(-size // TREE))), dtype=np.float64)
     if compiled := compiled_for(*flat):
-        addresses, codes = addresses_of(flat)
-        arguments = sparsity.arguments()
-        in_parts(lambda start, stop: compiled.masses(start, stop, addresses, codes, *arguments, partial), size)
+        loop = getattr(compiled, f"masses_{sparsity.kind}")
+        addresses, codes = (tuple(numbers.tolist()) for numbers in addresses_of(flat))
+        ranks = tuple(rank.data_ptr() for rank in sparsity.ranks)
+        in_parts(lambda start, stop: loop(start, stop, addresses, codes, ranks, sparsity.rule(), partial), size)
     else:
         for first in range(0, size, TREE):
             base, *experts = (tensor[first : first + TREE].to(torch.float64) for tensor in flat)
             for index, expert in enumerate(experts):
                 tau = expert - base
-                for after, values in enumerate((tau, sparsity.apply(tau, first, index))):
+                for row, values in ((index, tau), (count + index, sparsity.apply(tau, first, index))):
                     padded = np.zeros((TREE, 1))
                     padded[: len(values), 0] = values.abs().cpu().numpy()
-                    partial[index, first // TREE, after] = tree_sums(padded, axis=0)[0]
-    before, after = tree_sums(partial, axis=1).T
+                    partial[row, first // TREE] = tree_sums(padded, axis=0)[0]
+    sums = tree_sums(partial, axis=1)
+    before, after = sums[:count], sums[count:]
     usable = (after > 0.0) & np.isfinite(before) & np.isfinite(after)
     ratios: NDArray[np.float64] = np.where(usable, before, 1.0) / np.where(usable, after, 1.0)
     return ratios

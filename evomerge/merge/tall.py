@@ -12,7 +12,7 @@ from torch import Tensor
 
 from evomerge.errors import MergeError, unknown
 from evomerge.merge.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
-from evomerge.merge.kernels import fuse
+from evomerge.merge.kernels import fuse, representable
 
 SCALE = Parameter(name="scale", description="Factor of the masked sum.", default=1.0, low=0.0, high=1.5)
 
@@ -97,7 +97,7 @@ def _masked_sum(
     out: Tensor,
 ) -> bool:
     assert inputs.base is not None
-    weights, strictness = np.ascontiguousarray(weights), np.ascontiguousarray(strictness)
+    voices = tuple(1.0 if chosen in (None, index) else 0.0 for index in range(len(weights)))
 
     def formula(blocks: list[Tensor], first: int) -> Tensor:
         base = blocks[0]
@@ -114,5 +114,6 @@ def _masked_sum(
 
     return fuse(
         "agreement", formula, (inputs.base, *inputs.experts), out,
-        weights, strictness, -1 if chosen is None else chosen, float(least), scale,
+        (tuple(weights.tolist()), tuple(strictness.tolist()), voices, float(least), scale),
+        provable=representable(weights, strictness, scale),
     )  # fmt: skip

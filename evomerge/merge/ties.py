@@ -89,7 +89,7 @@ class Ties(BandMethod):
             else:
                 threshold = self._over_model(expert, density)
             low.append(least_reaching(threshold))
-        return Sparsity(kind="band", low=np.array(low), high=np.full(len(low), np.inf), factor=np.ones(len(low)))
+        return Sparsity(kind="largest", low=np.array(low), high=np.full(len(low), np.inf), factor=np.ones(len(low)))
 
     def _count(self, inputs: TensorInputs, start: int, stop: int) -> None:
         assert inputs.base is not None

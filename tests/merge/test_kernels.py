@@ -224,7 +224,8 @@ def test_loops_compile_where_nothing_can_be_written(tmp_path: Path) -> None:
     script = (
         "import numpy as np; from evomerge.merge import loops\n"
         "source, out = np.arange(3.0), np.zeros(3)\n"
-        "loops.span(0, 3, np.array([source.ctypes.data]), np.array([3]), np.array([[2.0]]), 3, out.ctypes.data, 3)\n"
+        "work = (source.ctypes.data,), (3,), (), (), (), (np.array([[2.0]]), 3), None, out.ctypes.data, 3, False\n"
+        "loops.span(0, 3, work)\n"
         "assert out.tolist() == [0.0, 2.0, 4.0], out"
     )
     environment = {

@@ -1,10 +1,10 @@
-"""Fused loops over raw weights, compiled by numba: one pass over memory, float64 inside, one rounding.
+"""Loops over raw weights, compiled by numba: one pass over memory, float64 precision, one rounding.
 
-A family's loops lie in the file of the same name as its formulas. Blocks of a few hundred elements are
-decoded into the first-level cache, merged there and rounded once on the way out. LLVM neither reorders
-nor contracts these operations, so the bytes are those of the same operations in torch. Where results
-are bfloat16, `narrow` finds the same bytes in float32. Loops that merge return whether what they wrote
-is finite. Threads are the caller's business: the loops release the interpreter's lock.
+A family's loops lie in the file of the same name as its methods, each a formula for one element; `fused` runs
+it over whole tensors, on `tuples` of one number per model. LLVM neither reorders nor contracts float64
+operations, so the bytes are those of the same operations in torch. Where results are bfloat16, `narrow`
+proves the same bytes in float32. Loops that merge return whether what they wrote is finite. Threads are the
+caller's business: the loops release the interpreter's lock.
 """
 
 from evomerge.merge.loops.elements import are_finite
@@ -15,20 +15,41 @@ from evomerge.merge.loops.nearswap import merge_nearswap
 from evomerge.merge.loops.orders import magnitudes, magnitudes_between, tally
 from evomerge.merge.loops.ram import merge_ram
 from evomerge.merge.loops.sce import entries_of, variances
-from evomerge.merge.loops.sparse import add_sparse, masses
+from evomerge.merge.loops.sparse import (
+    add_band,
+    add_random,
+    add_ranked,
+    elect_band,
+    elect_largest,
+    elect_level,
+    elect_random,
+    elect_ranked,
+    masses_band,
+    masses_random,
+    masses_ranked,
+)
 from evomerge.merge.loops.tall import agreement
 
 __all__ = [
-    "add_sparse",
+    "add_band",
+    "add_random",
+    "add_ranked",
     "agreement",
     "are_finite",
+    "elect_band",
+    "elect_largest",
+    "elect_level",
+    "elect_random",
+    "elect_ranked",
     "entries_of",
     "gram",
     "importances",
     "low_rank",
     "magnitudes",
     "magnitudes_between",
-    "masses",
+    "masses_band",
+    "masses_random",
+    "masses_ranked",
     "merge_fusion",
     "merge_magmax",
     "merge_nearswap",

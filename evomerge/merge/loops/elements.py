@@ -1,11 +1,11 @@
 """Numbers as they lie in memory: how a loop reads weights, rounds results, adds up and draws at random.
 
-A loop is told addresses and dtype codes instead of typed arrays, so that each is compiled once and
-serves every mix of dtypes.
+A loop is told addresses and dtype codes instead of typed arrays, so that it serves every mix of dtypes.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]
         kept: Any = njit(cache=True, **options)(function)
         index = kept._cache._cache_file
         index._source_stamp = (index._source_stamp, _STAMP)
+        # numba counts a loop's versions, so that two processes could each write another one to the same file.
+        index._data_name = lambda number: f"{function.__name__}.{secrets.token_hex(8)}.nbc"
         result: Callable[..., Any] = kept
     except (RuntimeError, AttributeError):  # no folder can be written to, or numba keeps its files otherwise
         result = njit(**options)(function)
@@ -50,9 +52,21 @@ def inner(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     return compiled(function, _nrt=False, **options)
 
 
+def part(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """As `inner`, for what becomes a part of each loop that calls it and isn't kept by itself."""
+    options = {"nogil": True, "error_model": "numpy", "_nrt": False, "forceinline": True, **options}
+    result: Callable[..., Any] = njit(**options)(function)
+    return result
+
+
+def owning(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As `part`, for what makes arrays."""
+    return part(function, _nrt=True, forceinline=False)
+
+
 def contracted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """As `compiled`, for sums of products that may be fused, so that what they give differs between processors."""
-    return compiled(function, fastmath={"contract"})
+    """As `part`, for what is proved: sums of products may be fused, and the sign of zero is left open."""
+    return part(function, fastmath={"contract", "nsz"})
 
 
 def _pointer_to(element: Any) -> Any:
@@ -77,26 +91,27 @@ uint8_at = _pointer_to(types.uint8)
 
 
 @inner
-def _of_bits(bits: Any) -> Any:
+def of_bits(bits: Any) -> Any:
+    """The float32 of 32 bits."""
     return np.uint32(bits).view(np.float32)
 
 
 @inner
 def from_bfloat16(bits: Any) -> Any:
     """The float32 of a bfloat16's bits."""
-    return _of_bits(np.uint32(bits) << np.uint32(16))
+    return of_bits(np.uint32(bits) << np.uint32(16))
 
 
 @inner
 def lower(pair: Any) -> Any:
     """The float32 of the bfloat16 in the lower half of 32 bits."""
-    return _of_bits(pair << np.uint32(16))
+    return of_bits(pair << np.uint32(16))
 
 
 @inner
 def upper(pair: Any) -> Any:
     """That of the upper half."""
-    return _of_bits(pair & np.uint32(0xFFFF0000))
+    return of_bits(pair & np.uint32(0xFFFF0000))
 
 
 def widen(value: Any) -> Any:
@@ -123,9 +138,9 @@ def from_float16(bits: Any) -> Any:
     # The exponents' biases differ by 112, those of infinity and NaN by twice that.
     normal = np.uint32(size + (np.uint32(224 << 23) if size >= np.uint32(0x7C00 << 13) else np.uint32(112 << 23)))
     # Behind a leading one a subnormal number's digits are right, without any subnormal float32.
-    small = np.float32(_of_bits(size + np.uint32(113 << 23)) - np.float32(2.0**-14)).view(np.uint32)
+    small = np.float32(of_bits(size + np.uint32(113 << 23)) - np.float32(2.0**-14)).view(np.uint32)
     magnitude = small if size < np.uint32(0x400 << 13) else normal
-    return _of_bits(magnitude | np.uint32((wide & np.uint32(0x8000)) << np.uint32(16)))
+    return of_bits(magnitude | np.uint32((wide & np.uint32(0x8000)) << np.uint32(16)))
 
 
 @inner
@@ -300,20 +315,19 @@ def tree_sum(values: Any, count: int) -> float:
 
 
 @inner
-def _mix(value: Any) -> Any:
-    """Scramble 32 bits one to one (Wellons 2018, "Prospecting for hash functions", lowbias32)."""
+def stir(value: Any) -> Any:
+    """Scramble 32 bits one to one; the upper ones depend on all (Wellons 2018, "Prospecting for hash functions").
+
+    This is lowbias32 without its last step.
+    """
     value = np.uint32(value ^ np.uint32(value >> np.uint32(16)))
     value = np.uint32(value * np.uint32(0x7FEB352D))
     value = np.uint32(value ^ np.uint32(value >> np.uint32(15)))
-    value = np.uint32(value * np.uint32(0x846CA68B))
-    return np.uint32(value ^ np.uint32(value >> np.uint32(16)))
+    return np.uint32(value * np.uint32(0x846CA68B))
 
 
 @inner
-def draw(first: int, count: int, key: Any, second_key: Any, draws: Any) -> None:
-    """Random 31-bit numbers of elements first..first+count, none of whose indices differ above 32 bits."""
-    low = np.uint32(first & 0xFFFFFFFF)
-    second = np.uint32(second_key ^ np.uint32(first >> 32))
-    for i in range(count):
-        mixed = _mix(np.uint32(_mix(np.uint32(np.uint32(low + np.uint32(i)) ^ key)) + second))
-        draws[i] = np.int32(mixed >> np.uint32(1))
+def mix(value: Any) -> Any:
+    """As `stir`, with that step: all bits depend on all."""
+    value = stir(value)
+    return np.uint32(value ^ np.uint32(value >> np.uint32(16)))

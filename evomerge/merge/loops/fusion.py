@@ -1,4 +1,4 @@
-"""Loops of Arcee Fusion."""
+"""The formula of Arcee Fusion, and the quantity it chooses by."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.merge.loops.elements import BLOCK, as_size, compiled, load, load_difference, store
+from evomerge.merge.loops import narrow
+from evomerge.merge.loops.elements import BLOCK, as_size, compiled, load, load_difference
+from evomerge.merge.loops.fused import make_buffers, run_segment
+from evomerge.merge.loops.tuples import formula, in_single
 
 
 @compiled
@@ -22,32 +25,35 @@ def importances(start: int, stop: int, sources: Any, codes: Any, rows: Any, leng
             result[first - start + i] = as_size(abs(tau[i]) * rows[(first + i) // length])
 
 
+@formula
+def _formula(values: Any, ranks: Any, place: Any, numbers: Any) -> Any:
+    row, threshold, weight = numbers
+    number = type(values[0])
+    vector = values[1] - values[0]
+    size = number(np.float32(abs(vector) * row))
+    value = values[0] + vector * (weight if size >= threshold else number(0))
+    change = weight * vector
+    # Where rounding could have tipped the choice, either may be right.
+    close = abs(size - threshold) <= np.float32(8.0 * narrow.UNIT) * (size + abs(threshold)) + narrow.FLOOR
+    doubt = np.float32(1.01) * abs(change) if close else number(0)
+    error = np.float32(4.0 * narrow.UNIT) * abs(change)
+    return value, doubt + error + narrow.SUM_ERROR * abs(value) + narrow.FLOOR
+
+
 @compiled
-def merge_fusion(
-    start: int,
-    stop: int,
-    sources: Any,
-    codes: Any,
-    rows: Any,
-    length: int,
-    threshold: float,
-    weight: float,
-    out: int,
-    out_code: int,
-) -> bool:
-    """Add the task vector where |τ| · row factor, as float32, reaches a threshold."""
-    base = np.empty(BLOCK, dtype=np.float64)
-    tau = np.empty(BLOCK, dtype=np.float64)
-    finite = True
-    first = start
+def merge_fusion(start: int, stop: int, work: Any) -> bool:
+    """Add the task vector where |τ| · row factor, as float32, reaches a threshold.
+
+    The work's numbers are the rows' factors, their length, the threshold and the task vector's weight.
+    """
+    rows, length, threshold, weight = work[5]
+    buffers = make_buffers(work[0])
+    finite, first = True, start
     while first < stop:
         row = first // length
-        count = min(BLOCK, min(stop, (row + 1) * length) - first)
-        load(sources[0], codes[0], first, count, base)
-        load_difference(sources[1], codes[1], first, count, base, tau)
-        for i in range(count):
-            size = np.float64(np.float32(abs(tau[i]) * rows[row]))
-            base[i] += tau[i] * (weight if size >= threshold else 0.0)
-        finite = store(base, out, out_code, first, count) and finite
-        first += count
+        last = min(stop, (row + 1) * length)
+        wide = (rows[row], threshold, weight)
+        small = in_single(work[6], wide)
+        finite = run_segment(_formula, first, last, work, wide, small, buffers) and finite
+        first = last
     return finite

@@ -1,4 +1,4 @@
-"""The loop of MagMax."""
+"""The formula of MagMax."""
 
 from __future__ import annotations
 
@@ -6,33 +6,46 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.merge.loops.elements import BLOCK, compiled, load_task_vectors, store
+from evomerge.merge.loops import narrow
+from evomerge.merge.loops.elements import compiled
+from evomerge.merge.loops.fused import run
+from evomerge.merge.loops.sparse import task_vector
+from evomerge.merge.loops.tuples import each, fold, formula, times, total, zero_like
+
+
+@each
+def _poison(vector: Any) -> Any:
+    """Not zero only for NaN and Inf, which no comparison may lose."""
+    return vector * type(vector)(0)
+
+
+@formula
+def _larger(one: Any, other: Any) -> Any:
+    """The one of larger magnitude; of two opposite ones the positive."""
+    return one if (abs(one) > abs(other)) | ((abs(one) == abs(other)) & (one > other)) else other
+
+
+@each
+def _doubt(vector: Any, largest: Any) -> Any:
+    """What taking this one for the largest would change, if rounding could have hidden that it is."""
+    close = abs(vector) >= abs(largest) * np.float32(1.0 - 8.0 * narrow.UNIT)
+    return abs(vector - largest) if close else type(vector)(0)
+
+
+@formula
+def _formula(values: Any, ranks: Any, place: Any, numbers: Any) -> Any:
+    weights, scale = numbers
+    vectors = times(task_vector(values[1:], values[0]), weights)
+    largest = fold(_larger, zero_like(values[0]), vectors)
+    change = scale * (largest + total(_poison(vectors)))
+    value = values[0] + change
+    doubt = abs(scale) * total(_doubt(vectors, largest))
+    return value, doubt * np.float32(1.01) + np.float32(8.0 * narrow.UNIT) * abs(change) + (
+        narrow.SUM_ERROR * abs(value) + narrow.FLOOR
+    )
 
 
 @compiled
-def merge_magmax(
-    start: int, stop: int, sources: Any, codes: Any, weights: Any, scale: float, out: int, out_code: int
-) -> bool:
-    """Per entry the weighted task vector of largest magnitude; of two opposite ones the positive."""
-    base = np.empty(BLOCK, dtype=np.float64)
-    best = np.empty(BLOCK, dtype=np.float64)
-    poison = np.empty(BLOCK, dtype=np.float64)
-    tau = np.empty((len(weights), BLOCK), dtype=np.float64)
-    finite = True
-    for first in range(start, stop, BLOCK):
-        count = min(BLOCK, stop - first)
-        load_task_vectors(sources, codes, first, count, base, tau)
-        for i in range(count):
-            best[i] = 0.0
-            poison[i] = 0.0
-        for k in range(len(weights)):
-            for i in range(count):
-                value = weights[k] * tau[k, i]
-                # Not zero only for NaN and Inf, which no comparison may lose.
-                poison[i] += value * 0.0
-                larger = (abs(value) > abs(best[i])) | ((abs(value) == abs(best[i])) & (value > best[i]))
-                best[i] = value if larger else best[i]
-        for i in range(count):
-            best[i] = base[i] + scale * (best[i] + poison[i])
-        finite = store(best, out, out_code, first, count) and finite
-    return finite
+def merge_magmax(start: int, stop: int, work: Any) -> bool:
+    """Per entry the weighted task vector of largest magnitude."""
+    return bool(run(_formula, start, stop, work))

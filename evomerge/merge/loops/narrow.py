@@ -12,12 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray, njit  # type: ignore[attr-defined]
+from numba import njit
 
-from evomerge.merge.loops.elements import BFLOAT16, compiled, contracted, inner, uint16_at
-
-BLOCK, STRIP = 512, 32
-"""Elements merged at a time, and those that are looked through together; one strip in some hundred isn't proved."""
+from evomerge.merge.loops.elements import contracted, inner
 
 UNIT = 2.0**-24
 """The largest relative error of one float32 operation."""
@@ -34,45 +31,12 @@ _UPPER_HALF = np.int32(-65536)
 
 
 @inner
-def representable(number: float) -> bool:
-    """Whether a coefficient, or the product of two, takes and adds less by over- or underflow than FLOOR covers."""
-    return bool(number == 0.0 or 2.0**-20 <= abs(number) <= 2.0**10)
-
-
-@compiled
-def all_representable(numbers: Any) -> bool:
-    """As `representable`, for each of an array."""
-    fine = True
-    for number in numbers.flat:
-        fine = fine and representable(number)
-    return fine
-
-
-@compiled
-def all_positive(numbers: Any) -> bool:
-    """As `all_representable`, and none is negative, so that sums of what they multiply don't cancel."""
-    return bool(all_representable(numbers) and numbers.min() >= 0.0)
-
-
-@inner
-def readable(sources: Any, codes: Any, also: int, out: int, out_code: int) -> bool:
-    """Whether all sources are bfloat16 (or of the code `also`), results too, and none is overwritten by them.
-
-    What isn't proved has to be read again.
-    """
-    for k in range(len(sources)):
-        if (codes[k] != BFLOAT16 and codes[k] != also) or sources[k] == out:
-            return False
-    return out_code == BFLOAT16
-
-
-@inner
 def worthwhile(tried: int, failed: int) -> bool:
     """Whether proofs succeed often enough, for what fails is slow.
 
     Coefficients like ½ put every other result midway between two numbers.
     """
-    return 32 * failed <= tried + 4096
+    return 8 * failed <= tried + 4096
 
 
 @contracted
@@ -84,19 +48,6 @@ def rounded(value: Any, bound: Any) -> Any:
     low = np.int32(np.float32(value - bound).view(np.int32) + np.int32(0x8000))
     high = np.int32(np.float32(value + bound).view(np.int32) + np.int32(0x8000))
     return high, np.int32((low ^ high) | (np.float32(bound).view(np.int32) & _LARGE))
-
-
-@contracted
-def round_all(values: Any, bounds: Any, count: int, out: int, first: int, marks: Any) -> Any:
-    """Write float32 results as elements first..first+count at `out`, and a mark for each; returns all marks joined."""
-    target = carray(uint16_at(out + 2 * first), (count,))
-    joined = np.int32(0)
-    for i in range(count):
-        high, mark = rounded(values[i], bounds[i])
-        target[i] = np.uint16(np.uint32(high) >> np.uint32(16))
-        marks[i] = mark
-        joined = np.int32(joined | mark)
-    return joined
 
 
 @inner

@@ -1,4 +1,4 @@
-"""The loop of NearSwap."""
+"""The formula of NearSwap."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.merge.loops.elements import BLOCK, compiled, load, load_difference, store
+from evomerge.merge.loops import narrow
+from evomerge.merge.loops.elements import compiled
+from evomerge.merge.loops.fused import run
+from evomerge.merge.loops.tuples import formula
+
+
+@formula
+def _formula(values: Any, ranks: Any, place: Any, numbers: Any) -> Any:
+    """Step from the first source to the second, whole where they are within t. What it gives is continuous."""
+    t, nearest = numbers
+    number = type(values[0])
+    vector = values[1] - values[0]
+    distance = abs(vector)
+    share = t / (nearest if distance < nearest else distance)
+    change = (number(1) if share > number(1) else share) * vector
+    value = values[0] + change
+    return value, np.float32(16.0 * narrow.UNIT) * abs(change) + narrow.SUM_ERROR * abs(value) + narrow.FLOOR
 
 
 @compiled
-def merge_nearswap(start: int, stop: int, sources: Any, codes: Any, t: float, out: int, out_code: int) -> bool:
-    """Step from the first source to the second, whole where they are within t."""
-    base = np.empty(BLOCK, dtype=np.float64)
-    tau = np.empty(BLOCK, dtype=np.float64)
-    finite = True
-    for first in range(start, stop, BLOCK):
-        count = min(BLOCK, stop - first)
-        load(sources[0], codes[0], first, count, base)
-        load_difference(sources[1], codes[1], first, count, base, tau)
-        for i in range(count):
-            distance = abs(tau[i])
-            part = t / (1e-6 if distance < 1e-6 else distance)
-            base[i] += (1.0 if part > 1.0 else part) * tau[i]
-        finite = store(base, out, out_code, first, count) and finite
-    return finite
+def merge_nearswap(start: int, stop: int, work: Any) -> bool:
+    """Steps of at most t."""
+    return bool(run(_formula, start, stop, work))

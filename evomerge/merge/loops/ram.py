@@ -1,4 +1,4 @@
-"""The loop of RAM and RAM+."""
+"""The formula of RAM and RAM+."""
 
 from __future__ import annotations
 
@@ -6,44 +6,43 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.merge.loops.elements import BLOCK, compiled, load_task_vectors, store
+from evomerge.merge.loops import narrow
+from evomerge.merge.loops.elements import compiled
+from evomerge.merge.loops.fused import run
+from evomerge.merge.loops.sparse import task_vector
+from evomerge.merge.loops.tuples import each, formula, sizes, times, total
+
+
+@each
+def _changed(vector: Any, epsilon: Any) -> Any:
+    number = type(vector)
+    return number(1) if abs(vector) > epsilon else number(0)
+
+
+@each
+def _doubt(vector: Any, epsilon: Any) -> Any:
+    """Infinite where the two, rounded to float32, are equal, so that it isn't known which is larger."""
+    return type(vector)(np.inf if abs(vector) == epsilon else 0.0)
+
+
+@formula
+def _formula(values: Any, ranks: Any, place: Any, numbers: Any) -> Any:
+    """Mean of the task vectors that exceed epsilon; where only one does, that one times its boost."""
+    weights, boosts, epsilon = numbers
+    number = type(values[0])
+    vectors = task_vector(values[1:], values[0])
+    changed = _changed(vectors, epsilon)
+    parts = times(times(vectors, changed), weights)
+    boosted = times(parts, boosts)
+    active = total(changed)
+    several = active > number(1)
+    value = values[0] + (total(parts) / active if several else total(boosted))
+    size = total(sizes(parts)) if several else total(sizes(boosted))
+    error = np.float32((len(weights) + 10) * narrow.UNIT)
+    return value, total(_doubt(vectors, epsilon)) + error * size + narrow.SUM_ERROR * abs(value) + narrow.FLOOR
 
 
 @compiled
-def merge_ram(
-    start: int,
-    stop: int,
-    sources: Any,
-    codes: Any,
-    weights: Any,
-    boosts: Any,
-    epsilon: float,
-    out: int,
-    out_code: int,
-) -> bool:
-    """Mean of the task vectors that exceed epsilon; where only one does, that one times its boost."""
-    many = len(weights)
-    base = np.empty(BLOCK, dtype=np.float64)
-    shared = np.empty(BLOCK, dtype=np.float64)
-    alone = np.empty(BLOCK, dtype=np.float64)
-    active = np.empty(BLOCK, dtype=np.float64)
-    tau = np.empty((many, BLOCK), dtype=np.float64)
-    finite = True
-    for first in range(start, stop, BLOCK):
-        count = min(BLOCK, stop - first)
-        load_task_vectors(sources, codes, first, count, base, tau)
-        for i in range(count):
-            shared[i] = 0.0
-            alone[i] = 0.0
-            active[i] = 0.0
-        for k in range(many):
-            for i in range(count):
-                counts = 1.0 if abs(tau[k, i]) > epsilon else 0.0
-                value = weights[k] * (tau[k, i] * counts)
-                active[i] += counts
-                shared[i] += value
-                alone[i] += value * boosts[k]
-        for i in range(count):
-            base[i] += shared[i] / active[i] if active[i] > 1.0 else alone[i]
-        finite = store(base, out, out_code, first, count) and finite
-    return finite
+def merge_ram(start: int, stop: int, work: Any) -> bool:
+    """Mean over the experts that changed the entry."""
+    return bool(run(_formula, start, stop, work))

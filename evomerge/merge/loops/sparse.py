@@ -1,7 +1,7 @@
-"""Loops of TIES, DARE, DELLA and Breadcrumbs: sparsify task vectors, then add them up or elect signs.
+"""Formulas of TIES, DARE, DELLA and Breadcrumbs: sparsify task vectors, then add them up or elect signs.
 
-Each step over a block is a function of its own with few arrays: LLVM gives up on telling many apart, and
-then doesn't vectorise.
+A loop for each rule of what is kept and each way to combine it. Their numbers are those of the rule and those of
+the combination.
 """
 
 from __future__ import annotations
@@ -9,351 +9,255 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray  # type: ignore[attr-defined]
 
 from evomerge.merge.loops import narrow
-from evomerge.merge.loops.elements import (
-    BFLOAT16,
-    BLOCK,
-    TREE,
-    compiled,
-    draw,
-    inner,
-    load,
-    load_difference,
-    store,
-    tree_sum,
-    uint8_at,
+from evomerge.merge.loops.elements import TREE, compiled, load, mix, owning, part, stir, tree_sum
+from evomerge.merge.loops.fused import place_of, run
+from evomerge.merge.loops.tuples import (
+    as_int32,
+    bytes_at,
+    column,
+    each,
+    fill,
+    formula,
+    sizes,
+    times,
+    times_if_any,
+    total,
 )
 
-BAND, RANDOM, RANKED, LEVEL = 0, 1, 2, 3
-"""Which entries are kept: of a band of magnitudes, at random, at random by rank, or from a rank on."""
-
-_WHOLE = 2.0**31
-"""Random numbers are whole numbers below this."""
-
-_ROWS = 4
-"""Buffers besides those of the task vectors."""
+_UNIT = 2.0**-31
+"""Random numbers are multiples of this in [0, 1), and are compared as whole ones."""
 
 
-@compiled
-def add_sparse(
-    start: int,
-    stop: int,
-    sources: Any,
-    codes: Any,
-    kind: int,
-    low: Any,
-    high: Any,
-    inverse: bool,
-    keys: Any,
-    ranks: Any,
-    ballots: Any,
-    shares: Any,
-    weights: Any,
-    elect: bool,
-    normalize: bool,
-    scale: float,
-    out: int,
-    out_code: int,
-) -> bool:
-    """Sparsify task vectors and add them up, all or those of the elected sign; the first source is the base.
+@each
+def task_vector(value: Any, base: Any) -> Any:
+    """What a source adds to the base."""
+    return value - base
 
-    `ballots` are factors of the task vectors in the election, `shares` in the sum; `weights` divide.
+
+@part
+def _kept_if(vector: Any, kept: bool) -> Any:
+    """A product rather than a choice, so that NaN and Inf survive."""
+    number = type(vector)
+    return vector * (number(1) if kept else number(0))
+
+
+@each
+def _kept_in_band(vector: Any, low: Any, high: Any) -> Any:
+    return _kept_if(vector, (abs(vector) >= low) & (abs(vector) <= high))
+
+
+@formula
+def _keep_band(vectors: Any, ranks: Any, place: Any, rule: Any) -> Any:
+    """Keep magnitudes from `low` to `high`, numbers of each expert."""
+    low, high = rule
+    return _kept_in_band(vectors, low, high)
+
+
+@each
+def _kept_from(vector: Any, low: Any) -> Any:
+    # Asked this way round, NaN stays.
+    return type(vector)(0) if abs(vector) < low else vector
+
+
+@formula
+def _keep_largest(vectors: Any, ranks: Any, place: Any, rule: Any) -> Any:
+    """Keep magnitudes from `low` on."""
+    return _kept_from(vectors, rule[0])
+
+
+@each
+def _kept_at_level(vector: Any, rank: Any, low: Any) -> Any:
+    return _kept_if(vector, rank >= low)
+
+
+@formula
+def _keep_level(vectors: Any, ranks: Any, place: Any, rule: Any) -> Any:
+    """Keep entries whose rank, the same for all experts, is at least `low`."""
+    return _kept_at_level(vectors, ranks[0], rule[0])
+
+
+@each
+def _draw(mixed: Any, upper: Any, key: Any) -> Any:
+    return np.int32(stir(np.uint32(mixed + np.uint32(key ^ upper))) >> np.uint32(1))
+
+
+@part
+def _draws(place: Any, first: Any, second: Any) -> Any:
+    """Each expert's whole random number at an element, below 2³¹; the first round of scrambling is common to all."""
+    return _draw(mix(np.uint32(place[0] ^ first)), place[1], second)
+
+
+@each
+def _kept_up_to(vector: Any, drawn: Any, last: Any) -> Any:
+    return _kept_if(vector, drawn <= last)
+
+
+@formula
+def _keep_random(vectors: Any, ranks: Any, place: Any, rule: Any) -> Any:
+    """Keep entries whose random number is at most `last`."""
+    last, first_key, second_keys = rule
+    return _kept_up_to(vectors, _draws(place, first_key, second_keys), last)
+
+
+@each
+def _kept_by_rank(vector: Any, drawn: Any, rank: Any, least: Any, step: Any, inverse: bool) -> Any:
+    number = type(vector)
+    last = np.int32(least + np.int32(step * rank))
+    kept = drawn <= last
+    chance = (number(last) + number(1)) * number(_UNIT)
+    return vector * ((number(1) if kept else number(0)) / (chance if kept & inverse else number(1)))
+
+
+@formula
+def _keep_ranked(vectors: Any, ranks: Any, place: Any, rule: Any) -> Any:
+    """Keep entries whose number is at most least + step · rank; `inverse` divides them by the chance of that."""
+    least, step, inverse, first_key, second_keys = rule
+    return _kept_by_rank(vectors, _draws(place, first_key, second_keys), ranks, least, step, inverse)
+
+
+@part
+def _add(base: Any, kept: Any, combination: Any) -> Any:
+    """Base + scale · Σ share · kept."""
+    shares, scale = combination
+    value = base + scale * total(times(kept, shares))
+    size = total(times(sizes(kept), sizes(shares)))
+    error = np.float32((len(shares) + 10) * narrow.UNIT) * abs(scale)
+    return value, error * size + narrow.SUM_ERROR * abs(value) + narrow.FLOOR
+
+
+@each
+def _agreeing(vector: Any, against: bool) -> Any:
+    """A vector where it lies on the elected side, without its sign; asked this way round, NaN stays."""
+    along = -vector if against else vector
+    return type(vector)(0) if along < type(vector)(0) else along
+
+
+@each
+def _present(along: Any, weight: Any) -> Any:
+    return weight if along > type(along)(0) else type(along)(0)
+
+
+@part
+def _elect(base: Any, kept: Any, combination: Any) -> Any:
+    """Base ± scale · Σ share · kept over what has the sign of Σ ballot · kept, divided by its weights if `normalize`.
+
+    Where ballots are negative, `sides` are their signs, and `shares` have them too; otherwise it is empty.
     """
-    wide = np.empty((len(shares) + _ROWS, BLOCK), dtype=np.float64)
-    small = np.empty((len(shares) + _ROWS, narrow.BLOCK), dtype=np.float32)
-    bounds = np.empty(narrow.BLOCK, dtype=np.float32)
-    marks = np.empty(narrow.BLOCK, dtype=np.int32)
-    draws = np.empty(narrow.BLOCK, dtype=np.int32)
-    provable = narrow.readable(sources, codes, BFLOAT16, out, out_code) and narrow.all_representable(shares)
-    provable = provable and narrow.representable(scale)
-    if elect:
-        # Then sums of what agrees don't cancel.
-        provable = provable and narrow.all_positive(ballots) and narrow.all_positive(weights) and shares.min() >= 0.0
-    finite, tried, failed = True, 0, 0
-    first = start
-    while first < stop:
-        if not (provable and narrow.worthwhile(tried, failed)):
-            count = min(BLOCK, stop - first)
-            _merge(
-                sources, codes, first, count, kind, low, high, inverse, keys, ranks, ballots, shares, weights, elect,
-                normalize, scale, draws, wide, None,
-            )  # fmt: skip
-            finite = store(wide[0], out, out_code, first, count) and finite
-            first += count
-            continue
-        count = min(narrow.BLOCK, stop - first)
-        _merge(
-            sources, codes, first, count, kind, low, high, inverse, keys, ranks, ballots, shares, weights, elect,
-            normalize, scale, draws, small, bounds,
-        )  # fmt: skip
-        tried += count
-        if narrow.unsure(narrow.round_all(small[0], bounds, count, out, first, marks)):
-            for strip in range(0, count, narrow.STRIP):
-                length = min(narrow.STRIP, count - strip)
-                if narrow.any_unsure(marks, strip, strip + length):
-                    failed += length
-                    _merge(
-                        sources, codes, first + strip, length, kind, low, high, inverse, keys, ranks, ballots, shares,
-                        weights, elect, normalize, scale, draws, wide, None,
-                    )  # fmt: skip
-                    finite = store(wide[0], out, out_code, first + strip, length) and finite
-        first += count
-    return finite
-
-
-@inner
-def _merge(
-    sources: Any,
-    codes: Any,
-    first: int,
-    count: int,
-    kind: int,
-    low: Any,
-    high: Any,
-    inverse: bool,
-    keys: Any,
-    ranks: Any,
-    ballots: Any,
-    shares: Any,
-    weights: Any,
-    elect: bool,
-    normalize: bool,
-    scale: float,
-    draws: Any,
-    rows: Any,
-    bounds: Any,
-) -> None:
-    """Merge elements first..first+count in the precision of `rows`, into the first of them; bound errors, if asked."""
-    number = rows.dtype.type
-    base, votes, total, agreeing = rows[0], rows[1], rows[2], rows[3]
+    ballots, sides, shares, weights, scale, normalize = combination
+    number = type(base)
     many = len(shares)
-    load(sources[0], codes[0], first, count, base)
-    _clear(votes, count)
-    if bounds is not None:
-        _clear(bounds, count)
-    for k in range(many):
-        tau = rows[_ROWS + k]
-        load_difference(sources[k + 1], codes[k + 1], first, count, base, tau)
-        factor = number(ballots[k] if elect else shares[k])
-        _sparsify(tau, first, count, kind, k, low, high, inverse, keys, ranks, draws, factor, votes, bounds)
-    if not elect:
-        _add_scaled(base, votes, number(scale), count, bounds, np.float32((many + 10) * narrow.UNIT))
-        return
-    _clear(total, count)
-    _clear(agreeing, count)
-    for k in range(many):
-        tau, side = rows[_ROWS + k], np.sign(ballots[k])
-        if side != 1.0:
-            _multiply(tau, number(side), count)
-        _add_agreeing(tau, votes, number(shares[k] * side), number(weights[k]), count, total, agreeing)
-    if bounds is not None:
-        _doubt_elections(votes, bounds, np.float32((many + 8) * narrow.UNIT), count)
-    if normalize:
-        _divide(total, agreeing, count)
-    _add_elected(base, votes, total, number(scale), count, bounds, np.float32((2 * many + 14) * narrow.UNIT))
+    vote = total(times(kept, ballots))
+    against = vote < number(0)
+    along = _agreeing(times_if_any(kept, sides), against)
+    agreement = total(_present(along, weights))
+    # Weights of nobody, or that cancel, don't divide.
+    divisor = agreement if normalize & (agreement != number(0)) else number(1)
+    change = scale * (total(times(along, shares)) / divisor)
+    value = base + (-change if against else change)
+    bound = np.float32((2 * many + 14) * narrow.UNIT) * abs(change) + narrow.SUM_ERROR * abs(value) + narrow.FLOOR
+    # Where rounding could have tipped the vote nothing is proved; where nothing was voted, it couldn't.
+    voted = total(times(sizes(kept), ballots))
+    sure = (abs(vote) > np.float32((many + 8) * narrow.UNIT) * voted) | (voted == number(0))
+    return value, bound if sure else number(np.inf)
 
 
-@inner
-def _clear(values: Any, count: int) -> None:
-    for i in range(count):
-        values[i] = 0.0
+def _sparse(keep: Any, combine: Any) -> Any:
+    @formula
+    def merged(values: Any, ranks: Any, place: Any, numbers: Any) -> Any:
+        kept = keep(task_vector(values[1:], values[0]), ranks, place, numbers[0])
+        return combine(values[0], kept, numbers[1])
+
+    return merged
 
 
-@inner
-def _multiply(values: Any, factor: Any, count: int) -> None:
-    for i in range(count):
-        values[i] *= factor
-
-
-@inner
-def _add_scaled(values: Any, others: Any, factor: Any, count: int, bounds: Any, error: Any) -> None:
-    """Add factor · others; `bounds`, sums of what the others consist of, become those of the results' errors."""
-    for i in range(count):
-        values[i] += factor * others[i]
-        if bounds is not None:
-            bounds[i] = error * abs(factor) * bounds[i] + narrow.SUM_ERROR * abs(values[i]) + narrow.FLOOR
-
-
-@inner
-def _add_agreeing(tau: Any, votes: Any, share: Any, weight: Any, count: int, total: Any, agreeing: Any) -> None:
-    """Add what lies on the side that the vote is for, without its sign."""
-    zero = total.dtype.type(0.0)
-    for i in range(count):
-        along = -tau[i] if votes[i] < zero else tau[i]
-        # Asked this way round, NaN stays.
-        total[i] += share * (zero if along < zero else along)
-        agreeing[i] += weight if along > zero else zero
-
-
-@inner
-def _doubt_elections(votes: Any, bounds: Any, error: Any, count: int) -> None:
-    """From the sums of what was voted, let bounds prove nothing where rounding could have tipped the vote."""
-    zero, infinity = np.float32(0.0), np.float32(np.inf)
-    for i in range(count):
-        # Where nothing was voted, nothing could. Asked this way round, NaN is in doubt.
-        sure = (abs(votes[i]) > error * bounds[i]) | (bounds[i] == zero)
-        bounds[i] = zero if sure else infinity
-
-
-@inner
-def _divide(total: Any, agreeing: Any, count: int) -> None:
-    """Weights of nobody, or that cancel, don't divide."""
-    zero, one = total.dtype.type(0.0), total.dtype.type(1.0)
-    for i in range(count):
-        total[i] /= agreeing[i] if agreeing[i] != zero else one
-
-
-@inner
-def _add_elected(base: Any, votes: Any, total: Any, scale: Any, count: int, bounds: Any, error: Any) -> None:
-    """Add scale · total with the sign of the vote."""
-    zero = base.dtype.type(0.0)
-    for i in range(count):
-        part = scale * total[i]
-        base[i] += -part if votes[i] < zero else part
-        if bounds is not None:
-            bounds[i] += error * abs(part) + narrow.SUM_ERROR * abs(base[i]) + narrow.FLOOR
-
-
-@inner
-def _sparsify(
-    tau: Any,
-    first: int,
-    count: int,
-    kind: int,
-    k: int,
-    low: Any,
-    high: Any,
-    inverse: bool,
-    keys: Any,
-    ranks: Any,
-    draws: Any,
-    factor: Any,
-    total: Any,
-    sizes: Any,
-) -> None:
-    """Multiply each entry by 0 if it is dropped, so that NaN and Inf survive, and add factor · what is left to a sum.
-
-    With `inverse` what is kept is divided by its probability. `sizes`, unless None, adds up magnitudes.
-    """
-    number = tau.dtype.type
-    if kind == BAND:
-        _keep_band(tau, count, number(low[k]), number(high[k]), factor, total, sizes)
-        return
-    if kind == LEVEL:
-        _keep_level(tau, count, ranks[k] + first, np.int32(low[k]), factor, total, sizes)
-        return
-    draw(first, count, keys[k, 0], keys[k, 1], draws)
-    # Of whole numbers, those below a limit are those up to the one before.
-    if kind == RANDOM:
-        _keep_drawn(tau, count, draws, np.int32(np.ceil(min(low[k], 1.0) * _WHOLE) - 1.0), factor, total, sizes)
-    else:
-        least, step = np.int32(low[k] * _WHOLE - 1.0), np.int32(high[k] * _WHOLE)
-        _keep_ranked(tau, count, draws, ranks[k] + first, least, step, inverse, factor, total, sizes)
-
-
-@inner
-def _keep_band(tau: Any, count: int, least: Any, most: Any, factor: Any, total: Any, sizes: Any) -> None:
-    one, zero = tau.dtype.type(1.0), tau.dtype.type(0.0)
-    if most == np.inf:
-        for i in range(count):
-            tau[i] *= one if abs(tau[i]) >= least else zero
-            part = factor * tau[i]
-            total[i] += part
-            if sizes is not None:
-                sizes[i] += abs(part)
-    else:
-        for i in range(count):
-            tau[i] *= one if (abs(tau[i]) >= least) & (abs(tau[i]) <= most) else zero
-            part = factor * tau[i]
-            total[i] += part
-            if sizes is not None:
-                sizes[i] += abs(part)
+_band_sum, _band_election = _sparse(_keep_band, _add), _sparse(_keep_band, _elect)
+_largest_election = _sparse(_keep_largest, _elect)
+_random_sum, _random_election = _sparse(_keep_random, _add), _sparse(_keep_random, _elect)
+_ranked_sum, _ranked_election = _sparse(_keep_ranked, _add), _sparse(_keep_ranked, _elect)
+_level_election = _sparse(_keep_level, _elect)
 
 
 @compiled
-def _keep_level(tau: Any, count: int, ranks: int, least: Any, factor: Any, total: Any, sizes: Any) -> None:
-    one, zero = tau.dtype.type(1.0), tau.dtype.type(0.0)
-    steps = carray(uint8_at(ranks), (count,))
-    for i in range(count):
-        tau[i] *= one if np.int32(steps[i]) >= least else zero
-        part = factor * tau[i]
-        total[i] += part
-        if sizes is not None:
-            sizes[i] += abs(part)
-
-
-@inner
-def _keep_drawn(tau: Any, count: int, draws: Any, last: Any, factor: Any, total: Any, sizes: Any) -> None:
-    one, zero = tau.dtype.type(1.0), tau.dtype.type(0.0)
-    for i in range(count):
-        tau[i] *= one if draws[i] <= last else zero
-        part = factor * tau[i]
-        total[i] += part
-        if sizes is not None:
-            sizes[i] += abs(part)
+def add_band(start: int, stop: int, work: Any) -> bool:
+    """Sum of task vectors, entries being kept by magnitude."""
+    return bool(run(_band_sum, start, stop, work))
 
 
 @compiled
-def _keep_ranked(
-    tau: Any,
-    count: int,
-    draws: Any,
-    ranks: int,
-    least: Any,
-    step: Any,
-    inverse: bool,
-    factor: Any,
-    total: Any,
-    sizes: Any,
-) -> None:
-    """Keep entries whose number is at most least + step · rank."""
-    number = tau.dtype.type
-    one, zero, unit = number(1.0), number(0.0), number(1.0 / _WHOLE)
-    steps = carray(uint8_at(ranks), (count,))
-    for i in range(count):
-        last = np.int32(least + np.int32(step * np.int32(steps[i])))
-        kept = draws[i] <= last
-        if inverse:
-            chance = (number(last) + one) * unit
-            tau[i] *= (one if kept else zero) / (chance if kept else one)
-        else:
-            tau[i] *= one if kept else zero
-    for i in range(count):
-        part = factor * tau[i]
-        total[i] += part
-        if sizes is not None:
-            sizes[i] += abs(part)
+def elect_band(start: int, stop: int, work: Any) -> bool:
+    """Those that agree, of entries kept by magnitude."""
+    return bool(run(_band_election, start, stop, work))
 
 
 @compiled
-def masses(
-    start: int,
-    stop: int,
-    sources: Any,
-    codes: Any,
-    kind: int,
-    low: Any,
-    high: Any,
-    inverse: bool,
-    keys: Any,
-    ranks: Any,
-    partial: Any,
-) -> None:
-    """Sums of |τ| before and after sparsifying, into partial[expert, block, before or after]."""
-    base = np.empty(TREE, dtype=np.float64)
-    tau = np.empty(TREE, dtype=np.float64)
-    sizes = np.empty(TREE, dtype=np.float64)
-    draws = np.empty(TREE, dtype=np.int32)
+def elect_largest(start: int, stop: int, work: Any) -> bool:
+    """Those that agree, of entries kept from a magnitude on."""
+    return bool(run(_largest_election, start, stop, work))
+
+
+@compiled
+def add_random(start: int, stop: int, work: Any) -> bool:
+    """Sum of task vectors, entries being kept at random."""
+    return bool(run(_random_sum, start, stop, work))
+
+
+@compiled
+def elect_random(start: int, stop: int, work: Any) -> bool:
+    """Those that agree, of entries kept at random."""
+    return bool(run(_random_election, start, stop, work))
+
+
+@compiled
+def add_ranked(start: int, stop: int, work: Any) -> bool:
+    """Sum of task vectors, entries being kept at random by rank."""
+    return bool(run(_ranked_sum, start, stop, work))
+
+
+@compiled
+def elect_ranked(start: int, stop: int, work: Any) -> bool:
+    """Those that agree, of entries kept at random by rank."""
+    return bool(run(_ranked_election, start, stop, work))
+
+
+@compiled
+def elect_level(start: int, stop: int, work: Any) -> bool:
+    """Those that agree, of entries kept from a rank on."""
+    return bool(run(_level_election, start, stop, work))
+
+
+@compiled
+def masses_random(start: int, stop: int, sources: Any, codes: Any, ranks: Any, rule: Any, partial: Any) -> None:
+    """Sums of |τ| before and after entries are kept at random, into partial[before or after, expert, block]."""
+    _masses(_keep_random, start, stop, sources, codes, ranks, rule, partial)
+
+
+@compiled
+def masses_ranked(start: int, stop: int, sources: Any, codes: Any, ranks: Any, rule: Any, partial: Any) -> None:
+    """As `masses_random`, by rank."""
+    _masses(_keep_ranked, start, stop, sources, codes, ranks, rule, partial)
+
+
+@compiled
+def masses_band(start: int, stop: int, sources: Any, codes: Any, ranks: Any, rule: Any, partial: Any) -> None:
+    """As `masses_random`, by magnitude."""
+    _masses(_keep_band, start, stop, sources, codes, ranks, rule, partial)
+
+
+@owning
+def _masses(keep: Any, start: int, stop: int, sources: Any, codes: Any, ranks: Any, rule: Any, partial: Any) -> None:
+    rows = np.empty((len(sources), TREE), dtype=np.float64)
+    before_and_after = np.empty((2 * (len(sources) - 1), TREE), dtype=np.float64)
     for first in range(start, stop, TREE):
         count = min(TREE, stop - first)
-        load(sources[0], codes[0], first, count, base)
-        for k in range(1, len(sources)):
-            load_difference(sources[k], codes[k], first, count, base, tau)
-            for after in range(2):
-                if after == 1:
-                    _sparsify(tau, first, count, kind, k - 1, low, high, inverse, keys, ranks, draws, 0.0, sizes, None)
-                for i in range(count):
-                    sizes[i] = abs(tau[i])
-                partial[k - 1, first // TREE, after] = tree_sum(sizes, count)
+        for k in range(len(sources)):
+            load(sources[k], codes[k], first, count, rows[k])
+        for i in range(count):
+            place = place_of(first + i)
+            values = column(rows, i, sources)
+            vectors = task_vector(values[1:], values[0])
+            kept = keep(vectors, as_int32(bytes_at(ranks, first + i)), place, rule)
+            fill(before_and_after, i, sizes(vectors) + sizes(kept))
+        for row in range(len(before_and_after)):
+            partial[row, first // TREE] = tree_sum(before_and_after[row], count)

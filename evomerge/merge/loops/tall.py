@@ -1,4 +1,4 @@
-"""The loop of TALL masks and Consensus Task Arithmetic."""
+"""The formula of TALL masks and Consensus Task Arithmetic."""
 
 from __future__ import annotations
 
@@ -6,47 +6,44 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.merge.loops.elements import BLOCK, compiled, load_task_vectors, store
+from evomerge.merge.loops import narrow
+from evomerge.merge.loops.elements import compiled
+from evomerge.merge.loops.fused import run
+from evomerge.merge.loops.sparse import task_vector
+from evomerge.merge.loops.tuples import each, formula, sizes, times, total
+
+
+@each
+def _vote(vector: Any, plain: Any, selectivity: Any, voice: Any) -> Any:
+    """The expert's voice, 1 or 0, where it shapes the plain sum."""
+    return voice if abs(vector) > selectivity * abs(plain - vector) else type(vector)(0)
+
+
+@each
+def _doubt(vector: Any, plain: Any, selectivity: Any, voice: Any, error: Any) -> Any:
+    """Infinite where rounding could have tipped a vote that counts."""
+    distance = abs(abs(vector) - selectivity * abs(plain - vector))
+    return type(vector)(0.0 if (distance > error * (selectivity + type(vector)(1))) | (voice == 0) else np.inf)
+
+
+@formula
+def _formula(values: Any, ranks: Any, place: Any, numbers: Any) -> Any:
+    """Weighted sum of task vectors where at least `least` of those with a voice shape the plain sum."""
+    weights, selectivity, voices, least, scale = numbers
+    number = type(values[0])
+    many = len(weights)
+    vectors = task_vector(values[1:], values[0])
+    plain, size = total(vectors), total(sizes(vectors))
+    parts = times(vectors, weights)
+    factor = scale if total(_vote(vectors, plain, selectivity, voices)) >= least else number(0)
+    value = values[0] + total(parts) * factor
+    error = np.float32((many + 8) * narrow.UNIT)
+    doubt = total(_doubt(vectors, plain, selectivity, voices, error * size)) if size > number(0) else number(0)
+    bound = error * abs(factor) * total(sizes(parts)) + narrow.SUM_ERROR * abs(value) + narrow.FLOOR
+    return value, doubt + bound
 
 
 @compiled
-def agreement(
-    start: int,
-    stop: int,
-    sources: Any,
-    codes: Any,
-    weights: Any,
-    selectivity: Any,
-    chosen: int,
-    least: float,
-    scale: float,
-    out: int,
-    out_code: int,
-) -> bool:
-    """Weighted sum of task vectors where one of them (`chosen`), or at least `least` of them, shapes the plain sum."""
-    many = len(weights)
-    base = np.empty(BLOCK, dtype=np.float64)
-    total = np.empty(BLOCK, dtype=np.float64)
-    weighted = np.empty(BLOCK, dtype=np.float64)
-    votes = np.empty(BLOCK, dtype=np.float64)
-    tau = np.empty((many, BLOCK), dtype=np.float64)
-    finite = True
-    for first in range(start, stop, BLOCK):
-        count = min(BLOCK, stop - first)
-        load_task_vectors(sources, codes, first, count, base, tau)
-        for i in range(count):
-            total[i] = 0.0
-            weighted[i] = 0.0
-            votes[i] = 0.0
-        for k in range(many):
-            for i in range(count):
-                total[i] += tau[k, i]
-                weighted[i] += weights[k] * tau[k, i]
-        for k in range(many):
-            if chosen < 0 or chosen == k:
-                for i in range(count):
-                    votes[i] += 1.0 if abs(tau[k, i]) > selectivity[k] * abs(total[i] - tau[k, i]) else 0.0
-        for i in range(count):
-            total[i] = base[i] + weighted[i] * (scale if votes[i] >= least else 0.0)
-        finite = store(total, out, out_code, first, count) and finite
-    return finite
+def agreement(start: int, stop: int, work: Any) -> bool:
+    """Weighted sum where enough experts shape the plain sum."""
+    return bool(run(_formula, start, stop, work))

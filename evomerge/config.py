@@ -291,6 +291,16 @@ class ExecutionConfig(Section):
     """How often a candidate is tried again after its worker died."""
     ray_address: str | None = None
     """Address of a Ray cluster; None: the one this process runs in, or a local one."""
+    prepared_directory: str | None = None
+    """Where workers share what the merge method computes once; None: in the run directory. A fast disk of each node,
+    such as $TMPDIR, spares a slow shared one; ~ and variables are those of the worker's machine."""
+
+    @field_validator("prepared_directory")
+    @classmethod
+    def _the_same_everywhere(cls, path: str | None) -> str | None:
+        if path is not None and not path.startswith(("/", "~", "$")):
+            raise ValueError("give an absolute path, or one that begins with ~ or a variable: workers start elsewhere")
+        return path
 
 
 class ExportConfig(Section):

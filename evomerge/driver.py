@@ -23,6 +23,7 @@ from evomerge.preflight import Experiment, open_benchmark, open_experiment, popu
 from evomerge.propose.base import Genome
 from evomerge.recipe import Recipe
 from evomerge.run import (
+    PREPARED,
     Clock,
     Observer,
     Run,
@@ -374,7 +375,7 @@ class Driver:
 
     def _start_workers(self) -> Executor:
         self.observer.phase("workers", None)
-        settings = worker_settings(self.config, dtype=self.experiment.dtype)
+        settings = worker_settings(self.config, dtype=self.experiment.dtype, states=self.directory / PREPARED)
         self._executor = make_executor(self.config.execution, settings)
         return self._executor
 

@@ -7,6 +7,7 @@ how models are scored or files are written.
 from __future__ import annotations
 
 import math
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from evomerge.errors import CheckpointError, EvomergeError, MergeError, RecipeEr
 from evomerge.merge import METHODS
 from evomerge.merge.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
 from evomerge.merge.kernels import is_finite
+from evomerge.prepared import KeptStates, key_of
 from evomerge.recipe import Coefficient, Group, Recipe
 
 FLOATING = ("float32", "bfloat16", "float16", "float64")
@@ -49,17 +51,26 @@ class Materialiser:
         device: where tensors are merged. Inputs are copied there once if they take no more than half
             of its free memory, otherwise for each candidate. Tensors of adapters are computed once, and
             kept while half of the machine's memory is free.
+        states: a folder for what methods prepare, shared with other workers; None keeps it in memory.
 
     Raises: CheckpointError if the models can't be merged with each other.
     """
 
     def __init__(
-        self, base: Checkpoint, experts: Mapping[str, Checkpoint], *, device: torch.device | str = "cpu"
+        self,
+        base: Checkpoint,
+        experts: Mapping[str, Checkpoint],
+        *,
+        device: torch.device | str = "cpu",
+        states: Path | None = None,
     ) -> None:
         check_compatible(base, experts)
         self.base = base
         self.experts = dict(experts)
         self.device = torch.device(device)
+        self.problem: str | None = None
+        """Why states aren't kept in their folder, a sentence for people."""
+        self._folder = states
         self._names = {name: match_names(base, expert) for name, expert in experts.items()}
         self._places: dict[str, Place] = {name: base.layout.place(name) for name in base.names}
         self._prepared: OrderedDict[tuple[Any, ...], Prepared] = OrderedDict()
@@ -106,29 +117,59 @@ class Materialiser:
     def prepare(self, recipe: Recipe) -> Prepared:
         """Compute what the method needs whatever the coefficients; kept for the two latest sets of options.
 
+        Each tensor's state is read from the folder of states if there is one, and computed and put there if it is
+        missing. What a method surveys is found again by each worker: that takes a pass over the models at most.
+
         Raises: RecipeError for an unknown method or wrong options.
         """
         options = checked_options(recipe)
         key = (recipe.method, tuple(sorted(options.items())), recipe.seed)
         if key not in self._prepared:
-            prepared = Prepared(self._new_method(recipe))
-            self._survey(prepared.method, keep=True)
-            for name in self._floating():
-                prepared.states[name] = prepared.method.prepare(self._inputs(name, prepared.method, keep=True))
-            self._prepared[key] = prepared
+            method = self._new_method(recipe)
+            self._survey(method, keep=True)
+            self._prepared[key] = Prepared(method, self._states(method))
             while len(self._prepared) > _KEPT_PREPARATIONS:
                 self._prepared.popitem(last=False)
         self._prepared.move_to_end(key)
         return self._prepared[key]
 
     def prepared_bytes(self, recipe: Recipe) -> int:
-        """Bytes that `prepare` keeps for a recipe: what the method states, and the models' computed tensors."""
+        """Bytes that `prepare` keeps for a recipe: states, what is surveyed, and the models' computed tensors."""
+        surveyed = self._new_method(recipe).surveyed_bytes(len(self.experts))
+        computed = sum(model.computed_bytes for model in (self.base, *self.experts.values()))
+        return self.state_bytes(recipe) + surveyed + computed
+
+    def state_bytes(self, recipe: Recipe) -> int:
+        """Bytes of the states of all tensors, which workers share where there is a folder for them."""
+        return sum(self._state_sizes(self._new_method(recipe)).values())
+
+    def time_preparing(self, recipe: Recipe, limit_s: float) -> float:
+        """An estimate of the seconds that all states take to compute, from a few of them.
+
+        Args:
+            recipe: the merge.
+            limit_s: no tensor is begun after as many seconds. One of each shape is computed at most, the shape with
+                the most entries in all first; other shapes are taken to cost as much by entry.
+        """
         method = self._new_method(recipe)
-        states = sum(
-            method.prepared_bytes(self.base.tensors[name].shape, len(self.experts)) for name in self._floating()
-        )
-        states += method.surveyed_bytes(len(self.experts))
-        return states + sum(model.computed_bytes for model in (self.base, *self.experts.values()))
+        sizes = self._state_sizes(method)
+        shapes: dict[tuple[int, ...], list[str]] = {}
+        for name in sizes:
+            shapes.setdefault(self.base.tensors[name].shape, []).append(name)
+        entries = {shape: math.prod(shape) * len(names) for shape, names in shapes.items()}
+        started = time.perf_counter()
+        seconds: dict[tuple[int, ...], float] = {}
+        for shape in sorted(shapes, key=lambda shape: -entries[shape]):
+            begun = time.perf_counter()
+            if begun - started > limit_s:
+                break
+            # A tensor in the middle of the model: the first ones tend to be embeddings.
+            names = shapes[shape]
+            method.prepare(self._inputs(names[len(names) // 2], method, keep=False))
+            self._wait()
+            seconds[shape] = (time.perf_counter() - begun) * len(names)
+        known = sum(entries[shape] for shape in seconds)
+        return sum(seconds.values()) * sum(entries.values()) / max(1, known)
 
     def write(self, recipe: Recipe, targets: Mapping[str, Tensor]) -> None:
         """Write the merged tensors in place.
@@ -195,6 +236,36 @@ class Materialiser:
 
     def _floating(self) -> list[str]:
         return [name for name, info in self.base.tensors.items() if info.dtype.is_floating_point]
+
+    def _states(self, method: MergeMethod) -> dict[str, Any]:
+        """The state of every tensor, from the folder of states as far as there is one."""
+
+        def compute(name: str) -> Any:
+            return method.prepare(self._inputs(name, method, keep=True))
+
+        names = list(self._state_sizes(method)) if self._folder is not None else []
+        found: dict[str, Any] = {}
+        if self._folder is not None and names:
+            inputs = (self._inputs(name, method, keep=True) for name in self._floating())
+            models = (self.base, *self.experts.values())
+            files = [file for model in models for file in sorted(model.folder.glob("*.safetensors"))]
+            if (key := key_of(method, inputs, files, self.device)) is not None:
+                kept = KeptStates(self._folder, key, self.device)
+                found = kept.collect(names, compute)
+                self.problem = self.problem or kept.problem
+        return {name: found[name] if name in found else compute(name) for name in self._floating()}
+
+    def _state_sizes(self, method: MergeMethod) -> dict[str, int]:
+        """Bytes of the state of each tensor that has one."""
+        sizes = {
+            name: method.prepared_bytes(self.base.tensors[name].shape, len(self.experts)) for name in self._floating()
+        }
+        return {name: size for name, size in sizes.items() if size}
+
+    def _wait(self) -> None:
+        """Until a GPU has done what it was asked for."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def _survey(self, method: MergeMethod, *, keep: bool) -> None:
         method.survey(lambda: (self._inputs(name, method, keep=keep) for name in self._floating()))

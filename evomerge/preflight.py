@@ -5,12 +5,15 @@ Opens headers and tokenizers only: no weights are merged, no device is touched, 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
 from typing import Any
+
+import torch
 
 from evomerge.checkpoint import Checkpoint, check_compatible, is_adapter, is_compressed, whereabouts
 from evomerge.config import Config
@@ -24,7 +27,7 @@ from evomerge.propose import PROPOSERS
 from evomerge.propose.base import Dimension
 from evomerge.propose.population import default_population
 from evomerge.recipe import Kind, Recipe
-from evomerge.run import template_recipe
+from evomerge.run import PREPARED, template_recipe
 from evomerge.score.benchmark import Benchmark
 from evomerge.score.plan import count_tokens
 from evomerge.space import SearchSpace
@@ -163,7 +166,11 @@ class Preflight:
     live_bytes: int | None = None
     """The live model, one per worker."""
     prepared_bytes: int | None = None
-    """What the method keeps besides, per worker."""
+    """What the method and adapters keep besides, per worker; on a GPU also `state_bytes`."""
+    state_bytes: int | None = None
+    """What the method computes once for the run, in files that the workers of a machine map together."""
+    state_folder: str = ""
+    """Where these files will lie; RUN stands for the run directory."""
     mapped_bytes: int | None = None
     """The models' files, memory-mapped once per node."""
     unresolved: list[str] = field(default_factory=list)
@@ -241,6 +248,8 @@ def check(config: Config, *, where: str = "config") -> Preflight:
         )
     materialiser = Materialiser(experiment.base, experiment.experts)
     recipe = experiment.space.decode(experiment.space.default())
+    state_bytes = materialiser.state_bytes(recipe)
+    on_gpu = worker_settings(config, dtype=experiment.dtype).device.startswith("cuda")
     scan = len(experiment.space.uniform_scan(config.search.scan))
     experts = len(config.models.experts)
     return Preflight(
@@ -259,7 +268,9 @@ def check(config: Config, *, where: str = "config") -> Preflight:
         },
         backend=backend,
         live_bytes=materialiser.size_bytes(recipe),
-        prepared_bytes=materialiser.prepared_bytes(recipe),
+        prepared_bytes=materialiser.prepared_bytes(recipe) - (0 if on_gpu else state_bytes),
+        state_bytes=state_bytes,
+        state_folder=config.execution.prepared_directory or f"RUN/{PREPARED}",
         mapped_bytes=sum(model.size_bytes or 0 for model in models),
         notes=notes_of(experiment.base, experiment.experts),
         warnings=warnings,
@@ -284,10 +295,35 @@ class PilotReport:
     seconds: dict[str, float]
     """By phase, for one candidate on the search items."""
     prepare_s: float
-    """What the method computes once for each worker, before its first candidate."""
+    """What the method computes once, before the first candidate, by one worker; a search's workers share it out."""
     peak_bytes: int
     hours: float
     """Estimate for the whole search with as many workers, without start-up."""
+
+
+def time_preparing(config: Config, *, where: str = "config", limit_s: float = 5.0) -> float | None:
+    """Estimate the seconds that preparing the method takes, from a few tensors; None where workers run elsewhere.
+
+    Args:
+        config: the experiment.
+        where: its file, for messages.
+        limit_s: no tensor is begun after as many seconds.
+
+    Raises: EvomergeError subclasses, as `search` would.
+    """
+    execution = config.execution
+    experiment = open_experiment(config, where=where)
+    settings = worker_settings(config, dtype=experiment.dtype)
+    on_cluster = choose_backend(execution) == "ray" and (execution.ray_address or os.environ.get("RAY_ADDRESS"))
+    if on_cluster or (settings.device.startswith("cuda") and not torch.cuda.is_available()):
+        return None
+    before = torch.get_num_threads()
+    torch.set_num_threads(settings.threads)
+    try:
+        materialiser = Materialiser(experiment.base, experiment.experts, device=settings.device)
+        return materialiser.time_preparing(experiment.space.decode(experiment.space.default()), limit_s)
+    finally:
+        torch.set_num_threads(before)
 
 
 def pilot(config: Config, *, where: str = "config", repeats: int = 3) -> PilotReport:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import resource
 import sys
 import time
@@ -56,7 +57,8 @@ class Worker:
             settings.base, settings.experts, vocabulary=settings.vocabulary, slices=settings.slices
         )
         self._live = LiveModel.build(base, dtype=getattr(torch, settings.dtype), device=self._device)
-        self._materialiser = Materialiser(base, experts, device=self._device)
+        states = None if settings.states is None else Path(os.path.expandvars(settings.states)).expanduser()
+        self._materialiser = Materialiser(base, experts, device=self._device, states=states)
         self._resident = ResidentModel(
             self._live.model,
             base.tokenizer(),
@@ -81,12 +83,14 @@ class Worker:
         """
         self._plans[split] = self._resident.plan(requests, blocks=blocks)
 
-    def prepare(self, job: Job) -> None:
+    def prepare(self, job: Job) -> str | None:
         """Compute what the job's method needs whatever the coefficients, unless that is at hand.
 
+        Returns: why it can't be shared with other workers, a sentence for people; None if nothing is wrong.
         Raises: as `Materialiser.prepare`. `evaluate` does this by itself and returns errors as values.
         """
         self._materialiser.prepare(job.recipe)
+        return self._materialiser.problem
 
     def evaluate(self, job: Job) -> Outcome:
         """Merge the job's recipe into the live model and answer its split's requests, or a block of them.

@@ -27,6 +27,8 @@ STOREYS: dict[int, tuple[str, ...]] = {
         "recipe",
         "config",
         "compress",
+        "encoding",
+        "prepared",
     ),
     3: ("space", "propose", "score", "ledger", "parts", "live", "materialise", "mergekit"),
     4: ("worker", "execute", "folder"),

@@ -170,7 +170,7 @@ def check(
     if pilot and report.unresolved:
         raise ConfigError(f"{config}: the pilot needs every model on this machine; unresolved ones are listed above")
     if pilot:
-        _show_pilot(console, experiment, str(config))
+        _show_pilot(console, experiment, str(config), shared=bool(report.state_bytes))
     elif not report.unresolved:
         console.print(f"Nothing is wrong. Next: evomerge search {shlex.quote(str(config))}", markup=False)
 
@@ -237,7 +237,12 @@ def _sizes(report: Preflight) -> Table:
         prepared = f" ({size(report.live_bytes)} live, the rest prepared)" if report.prepared_bytes else ""
         mapped = size(report.mapped_bytes or 0)
         rows.append(("memory", f"{size(report.memory_bytes_per_worker)} a worker{prepared} + {mapped} mapped, shared"))
-        rows.append(("disk", f"{size(report.live_bytes)} for the export; the run directory itself is small"))
+        states = ""
+        if report.state_bytes:
+            states = f", {size(report.state_bytes)} prepared"
+            where = f"{size(report.state_bytes)} once for the run, in {report.state_folder}"
+            rows.append(("prepared", f"{where}; mapped, shared by the workers of a machine"))
+        rows.append(("disk", f"{size(report.live_bytes)} for the export{states}; else the run directory is small"))
     for key, value in rows:
         grid.add_row(Text(key, style="dim"), Text(value))
     return grid
@@ -256,14 +261,21 @@ def _show_dimensions(console: Console, report: Preflight, *, every: bool) -> Non
     console.print()
 
 
-def _show_pilot(console: Console, experiment: Config, where: str) -> None:
+def _show_pilot(console: Console, experiment: Config, where: str, *, shared: bool) -> None:
     from evomerge.cli.console import duration, size
-    from evomerge.preflight import pilot
+    from evomerge.preflight import pilot, time_preparing
 
+    estimate = time_preparing(experiment, where=where)
+    if estimate:
+        console.print(f"preparing the method: about {duration(estimate)} by one worker, going by a few tensors")
     console.print("timing one candidate ...")
     report = pilot(experiment, where=where)
     phases = ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in report.seconds.items())
     console.print(f"one candidate: {duration(sum(report.seconds.values()))} ({phases}), peak {size(report.peak_bytes)}")
-    console.print(f"each worker prepares the method once: {duration(report.prepare_s)}")
+    if shared:
+        among = "" if report.workers == 1 else ", which they share out"
+        console.print(f"the method is prepared once for the run: {duration(report.prepare_s)} by one worker{among}")
+    else:
+        console.print(f"each worker prepares the method once: {duration(report.prepare_s)}")
     workers = "1 worker" if report.workers == 1 else f"{report.workers} workers"
     console.print(f"the whole search: about {duration(3600 * report.hours)} with {workers}, start-up aside")

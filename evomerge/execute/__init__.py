@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 from evomerge.registry import Registry
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from evomerge.config import Config, ExecutionConfig
     from evomerge.execute.base import Executor, WorkerSettings
 
@@ -35,12 +37,13 @@ def make_executor(execution: ExecutionConfig, settings: WorkerSettings) -> Execu
     return cast("Executor", executor.from_config(execution, settings))
 
 
-def worker_settings(config: Config, *, dtype: str) -> WorkerSettings:
+def worker_settings(config: Config, *, dtype: str, states: Path | None = None) -> WorkerSettings:
     """What each worker needs to build itself, with dtype, device and threads decided.
 
     Args:
         config: the experiment.
         dtype: of the base checkpoint, for `execution.dtype: auto`.
+        states: where workers share what a method prepares, unless the config names another folder.
     """
     from evomerge.execute.base import WorkerSettings
 
@@ -53,6 +56,7 @@ def worker_settings(config: Config, *, dtype: str) -> WorkerSettings:
         threads=_threads(execution),
         vocabulary=config.models.vocabulary,
         slices=config.models.slices,
+        states=execution.prepared_directory or (None if states is None else str(states.absolute())),
         batch_tokens=execution.batch_tokens,
         timeout_s=execution.timeout_s,
     )

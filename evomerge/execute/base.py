@@ -30,6 +30,9 @@ class WorkerSettings:
     """Whose tokens the merge has, as in recipes."""
     slices: tuple[Slice, ...] = ()
     """The layers that the merge has, as in recipes."""
+    states: str | None = None
+    """A folder in which workers share what a method prepares, with variables and ~ of each worker's machine; None:
+    each keeps it in its memory."""
     batch_tokens: int | None = None
     """Padded tokens per forward pass; None sizes it to the device's memory."""
     timeout_s: float | None = None

@@ -75,6 +75,7 @@ class RayExecutor:
         self._grace_s = grace_s
         self._requests: dict[str, Any] = {}
         self._slots: list[_Slot] = []
+        self._said: set[str] = set()
         self._closed = False
         gpus = gpus_per_worker if gpus_per_worker is not None else float(settings.device.startswith("cuda"))
         self._started_ray = connect(address, gpus=gpus > 0)
@@ -203,6 +204,9 @@ class RayExecutor:
             return [(job, value)]
         if reference == slot.preparation:
             slot.preparation = None
+            if isinstance(value, str) and value not in self._said:
+                self._said.add(value)
+                _log.warning("worker %d (%s): %s", slot.index, slot.where, value)
             assert slot.attempt is not None
             slot.deadline = self._deadline(slot.attempt.job)
             return []
@@ -304,10 +308,12 @@ class _Process:
             return Failure(reason="error", message=f"planning the {split} items: {type(error).__name__}: {error}")
         return None
 
-    def prepare(self, job: Job) -> None:
+    def prepare(self, job: Job) -> str | None:
         # What goes wrong goes wrong again, and is reported, in evaluate.
         with suppress(Exception):
-            self._worker.prepare(job)
+            problem: str | None = self._worker.prepare(job)
+            return problem
+        return None
 
     def evaluate(self, job: Job) -> Outcome:
         outcome: Outcome = self._worker.evaluate(job)

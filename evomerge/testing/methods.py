@@ -13,14 +13,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load, save
 from torch import Tensor
 
+from evomerge.encoding import Encoded, decode, encode
 from evomerge.merge import kernels
 from evomerge.merge.base import MergeMethod, TensorInputs
 from evomerge.streams import stream
@@ -274,6 +277,32 @@ def states_the_size_of_its_preparation(method: type[MergeMethod]) -> None:
             assert _size_bytes(instance.prepare(inputs)) <= instance.prepared_bytes(shape, count), (options, shape)
 
 
+def merges_the_same_from_a_kept_state(method: type[MergeMethod]) -> None:
+    """A state written to a file and read back merges to the same bytes, compiled and in torch.
+
+    One that can't be written is kept in memory, which is allowed.
+    """
+    for options in every_options(method):
+        for dtype in DTYPES:
+            inputs = make_inputs(method, (70, 67), dtype)
+            count = len(inputs.experts)
+            coefficients = make_coefficients(method, count)
+            instance = method(options, experts=tuple(f"expert_{index}" for index in range(count)), seed=0)
+            instance.survey(lambda inputs=inputs: iter((inputs,)))  # type: ignore[misc]
+            state = instance.prepare(inputs)
+            try:
+                encoded = encode(state)
+            except TypeError:
+                return
+            again = decode(Encoded(load(save(dict(encoded.tensors))), encoded.structure), "cpu")
+            for engine in (nullcontext, kernels.torch_only):
+                results = [torch.empty(inputs.experts[0].shape, dtype=dtype) for _ in range(2)]
+                with engine():
+                    for found, out in zip((state, again), results, strict=True):
+                        instance.merge(inputs, coefficients, found, out)
+                assert torch.equal(*results), (options, dtype)
+
+
 LAWS: tuple[Law, ...] = (
     declares_sound_parameters_and_options,
     writes_the_same_bytes_again,
@@ -288,6 +317,7 @@ LAWS: tuple[Law, ...] = (
     treats_experts_alike,
     merges_equal_models_into_themselves,
     states_the_size_of_its_preparation,
+    merges_the_same_from_a_kept_state,
 )
 """Everything that is expected of a method on arrival."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,9 @@ Coefficient = float | Mapping[str, float]
 """One number, or one per expert name."""
 
 FORMAT_VERSION = 1
+
+_EXPONENT = re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$")
+"""Numbers that YAML 1.1 takes for text, such as 1e-3."""
 
 VocabularyPolicy = Literal["same", "base", "union"]
 """Whose tokens a merge has: the models must agree, the base's, or those of all models."""
@@ -291,6 +295,8 @@ def _group(value: Any, where: str, experts: tuple[str, ...]) -> Group:
 
 
 def _number(value: Any, where: str) -> float:
+    if isinstance(value, str) and _EXPONENT.match(value):
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) == float("inf"):
         raise RecipeError(f"{where}: expected a finite number, got {value!r}")
     return float(value)

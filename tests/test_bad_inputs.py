@@ -125,6 +125,15 @@ def test_a_list_of_weights_of_any_length_is_refused_since_experts_go_by_name(
         write_folder(file, tmp_path / "out")
 
 
+@pytest.mark.parametrize(("written", "number"), [("1e-3", 1e-3), ("2E+1", 20.0), ("-5.e-1", -0.5)])
+def test_numbers_that_yaml_takes_for_text_are_numbers(tiny_llama: dict[str, Path], written: str, number: float) -> None:
+    text = merge_of(tiny_llama, "ties", weight=0.25)[1].to_yaml()
+    assert Recipe.from_yaml(text.replace("0.25", written)).groups[0].coefficients["weight"] == number
+    for word in ("half", "'0.5 or so'", "1e", "true"):
+        with pytest.raises(RecipeError, match=r"coefficients\.weight: expected a finite number, got"):
+            Recipe.from_yaml(text.replace("0.25", word))
+
+
 @pytest.mark.parametrize("weights", [{"a": 0.5}, {"a": 0.5, "b": 0.5, "c": 0.5}, {"a": 0.5, "x": 0.5}])
 def test_weights_of_other_experts_are_refused(tiny_llama: dict[str, Path], weights: dict[str, float]) -> None:
     merger, recipe = merge_of(tiny_llama, "ties", weight=weights)
@@ -181,6 +190,15 @@ def test_every_method_names_a_broken_tensor_and_its_model(family: dict[str, Path
         dict(merger.stream(recipe))
 
 
+@pytest.mark.parametrize("method", ["passthrough", "scaled"])
+def test_a_broken_model_is_not_passed_through(family: dict[str, Path], method: str) -> None:
+    edit(family["b"], lambda tensors: tensors[UP].fill_(float("nan")))
+    merger, recipe = merge_of(family, method)
+    assert recipe.options == {"model": "b"}
+    with pytest.raises(MergeError, match=r"up_proj\.weight: NaN or Inf in the weights of b"):
+        dict(merger.stream(recipe))
+
+
 def test_a_broken_base_is_named_too(family: dict[str, Path], tmp_path: Path) -> None:
     edit(family["base"], lambda tensors: tensors[UP].fill_(float("nan")))
     _, recipe = merge_of(family, "ties")
@@ -200,6 +218,18 @@ def test_broken_factors_are_named(family: dict[str, Path], tmp_path: Path) -> No
     experts = {"b": CompressedExpert.open(tmp_path / "small", base=base), "a": Checkpoint.open(family["a"])}
     with pytest.raises(MergeError, match=r"up_proj\.weight: NaN or Inf in the weights of b"):
         dict(Materialiser(base, experts).stream(recipe))
+
+
+@pytest.mark.parametrize("file", ["../factors-00001.safetensors", "/etc/passwd", "gone.safetensors"])
+def test_a_compressed_expert_reads_files_of_its_own_folder_alone(
+    tiny_llama: dict[str, Path], tmp_path: Path, file: str
+) -> None:
+    compress(tiny_llama["base"], tiny_llama["b"], tmp_path / "small", method="svd", rank=2)
+    shutil.copyfile(tmp_path / "small" / "factors-00001.safetensors", tmp_path / "factors-00001.safetensors")
+    manifest = tmp_path / "small" / "compressed.json"
+    manifest.write_text(manifest.read_text().replace('"factors-00001.safetensors"', json.dumps(file)))
+    with pytest.raises(CheckpointError, match=rf"small: {file} is missing"):
+        CompressedExpert.open(tmp_path / "small", base=Checkpoint.open(tiny_llama["base"]))
 
 
 def test_an_adapter_of_rank_0_is_refused(tiny_llama: dict[str, Path], tmp_path: Path) -> None:

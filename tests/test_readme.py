@@ -11,6 +11,7 @@ import yaml
 
 from evomerge.config import Config
 from evomerge.merge import METHODS
+from evomerge.mergekit.methods import COUNTERPARTS
 from evomerge.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,6 +62,20 @@ def test_links_to_files_lead_somewhere(target: str) -> None:
 def test_files_and_folders_named_in_code_exist() -> None:
     for name in set(re.findall(r"`((?:configs|launch|benchmarks|evomerge)/[\w./]*)`", README)):
         assert (ROOT / name).exists(), name
+
+
+def test_the_page_on_mergekit_names_every_method_and_every_key_that_is_refused() -> None:
+    page = (ROOT / "evomerge" / "mergekit" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", page.partition("## Other defaults")[0], flags=re.MULTILINE)
+    assert [theirs for theirs, _ in rows] == [counterpart.theirs for counterpart in COUNTERPARTS]
+    for counterpart, (_, ours) in zip(COUNTERPARTS, rows, strict=True):
+        assert f"`{counterpart.ours}`" in ours
+        assert all(f"`{name}`" in page for name in counterpart.inert)
+    for key in (
+        "modules", "chat_template", "tokenizer.tokens", "tokenizer.pad_to_multiple_of", "residual_weight",
+        "override_architecture",
+    ):  # fmt: skip
+        assert f"`{key}`" in page.partition("## Refused by name")[2], key
 
 
 def test_make_targets_shown_exist() -> None:

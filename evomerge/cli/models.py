@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -71,7 +73,7 @@ def merge(
     from evomerge.folder import write_folder
 
     notes: list[str] = []
-    with transfer(f"merging to {out}") as progress:
+    with _of_file(recipe), transfer(f"merging to {out}") as progress:
         folder = write_folder(recipe, out, shard_size=shard_size, progress=progress, report=notes.append)
     for note in notes:
         typer.echo(f"Note: {note}")
@@ -103,7 +105,8 @@ def recipe(
         raise RecipeError(f"{source}: --trial is for run directories; a recipe is one merge")
     else:
         found = load_recipe(source)
-    typer.echo(to_mergekit(found) if form is Form.mergekit else found.to_yaml(), nl=False)
+    with _of_file(source):
+        typer.echo(to_mergekit(found) if form is Form.mergekit else found.to_yaml(), nl=False)
 
 
 def score(
@@ -148,6 +151,19 @@ def score(
         )
         found = evaluate(model, benchmark, where="--tasks")
     stdout().print(_score_table(found))
+
+
+@contextmanager
+def _of_file(file: Path) -> Iterator[None]:
+    """Name the file in errors of what is checked against the models, where only the recipe is known."""
+    from evomerge.errors import RecipeError
+
+    try:
+        yield
+    except RecipeError as error:
+        if not str(error).startswith(("recipe: ", "models.")):
+            raise
+        raise RecipeError(f"{file}: {str(error).removeprefix('recipe: ')}") from error
 
 
 def _score_table(scores: list[TaskScore]) -> Table:

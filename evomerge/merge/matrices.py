@@ -24,10 +24,10 @@ from evomerge.merge.base import Coefficients, MergeMethod, Option, Parameter, Te
 from evomerge.merge.kernels import round_once, span
 
 NOT_LINEAR = (
-    r"emb|conv|text_projection|(^|\.)(wte|wpe|lm_head|embed_out|output_layer|output_projection|score|classifier)\."
+    r"emb|conv|bias|text_projection|(^|\.)(wte|wpe|lm_head|embed_out|output_layer|output_projection|score|classifier)\."
     r"|^output\."
 )
-"""Names of matrices that are tables of tokens, positions or classes, or filters, rather than linear layers."""
+"""Names of matrices that are tables of tokens, positions, classes or biases, or filters, rather than linear layers."""
 
 WEIGHT = Parameter(
     name="weight",
@@ -168,9 +168,10 @@ class MatrixMethod(MergeMethod):
     """θ = θ₀ + Σ wᵢ Mᵢ with matrices Mᵢ prepared from all task vectors; θ₀ + Σ wᵢ τᵢ/K where there are none.
 
     Matrices are the tensors of two dimensions, and the slices of those of three (`stacks`), except where
-    a name matches `averaged`: by default embeddings, output heads and convolutions, whose rows aren't
-    the outputs of one linear map of hidden states. Projections fused into one matrix (query, key and
-    value in GPT-NeoX or Phi; gate and up) are taken as the one matrix that they are stored as.
+    a name matches `averaged`: by default embeddings, output heads, convolutions and the biases of a
+    mixture's experts, whose rows aren't the outputs of one linear map of hidden states. Projections fused
+    into one matrix (query, key and value in GPT-NeoX or Phi; gate and up) are taken as the one matrix that
+    they are stored as.
     """
 
     options: ClassVar[tuple[Option, ...]] = (AVERAGED, STACKS, STORED_AS)

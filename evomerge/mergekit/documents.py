@@ -25,24 +25,46 @@ def parsed(text: str, where: str) -> Any:
 def reference(value: Any, where: str, folder: Path | None) -> ModelReference:
     """A model as mergekit spells it; a local folder is looked for from here and from `folder`, and made absolute.
 
-    Raises: RecipeError, also for adapters and replaced architectures, which aren't supported.
+    Raises: RecipeError, also for a model with an adapter.
+    """
+    model, adapter = with_adapter(value, where, folder)
+    if adapter is not None:
+        raise RecipeError(
+            f"{where}: {model.path} with the adapter {adapter.path}: adding an adapter isn't supported here; "
+            "merge it into its model first"
+        )
+    return model
+
+
+def with_adapter(value: Any, where: str, folder: Path | None) -> tuple[ModelReference, ModelReference | None]:
+    """A model as `reference` gives it, and the adapter that mergekit would first merge into it, if any.
+
+    Raises: RecipeError, also for a replaced architecture, which isn't supported.
     """
     if isinstance(value, Mapping):
         data = mapping(value, where, {"model", "lora", "override_architecture"})
-        for key in ("lora", "override_architecture"):
-            if data.get(key) is not None:
-                raise RecipeError(f"{where}.{key}: isn't supported; remove it")
-        inner = data.get("model")
-        if isinstance(inner, Mapping):
-            found = mapping(inner, f"{where}.model", {"path", "revision"})
-            return _local(str(found.get("path")), found.get("revision"), folder)
-        value = inner
+        if data.get("override_architecture") is not None:
+            raise RecipeError(f"{where}.override_architecture: isn't supported; remove it")
+        adapter = data.get("lora")
+        found = None if adapter is None else _one_model(adapter, f"{where}.lora", folder)
+        return _one_model(data.get("model"), f"{where}.model", folder), found
+    if not isinstance(value, str) or value.count("+") != 1:
+        return _one_model(value, where, folder), None
+    model, _, adapter = value.partition("+")
+    return _one_model(model, where, folder), _one_model(adapter, where, folder)
+
+
+def _one_model(value: Any, where: str, folder: Path | None) -> ModelReference:
+    if isinstance(value, Mapping):
+        data = mapping(value, where, {"path", "revision"})
+        path, revision = data.get("path"), data.get("revision")
+        if not isinstance(path, str) or not path:
+            raise RecipeError(f"{where}.path: expected a folder or a hub id, got {path!r}")
+        return _local(path, revision, folder)
     if not isinstance(value, str) or not value:
         raise RecipeError(f"{where}: expected a folder or a hub id, got {value!r}")
     if "+" in value:
-        raise RecipeError(
-            f"{where}: {value!r}: adding an adapter with + isn't supported; merge it into its model first"
-        )
+        raise RecipeError(f"{where}: {value!r}: has more than one +, which stands between a model and one adapter")
     path, _, revision = value.partition("@")
     return _local(path, revision or None, folder)
 

@@ -6,7 +6,8 @@ filter and per depth becomes groups, each with the numbers that mergekit would h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from evomerge.architecture import Layout
 from evomerge.checkpoint import Checkpoint
 from evomerge.errors import RecipeError, unknown
 from evomerge.materialise import FLOATING
-from evomerge.mergekit.documents import mapping, named, parsed, reference, sequence
-from evomerge.mergekit.methods import BY_THEIRS, INERT_EVERYWHERE, Counterpart, Setting
+from evomerge.merge import METHODS
+from evomerge.merge.base import MergeMethod, Option, Parameter
+from evomerge.mergekit.documents import mapping, named, parsed, reference, sequence, with_adapter
+from evomerge.mergekit.methods import BY_THEIRS, INERT_EVERYWHERE, Counterpart, Number, Setting, Switch
 from evomerge.mergekit.settings import conditions_of, evaluate, parameters_of
+from evomerge.models import open_expert
 from evomerge.recipe import Coefficient, Group, ModelReference, Recipe, Slice, VocabularyPolicy
 from evomerge.slices import stack
-
-OpenModel = Callable[[ModelReference], Checkpoint]
 
 _TOP = {
     "merge_method", "models", "slices", "modules", "base_model", "dtype", "out_dtype", "tokenizer_source",
@@ -33,12 +35,16 @@ _TOP = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Source:
-    """One model in one stretch of layers, with its own layers there (None: all) and the parameters given for it."""
+    """One model in one stretch of layers, with its own layers there (None: all) and the parameters given for it.
+
+    An adapter is a model too; `adapts` is then the model that it is added to.
+    """
 
     model: ModelReference
     where: str
     parameters: Mapping[str, Any]
     layers: tuple[int, int] | None = None
+    adapts: ModelReference | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +75,7 @@ class _Spot:
     depth: float
 
 
-def load_recipe(path: str | Path, *, open_model: OpenModel = Checkpoint.open) -> Recipe:
+def load_recipe(path: str | Path) -> Recipe:
     """Read a recipe file of either kind, ours or mergekit's.
 
     Model paths of a recipe are relative to the file's folder. Those of a mergekit file are, as in
@@ -83,7 +89,8 @@ def load_recipe(path: str | Path, *, open_model: OpenModel = Checkpoint.open) ->
     except OSError as error:
         raise RecipeError(f"{path}: can't be read: {error.strerror}") from error
     if is_mergekit(text):
-        return read_mergekit(text, where=str(path), folder=path.parent, open_model=open_model)
+        return read_mergekit(text, where=str(path), folder=path.parent)
+    _refuse_other_files(text, str(path))
     return Recipe.from_yaml(text, where=str(path)).relative_to(path.parent)
 
 
@@ -101,16 +108,15 @@ def read_mergekit(
     *,
     where: str = "mergekit file",
     folder: Path | None = None,
-    open_model: OpenModel = Checkpoint.open,
 ) -> Recipe:
     """The recipe that a mergekit merge file describes.
+
+    Models are opened where their layers and tensor names are needed: for slices, filters and values over depth.
 
     Args:
         text: YAML with `models` or `slices`.
         where: what to call the file in messages.
         folder: where local models are looked for after the current folder.
-        open_model: opens models, whose layers and tensor names are needed where the file has slices,
-            filters or values over depth.
 
     Returns: a recipe with the parameters that mergekit would use for every tensor. Its dtype is
         `out_dtype`, or else `dtype`: merging itself is done in higher precision.
@@ -124,7 +130,8 @@ def read_mergekit(
     counterpart = BY_THEIRS[method]
     _refuse_unsupported(top, where)
     stretches, base = _stretches(top, where, folder)
-    first = base or stretches[0].sources[0].model
+    first = base or stretches[0].sources[0].adapts or stretches[0].sources[0].model
+    _refuse_other_adapters(stretches, first)
     experts = _experts(stretches, base, first, counterpart, where)
     parameters = parameters_of(top.get("parameters"), f"{where}: parameters")
     for stretch in stretches:
@@ -136,11 +143,12 @@ def read_mergekit(
     reading = _Reading(where, counterpart, experts, base, parameters)
     vocabulary = _vocabulary(top, first, where, folder)
     if len(stretches) > 1 or stretches[0].layers is not None or reading.varies(stretches[0]):
-        checkpoint = open_model(first)
+        checkpoint = Checkpoint.open(first)
         if slices := _slices(stretches, checkpoint.layout.depth, first, experts, counterpart):
             try:
-                opened = {name: open_model(model) for name, model in experts.items()}
-                checkpoint, _ = stack(checkpoint, opened, slices, vocabulary=vocabulary == "same")
+                resized = vocabulary != "same"
+                opened = {name: open_expert(model, checkpoint, resized=resized) for name, model in experts.items()}
+                checkpoint, _ = stack(checkpoint, opened, slices, vocabulary=not resized)
             except RecipeError as error:
                 raise RecipeError(f"{where}: {str(error).removeprefix('models.')}") from error
         layout = checkpoint.layout
@@ -275,8 +283,27 @@ class _Reading:
             if name in scope:
                 value = evaluate(scope[name], spot.name, spot.depth, f"{where}.{name}", number=number)
                 if value is not None:
+                    if number:
+                        self._refuse_out_of_range(value, name, f"{where}.{name}")
                     return value
         return None
+
+    def _refuse_out_of_range(self, value: float, name: str, where: str) -> None:
+        """Refuse a number that our method doesn't take, at its place in the file."""
+        known: dict[str, Number | Switch] = {
+            **self.counterpart.per_model, **self.counterpart.shared, **self.counterpart.switches
+        }  # fmt: skip
+        method: type[MergeMethod] = METHODS.get(self.counterpart.ours)
+        declared: Iterable[Parameter | Option] = (*method.parameters, *method.options)
+        ours = None if name not in known else known[name].ours
+        bounds = next((item for item in declared if item.name == ours), None)
+        least = -math.inf if bounds is None or bounds.minimum is None else bounds.minimum
+        most = math.inf if bounds is None or bounds.maximum is None else bounds.maximum
+        whole = bounds is not None and isinstance(bounds.default, int)
+        if not (least <= value <= most) or math.isinf(value) or (whole and value != int(value)):
+            span = f" from {least:g} to {most:g}" if math.isfinite(least) and math.isfinite(most) else ""
+            span = f" of at least {least:g}" if math.isfinite(least) and not span else span
+            raise RecipeError(f"{where}: expected a {'whole' if whole else 'finite'} number{span}, got {value:g}")
 
 
 def _refuse_unsupported(top: Mapping[str, Any], where: str) -> None:
@@ -288,6 +315,35 @@ def _refuse_unsupported(top: Mapping[str, Any], where: str) -> None:
         )
     if (top.get("models") is None) == (top.get("slices") is None):
         raise RecipeError(f"{where}: expected either models or slices")
+
+
+def _refuse_other_files(text: str, where: str) -> None:
+    """Say what a file is that is no recipe, but another of the files around merging."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return
+    if not isinstance(data, dict) or "evomerge" in data:
+        return
+    if "genome" in data:
+        raise RecipeError(
+            f"{where}: is a search of mergekit-evolve; turn it into a config: evomerge init OUT --from {where}"
+        )
+    if "gate_mode" in data:
+        raise RecipeError(f"{where}: makes a mixture of experts of dense models (mergekit-moe), which isn't supported")
+    if "benchmark" in data:
+        raise RecipeError(f"{where}: is the config of a search; run it with: evomerge search {where}")
+
+
+def _refuse_other_adapters(stretches: Sequence[_Stretch], first: ModelReference) -> None:
+    for stretch in stretches:
+        for source in stretch.sources:
+            if source.adapts is not None and source.adapts != first:
+                raise RecipeError(
+                    f"{source.where.removesuffix('.parameters')}.model: the adapter {source.model.path} is added to "
+                    f"{source.adapts.path}, which isn't supported for another model than the base ({first.path}); "
+                    "merge it into its model first"
+                )
 
 
 def _vocabulary(top: Mapping[str, Any], first: ModelReference, where: str, folder: Path | None) -> VocabularyPolicy:
@@ -394,8 +450,10 @@ def _stretch(data: Mapping[str, Any], where: str, folder: Path | None, start: in
 
 def _source(entry: Any, where: str, known: set[str], folder: Path | None) -> _Source:
     data = mapping(entry, where, known)
+    model, adapter = with_adapter(data.get("model"), f"{where}.model", folder)
     return _Source(
-        model=reference(data.get("model"), f"{where}.model", folder),
+        model=model if adapter is None else adapter,
+        adapts=None if adapter is None else model,
         where=f"{where}.parameters",
         parameters=parameters_of(data.get("parameters"), f"{where}.parameters"),
     )

@@ -7,20 +7,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
 
-from evomerge.checkpoint import Checkpoint
+from evomerge.checkpoint import Checkpoint, is_adapter, is_compressed, whereabouts
 from evomerge.errors import RecipeError
 from evomerge.materialise import checked_options, method_of
 from evomerge.mergekit.methods import BY_OURS, Counterpart
-from evomerge.mergekit.read import OpenModel
+from evomerge.models import open_expert
 from evomerge.recipe import Coefficient, Group, ModelReference, Recipe, Slice
 from evomerge.slices import stack
 
 _UNTELLING = {"weight", "bias"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Adapter(ModelReference):
+    """An adapter of the base, which mergekit names together with that."""
+
+    base: ModelReference
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +39,16 @@ class _Slice:
     conditions: tuple[tuple[str | None, int], ...]
 
 
-def to_mergekit(recipe: Recipe, *, open_model: OpenModel = Checkpoint.open) -> str:
+def to_mergekit(recipe: Recipe) -> str:
     """A recipe as a mergekit merge file, which reads back as the same merge.
+
+    Models are opened where their layers and tensor names are needed: if groups select tensors or layers are stacked.
 
     Args:
         recipe: the merge. Where mergekit draws entries at random, it will draw others; a comment says so.
-        open_model: opens models, whose layers and tensor names are needed if groups select tensors or layers
-            are stacked.
 
-    Raises: RecipeError if mergekit has no such method, option, coefficient or way to select a group's tensors.
+    Raises: RecipeError if mergekit has no such method, option, coefficient, kind of expert or way to select a group's
+        tensors.
     """
     counterpart = BY_OURS.get("scaled" if recipe.method == "passthrough" else recipe.method)
     if counterpart is None:
@@ -48,6 +56,7 @@ def to_mergekit(recipe: Recipe, *, open_model: OpenModel = Checkpoint.open) -> s
             f"recipe: method: mergekit has no counterpart of {recipe.method}; it has those of {', '.join(BY_OURS)}"
         )
     options = checked_options(recipe)
+    recipe = replace(recipe, experts={name: _expert(recipe, name, model) for name, model in recipe.experts.items()})
     experts = dict(recipe.experts)
     if counterpart.ours == "scaled":
         chosen = options.pop("model")
@@ -58,7 +67,7 @@ def to_mergekit(recipe: Recipe, *, open_model: OpenModel = Checkpoint.open) -> s
     if not recipe.groups and method_of(recipe).parameters:
         groups = [_parameters(recipe, Group(name="all"), counterpart, experts)]
 
-    slices = _slices(recipe, open_model)
+    slices = _slices(recipe)
     listed = dict(experts)
     if base is not None and base not in listed.values():
         listed = {"": base, **listed}
@@ -176,7 +185,17 @@ def _parameters(
     return found
 
 
-def _slices(recipe: Recipe, open_model: OpenModel) -> tuple[_Slice, ...]:
+def _expert(recipe: Recipe, name: str, model: ModelReference) -> ModelReference:
+    """An expert as mergekit can read it, known for an adapter if it lies on this machine."""
+    folder = whereabouts(model).path
+    if folder is not None and is_compressed(folder):
+        raise RecipeError(f"recipe: models.experts.{name}: mergekit can't read compressed experts such as {model.path}")
+    if folder is not None and is_adapter(folder):
+        return _Adapter(path=model.path, revision=model.revision, base=recipe.base)
+    return model
+
+
+def _slices(recipe: Recipe) -> tuple[_Slice, ...]:
     """Consecutive layers in which every tensor's group can be told by filters alone."""
     selective = [
         group.layers is not None or group.kinds is not None or group.names is not None for group in recipe.groups
@@ -184,10 +203,11 @@ def _slices(recipe: Recipe, open_model: OpenModel) -> tuple[_Slice, ...]:
     alike = not any(selective) or selective[0] is False
     if alike and not recipe.slices:
         return (_Slice(0, 0, ((None, 0),)),)
-    checkpoint = open_model(recipe.base)
+    checkpoint = Checkpoint.open(recipe.base)
     if recipe.slices:
-        experts = {name: open_model(model) for name, model in recipe.experts.items()}
-        checkpoint, _ = stack(checkpoint, experts, recipe.slices, vocabulary=recipe.vocabulary == "same")
+        resized = recipe.vocabulary != "same"
+        experts = {name: open_expert(model, checkpoint, resized=resized) for name, model in recipe.experts.items()}
+        checkpoint, _ = stack(checkpoint, experts, recipe.slices, vocabulary=not resized)
     layout = checkpoint.layout
     starts = set(_starts(recipe.slices))
     if alike:
@@ -321,6 +341,12 @@ def _conditional(
 
 def _spelled(model: ModelReference) -> Any:
     """A model as mergekit spells it; where + or @ in a path would be misread, as a mapping."""
+    if isinstance(model, _Adapter):
+        whole, adapter = _spelled(model.base), _spelled(ModelReference(path=model.path, revision=model.revision))
+        if isinstance(whole, str) and isinstance(adapter, str):
+            return f"{whole}+{adapter}"
+        parts = {"model": whole, "lora": adapter}
+        return {key: part["model"] if isinstance(part, Mapping) else part for key, part in parts.items()}
     if "+" in model.path or "@" in model.path:
         revision = {} if model.revision is None else {"revision": model.revision}
         return {"model": {"path": model.path, **revision}}

@@ -66,6 +66,25 @@ def test_a_wrong_recipe_is_a_message_and_leaves_nothing(cli: Any, tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe.yaml"]
 
 
+@pytest.mark.parametrize(
+    ("found", "wrong", "message"),
+    [
+        ("weight:", "wieght:", "groups[0] (all): coefficients: unknown coefficient 'wieght'"),
+        ("dtype: auto", "dtype: fp16", "dtype: unknown dtype 'fp16'"),
+        ("models:\n", "models:\n  slices: [{base: [0, 7]}]\n", "models.slices[0].base: layers 0 to 7, but it has"),
+    ],
+)
+def test_what_does_not_fit_the_models_is_said_with_the_recipes_name(
+    cli: Any, tmp_path: Path, recipe: Path, found: str, wrong: str, message: str
+) -> None:
+    text = recipe.read_text()
+    assert found in text
+    recipe.write_text(text.replace(found, wrong))
+    done = cli("merge", recipe, tmp_path / "merged")
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"Error: {recipe}: {message}")
+
+
 def test_a_folder_that_is_not_empty_is_not_written_into(cli: Any, tmp_path: Path, recipe: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")

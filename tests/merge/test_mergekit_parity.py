@@ -1,6 +1,7 @@
 """The same merges by mergekit, on whole small models, within the rounding of its float32 arithmetic.
 
-Where the two differ on purpose, the case says how our options are set to match, or what is left out:
+Where the two differ on purpose (all of it is in evomerge/mergekit/README.md), the case says how our options are set to
+match, or what is left out:
 
 - ties, breadcrumbs: entries that tie with the last one kept are all kept; mergekit keeps an arbitrary part.
 - dare, della: masks are random in both, from different generators, so only a density of 1 compares. By

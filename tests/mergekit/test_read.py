@@ -183,7 +183,47 @@ REFUSED = {
     "padding": (ties(tokenizer={"pad_to_multiple_of": 8}), "tokenizer.pad_to_multiple_of: isn't supported"),
     "a chat template": (ties(chat_template="auto"), "chat_template: replacing it isn't supported"),
     "an unknown dtype": (ties(out_dtype="int8"), "out_dtype: unknown dtype 'int8'"),
-    "an adapter": (ties(base_model="org/base+org/lora"), r"base_model: .* adding an adapter"),
+    "a base with an adapter": (
+        ties(base_model="org/base+org/lora"),
+        "base_model: org/base with the adapter org/lora: adding an adapter isn't supported here",
+    ),
+    "an adapter of another model than the base": (
+        ties(models=[{"model": "org/one+org/lora", "parameters": {"weight": 1}}]),
+        r"models\[0\]\.model: the adapter org/lora is added to org/one, .* another model than the base \(org/base\)",
+    ),
+    "two adapters": (ties(models=[{"model": "org/base+org/one+org/two"}]), r"models\[0\]\.model: .* more than one \+"),
+    "another architecture": (
+        ties(models=[{"model": {"model": "org/one", "override_architecture": "X"}}]),
+        r"models\[0\]\.model\.override_architecture: isn't supported",
+    ),
+    "a model without a path": (
+        ties(models=[{"model": {"model": {"revision": "v1"}}}]),
+        r"models\[0\]\.model\.model\.path",
+    ),
+    "a density above 1": (
+        ties(parameters={"density": 1.5}),
+        r"parameters\.density: expected a finite number from 0 to 1, got 1\.5",
+    ),
+    "a model's density below 0": (
+        ties(models=[{"model": "org/one", "parameters": {"weight": 1, "density": -0.5}}]),
+        r"models\[0\]\.parameters\.density: expected a finite number from 0 to 1, got -0\.5",
+    ),
+    "a weight that is no number": (
+        ties(models=[{"model": "org/one", "parameters": {"weight": float("nan")}}]),
+        r"models\[0\]\.parameters\.weight: expected a finite number, got nan",
+    ),
+    "a factor without end": (
+        ties(parameters={"lambda": float("inf")}),
+        r"parameters\.lambda: expected a finite number",
+    ),
+    "part of a step": (
+        ties(merge_method="karcher", models=[{"model": "org/one"}], parameters={"max_iter": 2.5}),
+        r"parameters\.max_iter: expected a whole number of at least \d+, got 2\.5",
+    ),
+    "a tolerance below 0": (
+        ties(merge_method="karcher", models=[{"model": "org/one"}], parameters={"tol": -1}),
+        r"parameters\.tol: expected a finite number of at least 0, got -1",
+    ),
     "a missing base": (ties(base_model=None), "base_model: missing; ties needs it"),
     "a model twice": (
         ties(models=[{"model": "org/one"}, {"model": "org/one"}]),
@@ -245,6 +285,36 @@ def test_what_is_not_supported_is_refused_by_name(case: str) -> None:
     with pytest.raises(RecipeError, match=message) as error:
         read_mergekit(text, where="merge.yaml")
     assert str(error.value).startswith("merge.yaml: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("genome: {models: [a]}\ntasks: [{name: x}]\n", "is a search of mergekit-evolve; .*: evomerge init OUT --from"),
+        ("base_model: a\ngate_mode: hidden\nexperts: []\n", r"\(mergekit-moe\), which isn't supported"),
+        ("models: {base: a}\nbenchmark: {tasks: []}\n", "is the config of a search; run it with: evomerge search"),
+    ],
+)
+def test_other_files_around_merging_are_told_apart_from_recipes(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=rf"other\.yaml: .*{message}"):
+        load_recipe(tmp_path / "other.yaml")
+
+
+@pytest.mark.parametrize(
+    ("method", "models", "base"),
+    [
+        ("task_arithmetic", ["org/base+org/lora", {"model": "org/base", "lora": "org/two@v2"}], "org/base"),
+        ("passthrough", ["org/base+org/lora"], None),
+    ],
+)
+def test_an_adapter_of_the_base_is_an_expert(method: str, models: list[Any], base: str | None) -> None:
+    weights = {"weight": 1.0} if method == "task_arithmetic" else {}
+    data = {"merge_method": method, "models": [{"model": model, "parameters": weights} for model in models]}
+    found = read_mergekit(yaml.safe_dump({**data, **({} if base is None else {"base_model": base})}))
+    expected = {"lora": ModelReference(path="org/lora"), "two": ModelReference(path="org/two", revision="v2")}
+    assert found.base == ModelReference(path="org/base")
+    assert found.experts == dict(list(expected.items())[: len(models)])
 
 
 def test_layers_that_a_model_has_not_are_refused(family: dict[str, Path]) -> None:

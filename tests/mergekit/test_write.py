@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from evomerge.checkpoint import Checkpoint
+from evomerge.compress import compress
 from evomerge.errors import RecipeError
 from evomerge.materialise import Materialiser
 from evomerge.mergekit.read import read_mergekit
@@ -31,6 +35,20 @@ def recipe(folders: dict[str, Path], method: str, *groups: Group, **changes: Any
         groups=groups,
         **changes,
     )
+
+
+def write_adapter(folder: Path) -> Path:
+    """A LoRA adapter of the tiny Llama, as PEFT stores one."""
+    folder.mkdir(parents=True)
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    factors = {
+        f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora_{part}.weight": torch.full(shape, 0.1)
+        for layer in range(2)
+        for part, shape in (("A", (2, 32)), ("B", (32, 2)))
+    }
+    save_file(factors, folder / "adapter_model.safetensors")
+    return folder
 
 
 def merged(made: Recipe) -> dict[str, Any]:
@@ -120,6 +138,31 @@ def test_what_mergekit_cannot_express_is_said(
 ) -> None:
     made = recipe(tiny_llama, method, Group(name="all", coefficients=coefficients), options=options)
     with pytest.raises(RecipeError, match=message):
+        to_mergekit(made)
+
+
+@pytest.mark.parametrize("place", ["plain", "a+b"])
+@pytest.mark.parametrize("method", ["task_arithmetic", "scaled"])
+def test_an_adapter_is_written_with_its_base(
+    method: str, place: str, tiny_llama: dict[str, Path], tmp_path: Path
+) -> None:
+    folders = {"base": tiny_llama["base"], "a": write_adapter(tmp_path / place / "a"), "b": tiny_llama["b"]}
+    options = {"model": "a"} if method == "scaled" else {}
+    coefficients = {"scale": 0.5} if method == "scaled" else weights(0.5, 0.25)
+    layered = (Group(name="first", layers=(0, 0), coefficients=coefficients), Group(name="rest"))
+    made = recipe(folders, method, *layered, options=options)
+    text = to_mergekit(made)
+    assert ("+" in text) == (place == "plain" or "a+b" in text)
+    again = read_mergekit(text)
+    assert folders["a"] in {Path(model.path) for model in again.experts.values()}
+    first, second = (dict(Materialiser(*open_models(one.base, one.experts)).stream(one)) for one in (made, again))
+    assert all(first[name].equal(second[name]) for name in first)
+
+
+def test_a_compressed_expert_is_refused(tiny_llama: dict[str, Path], tmp_path: Path) -> None:
+    compress(tiny_llama["base"], tiny_llama["a"], tmp_path / "small", method="svd", rank=2)
+    made = recipe({**tiny_llama, "a": tmp_path / "small"}, "task_arithmetic", Group(name="all"))
+    with pytest.raises(RecipeError, match=r"models\.experts\.a: mergekit can't read compressed experts such as"):
         to_mergekit(made)
 
 

@@ -133,7 +133,7 @@ def _write_weights(
     dtypes = materialiser.stored(recipe)
     sizes = {name: materialiser.base.tensors[name].num_elements * dtype.itemsize for name, dtype in dtypes.items()}
     shards = _shards(sizes, limit)
-    tensors = materialiser.stream(recipe)
+    tensors = materialiser.stream(recipe, reuse=True)
     written, total = 0, sum(sizes.values())
     weight_map = {}
     for number, names in enumerate(shards, start=1):

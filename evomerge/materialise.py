@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from evomerge.errors import CheckpointError, EvomergeError, MergeError, RecipeEr
 from evomerge.merge import METHODS
 from evomerge.merge.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
 from evomerge.merge.kernels import is_finite
+from evomerge.paging import prefer_large_pages, read_ahead
 from evomerge.prepared import KeptStates, key_of
 from evomerge.recipe import Coefficient, Group, Recipe
 
@@ -194,24 +197,59 @@ class Materialiser:
             if out is not target:
                 target.copy_(out)
 
-    def stream(self, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
+    def stream(self, recipe: Recipe, *, reuse: bool = False) -> Iterator[tuple[str, Tensor]]:
         """The merged tensors one at a time, in the order of `stored`, on the CPU, in storage dtype.
 
-        Each is new memory, so taking them one by one needs that of a few tensors. Integers are the base's.
+        Taking them one by one needs the memory of a few tensors. While one is merged, the inputs of the next are read.
+        Integers are the base's.
+
+        Args:
+            recipe: the merge.
+            reuse: whether each tensor has the memory of the last but one, rather than new memory.
 
         Raises: as `write`.
         """
         coefficients = self._checked(recipe)
         method = self._new_method(recipe)
         self._survey(method, keep=False)
-        for name, dtype in self.stored(recipe).items():
-            if not dtype.is_floating_point:
-                yield name, self.base.tensor(name)
-                continue
-            inputs = self._inputs(name, method, keep=False)
-            out = torch.empty(self.base.tensors[name].shape, dtype=dtype, device=self.device)
-            self._merge(inputs, method, method.prepare(inputs), coefficients[name], out)
-            yield name, out.cpu()
+        stored = self.stored(recipe)
+        rooms = self._rooms(stored) if reuse and self.device.type == "cpu" else None
+        with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
+            reading: deque[Future[TensorInputs]] = deque()
+            to_read = (name for name, dtype in stored.items() if dtype.is_floating_point)
+            for name in islice(to_read, 1):
+                reading.append(reader.submit(self._read, name, method))
+            for name, dtype in stored.items():
+                if not dtype.is_floating_point:
+                    yield name, self.base.tensor(name)
+                    continue
+                inputs = reading.popleft().result()
+                for following in islice(to_read, 1):
+                    reading.append(reader.submit(self._read, following, method))
+                shape = self.base.tensors[name].shape
+                if rooms is None:
+                    out = torch.empty(shape, dtype=dtype, device=self.device)
+                else:
+                    rooms.rotate()
+                    out = rooms[0][: math.prod(shape) * dtype.itemsize].view(dtype).view(shape)
+                self._merge(inputs, method, method.prepare(inputs), coefficients[name], out)
+                yield name, out.cpu()
+
+    def _rooms(self, stored: Mapping[str, torch.dtype]) -> deque[Tensor]:
+        """Two pieces of memory that each hold any of the merged tensors."""
+        size = max((self.base.tensors[name].num_elements * dtype.itemsize for name, dtype in stored.items()), default=0)
+        rooms = deque(torch.empty(size, dtype=torch.uint8) for _ in range(2))
+        for room in rooms:
+            prefer_large_pages(room)
+        return rooms
+
+    def _read(self, name: str, method: MergeMethod) -> TensorInputs:
+        """One tensor's inputs, in memory."""
+        inputs = self._inputs(name, method, keep=False)
+        for tensor in (inputs.base, *inputs.experts):
+            if tensor is not None:
+                read_ahead(tensor)
+        return inputs
 
     def _merge(
         self, inputs: TensorInputs, method: MergeMethod, state: Any, coefficients: Coefficients, out: Tensor

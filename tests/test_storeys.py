@@ -28,6 +28,7 @@ STOREYS: dict[int, tuple[str, ...]] = {
         "config",
         "compress",
         "encoding",
+        "paging",
         "prepared",
     ),
     3: ("space", "propose", "score", "ledger", "parts", "live", "materialise", "mergekit"),
@@ -62,7 +63,7 @@ DOORS: dict[str, tuple[str, ...]] = {
 }
 
 # Mathematics on tensors and arrays: no files, no config, no models.
-MATHEMATICS_MAY_IMPORT = {"numpy", "scipy", "torch", "numba"}
+MATHEMATICS_MAY_IMPORT = {"llvmlite", "numpy", "scipy", "torch", "numba"}
 GROUND_MAY_IMPORT = {"numpy"}
 
 

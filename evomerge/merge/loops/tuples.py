@@ -16,9 +16,6 @@ from numba.extending import intrinsic, overload
 
 from evomerge.merge.loops.elements import part
 
-# Nothing here is called from Python, and each wrapper would have to be compiled.
-_UNWRAPPED = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-
 
 def _written(write: Callable[..., Callable[..., Any]]) -> Callable[..., Any]:
     """A function for compiled loops, from one that makes it when it knows the types of the arguments."""
@@ -27,7 +24,7 @@ def _written(write: Callable[..., Callable[..., Any]]) -> Callable[..., Any]:
         raise NotImplementedError("for compiled loops")
 
     write.__annotations__.clear()  # numba compares them with those of what is made
-    overload(function, jit_options=_UNWRAPPED)(write)  # type: ignore[arg-type]
+    overload(function)(write)
     function.__doc__ = write.__doc__
     return function
 
@@ -41,7 +38,7 @@ def formula(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def each(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of tuples, from one of their elements; arguments that are no tuples are the same for all of them."""
-    of_one = part(function, **_UNWRAPPED)
+    of_one = part(function)
 
     def of_all(*arguments: Any) -> Any:
         many = max(len(argument) for argument in arguments if isinstance(argument, types.BaseTuple))

@@ -446,7 +446,7 @@ def merge_once(options: argparse.Namespace) -> None:
 
     def watch() -> None:
         nonlocal peak
-        while not done.wait(0.005):
+        while not done.wait(0.02):
             status = Path("/proc/self/status").read_text()
             peak = max(peak, int(status.split("RssAnon:")[1].split()[0]) * 1024)
 

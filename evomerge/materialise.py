@@ -10,7 +10,7 @@ import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -35,6 +35,9 @@ FLOATING = ("float32", "bfloat16", "float16", "float64")
 """dtypes that a recipe may ask for, beside "auto"."""
 
 _KEPT_PREPARATIONS = 2
+
+_READ_AHEAD = 8
+"""Tensors that are being read from the files while one is merged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +203,8 @@ class Materialiser:
     def stream(self, recipe: Recipe, *, reuse: bool = False) -> Iterator[tuple[str, Tensor]]:
         """The merged tensors one at a time, in the order of `stored`, on the CPU, in storage dtype.
 
-        Taking them one by one needs the memory of a few tensors. While one is merged, the inputs of the next are read.
-        Integers are the base's.
+        Taking them one by one needs the memory of a few tensors. While one is merged, the inputs of the next ones are
+        read. Integers are the base's.
 
         Args:
             recipe: the merge.
@@ -215,17 +218,15 @@ class Materialiser:
         stored = self.stored(recipe)
         rooms = self._rooms(stored) if reuse and self.device.type == "cpu" else None
         with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
-            reading: deque[Future[TensorInputs]] = deque()
-            to_read = (name for name, dtype in stored.items() if dtype.is_floating_point)
-            for name in islice(to_read, 1):
-                reading.append(reader.submit(self._read, name, method))
+            to_read = iter(stored)
+            reading = deque(reader.submit(self._read_ahead, name, method) for name in islice(to_read, _READ_AHEAD))
             for name, dtype in stored.items():
+                reading.popleft().result()
+                reading.extend(reader.submit(self._read_ahead, following, method) for following in islice(to_read, 1))
                 if not dtype.is_floating_point:
                     yield name, self.base.tensor(name)
                     continue
-                inputs = reading.popleft().result()
-                for following in islice(to_read, 1):
-                    reading.append(reader.submit(self._read, following, method))
+                inputs = self._inputs(name, method, keep=False)
                 shape = self.base.tensors[name].shape
                 if rooms is None:
                     out = torch.empty(shape, dtype=dtype, device=self.device)
@@ -243,13 +244,13 @@ class Materialiser:
             prefer_large_pages(room)
         return rooms
 
-    def _read(self, name: str, method: MergeMethod) -> TensorInputs:
-        """One tensor's inputs, in memory."""
-        inputs = self._inputs(name, method, keep=False)
-        for tensor in (inputs.base, *inputs.experts):
-            if tensor is not None:
-                read_ahead(tensor)
-        return inputs
+    def _read_ahead(self, name: str, method: MergeMethod) -> None:
+        """Have one tensor's inputs in memory, as far as they lie in files as they are."""
+        models = {"base": self.base} if method.base == "required" else {}
+        for model, checkpoint in {**models, **self.experts}.items():
+            stored = name if model == "base" else self._names[model][name]
+            if not checkpoint.computes(stored):
+                read_ahead(checkpoint.tensor(stored))
 
     def _merge(
         self, inputs: TensorInputs, method: MergeMethod, state: Any, coefficients: Coefficients, out: Tensor

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from evomerge.merge.base import Coefficients, Option, Parameter, TensorInputs
-from evomerge.merge.kernels import flattened, in_parts
+from evomerge.merge.kernels import compiled_for, flattened, in_parts
 from evomerge.merge.orders import magnitudes
 from evomerge.merge.sparse import (
     DENSITY,
@@ -28,7 +28,7 @@ from evomerge.merge.sparse import (
 
 _STEPS = 255
 _FINENESS = 2.0**31
-_CHUNK = 1 << 20
+_CHUNK = 1 << 17
 
 EPSILON = Parameter(
     name="epsilon",
@@ -122,6 +122,13 @@ def _steps(block: Any) -> Any:
     length = block.shape[1]
     if length == 1:
         return np.full(block.shape, round(_STEPS / 2), dtype=np.uint8)
+    if compiled := compiled_for():
+        # Sorting numbers together with their places is several times as fast as sorting places.
+        keys = (block.view(np.uint32).astype(np.uint64) << np.uint64(32)) | np.arange(length, dtype=np.uint64)
+        keys.sort(axis=1)
+        result = np.empty(block.shape, dtype=np.uint8)
+        compiled.rank_steps(keys, float(_STEPS), result)
+        return result
     by_size = np.argsort(block, axis=1)
     ordered = np.take_along_axis(block, by_size, axis=1)
     position = np.arange(length)

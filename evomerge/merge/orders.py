@@ -21,7 +21,13 @@ Between = Callable[[int, int, float, float], NDArray[np.float32]]
 KEPT = 1 << 16
 """Distinct values remembered per tensor and expert, at most."""
 
-_CHUNK = 1 << 20
+_CHUNK, _SORTED, _COUNTED = 1 << 16, 1 << 14, 1 << 20
+"""Entries looked at together; those that are sorted as a whole; the smallest part that a thread counts."""
+
+_BIN_BITS = 8
+_BINS, _REST_OF_BIN = 1 << (31 - _BIN_BITS), (1 << _BIN_BITS) - 1
+"""Numbers are counted together that share all bits but the last few."""
+
 _ENTRY_BYTES = 12
 _DROPPED = 13
 _PLACES, _REST = (1 << (31 - _DROPPED)) + 1, (1 << _DROPPED) - 1
@@ -35,7 +41,7 @@ class OrderStatistics:
     positive: int
     """Number of entries above zero."""
     values: NDArray[np.float32]
-    """Ascending, distinct: all that occur, or KEPT of them evenly spread."""
+    """Ascending, distinct: all that occur, or at most KEPT numbers from the least to the largest of them."""
     at_least: NDArray[np.int64]
     """For each value the number of entries that are no smaller."""
     complete: bool
@@ -53,9 +59,11 @@ class OrderStatistics:
             return float("inf")
         index = int(np.searchsorted(-self.at_least, -count, side="right")) - 1
         value = self.values[index]
-        if self.complete or self.at_least[index] == count or index + 1 == len(self.values):
+        if self.complete or value == np.inf:
             return float(value)
-        upper = self.values[index + 1]
+        upper, above = np.float32(np.inf), 0
+        if index + 1 < len(self.values):
+            upper, above = self.values[index + 1], int(self.at_least[index + 1])
         found: dict[int, NDArray[np.float32]] = {}
 
         def look(start: int, stop: int) -> None:
@@ -69,58 +77,68 @@ class OrderStatistics:
 
         in_parts(look, self.size, grain=_CHUNK, least=_CHUNK)
         candidates = np.sort(np.concatenate(list(found.values())))
-        return float(candidates[len(candidates) - (count - int(self.at_least[index + 1]))])
+        return float(candidates[len(candidates) - (count - above)])
 
 
 def order(size: int, values: Values) -> OrderStatistics:
-    """Sort a tensor's entries once and remember enough to find any of them.
+    """Count a tensor's entries by value, once, and remember enough to find any of them by its rank.
 
     Args:
         size: number of entries, at least one.
         values: what to order.
     """
-    first = values(0, min(size, _CHUNK))
-    first.sort()
-    # Differences of 16-bit numbers take few distinct values; those of float32 hardly repeat.
-    if size > KEPT and len(_starts(first)) > len(first) // 4:
-        return _order_all(size, values)
-    chunks: dict[int, tuple[NDArray[np.float32], NDArray[np.int64]]] = {}
+    if size <= _SORTED:
+        distinct, counts = np.unique(values(0, size), return_counts=True)
+        return _statistics(size, int(counts[0]) if distinct[0] == 0.0 else 0, distinct, counts, exact=True)
+    # Differences of 16-bit numbers mostly end in zeros; of float32 they don't, and are told apart coarsely.
+    exact = bool(np.mean(values(0, min(size, _CHUNK)).view(np.int32) & _REST_OF_BIN != 0) < 1 / 8)
+    found: list[tuple[NDArray[np.int32], NDArray[np.int64]]] = []
 
-    def sort(start: int, stop: int) -> None:
-        for begin in range(start, stop, _CHUNK):
-            ordered = values(begin, min(stop, begin + _CHUNK)) if begin else first
-            ordered.sort()
-            starts = _starts(ordered)
-            chunks[begin] = ordered[starts], np.diff(starts, append=len(ordered))
+    def count(start: int, stop: int) -> None:
+        counts = np.zeros(_BINS, dtype=np.int64)
+        extremes = np.array([_BINS, 0], dtype=np.int64)
+        for first in range(start, stop, _CHUNK):
+            bits = values(first, min(stop, first + _CHUNK)).view(np.int32)
+            spilled = _count(bits, counts, extremes, exact=exact)
+            found.append(np.unique(spilled, return_counts=True))
+        places = np.concatenate([[0], np.arange(extremes[0], extremes[1] + 1)])
+        places = places[counts[places] > 0]
+        found.append(((places << _BIN_BITS).astype(np.int32), counts[places]))
 
-    in_parts(sort, size, grain=_CHUNK, least=_CHUNK)
-    distinct, inverse = np.unique(np.concatenate([chunk[0] for chunk in chunks.values()]), return_inverse=True)
-    counts = np.zeros(len(distinct), dtype=np.int64)
-    np.add.at(counts, inverse, np.concatenate([chunk[1] for chunk in chunks.values()]))
-    at_least = np.cumsum(counts[::-1])[::-1]
-    chosen = _spread(len(distinct))
-    positive = int(counts[distinct > 0.0].sum())
-    return OrderStatistics(size, positive, distinct[chosen], at_least[chosen], len(distinct) <= KEPT)
-
-
-def _order_all(size: int, values: Values) -> OrderStatistics:
-    ordered = np.empty(size, dtype=np.float32)
-
-    def fill(start: int, stop: int) -> None:
-        for begin in range(start, stop, _CHUNK):
-            ordered[begin : min(stop, begin + _CHUNK)] = values(begin, min(stop, begin + _CHUNK))
-
-    in_parts(fill, size, grain=_CHUNK, least=_CHUNK)
-    ordered.sort()
-    distinct = np.unique(ordered[_spread(size)])
-    at_least = size - np.searchsorted(ordered, distinct, side="left")
-    positive = size - int(np.searchsorted(ordered, np.float32(0.0), side="right"))
-    return OrderStatistics(size, positive, distinct, at_least.astype(np.int64), False)
+    in_parts(count, size, grain=_CHUNK, least=_COUNTED)
+    bits, inverse = np.unique(np.concatenate([part[0] for part in found]), return_inverse=True)
+    counts = np.zeros(len(bits), dtype=np.int64)
+    np.add.at(counts, inverse, np.concatenate([part[1] for part in found]))
+    zeros = int(counts[0]) if bits[0] == 0 else 0
+    if zeros and not exact:
+        zeros = sum(int((values(first, min(size, first + _CHUNK)) == 0.0).sum()) for first in range(0, size, _CHUNK))
+    return _statistics(size, zeros, bits.view(np.float32), counts, exact=exact)
 
 
-def _starts(ordered: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Where in an ascending array each distinct value begins."""
-    return np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])).astype(np.int64)
+def _count(
+    bits: NDArray[np.int32], counts: NDArray[np.int64], extremes: NDArray[np.int64], *, exact: bool
+) -> NDArray[np.int32]:
+    """Count numbers by bin; if `exact`, only those that are the least of theirs, and the others are returned."""
+    if compiled := compiled_for():
+        spill: NDArray[np.int32] = np.empty(len(bits) if exact else 0, dtype=np.int32)
+        spilled: int = compiled.count(bits, _BIN_BITS, counts, extremes, spill)
+        collected: NDArray[np.int32] = spill[:spilled].copy()
+        return collected
+    odd = (bits & _REST_OF_BIN != 0) & exact
+    places = bits[~odd] >> _BIN_BITS
+    np.add.at(counts, places, 1)
+    extremes[0] = min(extremes[0], places[places > 0].min(initial=extremes[0]))
+    extremes[1] = max(extremes[1], places.max(initial=0))
+    left: NDArray[np.int32] = bits[odd]
+    return left
+
+
+def _statistics(
+    size: int, zeros: int, least: NDArray[np.float32], counts: NDArray[np.int64], *, exact: bool
+) -> OrderStatistics:
+    at_least = np.cumsum(counts[::-1])[::-1].astype(np.int64)
+    chosen = _spread(len(least))
+    return OrderStatistics(size, size - zeros, least[chosen], at_least[chosen], exact and len(least) <= KEPT)
 
 
 def _spread(count: int) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge.merge.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
-from evomerge.merge.kernels import flattened, fuse, representable
+from evomerge.merge.kernels import addresses_of, compiled_for, flattened, fuse, in_parts, representable
 
 WEIGHT = Parameter(
     name="weight",
@@ -97,14 +97,25 @@ class RamPlus(Ram):
         epsilon = self.option["epsilon"]
         base, *experts = (flattened(tensor) for tensor in (inputs.base, *inputs.experts))
         shared, own = np.zeros(len(experts)), np.zeros(len(experts))
+        if compiled := compiled_for(base, *experts):
+            arguments = (*addresses_of((base, *experts)), float(epsilon))
+            found: list[NDArray[np.int64]] = []
+
+            def count(start: int, stop: int) -> None:
+                counts = np.zeros((2, len(experts)), dtype=np.int64)
+                compiled.count_changed(start, stop, *arguments, *counts)
+                found.append(counts)
+
+            in_parts(count, base.numel())
+            shared, own = np.sum(found, axis=0).astype(np.float64)
+            return _ratio(shared, own, epsilon)
         for first in range(0, base.numel(), _CHUNK):
             start = base[first : first + _CHUNK].to(torch.float64)
             changed = [(expert[first : first + _CHUNK].to(torch.float64) - start).abs() > epsilon for expert in experts]
             counts = torch.stack(changed).sum(dim=0)
             shared += [float((mask & (counts > 1)).sum()) for mask in changed]
             own += [float((mask & (counts == 1)).sum()) for mask in changed]
-        ratio: NDArray[np.float64] = shared / np.maximum(own, max(epsilon, np.finfo(np.float64).tiny))
-        return ratio
+        return _ratio(shared, own, epsilon)
 
     def prepared_bytes(self, shape: tuple[int, ...], num_experts: int) -> int:
         """A number per expert."""
@@ -114,3 +125,8 @@ class RamPlus(Ram):
         """1 + r · min(ρ, α)."""
         boosts: NDArray[np.float64] = 1.0 + float(coefficients["r"]) * np.minimum(state, float(coefficients["alpha"]))
         return boosts
+
+
+def _ratio(shared: NDArray[np.float64], own: NDArray[np.float64], epsilon: float) -> NDArray[np.float64]:
+    ratio: NDArray[np.float64] = shared / np.maximum(own, max(epsilon, np.finfo(np.float64).tiny))
+    return ratio

@@ -133,9 +133,17 @@ def _levels(inputs: TensorInputs) -> Levels:
     sums = np.zeros((-(-size // _CHUNK), len(inputs.experts), _LEVELS))
     counts = np.zeros((-(-size // _CHUNK), _LEVELS), dtype=np.int64)
 
+    assert inputs.base is not None
+    flat = [flattened(tensor) for tensor in (inputs.base, *inputs.experts)]
+    compiled, arguments = compiled_for(*flat), addresses_of(flat)
+
     def fill(start: int, stop: int) -> None:
         for first in range(start, stop, _CHUNK):
             last = min(stop, first + _CHUNK)
+            if compiled is not None:
+                place = first // _CHUNK
+                compiled.into_levels(first, last, *arguments, edges, result, counts[place], sums[place])
+                continue
             result[first:last] = np.searchsorted(edges, values(first, last), side="right")
             counts[first // _CHUNK] = np.bincount(result[first:last], minlength=_LEVELS)
             for expert, vector in enumerate(_task_vectors(inputs, slice(first, last))):

@@ -124,6 +124,15 @@ def test_a_mark_promises_the_same_bfloat16_for_all_numbers_within_the_bound() ->
     check()
 
 
+# Not inside the test: numba crashes now and then when a compiled function is thrown away.
+@njit
+def tried_and_failed(work: Any) -> Any:
+    numbers = column(work[5][0], 0, work[0])
+    buffers = fused.make_buffers(work[0])
+    fused.run_segment(linear._weighted_sum, 0, work[5][1], work, numbers, in_single(True, numbers), buffers)
+    return buffers[4]
+
+
 def test_a_proof_succeeds_for_nearly_all_sums_of_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     base, *experts = awkward(3)
     models = [model[8:].contiguous() for model in (base, *experts)]
@@ -131,13 +140,6 @@ def test_a_proof_succeeds_for_nearly_all_sums_of_weights(monkeypatch: pytest.Mon
     given = kernels._work
     monkeypatch.setattr(kernels, "_work", lambda *arguments: work.append(given(*arguments)) or work[-1])
     span(models, [-0.4123, 0.5123, 0.4234, 0.4457], torch.empty_like(base[8:]))
-
-    @njit
-    def tried_and_failed(work: Any) -> Any:
-        numbers = column(work[5][0], 0, work[0])
-        buffers = fused.make_buffers(work[0])
-        fused.run_segment(linear._weighted_sum, 0, work[5][1], work, numbers, in_single(True, numbers), buffers)
-        return buffers[4]
 
     tried, failed = tried_and_failed(work[0])
     assert tried == models[0].numel()

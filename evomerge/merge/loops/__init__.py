@@ -12,9 +12,9 @@ from evomerge.merge.loops.fusion import importances, merge_fusion
 from evomerge.merge.loops.linear import gram, low_rank, span
 from evomerge.merge.loops.magmax import merge_magmax
 from evomerge.merge.loops.nearswap import merge_nearswap
-from evomerge.merge.loops.orders import magnitudes, magnitudes_between, tally
-from evomerge.merge.loops.ram import merge_ram
-from evomerge.merge.loops.sce import entries_of, variances
+from evomerge.merge.loops.orders import count, magnitudes, magnitudes_between, rank_steps, tally
+from evomerge.merge.loops.ram import count_changed, merge_ram
+from evomerge.merge.loops.sce import entries_of, into_levels, variances
 from evomerge.merge.loops.sparse import (
     add_band,
     add_random,
@@ -36,6 +36,8 @@ __all__ = [
     "add_ranked",
     "agreement",
     "are_finite",
+    "count",
+    "count_changed",
     "elect_band",
     "elect_largest",
     "elect_level",
@@ -44,6 +46,7 @@ __all__ = [
     "entries_of",
     "gram",
     "importances",
+    "into_levels",
     "low_rank",
     "magnitudes",
     "magnitudes_between",
@@ -54,6 +57,7 @@ __all__ = [
     "merge_magmax",
     "merge_nearswap",
     "merge_ram",
+    "rank_steps",
     "span",
     "tally",
     "variances",

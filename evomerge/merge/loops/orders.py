@@ -47,6 +47,48 @@ def magnitudes_between(start: int, stop: int, sources: Any, codes: Any, least: f
 
 
 @compiled
+def count(bits: Any, drop: int, counts: Any, extremes: Any, spill: Any) -> int:
+    """Count numbers by all their bits but the last `drop`, and widen the extremes of the counted places but 0.
+
+    Those whose last bits aren't zero are collected in `spill` instead, if it has room for all; returns how many.
+    """
+    lowest, highest, spilled = extremes[0], extremes[1], 0
+    for i in range(len(bits)):
+        place = bits[i] >> drop
+        if len(spill) > 0 and bits[i] != place << drop:
+            spill[spilled] = bits[i]
+            spilled += 1
+        else:
+            counts[place] += 1
+            highest = max(highest, place)
+            if place > 0:
+                lowest = min(lowest, place)
+    extremes[0], extremes[1] = lowest, highest
+    return spilled
+
+
+@compiled
+def rank_steps(keys: Any, finest: float, result: Any) -> None:
+    """Mid-ranks in each row, scaled to 0..finest and rounded.
+
+    `keys` are sorted along rows: what is ranked in the upper 32 bits, where in the row it stands in the lower.
+    """
+    rows, length = keys.shape
+    factor = finest / (2 * (length - 1))
+    for row in range(rows):
+        first = 0
+        while first < length:
+            value = keys[row, first] >> np.uint64(32)
+            last = first
+            while last + 1 < length and keys[row, last + 1] >> np.uint64(32) == value:
+                last += 1
+            step = np.uint8(np.rint((first + last) * factor))
+            for i in range(first, last + 1):
+                result[row, np.int64(keys[row, i] & np.uint64(0xFFFFFFFF))] = step
+            first = last + 1
+
+
+@compiled
 def tally(start: int, stop: int, sources: Any, codes: Any, drop: int, counts: Any, least: Any, most: Any) -> None:
     """Count |second − first source| as float32 by its bits but for the last `drop`, with the extremes of these."""
     base = np.empty(BLOCK, dtype=np.float64)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from evomerge.merge.loops import narrow
-from evomerge.merge.loops.elements import compiled
+from evomerge.merge.loops.elements import BLOCK, compiled, load_task_vectors
 from evomerge.merge.loops.fused import run
 from evomerge.merge.loops.sparse import task_vector
 from evomerge.merge.loops.tuples import each, formula, sizes, times, total
@@ -40,6 +40,28 @@ def _formula(values: Any, ranks: Any, place: Any, numbers: Any) -> Any:
     size = total(sizes(parts)) if several else total(sizes(boosted))
     error = np.float32((len(weights) + 10) * narrow.UNIT)
     return value, total(_doubt(vectors, epsilon)) + error * size + narrow.SUM_ERROR * abs(value) + narrow.FLOOR
+
+
+@compiled
+def count_changed(start: int, stop: int, sources: Any, codes: Any, epsilon: float, shared: Any, own: Any) -> None:
+    """Count, for each expert, the elements that it changed by more than epsilon: with others, and alone."""
+    many = len(shared)
+    base = np.empty(BLOCK, dtype=np.float64)
+    tau = np.empty((many, BLOCK), dtype=np.float64)
+    changes = np.empty(BLOCK, dtype=np.int64)
+    for first in range(start, stop, BLOCK):
+        count = min(BLOCK, stop - first)
+        load_task_vectors(sources, codes, first, count, base, tau)
+        for i in range(count):
+            changes[i] = 0
+        for k in range(many):
+            for i in range(count):
+                changes[i] += 1 if abs(tau[k, i]) > epsilon else 0
+        for k in range(many):
+            for i in range(count):
+                changed = abs(tau[k, i]) > epsilon
+                shared[k] += 1 if changed & (changes[i] > 1) else 0
+                own[k] += 1 if changed & (changes[i] == 1) else 0
 
 
 @compiled

@@ -47,6 +47,37 @@ def _variance(tau: Any, count: int, mean: Any, spread: Any) -> None:
 
 
 @compiled
+def into_levels(
+    start: int, stop: int, sources: Any, codes: Any, edges: Any, levels: Any, counts: Any, energy: Any
+) -> None:
+    """Give elements start..stop the number of edges that their variance reaches, and count them and add up τ² by it.
+
+    `levels` are those of all elements, `counts` (levels,) and `energy` (experts, levels) those of this part.
+    """
+    many, most = len(sources) - 1, len(edges)
+    base = np.empty(BLOCK, dtype=np.float64)
+    spread = np.empty(BLOCK, dtype=np.float64)
+    tau = np.empty((many, BLOCK), dtype=np.float64)
+    for first in range(start, stop, BLOCK):
+        count = min(BLOCK, stop - first)
+        load_task_vectors(sources, codes, first, count, base, tau)
+        _variance(tau, count, base, spread)
+        for i in range(count):
+            value = as_size(spread[i])
+            level, beyond = 0, most
+            while level < beyond:
+                middle = (level + beyond) // 2
+                if edges[middle] <= value:
+                    level = middle + 1
+                else:
+                    beyond = middle
+            levels[first + i] = level
+            counts[level] += 1
+            for k in range(many):
+                energy[k, level] += tau[k, i] * tau[k, i]
+
+
+@compiled
 def entries_of(
     start: int, stop: int, sources: Any, codes: Any, levels: int, level: int, places: Any, sizes: Any, tau: Any
 ) -> int:

@@ -23,6 +23,10 @@ WEIGHTS = ["*.safetensors", "*.bin", "*.pt", "*.gguf"]
 """Never uploaded: the cluster is given models as hub ids or as absolute paths that its nodes see."""
 
 
+COMPILED = ["__pycache__/"]
+"""Never uploaded either: compiled loops are large, and each machine has its own."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Submit, follow the log unless told not to, and return the exit status of `ray job submit`."""
     parser = argparse.ArgumentParser(
@@ -73,10 +77,11 @@ def submit_command(options: argparse.Namespace) -> list[str]:
         environment["pip"] = options.pip
     if options.source is not None:
         environment["py_modules"] = [str(options.source.resolve())]
+        environment["excludes"] = COMPILED
     beside = Path(sys.executable).with_name("ray")
     command = [str(beside) if beside.exists() else "ray", "job", "submit", "--address", options.address]
     if not options.in_place:
-        environment["excludes"] = WEIGHTS
+        environment["excludes"] = [*environment.get("excludes", []), *WEIGHTS]
         command += ["--working-dir", str(config.parent)]
     if environment:
         command += ["--runtime-env-json", json.dumps(environment)]

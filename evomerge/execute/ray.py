@@ -447,7 +447,10 @@ def connect(address: str | None, *, gpus: bool) -> bool:
         settings["address"] = address
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
             # Other nodes then run this very code. A submitted job brings its own.
-            settings["runtime_env"] = {"py_modules": [str(Path(evomerge.__file__).parent)]}
+            settings["runtime_env"] = {
+                "py_modules": [str(Path(evomerge.__file__).parent)],
+                "excludes": ["__pycache__/"],  # compiled loops are large, and each machine has its own
+            }
     try:
         with private_environment() if address is None else nullcontext():
             ray.init(**settings)

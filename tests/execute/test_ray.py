@@ -27,7 +27,9 @@ from worker_helpers import REQUESTS, answers, failure, job
 
 pytestmark = pytest.mark.ray
 
-ENDLESS = tuple(GenerationRequest(context=(1, 45 + index), stop=(), max_tokens=500) for index in range(2000))
+ENDLESS = tuple(
+    GenerationRequest(context=(1, 45 + index % 50, 45 + index // 50), stop=(), max_tokens=500) for index in range(2000)
+)
 
 
 @pytest.fixture

@@ -279,7 +279,7 @@ def test_ray_with_any_number_of_workers_gives_the_inline_trials(
 ) -> None:
     for workers in (1, 2, 4):
         directory = tmp_path / f"ray-{workers}"
-        search(changed(config, execution={"backend": "ray", "workers": workers}), directory)
+        search(changed(config, execution={"backend": "ray", "workers": workers, "cpus_per_worker": 0.5}), directory)
         assert essence(directory) == essence(undisturbed)
 
 

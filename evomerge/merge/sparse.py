@@ -207,13 +207,23 @@ def add_sparse(
         provable = representable(shares, scale)
     else:
         listed = (tuple(numbers.tolist()) for numbers in (shares * signs, weights))
-        combination = (tuple(ballots.tolist()), sides, *listed, scale, normalize)
+        combination = (tuple(ballots.tolist()), sides, *listed, scale, normalize, _exact(sources, sparsity, ballots))
         # With none below zero, sums of what agrees don't cancel.
         provable = representable(ballots, shares, weights, scale) and min(*ballots, *shares, *weights) >= 0.0
     return fuse(
         f"{'add' if election is None else 'elect'}_{sparsity.kind}", formula, sources, out,
         (sparsity.rule(), combination), ranks=sparsity.ranks, provable=provable,
     )  # fmt: skip
+
+
+def _exact(sources: Sequence[Tensor], sparsity: Sparsity, ballots: NDArray[np.float64]) -> float | None:
+    """How many times the smallest value at an entry a vote may be and still be without rounding in float32, if any.
+
+    Values of bfloat16, with 8 bits, are multiples of 2⁻⁷ times the power of two below the smallest; so are their
+    differences and sums, and float32 has 24 bits. Thus 2¹⁶, if nothing but differences is added.
+    """
+    plain = bool((ballots == 1.0).all()) and not sparsity.inverse
+    return 2.0**16 if plain and all(source.dtype is torch.bfloat16 for source in sources) else None
 
 
 def norm_ratios(inputs: TensorInputs, sparsity: Sparsity) -> NDArray[np.float64]:

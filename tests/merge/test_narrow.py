@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -192,3 +193,27 @@ def test_a_vote_that_float32_takes_for_a_tie_is_decided(side: float) -> None:
     out = torch.empty_like(base)
     merger.merge(inputs, values, merger.prepare(inputs), out)
     assert torch.equal(out, experts[0 if side > 0 else 1])
+
+
+@pytest.mark.parametrize("spread", [0, 8, 20, 40])
+def test_votes_on_a_common_grid_are_decided_as_by_fractions(spread: int) -> None:
+    generator = np.random.default_rng(spread)
+    mantissas = generator.integers(128, 256, (3, 1 << 15)) * generator.choice([-1, 1], (3, 1 << 15))
+    values = np.ldexp(mantissas, -8 - generator.integers(0, spread + 1, mantissas.shape))
+    values[2, ::2] = 2.0 * values[0, ::2] - values[1, ::2]  # where it can be told in 8 bits, a tie
+    base, *experts = (torch.from_numpy(row).bfloat16().view(128, 256) for row in values)
+    method = METHODS.get("ties")
+    options = {option.name: option.default for option in method.options} | {"election": "unweighted"}
+    merger = method(options, experts=("a", "b"), seed=7)
+    inputs = TensorInputs(name="x", base=base, experts=tuple(experts))
+    numbers = {"weight": np.array([0.61, 0.83]), "density": np.ones(2), "scale": np.asarray(1.0)}
+    out = torch.empty_like(base)
+    merger.merge(inputs, numbers, merger.prepare(inputs), out)
+
+    tied = 0
+    for start, one, other, merged in zip(*(t.view(-1).tolist() for t in (base, *experts, out)), strict=True):
+        vectors = [Fraction(one) - Fraction(start), Fraction(other) - Fraction(start)]
+        if vectors[0] * vectors[1] < 0:
+            tied += sum(vectors) == 0
+            assert merged == (max if sum(vectors) >= 0 else min)(one, other)
+    assert tied > (100 if spread == 0 else 0)

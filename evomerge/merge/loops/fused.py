@@ -48,10 +48,10 @@ from evomerge.merge.loops.tuples import (
     words_at,
 )
 
-PAIRS = 512
+PAIRS = 256
 """Pairs of elements that are merged at a time in float32."""
 
-_STRIP = 16
+_STRIP = 8
 """Pairs that are computed again together."""
 
 _LINE = 64

@@ -61,5 +61,6 @@ def any_unsure(marks: Any, start: int, stop: int) -> bool:
     """Whether any of the marks start..stop tells of a result that isn't proved."""
     found = False
     for i in range(start, stop):
-        found |= unsure(marks[i])
+        # What can't be negative isn't looked at for counting from the end, and is read in one go.
+        found |= unsure(marks[np.uint64(i)])
     return found

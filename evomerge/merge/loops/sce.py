@@ -85,26 +85,33 @@ def entries_of(
 
     Returns how many do.
     """
-    many = len(sources) - 1
-    mean, spread, vectors = np.empty(1), np.empty(1), np.empty((many, 1))
-    total = 0
+    wanted, total = np.uint8(level), 0
     for first in range(start, stop, _LOOKED_AT):
         count = min(_LOOKED_AT, stop - first)
         here = carray(uint8_at(levels + first), (count,))
         hits = np.uint8(0)
         for i in range(count):
-            hits |= np.uint8(here[i] == level)
+            hits |= np.uint8(here[i] == wanted)
         # Most blocks have none.
         if hits == 0:
             continue
         for i in range(count):
-            if here[i] == level:
-                base = element(sources[0], codes[0], first + i)
-                for k in range(many):
-                    vectors[k, 0] = element(sources[k + 1], codes[k + 1], first + i) - base
-                    tau[k, total] = vectors[k, 0]
-                _variance(vectors, 1, mean, spread)
-                places[total] = first + i
-                sizes[total] = as_size(spread[0])
-                total += 1
+            places[total] = first + i
+            total += int(here[i] == wanted)
+    # Model by model, so that one read from memory needn't wait for another.
+    base, spread = np.empty(total), np.empty(total)
+    _gather(sources[0], codes[0], places, total, base)
+    for k in range(len(sources) - 1):
+        _gather(sources[k + 1], codes[k + 1], places, total, tau[k])
+        for i in range(total):
+            tau[k, i] -= base[i]
+    _variance(tau, total, base, spread)
+    for i in range(total):
+        sizes[i] = as_size(spread[i])
     return total
+
+
+@inner
+def _gather(source: int, code: int, places: Any, count: int, values: Any) -> None:
+    for i in range(count):
+        values[i] = element(source, code, places[i])

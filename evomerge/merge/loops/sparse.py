@@ -19,6 +19,7 @@ from evomerge.merge.loops.tuples import (
     column,
     each,
     fill,
+    fold,
     formula,
     sizes,
     times,
@@ -118,9 +119,10 @@ def _keep_ranked(vectors: Any, ranks: Any, place: Any, rule: Any) -> Any:
 
 
 @part
-def _add(base: Any, kept: Any, combination: Any) -> Any:
+def _add(values: Any, kept: Any, combination: Any) -> Any:
     """Base + scale · Σ share · kept."""
     shares, scale = combination
+    base = values[0]
     value = base + scale * total(times(kept, shares))
     size = total(times(sizes(kept), sizes(shares)))
     error = np.float32((len(shares) + 10) * narrow.UNIT) * abs(scale)
@@ -140,12 +142,27 @@ def _present(along: Any, weight: Any) -> Any:
 
 
 @part
-def _elect(base: Any, kept: Any, combination: Any) -> Any:
+def _smaller(number: Any, least: Any) -> Any:
+    return min(abs(number), least)
+
+
+@part
+def _without_rounding(voted: Any, exact: Any, values: Any) -> Any:
+    """Whether votes of this sum of sizes were added without rounding."""
+    if exact is None:
+        return voted == type(voted)(0)
+    return voted <= exact * fold(_smaller, abs(values[0]), values[1:])
+
+
+@part
+def _elect(values: Any, kept: Any, combination: Any) -> Any:
     """Base ± scale · Σ share · kept over what has the sign of Σ ballot · kept, divided by its weights if `normalize`.
 
-    Where ballots are negative, `sides` are their signs, and `shares` have them too; otherwise it is empty.
+    Where ballots are negative, `sides` are their signs, and `shares` have them too; otherwise it is empty. Votes of up
+    to `exact` times the smallest of all values are added without rounding; None: only if there are none.
     """
-    ballots, sides, shares, weights, scale, normalize = combination
+    ballots, sides, shares, weights, scale, normalize, exact = combination
+    base = values[0]
     number = type(base)
     many = len(shares)
     vote = total(times(kept, ballots))
@@ -157,9 +174,10 @@ def _elect(base: Any, kept: Any, combination: Any) -> Any:
     change = scale * (total(times(along, shares)) / divisor)
     value = base + (-change if against else change)
     bound = np.float32((2 * many + 14) * narrow.UNIT) * abs(change) + narrow.SUM_ERROR * abs(value) + narrow.FLOOR
-    # Where rounding could have tipped the vote nothing is proved; where nothing was voted, it couldn't.
+    # Where rounding could have tipped the vote nothing is proved.
     voted = total(times(sizes(kept), ballots))
-    sure = (abs(vote) > np.float32((many + 8) * narrow.UNIT) * voted) | (voted == number(0))
+    clear = abs(vote) > np.float32((many + 8) * narrow.UNIT) * voted
+    sure = clear | _without_rounding(voted, exact, values)
     return value, bound if sure else number(np.inf)
 
 
@@ -167,7 +185,7 @@ def _sparse(keep: Any, combine: Any) -> Any:
     @formula
     def merged(values: Any, ranks: Any, place: Any, numbers: Any) -> Any:
         kept = keep(task_vector(values[1:], values[0]), ranks, place, numbers[0])
-        return combine(values[0], kept, numbers[1])
+        return combine(values, kept, numbers[1])
 
     return merged
 

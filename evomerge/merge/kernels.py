@@ -200,16 +200,28 @@ def in_parts(part: Callable[[int, int], None], size: int, *, grain: int = TREE, 
         part(0, size)
         return
 
-    def work(start: int, stop: int) -> None:
-        _thread.is_at_work = True
-        part(start, stop)
-
     # More parts than threads, since a thread may have to share its core with a stranger.
     parts = min(4 * threads, size // least)
     edges = [size * index // parts // grain * grain for index in range(parts)] + [size]
-    pool = _pool(os.getpid(), threads)
-    for future in [pool.submit(work, start, stop) for start, stop in pairwise(edges)]:
-        future.result()
+    remaining = iter(list(pairwise(edges)))
+
+    def work() -> None:
+        _thread.is_at_work = True
+        try:
+            for start, stop in remaining:
+                part(start, stop)
+        finally:
+            _thread.is_at_work = False
+
+    pool = _pool(os.getpid(), threads - 1)
+    helpers = [pool.submit(work) for _ in range(threads - 1)]
+    try:
+        work()
+    finally:
+        # A helper that hasn't begun by now has nothing to do.
+        for helper in helpers:
+            if not helper.cancel():
+                helper.result()
 
 
 def gram(sources: Sequence[Tensor], *, origin: Tensor | None = None, rows: int = 1) -> NDArray[np.float64]:

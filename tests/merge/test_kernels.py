@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from fractions import Fraction
 from pathlib import Path
 
@@ -189,6 +190,20 @@ def test_an_error_in_a_part_reaches_the_caller() -> None:
             kernels.in_parts(fail, 1000, least=10)
     finally:
         torch.set_num_threads(1)
+
+
+def test_the_caller_does_alone_what_no_other_thread_is_free_for() -> None:
+    release, seen = threading.Event(), []
+    busy = [kernels._pool(os.getpid(), 2).submit(release.wait) for _ in range(2)]
+    torch.set_num_threads(3)
+    try:
+        kernels.in_parts(lambda start, stop: seen.append(threading.get_ident()), 1000, grain=1, least=10)
+    finally:
+        torch.set_num_threads(1)
+        release.set()
+    assert len(seen) > 3
+    assert set(seen) == {threading.get_ident()}
+    assert all(thread.result() for thread in busy)
 
 
 def test_random_numbers_are_even_and_unrelated_between_keys_and_neighbours() -> None:

@@ -402,6 +402,12 @@ class Materialiser:
         return {name: found.get(key, {}) for name, key in keys.items()}
 
     def _checked_group(self, where: str, group: Group, method: type[MergeMethod]) -> dict[str, NDArray[np.float64]]:
+        deepest = max((place.layer for place in self._places.values()), default=0)
+        if group.layers is not None and group.layers[1] > deepest:
+            raise RecipeError(
+                f"{where}: layers: {list(group.layers)} goes beyond the models' last layer, {deepest}; both ends are "
+                "included, and the first layer is 0"
+            )
         declared = {parameter.name: parameter for parameter in method.parameters}
         for name in group.coefficients:
             if name not in declared:

@@ -258,6 +258,10 @@ def test_a_method_without_need_of_a_base_isnt_given_one(tiny_llama: dict[str, Pa
             r"no group contains lm_head\.weight, model\.embed_tokens\.weight",
         ),
         (
+            {"groups": (Group(name="late", layers=(1, 24)), Group(name="rest"))},
+            r"groups\[0\] \(late\): layers: \[1, 24\] goes beyond the models' last layer, \d+; both ends are included",
+        ),
+        (
             {"groups": (Group(name="g", coefficients={"wieght": 1.0}),)},
             r"groups\[0\] \(g\): coefficients: unknown coefficient 'wieght'\. Did you mean 'weight'",
         ),

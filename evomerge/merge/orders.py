@@ -21,12 +21,11 @@ Between = Callable[[int, int, float, float], NDArray[np.float32]]
 KEPT = 1 << 16
 """Distinct values remembered per tensor and expert, at most."""
 
-_CHUNK, _SORTED, _COUNTED = 1 << 16, 1 << 14, 1 << 20
+_CHUNK, _SORTED, _COUNTED = 1 << 16, 1 << 15, 1 << 20
 """Entries looked at together; those that are sorted as a whole; the smallest part that a thread counts."""
 
-_BIN_BITS = 8
-_BINS, _REST_OF_BIN = 1 << (31 - _BIN_BITS), (1 << _BIN_BITS) - 1
-"""Numbers are counted together that share all bits but the last few."""
+_COARSE, _FINE = 12, 8
+"""Bits at their ends in which numbers may differ that are counted together."""
 
 _ENTRY_BYTES = 12
 _DROPPED = 13
@@ -90,20 +89,20 @@ def order(size: int, values: Values) -> OrderStatistics:
     if size <= _SORTED:
         distinct, counts = np.unique(values(0, size), return_counts=True)
         return _statistics(size, int(counts[0]) if distinct[0] == 0.0 else 0, distinct, counts, exact=True)
-    # Differences of 16-bit numbers mostly end in zeros; of float32 they don't, and are told apart coarsely.
-    exact = bool(np.mean(values(0, min(size, _CHUNK)).view(np.int32) & _REST_OF_BIN != 0) < 1 / 8)
+    drop, exact = _bins_for(values(0, min(size, _CHUNK)).view(np.int32))
     found: list[tuple[NDArray[np.int32], NDArray[np.int64]]] = []
 
     def count(start: int, stop: int) -> None:
-        counts = np.zeros(_BINS, dtype=np.int64)
-        extremes = np.array([_BINS, 0], dtype=np.int64)
+        bins = 1 << (31 - drop)
+        counts = np.zeros(bins, dtype=np.int64)
+        extremes = np.array([bins, 0], dtype=np.int64)
         for first in range(start, stop, _CHUNK):
             bits = values(first, min(stop, first + _CHUNK)).view(np.int32)
-            spilled = _count(bits, counts, extremes, exact=exact)
+            spilled = _count(bits, drop, counts, extremes, exact=exact)
             found.append(np.unique(spilled, return_counts=True))
         places = np.concatenate([[0], np.arange(extremes[0], extremes[1] + 1)])
         places = places[counts[places] > 0]
-        found.append(((places << _BIN_BITS).astype(np.int32), counts[places]))
+        found.append(((places << drop).astype(np.int32), counts[places]))
 
     in_parts(count, size, grain=_CHUNK, least=_COUNTED)
     bits, inverse = np.unique(np.concatenate([part[0] for part in found]), return_inverse=True)
@@ -115,17 +114,28 @@ def order(size: int, values: Values) -> OrderStatistics:
     return _statistics(size, zeros, bits.view(np.float32), counts, exact=exact)
 
 
+def _bins_for(sample: NDArray[np.int32]) -> tuple[int, bool]:
+    """How many last bits bins leave out, and whether what has others than zeros there is told apart.
+
+    Differences of 16-bit numbers mostly end in zeros, those of float32 don't. Few bins stay in the cache.
+    """
+    for drop, spilled in ((_COARSE, 1 / 16), (_FINE, 1 / 8)):
+        if np.mean(sample & ((1 << drop) - 1) != 0) < spilled:
+            return drop, True
+    return _COARSE, False
+
+
 def _count(
-    bits: NDArray[np.int32], counts: NDArray[np.int64], extremes: NDArray[np.int64], *, exact: bool
+    bits: NDArray[np.int32], drop: int, counts: NDArray[np.int64], extremes: NDArray[np.int64], *, exact: bool
 ) -> NDArray[np.int32]:
     """Count numbers by bin; if `exact`, only those that are the least of theirs, and the others are returned."""
     if compiled := compiled_for():
         spill: NDArray[np.int32] = np.empty(len(bits) if exact else 0, dtype=np.int32)
-        spilled: int = compiled.count(bits, _BIN_BITS, counts, extremes, spill)
+        spilled: int = compiled.count(bits, drop, counts, extremes, spill)
         collected: NDArray[np.int32] = spill[:spilled].copy()
         return collected
-    odd = (bits & _REST_OF_BIN != 0) & exact
-    places = bits[~odd] >> _BIN_BITS
+    odd = (bits & ((1 << drop) - 1) != 0) & exact
+    places = bits[~odd] >> drop
     np.add.at(counts, places, 1)
     extremes[0] = min(extremes[0], places[places > 0].min(initial=extremes[0]))
     extremes[1] = max(extremes[1], places.max(initial=0))

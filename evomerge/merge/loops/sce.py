@@ -52,29 +52,33 @@ def into_levels(
 ) -> None:
     """Give elements start..stop the number of edges that their variance reaches, and count them and add up τ² by it.
 
-    `levels` are those of all elements, `counts` (levels,) and `energy` (experts, levels) those of this part.
+    At most 255 edges, ascending. `levels` are those of all elements, `counts` (levels,) and `energy` (experts, levels)
+    those of this part.
     """
-    many, most = len(sources) - 1, len(edges)
+    many = len(sources) - 1
+    padded = np.full(255, np.nan, dtype=np.float32)
+    padded[: len(edges)] = edges
     base = np.empty(BLOCK, dtype=np.float64)
     spread = np.empty(BLOCK, dtype=np.float64)
     tau = np.empty((many, BLOCK), dtype=np.float64)
+    found = np.empty(BLOCK, dtype=np.int64)
     for first in range(start, stop, BLOCK):
         count = min(BLOCK, stop - first)
         load_task_vectors(sources, codes, first, count, base, tau)
         _variance(tau, count, base, spread)
         for i in range(count):
             value = as_size(spread[i])
-            level, beyond = 0, most
-            while level < beyond:
-                middle = (level + beyond) // 2
-                if edges[middle] <= value:
-                    level = middle + 1
-                else:
-                    beyond = middle
-            levels[first + i] = level
-            counts[level] += 1
-            for k in range(many):
-                energy[k, level] += tau[k, i] * tau[k, i]
+            # Without branches, since nobody can foretell which way they would go.
+            level = 0
+            for step in (128, 64, 32, 16, 8, 4, 2, 1):
+                level += step * int(padded[level + step - 1] <= value)
+            found[i] = level
+        for i in range(count):
+            levels[first + i] = found[i]
+            counts[found[i]] += 1
+        for k in range(many):
+            for i in range(count):
+                energy[k, found[i]] += tau[k, i] * tau[k, i]
 
 
 @compiled

@@ -30,11 +30,41 @@ def test_any_rank_is_found_as_in_the_sorted_array(numbers: list[int]) -> None:
     assert statistics.complete
 
 
+@pytest.mark.parametrize("engine", ["compiled", "torch"])
+@pytest.mark.parametrize(
+    ("bits", "odd", "drop", "exact"),
+    [(9, 0.0, 12, True), (9, 0.04, 12, True), (15, 0.0, 8, True), (15, 0.1, 8, True), (24, 0.0, 12, False)],
+)
+def test_numbers_are_counted_in_bins_as_in_the_sorted_array(
+    bits: int, odd: float, drop: int, exact: bool, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders, "_SORTED", 100)
+    monkeypatch.setattr(orders, "_CHUNK", 4096)
+    generator = np.random.default_rng(bits)
+    values = np.ldexp(generator.integers(0, 2**bits, 20_000), generator.integers(-30, 0, 20_000)).astype(np.float32)
+    values[generator.random(20_000) < odd] *= np.float32(1.2345678)
+    values[[0, 7_000, 19_999]] = 0.0, np.inf, values.max()
+    assert orders._bins_for(values[:4096].view(np.int32)) == (drop, exact)
+
+    with nullcontext() if engine == "compiled" else kernels.torch_only():
+        statistics, read = statistics_of(values)
+        assert statistics.complete == exact
+        assert statistics.positive == (values > 0).sum()
+        descending = np.sort(values)[::-1]
+        for value, at_least in zip(statistics.values.tolist(), statistics.at_least.tolist(), strict=True):
+            assert at_least == np.searchsorted(-descending, -value, side="right")
+        counts = [1, 2, 9_999, 19_999, 20_000, *generator.integers(1, 20_001, 60).tolist()]
+        assert [statistics.largest(count, read) for count in counts] == [
+            float(descending[count - 1]) for count in counts
+        ]
+
+
 @pytest.mark.parametrize("distinct", [10**9, 3000], ids=["nearly all distinct", "many ties"])
 def test_ranks_between_those_remembered_are_found_by_reading_again(
     distinct: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(orders, "KEPT", 50)
+    monkeypatch.setattr(orders, "_SORTED", 100)
     monkeypatch.setattr(orders, "_CHUNK", 4096)
     generator = np.random.default_rng(0)
     values = generator.integers(0, distinct, 20_000).astype(np.float32)
@@ -49,6 +79,8 @@ def test_ranks_between_those_remembered_are_found_by_reading_again(
 
 def test_threads_do_not_change_the_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orders, "_CHUNK", 1024)
+    monkeypatch.setattr(orders, "_SORTED", 100)
+    monkeypatch.setattr(orders, "_COUNTED", 1024)
     values = np.random.default_rng(0).integers(0, 200, 20_000).astype(np.float32)
     one, _ = statistics_of(values)
     torch.set_num_threads(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from evomerge.errors import RunError
 from evomerge.folder import write_folder
 from evomerge.recipe import Recipe
-from evomerge.run import Run, TrialRecord, open_run
+from evomerge.run import PREPARED, Run, TrialRecord, open_run
 from evomerge.slices import described
 
 
@@ -45,7 +46,14 @@ def export(
         progress=progress,
         report=report,
         files={"README.md": model_card(run, record, recipe, name=Path(out).name)},
+        states=_prepared(run),
     )
+
+
+def _prepared(run: Run) -> Path:
+    """Where the run's workers left what the method computes once, if they were on this machine or shared its disks."""
+    given = run.config.execution.prepared_directory
+    return run.directory / PREPARED if given is None else Path(os.path.expandvars(given)).expanduser()
 
 
 def recipe_of(directory: str | Path, *, trial: int | None = None) -> Recipe:

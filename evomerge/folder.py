@@ -38,6 +38,7 @@ def write_folder(
     files: Mapping[str, str] | None = None,
     report: Callable[[str], None] | None = None,
     device: torch.device | str = "cpu",
+    states: Path | None = None,
 ) -> Path:
     """Realise a recipe as a model folder that transformers loads.
 
@@ -54,6 +55,7 @@ def write_folder(
         report: called before anything is written with each sentence that a person should know of the models, such
             as the tokens that were added.
         device: where tensors are merged.
+        states: a folder that may hold what the method prepares, as that of a run does; None: nothing is.
 
     Returns: `out` as a path.
 
@@ -67,7 +69,7 @@ def write_folder(
     limit = parse_size(shard_size)
     _refuse_taken(out)
     base, experts = open_models(recipe.base, recipe.experts, vocabulary=recipe.vocabulary, slices=recipe.slices)
-    materialiser = Materialiser(base, experts, device=device)
+    materialiser = Materialiser(base, experts, device=device, states=states)
     materialiser.check(recipe)
     if report is not None:
         for note in notes_of(base, experts):

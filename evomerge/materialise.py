@@ -204,7 +204,7 @@ class Materialiser:
         """The merged tensors one at a time, in the order of `stored`, on the CPU, in storage dtype.
 
         Taking them one by one needs the memory of a few tensors. While one is merged, the inputs of the next ones are
-        read. Integers are the base's.
+        read. Integers are the base's. States are read from the folder of states where they are, and not put there.
 
         Args:
             recipe: the merge.
@@ -215,6 +215,8 @@ class Materialiser:
         coefficients = self._checked(recipe)
         method = self._new_method(recipe)
         self._survey(method, keep=False)
+        has_states = self._folder is not None and self._folder.is_dir()
+        kept = self._kept_states(method, keep=False) if has_states else None
         stored = self.stored(recipe)
         rooms = self._rooms(stored) if reuse and self.device.type == "cpu" else None
         with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
@@ -233,7 +235,7 @@ class Materialiser:
                 else:
                     rooms.rotate()
                     out = rooms[0][: math.prod(shape) * dtype.itemsize].view(dtype).view(shape)
-                self._merge(inputs, method, method.prepare(inputs), coefficients[name], out)
+                self._merge(inputs, method, self._state(inputs, method, kept), coefficients[name], out)
                 yield name, out.cpu()
 
     def _rooms(self, stored: Mapping[str, torch.dtype]) -> deque[Tensor]:
@@ -282,17 +284,25 @@ class Materialiser:
         def compute(name: str) -> Any:
             return method.prepare(self._inputs(name, method, keep=True))
 
-        names = list(self._state_sizes(method)) if self._folder is not None else []
         found: dict[str, Any] = {}
-        if self._folder is not None and names:
-            inputs = (self._inputs(name, method, keep=True) for name in self._floating())
-            models = (self.base, *self.experts.values())
-            files = [file for model in models for file in sorted(model.folder.glob("*.safetensors"))]
-            if (key := key_of(method, inputs, files, self.device)) is not None:
-                kept = KeptStates(self._folder, key, self.device)
-                found = kept.collect(names, compute)
-                self.problem = self.problem or kept.problem
+        if (kept := self._kept_states(method, keep=True)) is not None:
+            found = kept.collect(list(self._state_sizes(method)), compute)
+            self.problem = self.problem or kept.problem
         return {name: found[name] if name in found else compute(name) for name in self._floating()}
+
+    def _state(self, inputs: TensorInputs, method: MergeMethod, kept: KeptStates | None) -> Any:
+        """The state of one tensor, from its file if there is one."""
+        return method.prepare(inputs) if kept is None else kept.state(inputs.name, lambda _: method.prepare(inputs))
+
+    def _kept_states(self, method: MergeMethod, *, keep: bool) -> KeptStates | None:
+        """Where the method's states are kept; None if it has none, or there is no folder for them."""
+        if self._folder is None or not self._state_sizes(method):
+            return None
+        inputs = (self._inputs(name, method, keep=keep) for name in self._floating())
+        models = (self.base, *self.experts.values())
+        files = [file for model in models for file in sorted(model.folder.glob("*.safetensors"))]
+        key = key_of(method, inputs, files, self.device)
+        return None if key is None else KeptStates(self._folder, key, self.device)
 
     def _state_sizes(self, method: MergeMethod) -> dict[str, int]:
         """Bytes of the state of each tensor that has one."""

@@ -138,6 +138,11 @@ class KeptStates:
                 self._locks = None
         return found
 
+    def state(self, name: str, compute: Callable[[str], Any]) -> Any:
+        """One tensor's state, read if it is there, else computed and not kept. Raises: what `compute` raises."""
+        found = self._read(name)
+        return compute(name) if found is _ABSENT else found
+
     def _obtain(self, place: int, name: str, compute: Callable[[str], Any]) -> Any:
         """One tensor's state, or _ABSENT while another worker is computing it."""
         state = self._read(name)

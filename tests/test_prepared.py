@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from evomerge import prepared
 from evomerge.config import Config
+from evomerge.export import export
 from evomerge.merge import METHODS, kernels
 from evomerge.merge.base import MergeMethod
 from evomerge.recipe import ModelReference
@@ -478,6 +480,16 @@ def test_a_resumed_search_prepares_nothing_and_ends_as_one_that_kept_no_states(
     resume(directory)
     assert not set(prepared_tensors) & kept
     assert essence(directory) == essence(tmp_path / "undisturbed")
+
+    prepared_tensors.clear()
+    export(directory, tmp_path / "with states")
+    assert not set(prepared_tensors) & kept
+    shutil.rmtree(directory / PREPARED)
+    export(directory, tmp_path / "without")
+    assert {quote(name, safe="") for name in prepared_tensors} >= kept
+    assert not (directory / PREPARED).exists()
+    weights = [(tmp_path / out / "model.safetensors").read_bytes() for out in ("with states", "without")]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.slow

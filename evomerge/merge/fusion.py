@@ -14,7 +14,8 @@ from evomerge.merge.base import Coefficients, MergeMethod, Parameter, TensorInpu
 from evomerge.merge.kernels import addresses_of, compiled_for, flattened, fuse, representable
 from evomerge.merge.orders import Values, order
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
+"""Entries whose probabilities are compared at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,8 @@ class ArceeFusion(MergeMethod):
         values = _importances(base, expert, rows)
         size = base.numel()
         statistics = order(size, values)
-        first, median, third = (statistics.largest(size - int(q * (size - 1)), values) for q in (0.25, 0.5, 0.75))
+        counts = [size - int(q * (size - 1)) for q in (0.25, 0.5, 0.75)]
+        first, median, third = statistics.all_largest(counts, values)
         return Importance(rows, median, third - first)
 
     def prepared_bytes(self, shape: tuple[int, ...], num_experts: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,29 +54,45 @@ class OrderStatistics:
             values: the ordered quantity, read again only where `complete` is false.
             between: a faster way to find some of them.
         """
-        if count <= 0:
-            return float("inf")
-        index = int(np.searchsorted(-self.at_least, -count, side="right")) - 1
-        value = self.values[index]
-        if self.complete or value == np.inf:
-            return float(value)
-        upper, above = np.float32(np.inf), 0
-        if index + 1 < len(self.values):
-            upper, above = self.values[index + 1], int(self.at_least[index + 1])
-        found: dict[int, NDArray[np.float32]] = {}
+        return self.all_largest([count], values, between)[0]
+
+    def all_largest(self, counts: Sequence[int], values: Values, between: Between | None = None) -> list[float]:
+        """As `largest`, for several counts at once."""
+        found = [self._remembered(count) for count in counts]
+        gaps = sorted({(low, high) for low, high, _ in found if low < high})
+        parts: dict[int, list[NDArray[np.float32]]] = {}
 
         def look(start: int, stop: int) -> None:
             for first in range(start, stop, _CHUNK):
                 last = min(stop, first + _CHUNK)
                 if between is not None:
-                    found[first] = between(first, last, float(value), float(upper))
+                    parts[first] = [between(first, last, *gap) for gap in gaps]
                     continue
                 chunk = values(first, last)
-                found[first] = chunk[(chunk >= value) & (chunk < upper)]
+                parts[first] = [chunk[(chunk >= low) & (chunk < high)] for low, high in gaps]
 
-        in_parts(look, self.size, grain=_CHUNK, least=_CHUNK)
-        candidates = np.sort(np.concatenate(list(found.values())))
-        return float(candidates[len(candidates) - (count - above)])
+        if gaps:
+            in_parts(look, self.size, grain=_CHUNK, least=_CHUNK)
+        entries = {gap: np.sort(np.concatenate(some)) for gap, some in zip(gaps, zip(*parts.values()), strict=True)}
+        return [
+            float(entries[low, high][len(entries[low, high]) - within]) if low < high else low
+            for low, high, within in found
+        ]
+
+    def _remembered(self, count: int) -> tuple[float, float, int]:
+        """Between which numbers, the upper one excluded, the `count`-th largest entry lies, and which it is there.
+
+        Where both are equal that is it.
+        """
+        if count <= 0:
+            return float("inf"), float("inf"), 0
+        index = int(np.searchsorted(-self.at_least, -count, side="right")) - 1
+        value = float(self.values[index])
+        if self.complete or value == np.inf:
+            return value, value, 0
+        if index + 1 == len(self.values):
+            return value, float("inf"), count
+        return value, float(self.values[index + 1]), count - int(self.at_least[index + 1])
 
 
 def order(size: int, values: Values) -> OrderStatistics:

@@ -306,4 +306,4 @@ class BandMethod(SparseMethod):
         assert inputs.base is not None
         tensor = inputs.experts[expert]
         values, between = magnitudes(inputs.base, tensor), magnitudes_between(inputs.base, tensor)
-        return [state[expert].largest(count, values, between) for count in counts]
+        return state[expert].all_largest(counts, values, between)

@@ -17,12 +17,16 @@ def importances(start: int, stop: int, sources: Any, codes: Any, rows: Any, leng
     """|τ| · row factor of elements start..stop as float32, NaN as infinity."""
     base = np.empty(BLOCK, dtype=np.float64)
     tau = np.empty(BLOCK, dtype=np.float64)
-    for first in range(start, stop, BLOCK):
-        count = min(BLOCK, stop - first)
+    first = start
+    while first < stop:
+        row = first // length
+        count = min(BLOCK, stop - first, (row + 1) * length - first)
         load(sources[0], codes[0], first, count, base)
         load_difference(sources[1], codes[1], first, count, base, tau)
+        factor = rows[row]
         for i in range(count):
-            result[first - start + i] = as_size(abs(tau[i]) * rows[(first + i) // length])
+            result[first - start + i] = as_size(abs(tau[i]) * factor)
+        first += count
 
 
 @formula

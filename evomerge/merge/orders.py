@@ -73,7 +73,10 @@ class OrderStatistics:
 
         if gaps:
             in_parts(look, self.size, grain=_CHUNK, least=_CHUNK)
-        entries = {gap: np.sort(np.concatenate(some)) for gap, some in zip(gaps, zip(*parts.values()), strict=True)}
+        entries = {
+            gap: np.sort(np.concatenate([found_there[index] for found_there in parts.values()]))
+            for index, gap in enumerate(gaps)
+        }
         return [
             float(entries[low, high][len(entries[low, high]) - within]) if low < high else low
             for low, high, within in found

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RunError
 from evomerge.folder import write_folder
+from evomerge.prepared import folder_of
 from evomerge.recipe import Recipe
 from evomerge.run import PREPARED, Run, TrialRecord, open_run
 from evomerge.slices import described
@@ -53,7 +53,7 @@ def export(
 def _prepared(run: Run) -> Path:
     """Where the run's workers left what the method computes once, if they were on this machine or shared its disks."""
     given = run.config.execution.prepared_directory
-    return run.directory / PREPARED if given is None else Path(os.path.expandvars(given)).expanduser()
+    return run.directory / PREPARED if given is None else folder_of(given)
 
 
 def recipe_of(directory: str | Path, *, trial: int | None = None) -> Recipe:

@@ -79,6 +79,7 @@ class Materialiser:
         self._folder = states
         self._names = {name: match_names(base, expert) for name, expert in experts.items()}
         self._places: dict[str, Place] = {name: base.layout.place(name) for name in base.names}
+        self._last_layer = max((place.layer for place in self._places.values()), default=0)
         self._prepared: OrderedDict[tuple[Any, ...], Prepared] = OrderedDict()
         self._keeps_inputs = self._inputs_fit()
         self._kept: dict[tuple[str, str], Tensor] = {}
@@ -215,8 +216,7 @@ class Materialiser:
         coefficients = self._checked(recipe)
         method = self._new_method(recipe)
         self._survey(method, keep=False)
-        has_states = self._folder is not None and self._folder.is_dir()
-        kept = self._kept_states(method, keep=False) if has_states else None
+        kept = self._kept_states(method, keep=False) if self._folder and self._folder.is_dir() else None
         stored = self.stored(recipe)
         rooms = self._rooms(stored) if reuse and self.device.type == "cpu" else None
         with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
@@ -412,11 +412,10 @@ class Materialiser:
         return {name: found.get(key, {}) for name, key in keys.items()}
 
     def _checked_group(self, where: str, group: Group, method: type[MergeMethod]) -> dict[str, NDArray[np.float64]]:
-        deepest = max((place.layer for place in self._places.values()), default=0)
-        if group.layers is not None and group.layers[1] > deepest:
+        if group.layers is not None and group.layers[1] > self._last_layer:
             raise RecipeError(
-                f"{where}: layers: {list(group.layers)} goes beyond the models' last layer, {deepest}; both ends are "
-                "included, and the first layer is 0"
+                f"{where}: layers: {list(group.layers)} goes beyond the models' last layer, {self._last_layer}; both "
+                "ends are included, and the first layer is 0"
             )
         declared = {parameter.name: parameter for parameter in method.parameters}
         for name in group.coefficients:

@@ -80,6 +80,11 @@ def key_of(
     return f"{quote(method.name, safe='')}-{found.hexdigest()[:24]}"
 
 
+def folder_of(directory: str) -> Path:
+    """The folder that a config names, with ~ and variables of this machine."""
+    return Path(os.path.expandvars(directory)).expanduser()
+
+
 class KeptStates:
     """The states of one merge in a folder, shared by all workers that can see it.
 

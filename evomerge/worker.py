@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import resource
 import sys
 import time
@@ -26,6 +25,7 @@ from evomerge.execute.base import Answers, Failure, Job, Outcome, WorkerSettings
 from evomerge.live import LiveModel
 from evomerge.materialise import Materialiser
 from evomerge.models import open_models
+from evomerge.prepared import folder_of
 from evomerge.score.memory import is_out_of_memory
 from evomerge.score.plan import Plan
 from evomerge.score.requests import LogLikelihoodResponse, Request, Response
@@ -57,7 +57,7 @@ class Worker:
             settings.base, settings.experts, vocabulary=settings.vocabulary, slices=settings.slices
         )
         self._live = LiveModel.build(base, dtype=getattr(torch, settings.dtype), device=self._device)
-        states = None if settings.states is None else Path(os.path.expandvars(settings.states)).expanduser()
+        states = None if settings.states is None else folder_of(settings.states)
         self._materialiser = Materialiser(base, experts, device=self._device, states=states)
         self._resident = ResidentModel(
             self._live.model,

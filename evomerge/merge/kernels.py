@@ -12,7 +12,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
@@ -218,10 +218,11 @@ def in_parts(part: Callable[[int, int], None], size: int, *, grain: int = TREE, 
     try:
         work()
     finally:
-        # A helper that hasn't begun by now has nothing to do.
-        for helper in helpers:
-            if not helper.cancel():
-                helper.result()
+        # One that hasn't begun by now has nothing to do; the others still use what the caller may free.
+        begun = [helper for helper in helpers if not helper.cancel()]
+        wait(begun)
+    for helper in begun:
+        helper.result()
 
 
 def gram(sources: Sequence[Tensor], *, origin: Tensor | None = None, rows: int = 1) -> NDArray[np.float64]:

@@ -192,6 +192,29 @@ def test_an_error_in_a_part_reaches_the_caller() -> None:
         torch.set_num_threads(1)
 
 
+def test_nothing_is_still_at_work_when_an_error_reaches_the_caller() -> None:
+    at_work, finished = threading.Event(), []
+
+    def part(start: int, stop: int) -> None:
+        # The caller fails; its helpers take their time.
+        if threading.current_thread() is threading.main_thread():
+            at_work.wait(10)
+            raise ValueError("a part failed")
+        at_work.set()
+        threading.Event().wait(0.3)
+        finished.append(start)
+
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(ValueError, match="a part failed"):
+            kernels.in_parts(part, 120, grain=1, least=10)
+        seen = len(finished)
+        threading.Event().wait(0.5)
+    finally:
+        torch.set_num_threads(1)
+    assert 0 < seen == len(finished)
+
+
 def test_the_caller_does_alone_what_no_other_thread_is_free_for() -> None:
     release, seen = threading.Event(), []
     busy = [kernels._pool(os.getpid(), 2).submit(release.wait) for _ in range(2)]

@@ -52,8 +52,8 @@ def write_folder(
             gets a file of its own.
         progress: called with bytes written and bytes in all after each tensor.
         files: further text files by name, such as a model card as README.md.
-        report: called before anything is written with each sentence that a person should know of the models, such
-            as the tokens that were added.
+        report: called before anything is written with each sentence that a person should know of the models and the
+            recipe, such as the tokens that were added.
         device: where tensors are merged.
         states: a folder that may hold what the method prepares, as that of a run does; None: nothing is.
 
@@ -64,7 +64,7 @@ def write_folder(
         CheckpointError, RecipeError, MergeError: as from `Materialiser`.
     """
     if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe)
+        recipe = load_recipe(recipe, report=report)
     out = Path(out).expanduser().absolute()
     limit = parse_size(shard_size)
     _refuse_taken(out)
@@ -72,7 +72,7 @@ def write_folder(
     materialiser = Materialiser(base, experts, device=device, states=states)
     materialiser.check(recipe)
     if report is not None:
-        for note in notes_of(base, experts):
+        for note in (*notes_of(base, experts), *materialiser.notes(recipe)):
             report(note)
     needed = materialiser.size_bytes(recipe)
     try:

@@ -92,6 +92,21 @@ class Materialiser:
         """
         self._checked(recipe)
 
+    def notes(self, recipe: Recipe) -> list[str]:
+        """What is allowed in a recipe that fits these models, but hardly meant: a sentence each."""
+        homes = set(self._homes(recipe).values())
+        empty = [group.name for index, group in enumerate(recipe.groups) if index not in homes]
+        notes = [
+            f"group {name!r} contains no tensor that no earlier group contains; it has no effect" for name in empty
+        ]
+        if method_of(recipe).base == "required" and not recipe.slices:
+            notes += [
+                f"expert {name!r} is the base itself; its task vector is zero"
+                for name, expert in self.experts.items()
+                if expert.folder == self.base.folder
+            ]
+        return notes
+
     def dtype(self, recipe: Recipe) -> torch.dtype:
         """The dtype in which a recipe's floating-point tensors are stored. Raises: RecipeError if unknown."""
         if recipe.dtype == "auto":
@@ -390,26 +405,28 @@ class Materialiser:
             self._checked_group(f"recipe: groups[{index}] ({group.name})", group, method)
             for index, group in enumerate(recipe.groups)
         ]
-        by_name = any(group.names is not None for group in recipe.groups)
-        found: dict[tuple[Place, str], Coefficients] = {}
-        homeless: dict[tuple[Place, str], str] = {}
-        keys = {name: (self._places[name], name if by_name else "") for name in self._floating()}
-        for name, key in keys.items():
-            if key in found or key in homeless:
-                continue
-            place = self._places[name]
-            for group, coefficients in zip(recipe.groups, groups, strict=True):
-                if group.contains(place.layer, place.kind, name):
-                    found[key] = coefficients
-                    break
-            else:
-                homeless[key] = name
+        homes = self._homes(recipe)
+        homeless = [name for name, home in homes.items() if home is None]
         if homeless and method.parameters:
             raise RecipeError(
-                f"recipe: groups: no group contains {listed(list(homeless.values()))}; add a last group without "
+                f"recipe: groups: no group contains {listed(homeless)}; add a last group without "
                 "layers and kinds to give every other tensor its coefficients"
             )
-        return {name: found.get(key, {}) for name, key in keys.items()}
+        return {name: {} if home is None else groups[home] for name, home in homes.items()}
+
+    def _homes(self, recipe: Recipe) -> dict[str, int | None]:
+        """For each floating-point tensor the index of the first group that contains it, or None."""
+        by_name = any(group.names is not None for group in recipe.groups)
+        found: dict[tuple[Place, str], int | None] = {}
+        homes = {}
+        for name in self._floating():
+            place = self._places[name]
+            key = (place, name if by_name else "")
+            if key not in found:
+                containing = (i for i, group in enumerate(recipe.groups) if group.contains(*place, name))
+                found[key] = next(containing, None)
+            homes[name] = found[key]
+        return homes
 
     def _checked_group(self, where: str, group: Group, method: type[MergeMethod]) -> dict[str, NDArray[np.float64]]:
         if group.layers is not None and group.layers[1] > self._last_layer:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,25 @@ def test_a_method_without_need_of_a_base_isnt_given_one(tiny_llama: dict[str, Pa
     streamed = dict(llama.stream(recipe_of(tiny_llama, method="pair")))
     one, two = (load_file(tiny_llama[model] / "model.safetensors")["lm_head.weight"].double() for model in "ab")
     assert torch.equal(streamed["lm_head.weight"], ((one + two) / 2).float())
+
+
+def test_groups_without_tensors_and_an_expert_that_is_the_base_are_noted(tiny_llama: dict[str, Path]) -> None:
+    references = {name: ModelReference(path=str(tiny_llama[name])) for name in ("base", "a")}
+    base = Checkpoint.open(references["base"])
+    merger = Materialiser(base, {"copy": Checkpoint.open(references["base"]), "a": Checkpoint.open(references["a"])})
+    groups = (Group(name="typo", names=("selfattn",)), Group(name="mlp", kinds=("mlp",)), Group(name="rest"))
+    recipe = Recipe(
+        base=references["base"],
+        experts={"copy": references["base"], "a": references["a"]},
+        method="task_arithmetic",
+        groups=(*groups, Group(name="shadowed", layers=(0, 0))),
+    )
+    assert merger.notes(recipe) == [
+        "group 'typo' contains no tensor that no earlier group contains; it has no effect",
+        "group 'shadowed' contains no tensor that no earlier group contains; it has no effect",
+        "expert 'copy' is the base itself; its task vector is zero",
+    ]
+    assert merger.notes(replace(recipe, method="linear", groups=groups[1:])) == []
 
 
 @pytest.mark.parametrize(

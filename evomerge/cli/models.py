@@ -104,7 +104,7 @@ def recipe(
     elif trial is not None:
         raise RecipeError(f"{source}: --trial is for run directories; a recipe is one merge")
     else:
-        found = load_recipe(source)
+        found = load_recipe(source, report=lambda note: typer.echo(f"Note: {note}", err=True))
     with _of_file(source):
         typer.echo(to_mergekit(found) if form is Form.mergekit else found.to_yaml(), nl=False)
 

@@ -7,7 +7,7 @@ filter and per depth becomes groups, each with the numbers that mergekit would h
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,11 +75,15 @@ class _Spot:
     depth: float
 
 
-def load_recipe(path: str | Path) -> Recipe:
+def load_recipe(path: str | Path, *, report: Callable[[str], None] | None = None) -> Recipe:
     """Read a recipe file of either kind, ours or mergekit's.
 
     Model paths of a recipe are relative to the file's folder. Those of a mergekit file are, as in
     mergekit, relative to the current folder, or else to the file's.
+
+    Args:
+        path: the file.
+        report: called with each sentence on what is allowed in a mergekit file, but hardly meant.
 
     Raises: RecipeError, CheckpointError.
     """
@@ -89,7 +93,7 @@ def load_recipe(path: str | Path) -> Recipe:
     except OSError as error:
         raise RecipeError(f"{path}: can't be read: {error.strerror}") from error
     if is_mergekit(text):
-        return read_mergekit(text, where=str(path), folder=path.parent)
+        return read_mergekit(text, where=str(path), folder=path.parent, report=report)
     _refuse_other_files(text, str(path))
     return Recipe.from_yaml(text, where=str(path)).relative_to(path.parent)
 
@@ -108,6 +112,7 @@ def read_mergekit(
     *,
     where: str = "mergekit file",
     folder: Path | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Recipe:
     """The recipe that a mergekit merge file describes.
 
@@ -117,6 +122,8 @@ def read_mergekit(
         text: YAML with `models` or `slices`.
         where: what to call the file in messages.
         folder: where local models are looked for after the current folder.
+        report: called with each sentence on what mergekit passes over in silence and is hardly meant, such as a
+            filter that matches no tensor.
 
     Returns: a recipe with the parameters that mergekit would use for every tensor. Its dtype is
         `out_dtype`, or else `dtype`: merging itself is done in higher precision.
@@ -163,7 +170,12 @@ def read_mergekit(
         options["model"] = "base" if slices else next(iter(experts))
         ours = "scaled" if any(reading.given("scale", spot) for spot in spots) else "passthrough"
     values = {} if ours == "passthrough" else {spot.name: reading.coefficients(spot) for spot in spots}
-    groups = _groups(values, layout, list(reading.filters(stretches)), where)
+    filters = list(reading.filters(stretches))
+    if report is not None:
+        for text in filters:
+            if not any(text in spot.name for spot in spots):
+                report(f"filter {text!r} occurs in no tensor's name; it has no effect")
+    groups = _groups(values, layout, filters, where)
     return Recipe(
         base=first,
         experts=experts,

@@ -53,6 +53,14 @@ dtype: float32
     assert (tmp_path / "merged" / "recipe.yaml").exists()
 
 
+def test_what_is_hardly_meant_is_said_before_merging(cli: Any, tmp_path: Path, recipe: Path) -> None:
+    text = recipe.read_text().replace("groups:\n", "groups:\n- name: typo\n  names: [selfattn]\n  coefficients: {}\n")
+    recipe.write_text(text)
+    done = cli("merge", recipe, tmp_path / "merged")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith("Note: group 'typo' contains no tensor that no earlier group contains")
+
+
 def test_shards_are_of_the_size_asked_for(cli: Any, tmp_path: Path, recipe: Path) -> None:
     assert cli("merge", recipe, tmp_path / "merged", "--shard-size", "100KB").exit_code == 0
     assert (tmp_path / "merged" / "model.safetensors.index.json").exists()

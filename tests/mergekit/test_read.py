@@ -161,6 +161,22 @@ def test_a_file_of_either_kind_is_loaded_with_its_models_beside_it(family: dict[
     assert load_recipe(folder / "recipe.yaml") == read
 
 
+def test_a_filter_that_matches_no_tensor_is_reported(family: dict[str, Path]) -> None:
+    def read(filters: list[str]) -> list[str]:
+        weight = [*({"filter": text, "value": 0.2} for text in filters), {"filter": "*", "value": 0.5}, {"value": 0.7}]
+        models = [
+            {"model": "a", "parameters": {"weight": weight}},
+            {"model": "b", "parameters": {"weight": [{"filter": "mlp", "value": 0.1}, {"value": 1}]}},
+        ]
+        notes: list[str] = []
+        text = yaml.safe_dump({"merge_method": "linear", "models": models})
+        read_mergekit(text, folder=family["base"].parent, report=notes.append)
+        return notes
+
+    assert read(["self_attn", "down_proj"]) == []
+    assert read(["selfattn", "down_proj"]) == ["filter 'selfattn' occurs in no tensor's name; it has no effect"]
+
+
 @pytest.mark.parametrize("counterpart", COUNTERPARTS, ids=lambda counterpart: counterpart.theirs)
 def test_every_counterpart_names_a_method_with_its_coefficients_and_options(counterpart: Any) -> None:
     method = METHODS.get(counterpart.ours)

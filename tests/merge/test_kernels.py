@@ -312,3 +312,23 @@ def test_a_number_that_is_not_finite_is_found_wherever_it_stands(dtype: torch.dt
             broken[place] = value
             assert not kernels.is_finite(broken)
             assert not kernels.is_finite(broken.view(1, -1).expand(2, -1))
+
+
+def test_loops_do_not_wait_for_scipy_and_leave_numbas_own_use_of_it_alone() -> None:
+    script = """
+import sys
+import numba, numpy as np, torch
+from evomerge.merge import kernels
+
+kernels.span([torch.ones(8)], [0.5], torch.empty(8))
+assert "evomerge.merge.loops" in sys.modules
+assert "scipy.linalg" not in sys.modules
+
+a = np.random.default_rng(0).random((4, 4))
+assert np.allclose(numba.njit(lambda a: np.dot(a, a))(a), a @ a)
+assert np.allclose(numba.njit(lambda a: np.linalg.inv(a))(a), np.linalg.inv(a))
+assert np.allclose(numba.njit(lambda a: np.convolve(a, a))(a[0]), np.convolve(a[0], a[0]))
+assert "scipy.linalg" in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

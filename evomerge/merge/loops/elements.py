@@ -5,7 +5,9 @@ A loop is told addresses and dtype codes instead of typed arrays, so that it ser
 
 from __future__ import annotations
 
+import importlib
 import secrets
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,31 @@ FLOAT32, BFLOAT16, FLOAT16, FLOAT64 = 0, 1, 2, 3
 _STAMP = tuple(
     (file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in sorted(Path(__file__).parent.glob("*.py"))
 )
+
+
+def _keep_scipy_out() -> None:
+    """Have numba's array functions loaded without SciPy.
+
+    They look whether it is there, for convolutions that no loop makes, and loading it takes as long as all the rest
+    of numba. Where somebody else makes a convolution, numba has one without SciPy; its linear algebra looks again.
+    """
+    from numba.np import linalg
+
+    if "scipy.linalg" in sys.modules or not hasattr(linalg, "ensure_blas"):
+        return
+
+    def no_blas() -> None:
+        raise ImportError
+
+    look = linalg.ensure_blas
+    linalg.ensure_blas = no_blas
+    try:
+        importlib.import_module("numba.np.arraymath")
+    finally:
+        linalg.ensure_blas = look
+
+
+_keep_scipy_out()
 
 
 def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:

@@ -314,6 +314,7 @@ def test_a_number_that_is_not_finite_is_found_wherever_it_stands(dtype: torch.dt
             assert not kernels.is_finite(broken.view(1, -1).expand(2, -1))
 
 
+@pytest.mark.slow
 def test_loops_do_not_wait_for_scipy_and_leave_numbas_own_use_of_it_alone() -> None:
     script = """
 import sys

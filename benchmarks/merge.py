@@ -37,7 +37,6 @@ from typing import Any
 
 import torch
 
-SIDE = 2048
 PACKAGES = ("evomerge", "mergekit", "torch", "numba", "numpy", "safetensors")
 
 
@@ -95,6 +94,7 @@ def main() -> None:
     live = commands.add_parser("live", parents=[common])
     live.add_argument("--parameters", type=float, default=5e7)
     live.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    live.add_argument("--side", type=int, default=2048, help="rows and columns of each matrix")
     live.add_argument("--repeats", type=int, default=7)
     stream = commands.add_parser("stream", parents=[common])
     stream.add_argument("--sizes", nargs="+", choices=SIZES, default=["50M"])
@@ -165,6 +165,7 @@ def measure_live(options: argparse.Namespace) -> None:
         "experts": options.experts,
         "threads": options.threads,
         "device": options.device,
+        "side": options.side,
     }
     for name in dict.fromkeys(["task_arithmetic", *names]):
         row = report.find(**settings, method=name)
@@ -183,15 +184,16 @@ def measure_live(options: argparse.Namespace) -> None:
 
 def make_matrices(options: argparse.Namespace) -> list[list[torch.Tensor]]:
     """The base's matrices, then each expert's."""
-    generator = torch.Generator().manual_seed(0)
-    count = max(1, round(options.parameters / SIDE**2))
-    base = [torch.randn(SIDE, SIDE, generator=generator) * 0.02 for _ in range(count)]
-    models = [base] + [
-        [tensor + torch.randn(SIDE, SIDE, generator=generator) * 0.002 for tensor in base]
-        for _ in range(options.experts)
-    ]
-    dtype = getattr(torch, options.dtype)
-    return [[tensor.to(device=options.device, dtype=dtype) for tensor in model] for model in models]
+    generator = torch.Generator(options.device).manual_seed(0)
+    dtype, shape = getattr(torch, options.dtype), (options.side, options.side)
+    count = max(1, round(options.parameters / options.side**2))
+
+    def random(scale: float) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, device=options.device) * scale
+
+    base = [random(0.02) for _ in range(count)]
+    experts = [[(tensor + random(0.002)).to(dtype) for tensor in base] for _ in range(options.experts)]
+    return [[tensor.to(dtype) for tensor in base], *experts]
 
 
 def _measure_method(

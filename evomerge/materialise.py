@@ -25,7 +25,7 @@ from evomerge.architecture import Place
 from evomerge.checkpoint import Checkpoint, check_compatible, match_names
 from evomerge.errors import CheckpointError, EvomergeError, MergeError, RecipeError, UnknownNameError, listed, unknown
 from evomerge.merge import METHODS
-from evomerge.merge.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
+from evomerge.merge.base import Coefficients, Finite, MergeMethod, Option, Parameter, TensorInputs
 from evomerge.merge.kernels import is_finite
 from evomerge.paging import prefer_large_pages, read_ahead
 from evomerge.prepared import KeptStates, key_of
@@ -207,14 +207,24 @@ class Materialiser:
         """
         coefficients = self._checked(recipe)
         prepared = self.prepare(recipe)
+        later: dict[str, Tensor] = {}
         for name, target in targets.items():
             dtype = self.storage_dtype(name, recipe)
             # Rounded to the stored dtype first, as a model loaded from the exported folder would be.
             out = target if target.dtype == dtype else torch.empty_like(target, dtype=dtype)
             inputs = self._inputs(name, prepared.method, keep=True)
-            self._merge(inputs, prepared.method, prepared.states[name], coefficients[name], out)
+            finite = self._merge(inputs, prepared.method, prepared.states[name], coefficients[name], out)
+            if isinstance(finite, Tensor):
+                later[name] = finite
+            elif not finite:
+                raise self._not_finite(inputs, coefficients[name])
             if out is not target:
                 target.copy_(out)
+        # A GPU goes through all tensors without being waited for.
+        known = torch.stack([*later.values()]).tolist() if later else []
+        for name, is_known_finite in zip(later, known, strict=True):
+            if not is_known_finite:
+                raise self._not_finite(self._inputs(name, prepared.method, keep=True), coefficients[name])
 
     def stream(self, recipe: Recipe, *, reuse: bool = False) -> Iterator[tuple[str, Tensor]]:
         """The merged tensors one at a time, in the order of `stored`, on the CPU, in storage dtype.
@@ -250,7 +260,8 @@ class Materialiser:
                 else:
                     rooms.rotate()
                     out = rooms[0][: math.prod(shape) * dtype.itemsize].view(dtype).view(shape)
-                self._merge(inputs, method, self._state(inputs, method, kept), coefficients[name], out)
+                if not self._merge(inputs, method, self._state(inputs, method, kept), coefficients[name], out):
+                    raise self._not_finite(inputs, coefficients[name])
                 yield name, out.cpu()
 
     def _rooms(self, stored: Mapping[str, torch.dtype]) -> deque[Tensor]:
@@ -271,14 +282,17 @@ class Materialiser:
 
     def _merge(
         self, inputs: TensorInputs, method: MergeMethod, state: Any, coefficients: Coefficients, out: Tensor
-    ) -> None:
+    ) -> Finite:
+        """Merge one tensor; returns whether all of it is finite."""
         name = inputs.name
         try:
             finite = method.merge(inputs, coefficients, state, out)
         except MergeError as error:
             raise error if name in str(error) else MergeError(f"{name}: {error}") from error
-        if not (is_finite(out) if finite is None else finite):
-            raise MergeError(f"{name}: {self._why_not_finite(inputs, coefficients)}")
+        return is_finite(out) if finite is None else finite
+
+    def _not_finite(self, inputs: TensorInputs, coefficients: Coefficients) -> MergeError:
+        return MergeError(f"{inputs.name}: {self._why_not_finite(inputs, coefficients)}")
 
     def _why_not_finite(self, inputs: TensorInputs, coefficients: Coefficients) -> str:
         models = dict(zip(self.experts, inputs.experts, strict=True))

@@ -16,16 +16,24 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import torch
+
+# Triton reads this once, too. Its interpreter runs kernels for GPUs where there is none.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # A shell starts background jobs with SIGINT ignored, which every process started by a test would inherit.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_torch_thread() -> None:
-    import torch
-
     torch.set_num_threads(1)
 
 

@@ -63,7 +63,7 @@ DOORS: dict[str, tuple[str, ...]] = {
 }
 
 # Mathematics on tensors and arrays: no files, no config, no models.
-MATHEMATICS_MAY_IMPORT = {"llvmlite", "numpy", "scipy", "torch", "numba"}
+MATHEMATICS_MAY_IMPORT = {"llvmlite", "numpy", "scipy", "torch", "numba", "triton"}
 GROUND_MAY_IMPORT = {"numpy"}
 
 

@@ -14,6 +14,8 @@ import torch
 
 from evomerge.errors import CheckpointError, ExecutionError
 from evomerge.execute.base import WorkerSettings
+from evomerge.merge import METHODS
+from evomerge.recipe import Group
 from evomerge.score.requests import GenerationRequest, LogLikelihoodRequest
 from evomerge.worker import Worker
 from worker_helpers import REQUESTS, answers, failure, job, make_settings
@@ -207,3 +209,32 @@ def test_a_candidates_time_is_that_of_all_its_blocks(tiny_llama: dict[str, Path]
     worker.add_requests("search", REQUESTS, [[0, 1], [2, 3, 4]])
     answers(worker.evaluate(replace(job(settings, 1, 0.5), block=0, spent_s=1.0)))
     assert failure(worker.evaluate(replace(job(settings, 1, 0.5), block=1, spent_s=61.0))).reason == "timeout"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "della", "sce", "karcher", "passthrough"])
+def test_a_gpu_merges_the_same_bytes_and_answers_as_the_cpu_does(settings: WorkerSettings, method: str) -> None:
+    merges, responses = [], []
+    for device in ("cpu", "cuda"):
+        worker = Worker(replace(settings, device=device))
+        worker.add_requests("search", REQUESTS)
+        asked = job(settings, 0, 0.5)
+        recipe = replace(asked.recipe, method=method, groups=(Group(name="all"),))
+        got = answers(worker.evaluate(replace(asked, recipe=recipe)))
+        responses.append([getattr(response, "log_probability", 0.0) for response in got.responses])
+        merges.append({name: target.cpu() for name, target in worker._live.targets.items()})
+        assert got.peak_bytes > 0
+    assert all(torch.equal(merges[1][name], merged) for name, merged in merges[0].items())
+    assert responses[1] == pytest.approx(responses[0], abs=1e-3)
+
+
+@pytest.mark.gpu
+def test_a_gpu_names_the_tensor_that_is_not_finite(settings: WorkerSettings) -> None:
+    worker = Worker(replace(settings, device="cuda"))
+    worker.add_requests("search", REQUESTS)
+    with_infinity = list(worker._materialiser.experts["a"].names)[3]
+    inputs = worker._materialiser._inputs(with_infinity, METHODS.get("task_arithmetic"), keep=True)
+    inputs.experts[0].view(-1)[7] = torch.inf
+    lost = failure(worker.evaluate(job(settings, 0, 0.5)))
+    assert lost.reason == "not_finite"
+    assert f"{with_infinity}: NaN or Inf in the weights of a" in lost.message

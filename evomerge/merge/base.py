@@ -65,9 +65,17 @@ class TensorInputs:
     base: Tensor | None
     experts: tuple[Tensor, ...]
 
+    def cpu(self) -> TensorInputs:
+        """The same on the CPU."""
+        base = None if self.base is None else self.base.cpu()
+        return TensorInputs(name=self.name, base=base, experts=tuple(expert.cpu() for expert in self.experts))
+
 
 Tensors = Callable[[], Iterator[TensorInputs]]
 """Goes through all floating-point tensors of the models, one at a time, each time it is called."""
+
+Finite = bool | Tensor
+"""Whether a result is finite: known, or bool of shape () on a GPU that may still be computing it."""
 
 
 class MergeMethod(ABC):
@@ -113,7 +121,7 @@ class MergeMethod(ABC):
         return 0
 
     @abstractmethod
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> bool | None:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> Finite | None:
         """Write the merged tensor into `out`, computed in float64 where inputs are 16-bit, rounded once.
 
         `out` may be of another dtype than the inputs and may be a strided view.

@@ -53,16 +53,16 @@ class Breadcrumbs(BandMethod):
     ) -> Sparsity:
         """Keep the band between each expert's thresholds."""
         size = inputs.experts[0].numel()
-        low, high = [], []
-        for expert, (density, gamma) in enumerate(zip(coefficients["density"], coefficients["gamma"], strict=True)):
+        ranks = []
+        for density, gamma in zip(coefficients["density"], coefficients["gamma"], strict=True):
             kept = count_kept(float(density), size)
             above = min(int(float(gamma) * size), size - kept) if kept else 0
             # Rank 0 is infinite: nothing is kept, or nothing dropped at the top.
-            ranks = above + kept, above + 1 if above else 0
-            bottom, top = self.largest(inputs, state, expert, ranks)
-            low.append(least_reaching(bottom))
-            high.append(most_not_exceeding(top))
-        return Sparsity(kind="band", low=np.array(low), high=np.array(high), factor=np.ones(len(low)))
+            ranks.append((above + kept, above + 1 if above else 0))
+        found = self.largest(inputs, state, ranks)
+        low = np.array([least_reaching(bottom) for bottom, _ in found])
+        high = np.array([most_not_exceeding(top) for _, top in found])
+        return Sparsity(kind="band", low=low, high=high, factor=np.ones(len(low)))
 
 
 class BreadcrumbsTies(Breadcrumbs):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evomerge.merge.base import Coefficients, MergeMethod, Parameter, TensorInputs
+from evomerge.merge.base import Coefficients, Finite, MergeMethod, Parameter, TensorInputs
+from evomerge.merge.formulas import of_row
 from evomerge.merge.kernels import addresses_of, compiled_for, flattened, fuse, representable
-from evomerge.merge.orders import Values, order
+from evomerge.merge.orders import Values, all_largest, look_through, order
 
 _CHUNK = 1 << 18
 """Entries whose probabilities are compared at a time."""
@@ -53,33 +55,27 @@ class ArceeFusion(MergeMethod):
     def prepare(self, inputs: TensorInputs) -> Importance:
         """Divergence of each row and quartiles of the importance."""
         assert inputs.base is not None
-        base, expert = flattened(inputs.base), flattened(inputs.experts[0])
+        base, expert = flattened(inputs.base.cpu()), flattened(inputs.experts[0].cpu())
         rows = _divergences(inputs)
         values = _importances(base, expert, rows)
         size = base.numel()
         statistics = order(size, values)
         counts = [size - int(q * (size - 1)) for q in (0.25, 0.5, 0.75)]
-        first, median, third = statistics.all_largest(counts, values)
+        [[first, median, third]] = all_largest([statistics], [counts], look_through(size, values))
         return Importance(rows, median, third - first)
 
     def prepared_bytes(self, shape: tuple[int, ...], num_experts: int) -> int:
         """A number per row."""
         return 8 * math.prod(shape[:-1]) + 16
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Importance, out: Tensor) -> bool:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Importance, out: Tensor) -> Finite:
         """Write the base plus the important changes."""
         assert inputs.base is not None
         threshold = state.median + float(coefficients["selectivity"]) * state.range
         weight, length = float(coefficients["weight"]), max(1, inputs.base.numel() // len(state.rows))
-
-        def formula(blocks: list[Tensor], first: int) -> Tensor:
-            tau = blocks[1] - blocks[0]
-            size = (tau.abs() * _spread_rows(state.rows, tau, first, length)).to(torch.float32)
-            return blocks[0] + tau * torch.where(size.to(torch.float64) >= threshold, weight, torch.zeros_like(tau))
-
         return fuse(
-            "merge_fusion", formula, (inputs.base, *inputs.experts), out,
-            (state.rows, length, threshold, weight), provable=representable(weight),
+            "merge_fusion", _formula, (inputs.base, *inputs.experts), out,
+            (state.rows, length, threshold, weight), provable=lambda: representable(weight),
         )  # fmt: skip
 
 
@@ -105,14 +101,15 @@ def _importances(base: Tensor, expert: Tensor, rows: NDArray[np.float64]) -> Val
             compiled.importances(start, stop, *addresses_of((base, expert)), rows, length, result)
             return result
         tau = expert[start:stop].to(torch.float64) - base[start:stop].to(torch.float64)
-        size = (tau.abs() * _spread_rows(rows, tau, start, length)).nan_to_num(nan=torch.inf, posinf=torch.inf)
-        result[:] = size.to(torch.float32).cpu().numpy()
+        size = tau.abs() * torch.from_numpy(rows)[torch.arange(start, stop) // length]
+        result[:] = size.nan_to_num(nan=torch.inf, posinf=torch.inf).to(torch.float32).numpy()
         return result
 
     return values
 
 
-def _spread_rows(rows: NDArray[np.float64], tau: Tensor, first: int, length: int) -> Tensor:
-    """The row's number for each entry from `first` on."""
-    index = torch.arange(first, first + tau.numel(), device=tau.device) // length
-    return torch.from_numpy(rows).to(tau.device)[index]
+def _formula(values: list[Tensor], ranks: list[Tensor], index: Tensor, numbers: Any) -> Tensor:
+    (base, expert), (rows, length, threshold, weight) = values, numbers
+    vector = expert - base
+    size = (vector.abs() * of_row(rows, index, length)).to(torch.float32)
+    return base + vector * torch.where(size.to(torch.float64) >= threshold, weight, torch.zeros_like(base))

@@ -1,14 +1,13 @@
 """Merging loops over whole tensors: float64 inside, rounded once, the same bytes however they run.
 
-On the CPU a compiled loop makes one pass over raw weights; anywhere else torch computes the same
-operations in the same order, block by block. Every element goes through the same float64 operations
-in both, so threads, block sizes and devices don't show in the result.
+On the CPU a compiled loop makes one pass over raw weights, on a GPU a kernel made from the method's formula does
+(`evomerge.merge.gpu`); where neither can be had, torch computes the formula block by block. Every element goes
+through the same float64 operations in all of them, so threads, block sizes and devices don't show in the result.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +23,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Formula = Callable[[list[Tensor], int], Tensor]
-"""Merged float64 values of one block: takes each source's block in float64 and its first element's index."""
+from evomerge.merge.base import Finite
+from evomerge.merge.formulas import Formula, as_number, of_row, unpacked
 
 TREE = 1024
 """Elements whose products are added as one balanced tree; a power of two."""
@@ -66,7 +65,7 @@ def round_once(values: Tensor, dtype: torch.dtype) -> Tensor:
     return bits.view(torch.float32).to(dtype)
 
 
-def span(sources: Sequence[Tensor], coefficients: Sequence[float] | NDArray[np.float64], out: Tensor) -> bool:
+def span(sources: Sequence[Tensor], coefficients: Sequence[float] | NDArray[np.float64], out: Tensor) -> Finite:
     """Write Σ coefficient · source, added in order, into `out`; returns whether all of it is finite.
 
     Args:
@@ -75,18 +74,18 @@ def span(sources: Sequence[Tensor], coefficients: Sequence[float] | NDArray[np.f
             the flattened tensors. A coefficient of 0 still lets NaN and infinities through.
         out: where to write, of any floating dtype and strides; may be one of the sources.
     """
-    factors = np.atleast_2d(np.asarray(coefficients, dtype=np.float64)).T.copy()
-    rows = factors.shape[1]
-    length = max(1, out.numel() // rows)
+    given = np.asarray(coefficients, dtype=np.float64)
+    factors = given[:, None] if given.ndim == 1 else given.T.copy()
+    length = max(1, out.numel() // factors.shape[1])
+    return fuse("span", _weighted_sum, sources, out, (factors, length), provable=lambda: representable(factors))
 
-    def formula(blocks: list[Tensor], first: int) -> Tensor:
-        row = _row_of(blocks[0], first, length) if rows > 1 else None
-        total = torch.zeros_like(blocks[0])
-        for column, block in zip(torch.from_numpy(factors).to(total.device), blocks, strict=True):
-            total += block * (column[0] if row is None else column[row])
-        return total
 
-    return fuse("span", formula, sources, out, (factors, length), provable=representable(factors))
+def _weighted_sum(values: list[Tensor], ranks: list[Tensor], index: Tensor, numbers: Any) -> Tensor:
+    coefficients, length = numbers
+    total = torch.zeros_like(values[0])
+    for value, column in zip(values, coefficients, strict=True):
+        total = total + value * of_row(column, index, length)
+    return total
 
 
 def fuse(
@@ -97,8 +96,8 @@ def fuse(
     numbers: tuple[Any, ...],
     *,
     ranks: Sequence[Tensor] = (),
-    provable: bool = False,
-) -> bool:
+    provable: Callable[[], bool],
+) -> Finite:
     """Write an elementwise function of the sources into `out`; returns whether all of it is finite.
 
     Args:
@@ -111,20 +110,45 @@ def fuse(
         ranks: bytes beside the elements, uint8, flattened, that the formula looks at.
         provable: whether the formula's bounds hold for these numbers, so that bfloat16 may be computed in float32.
     """
-    flat = [flattened(source) for source in sources]
     target = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
-    if compiled := compiled_for(*flat, out):
-        function = getattr(compiled, loop)
-        work = _work(flat, target, numbers, ranks, provable)
-        found: list[bool] = []
-        in_parts(lambda start, stop: found.append(function(start, stop, work)), target.numel())
-        finite = all(found)
-    else:
-        _in_blocks(formula, flat, target.view(-1))
+    finite: Finite | None = _fused_on_gpu(formula, sources, ranks, numbers, target)
+    if finite is None:
+        finite = _fused_on_cpu(loop, sources, ranks, numbers, target, provable)
+    if finite is None:
+        _in_blocks(formula, sources, ranks, numbers, target)
         finite = is_finite(target)
     if target is not out:
         out.copy_(target)
     return finite
+
+
+def _fused_on_gpu(
+    formula: Formula, sources: Sequence[Tensor], ranks: Sequence[Tensor], numbers: Any, out: Tensor
+) -> Tensor | None:
+    """Merge in one kernel; None where there can't be one."""
+    if (gpu := gpu_kernels_for(out)) is None:
+        return None
+    here = [tensor.to(out.device).contiguous() for tensor in (*sources, *ranks)]
+    made: Tensor | None = gpu.fuse(formula, here[: len(sources)], here[len(sources) :], numbers, out)
+    return made
+
+
+def _fused_on_cpu(
+    loop: str,
+    sources: Sequence[Tensor],
+    ranks: Sequence[Tensor],
+    numbers: tuple[Any, ...],
+    out: Tensor,
+    provable: Callable[[], bool],
+) -> bool | None:
+    """Merge in one pass of a compiled loop; None where it can't read the tensors."""
+    if (compiled := compiled_for(*sources, out)) is None:
+        return None
+    flat = [flattened(source) for source in sources]
+    function, work = getattr(compiled, loop), _work(flat, out, numbers, ranks, provable())
+    found: list[bool] = []
+    in_parts(lambda start, stop: found.append(function(start, stop, work)), out.numel())
+    return all(found)
 
 
 def _work(
@@ -169,15 +193,19 @@ def representable(*numbers: Any) -> bool:
     )
 
 
-def is_finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Tensor) -> Finite:
     """Whether a tensor holds neither NaN nor infinity, in one read at the speed of memory."""
     if tensor.is_contiguous() and (compiled := compiled_for(tensor)):
         address, code = tensor.data_ptr(), _CODES[tensor.dtype]
         found: list[bool] = []
         in_parts(lambda start, stop: found.append(compiled.are_finite(start, stop, address, code)), tensor.numel())
         return all(found)
+    if not tensor.numel():
+        return True
     # The extremes tell in one read, where isfinite().all() takes tens of times as long.
-    return not tensor.numel() or all(math.isfinite(extreme) for extreme in torch.aminmax(tensor))
+    least, most = torch.aminmax(tensor)
+    finite = least.isfinite() & most.isfinite()
+    return bool(finite) if tensor.device.type == "cpu" else finite
 
 
 def in_parts(part: Callable[[int, int], None], size: int, *, grain: int = TREE, least: int | None = None) -> None:
@@ -287,6 +315,12 @@ def _in_rows(tensor: Tensor, rows: int, part: slice, first: int, last: int) -> T
     return padded.view(-1, last - first, TREE)
 
 
+def leaf_sums(values: Tensor) -> Tensor:
+    """Sums of TREE float64 elements each, as balanced trees; the last one is filled up with zeros."""
+    padded = torch.nn.functional.pad(values, (0, -len(values) % TREE))
+    return _folded(padded.view(-1, TREE))
+
+
 def _folded(values: Tensor) -> Tensor:
     """Sums over the last axis, of length TREE, by adding halves until one is left."""
     while values.shape[-1] > 1:
@@ -295,42 +329,16 @@ def _folded(values: Tensor) -> Tensor:
     return values[..., 0]
 
 
-def uniform(first: int, count: int, keys: tuple[int, int], device: torch.device) -> Tensor:
-    """The random numbers of elements first..first+count: multiples of 2⁻³¹ in [0, 1), float64, shape (count,).
-
-    Each depends on the two 32-bit keys and on the element's index alone (two rounds of the mixing
-    function lowbias32, Wellons 2018, with a key before each; the last step of the second, which hardly
-    touches the upper bits, is left out).
-    """
-    index = torch.arange(first, first + count, dtype=torch.int64, device=device)
-    mixed = _mix((index & _WORD) ^ keys[0])
-    return (_stir((mixed + (keys[1] ^ (index >> 32))) & _WORD) >> 1).to(torch.float64) * 2.0**-31
-
-
-_WORD = 0xFFFFFFFF
-
-
-def _stir(value: Tensor) -> Tensor:
-    value = value ^ (value >> 16)
-    value = (value * 0x7FEB352D) & _WORD
-    value = value ^ (value >> 15)
-    return (value * 0x846CA68B) & _WORD
-
-
-def _mix(value: Tensor) -> Tensor:
-    value = _stir(value)
-    return value ^ (value >> 16)
-
-
-def _row_of(block: Tensor, first: int, length: int) -> Tensor:
-    return torch.arange(first, first + block.numel(), device=block.device) // length
-
-
-def _in_blocks(formula: Formula, sources: list[Tensor], out: Tensor) -> None:
-    size = _block_size(out)
+def _in_blocks(formula: Formula, sources: Sequence[Tensor], ranks: Sequence[Tensor], numbers: Any, out: Tensor) -> None:
+    size, device, target = _block_size(out), out.device, out.view(-1)
+    plain = unpacked(numbers, as_number, lambda values: torch.from_numpy(np.ascontiguousarray(values)).to(device))
+    flat = [flattened(source) for source in sources]
     for first in range(0, out.numel(), size):
-        blocks = [source[first : first + size].to(device=out.device, dtype=torch.float64) for source in sources]
-        out[first : first + size] = round_once(formula(blocks, first), out.dtype)
+        part = slice(first, min(out.numel(), first + size))
+        values = [source[part].to(device=device, dtype=torch.float64) for source in flat]
+        beside = [rank[part].to(device=device, dtype=torch.int32) for rank in ranks]
+        index = torch.arange(part.start, part.stop, device=device)
+        target[part] = round_once(formula(values, beside, index, plain), out.dtype)
 
 
 def _block_size(tensor: Tensor) -> int:
@@ -352,7 +360,7 @@ def addresses_of(tensors: Sequence[Tensor]) -> tuple[NDArray[np.int64], NDArray[
 
 @contextmanager
 def torch_only() -> Iterator[None]:
-    """Merge without the compiled loops inside this context, in every thread."""
+    """Merge without compiled loops and kernels inside this context, in every thread."""
     global _use_loops
     before, _use_loops = _use_loops, False
     try:
@@ -366,6 +374,13 @@ def compiled_for(*tensors: Tensor) -> ModuleType | None:
     if not _use_loops or any(tensor.device.type != "cpu" or tensor.dtype not in _CODES for tensor in tensors):
         return None
     return _loops()
+
+
+def gpu_kernels_for(*tensors: Tensor) -> ModuleType | None:
+    """What makes kernels for the GPU on which these tensors lie, else None."""
+    if not _use_loops or any(tensor.device.type != "cuda" or tensor.dtype not in _CODES for tensor in tensors):
+        return None
+    return _kernels()
 
 
 @cache
@@ -383,3 +398,16 @@ def _loops() -> ModuleType | None:
         logging.getLogger(__name__).warning("merging with torch alone, several times slower: %s", error)
         return None
     return loops
+
+
+@cache
+def _kernels() -> ModuleType | None:
+    """What makes kernels for GPUs, or None where Triton isn't installed."""
+    try:
+        import triton  # noqa: F401
+
+        from evomerge.merge import gpu
+    except ImportError as error:
+        logging.getLogger(__name__).warning("merging on the GPU with torch alone, several times slower: %s", error)
+        return None
+    return gpu

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from evomerge.errors import MergeError
-from evomerge.merge.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
+from evomerge.merge.base import Coefficients, Finite, MergeMethod, Option, Parameter, TensorInputs
 from evomerge.merge.kernels import span
 
 
@@ -34,7 +34,7 @@ class Linear(MergeMethod):
     options = (Option(name="normalize", description="Divide by the sum of the weights.", default=True),)
     base = "unused"
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> bool:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> Finite:
         """Write the weighted sum. Raises: MergeError if normalised weights add up to zero."""
         weight = coefficients["weight"]
         if self.option["normalize"]:
@@ -66,7 +66,7 @@ class TaskArithmetic(MergeMethod):
         ),
     )
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> bool:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> Finite:
         """Write the base plus the weighted task vectors."""
         assert inputs.base is not None
         weight = coefficients["weight"]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evomerge.merge.base import Coefficients, MergeMethod, Parameter, TensorInputs
+from evomerge.merge.base import Coefficients, Finite, MergeMethod, Parameter, TensorInputs
 from evomerge.merge.kernels import fuse, representable
 
 
@@ -40,22 +40,25 @@ class MagMax(MergeMethod):
         ),
     )
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> bool:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> Finite:
         """Write the base plus the largest entries."""
         assert inputs.base is not None
         weights, scale = tuple(coefficients["weight"].tolist()), float(coefficients["scale"])
-
-        def formula(blocks: list[Tensor], first: int) -> Tensor:
-            best, poison = torch.zeros_like(blocks[0]), torch.zeros_like(blocks[0])
-            for block, weight in zip(blocks[1:], weights, strict=True):
-                value = (block - blocks[0]) * weight
-                # Not zero only for NaN and Inf, which no comparison may lose.
-                poison += value * 0.0
-                larger = (value.abs() > best.abs()) | ((value.abs() == best.abs()) & (value > best))
-                best = torch.where(larger, value, best)
-            return blocks[0] + (best + poison) * scale
-
         return fuse(
-            "merge_magmax", formula, (inputs.base, *inputs.experts), out, (weights, scale),
-            provable=representable(weights, scale),
+            "merge_magmax", _formula, (inputs.base, *inputs.experts), out, (weights, scale),
+            provable=lambda: representable(weights, scale),
         )  # fmt: skip
+
+
+def _formula(values: list[Tensor], ranks: list[Tensor], index: Tensor, numbers: Any) -> Tensor:
+    weights, scale = numbers
+    base, *experts = values
+    best, poison = torch.zeros_like(base), torch.zeros_like(base)
+    for expert, weight in zip(experts, weights, strict=True):
+        vector = (expert - base) * weight
+        # Not zero only for NaN and Inf, which no comparison may lose.
+        poison = poison + vector * 0.0
+        size, largest = vector.abs(), best.abs()
+        best = torch.where((size > largest) | ((size == largest) & (vector > best)), vector, best)
+    merged: Tensor = base + (best + poison) * scale
+    return merged

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from evomerge.errors import MergeError
-from evomerge.merge.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
+from evomerge.merge.base import Coefficients, Finite, MergeMethod, Option, Parameter, TensorInputs
 from evomerge.merge.kernels import round_once, span
 
 NOT_LINEAR = (
@@ -239,7 +239,7 @@ class MatrixMethod(MergeMethod):
 
     def merge(
         self, inputs: TensorInputs, coefficients: Coefficients, state: tuple[Tensor, ...] | None, out: Tensor
-    ) -> bool:
+    ) -> Finite:
         """Write the base plus the weighted parts."""
         assert inputs.base is not None
         weight = coefficients["weight"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from evomerge.merge.base import Coefficients, MergeMethod, Parameter, TensorInputs
+from evomerge.merge.base import Coefficients, Finite, MergeMethod, Parameter, TensorInputs
 from evomerge.merge.kernels import fuse, representable
 
 _NEAREST = 1e-6
@@ -30,15 +31,23 @@ class NearSwap(MergeMethod):
     )
     max_experts = 1
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> bool:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> Finite:
         """Write the base plus the steps."""
         assert inputs.base is not None
         t = float(coefficients["t"])
-
-        def formula(blocks: list[Tensor], first: int) -> Tensor:
-            tau = blocks[1] - blocks[0]
-            return blocks[0] + (t / tau.abs().clamp(min=_NEAREST)).clamp(max=1.0) * tau
-
         return fuse(
-            "merge_nearswap", formula, (inputs.base, *inputs.experts), out, (t, _NEAREST), provable=representable(t)
+            "merge_nearswap",
+            _formula,
+            (inputs.base, *inputs.experts),
+            out,
+            (t, _NEAREST),
+            provable=lambda: representable(t),
         )
+
+
+def _formula(values: list[Tensor], ranks: list[Tensor], index: Tensor, numbers: Any) -> Tensor:
+    (base, expert), (t, nearest) = values, numbers
+    vector = expert - base
+    distance = vector.abs()
+    share = t / torch.where(distance < nearest, nearest, distance)
+    return base + torch.where(share > 1.0, 1.0, share) * vector

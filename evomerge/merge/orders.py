@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evomerge.merge.kernels import addresses_of, compiled_for, flattened, in_parts
+from evomerge.merge.kernels import addresses_of, compiled_for, flattened, gpu_kernels_for, in_parts
 
 Values = Callable[[int, int], NDArray[np.float32]]
 """The quantity that is ordered: not negative, not NaN, one number for each entry from start up to stop."""
 
-Between = Callable[[int, int, float, float], NDArray[np.float32]]
-"""Those of the entries from start up to stop that are at least one number and below another."""
+
+class Gap(NamedTuple):
+    """Entries of the quantity number `of` from `low` up to, not including, `high`, and how many there are at most."""
+
+    low: float
+    high: float
+    most: int
+    of: int = 0
+
+
+Look = Callable[[Sequence[Gap]], list[NDArray[np.float32]]]
+"""All entries in each of some gaps, in any order."""
 
 KEPT = 1 << 16
 """Distinct values remembered per tensor and expert, at most."""
@@ -27,7 +38,7 @@ _CHUNK, _SORTED, _COUNTED = 1 << 16, 1 << 15, 1 << 20
 _COARSE, _FINE = 12, 8
 """Bits at their ends in which numbers may differ that are counted together."""
 
-_ENTRY_BYTES = 12
+_ENTRY_BYTES = 13
 _DROPPED = 13
 _PLACES, _REST = (1 << (31 - _DROPPED)) + 1, (1 << _DROPPED) - 1
 
@@ -40,62 +51,52 @@ class OrderStatistics:
     positive: int
     """Number of entries above zero."""
     values: NDArray[np.float32]
-    """Ascending, distinct: all that occur, or at most KEPT numbers from the least to the largest of them."""
+    """Ascending, distinct: all that occur, or at most KEPT numbers from the least to the largest of them.
+
+    Those that many entries share are among them, together with the next larger ones.
+    """
     at_least: NDArray[np.int64]
     """For each value the number of entries that are no smaller."""
-    complete: bool
-    """Whether `values` are all that occur."""
+    is_sole: NDArray[np.bool_]
+    """Whether each value is the only one that occurs up to, not including, the next."""
 
-    def largest(self, count: int, values: Values, between: Between | None = None) -> float:
+    def largest(self, count: int, look: Look) -> float:
         """The `count`-th largest entry: those that reach it are the `count` largest and all that tie with the last.
 
         Args:
             count: 0 to size. Zero gives infinity.
-            values: the ordered quantity, read again only where `complete` is false.
-            between: a faster way to find some of them.
+            look: looks at the ordered quantity again, only where several values lie between two of `values`.
         """
-        return self.all_largest([count], values, between)[0]
+        return all_largest([self], [[count]], look)[0][0]
 
-    def all_largest(self, counts: Sequence[int], values: Values, between: Between | None = None) -> list[float]:
-        """As `largest`, for several counts at once."""
-        found = [self._remembered(count) for count in counts]
-        gaps = sorted({(low, high) for low, high, _ in found if low < high})
-        parts: dict[int, list[NDArray[np.float32]]] = {}
-
-        def look(start: int, stop: int) -> None:
-            for first in range(start, stop, _CHUNK):
-                last = min(stop, first + _CHUNK)
-                if between is not None:
-                    parts[first] = [between(first, last, *gap) for gap in gaps]
-                    continue
-                chunk = values(first, last)
-                parts[first] = [chunk[(chunk >= low) & (chunk < high)] for low, high in gaps]
-
-        if gaps:
-            in_parts(look, self.size, grain=_CHUNK, least=_CHUNK)
-        entries = {
-            gap: np.sort(np.concatenate([found_there[index] for found_there in parts.values()]))
-            for index, gap in enumerate(gaps)
-        }
-        return [
-            float(entries[low, high][len(entries[low, high]) - within]) if low < high else low
-            for low, high, within in found
-        ]
-
-    def _remembered(self, count: int) -> tuple[float, float, int]:
-        """Between which numbers, the upper one excluded, the `count`-th largest entry lies, and which it is there.
-
-        Where both are equal that is it.
-        """
+    def find(self, count: int, of: int) -> tuple[float, Gap | None, int]:
+        """The `count`-th largest entry of the quantity number `of`; or a gap in which it is, and its rank there."""
         if count <= 0:
-            return float("inf"), float("inf"), 0
+            return float("inf"), None, 0
         index = int(np.searchsorted(-self.at_least, -count, side="right")) - 1
         value = float(self.values[index])
-        if self.complete or value == np.inf:
-            return value, value, 0
-        if index + 1 == len(self.values):
-            return value, float("inf"), count
-        return value, float(self.values[index + 1]), count - int(self.at_least[index + 1])
+        if self.is_sole[index] or value == np.inf:
+            return value, None, 0
+        above, high = 0, float("inf")
+        if index + 1 < len(self.values):
+            above, high = int(self.at_least[index + 1]), float(self.values[index + 1])
+        return value, Gap(value, high, int(self.at_least[index]) - above, of), count - above
+
+
+def all_largest(
+    statistics: Sequence[OrderStatistics], counts: Sequence[Sequence[int]], look: Look
+) -> list[list[float]]:
+    """As `OrderStatistics.largest`, for several counts of several quantities, which are looked at together."""
+    found = [
+        [ordered.find(count, of) for count in wanted]
+        for of, (ordered, wanted) in enumerate(zip(statistics, counts, strict=True))
+    ]
+    gaps = sorted({gap for ranks in found for _, gap, _ in ranks if gap is not None})
+    entries = dict(zip(gaps, map(np.sort, look(gaps)), strict=True)) if gaps else {}
+    return [
+        [value if gap is None else float(entries[gap][len(entries[gap]) - within]) for value, gap, within in ranks]
+        for ranks in found
+    ]
 
 
 def order(size: int, values: Values) -> OrderStatistics:
@@ -166,13 +167,21 @@ def _statistics(
     size: int, zeros: int, least: NDArray[np.float32], counts: NDArray[np.int64], *, exact: bool
 ) -> OrderStatistics:
     at_least = np.cumsum(counts[::-1])[::-1].astype(np.int64)
-    chosen = _spread(len(least))
-    return OrderStatistics(size, size - zeros, least[chosen], at_least[chosen], exact and len(least) <= KEPT)
+    chosen = _spread(counts)
+    is_sole = np.diff(chosen, append=len(counts)) == 1
+    return OrderStatistics(size, size - zeros, least[chosen], at_least[chosen], is_sole & exact)
 
 
-def _spread(count: int) -> NDArray[np.int64]:
-    """At most KEPT positions from first to last, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(count, KEPT)).astype(np.int64))
+def _spread(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """At most KEPT positions, the first and the last among them, so that between two of them are few entries.
+
+    Where a position alone has many entries the next one is taken, too, so that it stands by itself.
+    """
+    if len(counts) <= KEPT:
+        return np.arange(len(counts))
+    share = np.cumsum(counts) // max(1, -(-2 * int(counts.sum()) // (KEPT - 2)))
+    steps = np.flatnonzero(np.diff(share)) + 1
+    return np.unique(np.concatenate([[0, len(counts) - 1], steps, np.minimum(steps + 1, len(counts) - 1)]))
 
 
 class Tally:
@@ -190,7 +199,7 @@ class Tally:
 
     def add(self, base: Tensor, expert: Tensor) -> None:
         """Count |expert − base|; what isn't finite counts as infinite."""
-        start_at, leads_to = flattened(base), flattened(expert)
+        start_at, leads_to = flattened(base.cpu()), flattened(expert.cpu())
         size = start_at.numel()
         self.size += size
         if compiled := compiled_for(start_at, leads_to):
@@ -221,8 +230,8 @@ class Tally:
         low, high = _of_bits(place, 0), _of_bits(place + 1, 0)
         counts = np.zeros(1 << _DROPPED, dtype=np.int64)
         for base, expert in pairs():
-            for found in _between(base, expert, low, high):
-                counts += np.bincount(found.view(np.int32) & _REST, minlength=1 << _DROPPED)
+            [found] = look_at_magnitudes(base, [expert])([Gap(low, high, int(self._counts[place]))])
+            counts += np.bincount(found.view(np.int32) & _REST, minlength=1 << _DROPPED)
         above = int(at_least[place] - self._counts[place])
         at_least = above + np.cumsum(counts[::-1])[::-1]
         return _of_bits(place, int(np.searchsorted(-at_least, -count, side="right")) - 1)
@@ -237,21 +246,12 @@ def _of_bits(place: int, rest: int) -> float:
     return float(np.int32((place << _DROPPED) + rest).view(np.float32))
 
 
-def _between(base: Tensor, expert: Tensor, low: float, high: float) -> Iterator[NDArray[np.float32]]:
-    """Magnitudes that are at least one number and below another."""
-    look, values = magnitudes_between(base, expert), magnitudes(base, expert)
-    for first in range(0, base.numel(), _CHUNK):
-        last = min(base.numel(), first + _CHUNK)
-        if look is not None:
-            yield look(first, last, low, high)
-        else:
-            chunk = values(first, last)
-            yield chunk[(chunk >= low) & (chunk < high)]
-
-
 def magnitudes(base: Tensor, expert: Tensor) -> Values:
-    """|expert − base| rounded to float32, which keeps the order; what isn't finite counts as infinite."""
-    start_at, leads_to = flattened(base), flattened(expert)
+    """|expert − base| rounded to float32, which keeps the order; what isn't finite counts as infinite.
+
+    All of it is looked at in small parts, and mostly once: what lies on a GPU is copied to the CPU first.
+    """
+    start_at, leads_to = flattened(base.cpu()), flattened(expert.cpu())
 
     def values(start: int, stop: int) -> NDArray[np.float32]:
         result = np.empty(stop - start, dtype=np.float32)
@@ -260,29 +260,60 @@ def magnitudes(base: Tensor, expert: Tensor) -> Values:
             compiled.magnitudes(start, stop, addresses, codes, result)
             return result
         difference = leads_to[start:stop].to(torch.float64) - start_at[start:stop].to(torch.float64)
-        result[:] = difference.abs().nan_to_num(nan=torch.inf, posinf=torch.inf).to(torch.float32).cpu().numpy()
+        result[:] = difference.abs().nan_to_num(nan=torch.inf, posinf=torch.inf).to(torch.float32).numpy()
         return result
 
     return values
 
 
-def magnitudes_between(base: Tensor, expert: Tensor) -> Between | None:
-    """Finds the magnitudes in an interval without writing all of them; None where only torch can read the tensors."""
-    start_at, leads_to = flattened(base), flattened(expert)
-    compiled = compiled_for(start_at, leads_to)
-    if compiled is None:
-        return None
-    addresses, codes = addresses_of((start_at, leads_to))
+def look_through(size: int, values: Values) -> Look:
+    """Looks at all of a quantity."""
+    return _look(size, lambda start, stop, gaps: [_within(values(start, stop), gap) for gap in gaps])
 
-    def between(start: int, stop: int, low: float, high: float) -> NDArray[np.float32]:
-        found = np.empty(stop - start, dtype=np.float32)
-        least, most = least_reaching(low), least_reaching(high)
-        count = compiled.magnitudes_between(start, stop, addresses, codes, least, most, found)
-        # The tensors whose addresses the loop takes must live until here.
-        assert len(start_at) == len(leads_to)
-        return found[:count].copy()
 
-    return between
+def look_at_magnitudes(base: Tensor, experts: Sequence[Tensor]) -> Look:
+    """Looks at |expert − base|, rounded to float32, of some experts, where the tensors lie."""
+    start_at, lead_to = flattened(base), [flattened(expert) for expert in experts]
+    if (gpu := gpu_kernels_for(start_at, *lead_to)) is not None:
+        return lambda gaps: gpu.select(start_at, [(lead_to[gap.of], *_limits(gap), gap.most) for gap in gaps])
+    compiled = compiled_for(start_at, *lead_to)
+
+    def between(start: int, stop: int, gaps: Sequence[Gap]) -> list[NDArray[np.float32]]:
+        parts = []
+        for gap in gaps:
+            pair = (start_at, lead_to[gap.of])
+            if compiled is None:
+                parts.append(_within(magnitudes(*pair)(start, stop), gap))
+                continue
+            found = np.empty(stop - start, dtype=np.float32)
+            count = compiled.magnitudes_between(start, stop, *addresses_of(pair), *_limits(gap), found)
+            parts.append(found[:count].copy())
+        return parts
+
+    return _look(start_at.numel(), between)
+
+
+def _look(size: int, between: Callable[[int, int, Sequence[Gap]], list[NDArray[np.float32]]]) -> Look:
+    def look(gaps: Sequence[Gap]) -> list[NDArray[np.float32]]:
+        parts: list[list[NDArray[np.float32]]] = []
+
+        def look_here(start: int, stop: int) -> None:
+            for first in range(start, stop, _CHUNK):
+                parts.append(between(first, min(stop, first + _CHUNK), gaps))
+
+        in_parts(look_here, size, grain=_CHUNK, least=_CHUNK)
+        return [np.concatenate(found) for found in zip(*parts, strict=True)]
+
+    return look
+
+
+def _within(values: NDArray[np.float32], gap: Gap) -> NDArray[np.float32]:
+    return values[(values >= gap.low) & (values < gap.high)]
+
+
+def _limits(gap: Gap) -> tuple[float, float]:
+    """The gap's ends for magnitudes that aren't rounded."""
+    return least_reaching(gap.low), least_reaching(gap.high)
 
 
 def least_reaching(value: float) -> float:

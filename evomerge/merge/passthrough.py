@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import MergeError, unknown
-from evomerge.merge.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
+from evomerge.merge.base import Coefficients, Finite, MergeMethod, Option, Parameter, TensorInputs
 from evomerge.merge.kernels import is_finite, round_once, span
 
 MODEL = Option(name="model", description='Name of an expert, or "base".', default="base")
@@ -35,7 +35,7 @@ class Passthrough(MergeMethod):
         assert source is not None
         return source
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> bool:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> Finite:
         """Copy the chosen model's tensor."""
         source = self.chosen(inputs)
         out.copy_(round_once(source, out.dtype) if source.dtype == torch.float64 else source)
@@ -49,6 +49,6 @@ class Scaled(Passthrough):
     summary = "The base or one expert, multiplied."
     parameters = (Parameter(name="scale", description="Factor of the weights.", default=1.0, low=0.5, high=1.5),)
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> bool:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> Finite:
         """Write the chosen model's tensor times the scale."""
         return span((self.chosen(inputs),), [float(coefficients["scale"])], out)

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evomerge.merge.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
+from evomerge.merge.base import Coefficients, Finite, MergeMethod, Option, Parameter, TensorInputs
+from evomerge.merge.formulas import quotient
 from evomerge.merge.kernels import addresses_of, compiled_for, flattened, fuse, in_parts, representable
 
 WEIGHT = Parameter(
@@ -44,27 +45,15 @@ class Ram(MergeMethod):
         """Factor of each expert's entries that no other changed, shape (K,)."""
         return np.ones(len(self.experts))
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> bool:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> Finite:
         """Write the base plus the mean of what changed."""
         assert inputs.base is not None
         weights, boosts = coefficients["weight"], self.boosts(coefficients, state)
         epsilon = float(self.option["epsilon"])
-
-        def formula(blocks: list[Tensor], first: int) -> Tensor:
-            shared, alone, active = (torch.zeros_like(blocks[0]) for _ in range(3))
-            for block, weight, boost in zip(blocks[1:], weights.tolist(), boosts.tolist(), strict=True):
-                tau = block - blocks[0]
-                counts = (tau.abs() > epsilon).to(tau.dtype)
-                value = tau * counts * weight
-                active += counts
-                shared += value
-                alone += value * boost
-            return blocks[0] + torch.where(active > 1.0, shared / active, alone)
-
         return fuse(
-            "merge_ram", formula, (inputs.base, *inputs.experts), out,
+            "merge_ram", _formula, (inputs.base, *inputs.experts), out,
             (tuple(weights.tolist()), tuple(boosts.tolist()), epsilon),
-            provable=representable(weights, boosts, weights * boosts),
+            provable=lambda: representable(weights, boosts, weights * boosts),
         )  # fmt: skip
 
 
@@ -125,6 +114,21 @@ class RamPlus(Ram):
         """1 + r · min(ρ, α)."""
         boosts: NDArray[np.float64] = 1.0 + float(coefficients["r"]) * np.minimum(state, float(coefficients["alpha"]))
         return boosts
+
+
+def _formula(values: list[Tensor], ranks: list[Tensor], index: Tensor, numbers: Any) -> Tensor:
+    weights, boosts, epsilon = numbers
+    base, *experts = values
+    shared, alone, active = torch.zeros_like(base), torch.zeros_like(base), torch.zeros_like(base)
+    for expert, weight, boost in zip(experts, weights, boosts, strict=True):
+        vector = expert - base
+        changed = torch.where(vector.abs() > epsilon, 1.0, 0.0)
+        part = vector * changed * weight
+        active = active + changed
+        shared = shared + part
+        alone = alone + part * boost
+    several = active > 1.0
+    return base + torch.where(several, quotient(shared, torch.where(several, active, 1.0)), alone)
 
 
 def _ratio(shared: NDArray[np.float64], own: NDArray[np.float64], epsilon: float) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evomerge.merge.base import Coefficients, MergeMethod, Parameter, TensorInputs
+from evomerge.merge.base import Coefficients, Finite, MergeMethod, Parameter, TensorInputs
 from evomerge.merge.kernels import addresses_of, compiled_for, flattened, in_parts, round_once
 from evomerge.merge.orders import Values, count_kept, order
 from evomerge.merge.sparse import Sparsity, add_sparse
@@ -49,13 +49,15 @@ class Sce(MergeMethod):
 
     def prepare(self, inputs: TensorInputs) -> Levels:
         """Each entry's variance over experts as one of 256 levels, and the experts' energies in each."""
-        return _levels(inputs)
+        device = inputs.experts[0].device
+        found = _levels(inputs.cpu())
+        return replace(found, levels=flattened(found.levels.to(device)))
 
     def prepared_bytes(self, shape: tuple[int, ...], num_experts: int) -> int:
         """One byte per entry, and 2 KiB per expert."""
         return math.prod(shape) + 8 * (_LEVELS + 1) * (num_experts + 1)
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Levels, out: Tensor) -> bool:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Levels, out: Tensor) -> Finite:
         """Merge from the level in which the last entry to keep lies, then put back the base where it lies below."""
         assert inputs.base is not None
         density, scale = float(coefficients["density"]), float(coefficients["scale"])
@@ -152,7 +154,7 @@ def _levels(inputs: TensorInputs) -> Levels:
 
     in_parts(fill, size, grain=_CHUNK, least=_CHUNK)
     return Levels(
-        levels=flattened(torch.from_numpy(result).to(inputs.experts[0].device)),
+        levels=torch.from_numpy(result),
         at_least=_from_above(counts.sum(axis=0)),
         energy=_from_above(sums.sum(axis=0)),
         positive=statistics.positive,

@@ -6,8 +6,9 @@ TIES, DARE, DELLA and Breadcrumbs are a choice of each. What differs is in their
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evomerge.merge.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
+from evomerge.merge.base import Coefficients, Finite, MergeMethod, Option, Parameter, TensorInputs
+from evomerge.merge.formulas import Formula, as_number, quotient, uniform, unpacked
 from evomerge.merge.kernels import (
     TREE,
     addresses_of,
@@ -23,15 +25,20 @@ from evomerge.merge.kernels import (
     flattened,
     fuse,
     in_parts,
+    leaf_sums,
     representable,
     tree_sums,
-    uniform,
 )
-from evomerge.merge.orders import OrderStatistics, magnitudes, magnitudes_between, order, prepared_bytes
+from evomerge.merge.orders import OrderStatistics, all_largest, look_at_magnitudes, magnitudes, order, prepared_bytes
 from evomerge.streams import derive
 
-_WHOLE = 2.0**31
-"""Random numbers are whole numbers below this."""
+_WHOLE, _UNIT = 2.0**31, 2.0**-31
+"""Random numbers are whole numbers below the first, standing for multiples of the second."""
+
+_BLOCK = 1 << 22
+"""Entries whose masses torch adds up at a time."""
+
+_KEPT_KEYS = 1 << 14
 
 SUMMED_WEIGHT = Parameter(
     name="weight",
@@ -107,7 +114,7 @@ class Sparsity:
     ranks: tuple[Tensor, ...] = ()
 
     def rule(self) -> tuple[Any, ...]:
-        """The numbers by which the compiled loops keep entries."""
+        """The numbers by which entries are kept."""
         low, high = self.low.tolist(), self.high.tolist()
         if self.kind == "band":
             return tuple(low), tuple(high)
@@ -124,27 +131,9 @@ class Sparsity:
         step = tuple(np.int32(number * _WHOLE) for number in high)
         return least, step, self.inverse, first, second
 
-    def apply(self, tau: Tensor, first: int, expert: int) -> Tensor:
-        """The same in torch, for elements from `first` on of one expert, before their factor."""
-        low, high = float(self.low[expert]), float(self.high[expert])
-        if self.kind == "largest":
-            return torch.where(tau.abs() < low, 0.0, tau)
-        if self.kind == "band":
-            magnitude = tau.abs()
-            return tau * ((magnitude >= low) & (magnitude <= high)).to(tau.dtype)
-        if self.kind == "level":
-            return tau * (self.ranks[0][first : first + tau.numel()].to(tau.device) >= low).to(tau.dtype)
-        first_key, second_key = self.keys[expert].tolist()
-        draws = uniform(first, tau.numel(), (first_key, second_key), tau.device)
-        if self.kind == "random":
-            return tau * (draws < low).to(tau.dtype)
-        ranks = self.ranks[expert][first : first + tau.numel()].to(device=tau.device, dtype=torch.float64)
-        probability = ranks * high + low
-        kept = (draws < probability).to(tau.dtype)
-        return tau * (kept / (probability + (1.0 - kept)) if self.inverse else kept)
 
-
-def keys(seed: int, method: str, experts: Sequence[str], tensor: str) -> NDArray[np.uint32]:
+@lru_cache(_KEPT_KEYS)
+def keys(seed: int, method: str, experts: tuple[str, ...], tensor: str) -> NDArray[np.uint32]:
     """Two words for each expert's random numbers in one tensor, the first common to all, shape (experts, 2)."""
     first = derive(seed, method, tensor, bits=32)
     return np.array([[first, derive(seed, method, expert, tensor, bits=32)] for expert in experts], dtype=np.uint32)
@@ -159,7 +148,7 @@ def add_sparse(
     normalize: bool,
     scale: float,
     out: Tensor,
-) -> bool:
+) -> Finite:
     """Write base + scale · Σ weight · sparse task vector; returns whether all of it is finite.
 
     Args:
@@ -183,37 +172,117 @@ def add_sparse(
     signs = np.sign(ballots) if bool((ballots < 0.0).any()) else np.ones_like(ballots)
     sides = tuple(signs.tolist()) if bool((signs != 1.0).any()) else ()
 
-    def formula(blocks: list[Tensor], first: int) -> Tensor:
-        start = blocks[0]
-        votes, total, agreeing = (torch.zeros_like(start) for _ in range(3))
-        sparse = [sparsity.apply(block - start, first, expert) for expert, block in enumerate(blocks[1:])]
-        if election is None:
-            for vector, share in zip(sparse, shares.tolist(), strict=True):
-                total += vector * share
-            return start + total * scale
-        for vector, ballot in zip(sparse, ballots.tolist(), strict=True):
-            votes += vector * ballot
-        sign = 1.0 - 2.0 * (votes < 0.0).to(votes.dtype)
-        for vector, side, share, weight in zip(sparse, signs.tolist(), shares.tolist(), weights.tolist(), strict=True):
-            along = vector * side * sign
-            total += torch.where(along < 0.0, 0.0, along) * (share * side)
-            agreeing += (along > 0.0).to(votes.dtype) * weight
-        if normalize:
-            total = total / (agreeing + (agreeing == 0.0).to(agreeing.dtype))
-        return start + total * sign * scale
-
     if election is None:
         combination: tuple[Any, ...] = (tuple(shares.tolist()), scale)
-        provable = representable(shares, scale)
+        numbers: tuple[Any, ...] = (shares, scale)
     else:
         listed = (tuple(numbers.tolist()) for numbers in (shares * signs, weights))
         combination = (tuple(ballots.tolist()), sides, *listed, scale, normalize, _exact(sources, sparsity, ballots))
-        # With none below zero, sums of what agrees don't cancel.
-        provable = representable(ballots, shares, weights, scale) and min(*ballots, *shares, *weights) >= 0.0
+        numbers = (ballots, shares, weights, scale)
     return fuse(
-        f"{'add' if election is None else 'elect'}_{sparsity.kind}", formula, sources, out,
-        (sparsity.rule(), combination), ranks=sparsity.ranks, provable=provable,
+        f"{'add' if election is None else 'elect'}_{sparsity.kind}",
+        _formula(sparsity.kind, elects=election is not None), sources, out,
+        (sparsity.rule(), combination), ranks=sparsity.ranks,
+        # With none below zero, sums of what agrees don't cancel.
+        provable=lambda: representable(*numbers) and (election is None or min(*ballots, *shares, *weights) >= 0.0),
     )  # fmt: skip
+
+
+# Zeros and ones are chosen and multiplied by: a product keeps NaN and Inf, and GPUs are slow to convert truth values.
+
+Keep = Callable[[list[Tensor], list[Tensor], Tensor, Any], list[Tensor]]
+"""Task vectors with zeros at the entries that are dropped, from the vectors, their ranks, indices and a rule."""
+
+
+def _keep_largest(vectors: list[Tensor], ranks: list[Tensor], index: Tensor, rule: Any) -> list[Tensor]:
+    # Asked this way round, NaN stays.
+    return [torch.where(vector.abs() < least, 0.0, vector) for vector, least in zip(vectors, rule[0], strict=True)]
+
+
+def _keep_band(vectors: list[Tensor], ranks: list[Tensor], index: Tensor, rule: Any) -> list[Tensor]:
+    return [
+        vector * torch.where((vector.abs() >= least) & (vector.abs() <= most), 1.0, 0.0)
+        for vector, least, most in zip(vectors, *rule, strict=True)
+    ]
+
+
+def _keep_level(vectors: list[Tensor], ranks: list[Tensor], index: Tensor, rule: Any) -> list[Tensor]:
+    return [vector * torch.where(ranks[0] >= least, 1.0, 0.0) for vector, least in zip(vectors, rule[0], strict=True)]
+
+
+def _keep_random(vectors: list[Tensor], ranks: list[Tensor], index: Tensor, rule: Any) -> list[Tensor]:
+    lasts, first_key, second_keys = rule
+    return [
+        vector * torch.where(uniform(index, first_key, key) <= last, 1.0, 0.0)
+        for vector, last, key in zip(vectors, lasts, second_keys, strict=True)
+    ]
+
+
+def _keep_ranked(vectors: list[Tensor], ranks: list[Tensor], index: Tensor, rule: Any) -> list[Tensor]:
+    leasts, steps, inverse, first_key, second_keys = rule
+    found = []
+    for vector, rank, least, step, key in zip(vectors, ranks, leasts, steps, second_keys, strict=True):
+        last = rank * step + least
+        kept = uniform(index, first_key, key) <= last
+        factor = torch.where(kept, 1.0, 0.0)
+        if inverse:
+            chance = (last.to(torch.float64) + 1.0) * _UNIT
+            factor = factor * (1.0 / torch.where(kept, chance, 1.0))
+        found.append(vector * factor)
+    return found
+
+
+_KEEP: dict[str, Keep] = {
+    "largest": _keep_largest,
+    "band": _keep_band,
+    "level": _keep_level,
+    "random": _keep_random,
+    "ranked": _keep_ranked,
+}
+
+
+def _add(base: Tensor, kept: list[Tensor], combination: Any) -> Tensor:
+    """Base + scale · Σ share · kept."""
+    shares, scale = combination
+    total = torch.zeros_like(base)
+    for vector, share in zip(kept, shares, strict=True):
+        total = total + vector * share
+    merged: Tensor = base + total * scale
+    return merged
+
+
+def _elect(base: Tensor, kept: list[Tensor], combination: Any) -> Tensor:
+    """Base ± scale · Σ share · kept over what has the sign of Σ ballot · kept, divided by weights if `normalize`."""
+    ballots, sides, shares, weights, scale, normalize, _ = combination
+    votes, total, agreeing = torch.zeros_like(base), torch.zeros_like(base), torch.zeros_like(base)
+    for vector, ballot in zip(kept, ballots, strict=True):
+        votes = votes + vector * ballot
+    against = votes < 0.0
+    for index, (vector, share, weight) in enumerate(zip(kept, shares, weights, strict=True)):
+        turned = vector * sides[index] if sides else vector
+        along = torch.where(against, -turned, turned)
+        # Asked this way round, NaN stays.
+        along = torch.where(along < 0.0, 0.0, along)
+        total = total + along * share
+        agreeing = agreeing + torch.where(along > 0.0, weight, torch.zeros_like(base))
+    change = total
+    if normalize:
+        # Weights of nobody, or that cancel, don't divide.
+        change = quotient(total, torch.where(agreeing == 0.0, 1.0, agreeing))
+    change = change * scale
+    return base + torch.where(against, -change, change)
+
+
+@cache
+def _formula(kind: str, *, elects: bool) -> Formula:
+    keep, combine = _KEEP[kind], _elect if elects else _add
+
+    def formula(values: list[Tensor], ranks: list[Tensor], index: Tensor, numbers: Any) -> Tensor:
+        rule, combination = numbers
+        base = values[0]
+        return combine(base, keep([value - base for value in values[1:]], ranks, index, rule), combination)
+
+    return formula
 
 
 def _exact(sources: Sequence[Tensor], sparsity: Sparsity, ballots: NDArray[np.float64]) -> float | None:
@@ -239,14 +308,15 @@ def norm_ratios(inputs: TensorInputs, sparsity: Sparsity) -> NDArray[np.float64]
         ranks = tuple(rank.data_ptr() for rank in sparsity.ranks)
         in_parts(lambda start, stop: loop(start, stop, addresses, codes, ranks, sparsity.rule(), partial), size)
     else:
-        for first in range(0, size, TREE):
-            base, *experts = (tensor[first : first + TREE].to(torch.float64) for tensor in flat)
-            for index, expert in enumerate(experts):
-                tau = expert - base
-                for row, values in ((index, tau), (count + index, sparsity.apply(tau, first, index))):
-                    padded = np.zeros((TREE, 1))
-                    padded[: len(values), 0] = values.abs().cpu().numpy()
-                    partial[row, first // TREE] = tree_sums(padded, axis=0)[0]
+        keep, rule = _KEEP[sparsity.kind], unpacked(sparsity.rule(), as_number, torch.from_numpy)
+        for first in range(0, size, _BLOCK):
+            base, *experts = (tensor[first : first + _BLOCK].to(torch.float64) for tensor in flat)
+            vectors = [expert - base for expert in experts]
+            beside = [rank[first : first + _BLOCK].to(device=base.device, dtype=torch.int32) for rank in sparsity.ranks]
+            index = torch.arange(first, first + len(base), device=base.device)
+            sums_here = [leaf_sums(values.abs()) for values in (*vectors, *keep(vectors, beside, index, rule))]
+            for row, values in enumerate(sums_here):
+                partial[row, first // TREE : first // TREE + len(values)] = values.cpu().numpy()
     sums = tree_sums(partial, axis=1)
     before, after = sums[:count], sums[count:]
     usable = (after > 0.0) & np.isfinite(before) & np.isfinite(after)
@@ -263,7 +333,7 @@ class SparseMethod(MergeMethod):
         """Which entries survive for these coefficients; with `rescale` l1, factors are found from it."""
         raise NotImplementedError
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> bool:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> Finite:
         """Write the base plus the combined sparse task vectors."""
         sparsity = self.sparsity(inputs, coefficients, state)
         if self.option.get("rescale") == "l1":
@@ -296,14 +366,12 @@ class BandMethod(SparseMethod):
         return tuple(found[index] for index in sorted(found))
 
     def prepared_bytes(self, shape: tuple[int, ...], num_experts: int) -> int:
-        """At most 768 KiB per expert."""
+        """At most 832 KiB per expert."""
         return num_experts * prepared_bytes(math.prod(shape))
 
     def largest(
-        self, inputs: TensorInputs, state: tuple[OrderStatistics, ...], expert: int, counts: Sequence[int]
-    ) -> list[float]:
-        """The magnitudes of one expert's entries at these ranks from the largest, 1 on; infinity at 0."""
+        self, inputs: TensorInputs, state: tuple[OrderStatistics, ...], counts: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """The magnitudes of each expert's entries at some ranks from the largest, 1 on; infinity at 0."""
         assert inputs.base is not None
-        tensor = inputs.experts[expert]
-        values, between = magnitudes(inputs.base, tensor), magnitudes_between(inputs.base, tensor)
-        return state[expert].all_largest(counts, values, between)
+        return all_largest(state, counts, look_at_magnitudes(inputs.base, inputs.experts))

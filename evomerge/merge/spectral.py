@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.merge.base import Coefficients, Option, Parameter, TensorInputs
+from evomerge.merge.base import Coefficients, Finite, Option, Parameter, TensorInputs
 from evomerge.merge.kernels import span
 from evomerge.merge.matrices import (
     AVERAGED,
@@ -115,7 +115,7 @@ class _Isotropic(MatrixMethod):
 
     def merge(
         self, inputs: TensorInputs, coefficients: Coefficients, state: tuple[Tensor, ...] | None, out: Tensor
-    ) -> bool:
+    ) -> Finite:
         """Write the base plus the scaled mixture."""
         assert inputs.base is not None
         scale, isotropy = float(coefficients["scale"]), float(coefficients["isotropy"])

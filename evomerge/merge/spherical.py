@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge.errors import MergeError
-from evomerge.merge.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
+from evomerge.merge.base import Coefficients, Finite, MergeMethod, Option, Parameter, TensorInputs
 from evomerge.merge.kernels import gram, span
 
 Products = NDArray[np.float64]
@@ -89,7 +89,7 @@ class Slerp(MergeMethod):
         """Four numbers."""
         return 32
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Products, out: Tensor) -> bool:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Products, out: Tensor) -> Finite:
         """Write the point at `t` of the arc."""
         return span(inputs.experts, arc(state, float(coefficients["t"]), self.option["threshold"]), out)
 
@@ -129,7 +129,7 @@ class NuSlerp(MergeMethod):
         """Four numbers per vector."""
         return 32 * self._vectors(shape if self.option["along"] != "columns" else (*shape[1:], *shape[:1]))
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Products, out: Tensor) -> bool:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Products, out: Tensor) -> Finite:
         """Write the points of the arcs."""
         first, second = coefficients["weight"].tolist()
         total = first + second
@@ -167,7 +167,7 @@ class _SphericalMean(MergeMethod):
         """A number for each pair of experts."""
         return 8 * num_experts**2
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Products, out: Tensor) -> bool:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Products, out: Tensor) -> Finite:
         """Write the mean. Raises: MergeError if the weights can't be normalised."""
         assert inputs.base is not None
         weight = self.shares(coefficients["weight"])

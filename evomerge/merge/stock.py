@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evomerge.merge.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
+from evomerge.merge.base import Coefficients, Finite, MergeMethod, Option, Parameter, TensorInputs
 from evomerge.merge.kernels import gram, span
 
 
@@ -56,7 +56,9 @@ class ModelStock(MergeMethod):
         """One number per part."""
         return 8 * self._rows(shape)
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: NDArray[np.float64], out: Tensor) -> bool:
+    def merge(
+        self, inputs: TensorInputs, coefficients: Coefficients, state: NDArray[np.float64], out: Tensor
+    ) -> Finite:
         """Write the base plus the step."""
         assert inputs.base is not None
         step = float(coefficients["scale"]) * state[:, None]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge.errors import MergeError, unknown
-from evomerge.merge.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
+from evomerge.merge.base import Coefficients, Finite, MergeMethod, Option, Parameter, TensorInputs
 from evomerge.merge.kernels import fuse, representable
 
 SCALE = Parameter(name="scale", description="Factor of the masked sum.", default=1.0, low=0.0, high=1.5)
@@ -55,7 +55,7 @@ class ConsensusTaskArithmetic(MergeMethod):
     options = (Option(name="least", description="Experts that an entry must serve.", default=2, minimum=0),)
     min_experts = 2
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> bool:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> Finite:
         """Write the base plus the entries that serve enough experts."""
         return _masked_sum(
             inputs, coefficients["weight"], coefficients["selectivity"], None, self.option["least"], 1.0, out
@@ -79,7 +79,7 @@ class TallMask(MergeMethod):
         if self.option["model"] and self.option["model"] not in experts:
             raise MergeError(f"tall_mask: model: {unknown('expert', self.option['model'], experts)}")
 
-    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> bool:
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> Finite:
         """Write the base plus the masked sum."""
         count = len(inputs.experts)
         chosen = self.experts.index(self.option["model"]) if self.option["model"] else 0
@@ -95,25 +95,25 @@ def _masked_sum(
     least: int,
     scale: float,
     out: Tensor,
-) -> bool:
+) -> Finite:
     assert inputs.base is not None
     voices = tuple(1.0 if chosen in (None, index) else 0.0 for index in range(len(weights)))
-
-    def formula(blocks: list[Tensor], first: int) -> Tensor:
-        base = blocks[0]
-        tau = [block - base for block in blocks[1:]]
-        total, weighted = torch.zeros_like(base), torch.zeros_like(base)
-        for vector, weight in zip(tau, weights.tolist(), strict=True):
-            total += vector
-            weighted += vector * weight
-        votes = torch.zeros_like(base)
-        for index, vector in enumerate(tau):
-            if chosen in (None, index):
-                votes += (vector.abs() > (total - vector).abs() * float(strictness[index])).to(base.dtype)
-        return base + weighted * torch.where(votes >= least, scale, torch.zeros_like(base))
-
     return fuse(
-        "agreement", formula, (inputs.base, *inputs.experts), out,
+        "agreement", _formula, (inputs.base, *inputs.experts), out,
         (tuple(weights.tolist()), tuple(strictness.tolist()), voices, float(least), scale),
-        provable=representable(weights, strictness, scale),
+        provable=lambda: representable(weights, strictness, scale),
     )  # fmt: skip
+
+
+def _formula(values: list[Tensor], ranks: list[Tensor], index: Tensor, numbers: Any) -> Tensor:
+    weights, strictness, voices, least, scale = numbers
+    base = values[0]
+    vectors = [value - base for value in values[1:]]
+    total, weighted, votes = torch.zeros_like(base), torch.zeros_like(base), torch.zeros_like(base)
+    for vector, weight in zip(vectors, weights, strict=True):
+        total = total + vector
+        weighted = weighted + vector * weight
+    for vector, selectivity, voice in zip(vectors, strictness, voices, strict=True):
+        counts = vector.abs() > (total - vector).abs() * selectivity
+        votes = votes + torch.where(counts, voice, torch.zeros_like(base))
+    return base + weighted * torch.where(votes >= least, scale, torch.zeros_like(base))

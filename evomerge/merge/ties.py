@@ -74,21 +74,20 @@ class Ties(BandMethod):
         return super().prepare(inputs) if self.option["trim"] == "tensor" else ()
 
     def prepared_bytes(self, shape: tuple[int, ...], num_experts: int) -> int:
-        """At most 768 KiB per expert; nothing if entries are ranked over the model."""
+        """At most 832 KiB per expert; nothing if entries are ranked over the model."""
         return super().prepared_bytes(shape, num_experts) if self.option["trim"] == "tensor" else 0
 
     def sparsity(
         self, inputs: TensorInputs, coefficients: Coefficients, state: tuple[OrderStatistics, ...]
     ) -> Sparsity:
         """Keep what reaches each expert's threshold."""
-        low = []
-        for expert, density in enumerate(coefficients["density"].tolist()):
-            if self.option["trim"] == "tensor":
-                kept = count_kept(density, inputs.experts[expert].numel())
-                [threshold] = self.largest(inputs, state, expert, [kept])
-            else:
-                threshold = self._over_model(expert, density)
-            low.append(least_reaching(threshold))
+        densities, size = coefficients["density"].tolist(), inputs.experts[0].numel()
+        if self.option["trim"] == "tensor":
+            found = self.largest(inputs, state, [[count_kept(density, size)] for density in densities])
+            thresholds = [threshold for [threshold] in found]
+        else:
+            thresholds = [self._over_model(expert, density) for expert, density in enumerate(densities)]
+        low = [least_reaching(threshold) for threshold in thresholds]
         return Sparsity(kind="largest", low=np.array(low), high=np.full(len(low), np.inf), factor=np.ones(len(low)))
 
     def _count(self, inputs: TensorInputs, start: int, stop: int) -> None:

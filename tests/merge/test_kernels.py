@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import evomerge
-from evomerge.merge import kernels
+from evomerge.merge import formulas, kernels
 
 # Mantissa bits, least normal exponent and largest finite number.
 FORMATS = {
@@ -231,7 +231,8 @@ def test_the_caller_does_alone_what_no_other_thread_is_free_for() -> None:
 
 def test_random_numbers_are_even_and_unrelated_between_keys_and_neighbours() -> None:
     count = 1 << 18
-    draws = [kernels.uniform(0, count, key, torch.device("cpu")).numpy() for key in ((1, 2), (1, 3), (2, 2), (0, 0))]
+    keys = ((1, 2), (1, 3), (2, 2), (0, 0))
+    draws = [formulas.uniform(torch.arange(count), *key).numpy() * 2.0**-31 for key in keys]
     for draw in draws:
         counts, _ = np.histogram(draw, bins=64, range=(0, 1))
         chi_squared = ((counts - count / 64) ** 2 / (count / 64)).sum()
@@ -243,9 +244,10 @@ def test_random_numbers_are_even_and_unrelated_between_keys_and_neighbours() -> 
 
 
 def test_random_numbers_depend_on_the_whole_index() -> None:
-    low = kernels.uniform(5, 3, (1, 2), torch.device("cpu"))
-    assert torch.equal(kernels.uniform(0, 8, (1, 2), torch.device("cpu"))[5:], low)
-    assert not torch.equal(kernels.uniform(5 + 2**32, 3, (1, 2), torch.device("cpu")), low)
+    some = torch.arange(5, 8)
+    low = formulas.uniform(some, 1, 2)
+    assert torch.equal(formulas.uniform(torch.arange(8), 1, 2)[5:], low)
+    assert not torch.equal(formulas.uniform(some + 2**32, 1, 2), low)
 
 
 def test_loops_compile_where_nothing_can_be_written(tmp_path: Path) -> None:

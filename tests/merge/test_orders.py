@@ -15,19 +15,19 @@ def statistics_of(values: np.ndarray) -> tuple[orders.OrderStatistics, orders.Va
     def read(start: int, stop: int) -> np.ndarray:
         return values[start:stop].copy()
 
-    return orders.order(len(values), read), read
+    return orders.order(len(values), read), orders.look_through(len(values), read)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=60))
 def test_any_rank_is_found_as_in_the_sorted_array(numbers: list[int]) -> None:
     values = np.array(numbers, dtype=np.float32)
-    statistics, read = statistics_of(values)
+    statistics, look = statistics_of(values)
     descending = np.sort(values)[::-1]
-    assert [statistics.largest(count, read) for count in range(1, len(values) + 1)] == descending.tolist()
-    assert statistics.largest(0, read) == np.inf
+    assert [statistics.largest(count, look) for count in range(1, len(values) + 1)] == descending.tolist()
+    assert statistics.largest(0, look) == np.inf
     assert statistics.positive == (values > 0).sum()
-    assert statistics.complete
+    assert statistics.is_sole.all()
 
 
 @pytest.mark.parametrize("engine", ["compiled", "torch"])
@@ -47,14 +47,14 @@ def test_numbers_are_counted_in_bins_as_in_the_sorted_array(
     assert orders._bins_for(values[:4096].view(np.int32)) == (drop, exact)
 
     with nullcontext() if engine == "compiled" else kernels.torch_only():
-        statistics, read = statistics_of(values)
-        assert statistics.complete == exact
+        statistics, look = statistics_of(values)
+        assert statistics.is_sole.all() == exact
         assert statistics.positive == (values > 0).sum()
         descending = np.sort(values)[::-1]
         for value, at_least in zip(statistics.values.tolist(), statistics.at_least.tolist(), strict=True):
             assert at_least == np.searchsorted(-descending, -value, side="right")
         counts = [1, 2, 9_999, 19_999, 20_000, *generator.integers(1, 20_001, 60).tolist()]
-        assert [statistics.largest(count, read) for count in counts] == [
+        assert [statistics.largest(count, look) for count in counts] == [
             float(descending[count - 1]) for count in counts
         ]
 
@@ -68,13 +68,13 @@ def test_ranks_between_those_remembered_are_found_by_reading_again(
     monkeypatch.setattr(orders, "_CHUNK", 4096)
     generator = np.random.default_rng(0)
     values = generator.integers(0, distinct, 20_000).astype(np.float32)
-    statistics, read = statistics_of(values)
-    assert not statistics.complete
+    statistics, look = statistics_of(values)
+    assert not statistics.is_sole.all()
     assert len(statistics.values) <= 50
     assert statistics.positive == (values > 0).sum()
     descending = np.sort(values)[::-1]
     counts = [1, 2, 50, 4096, 9_999, 19_999, 20_000, *generator.integers(1, 20_001, 60).tolist()]
-    assert [statistics.largest(count, read) for count in counts] == [float(descending[count - 1]) for count in counts]
+    assert [statistics.largest(count, look) for count in counts] == [float(descending[count - 1]) for count in counts]
 
 
 def test_threads_do_not_change_the_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,16 +124,13 @@ def test_thresholds_of_task_vectors_are_found_by_a_second_look(engine: str, monk
     monkeypatch.setattr(orders, "KEPT", 20)
     base, expert = torch.randn(5000), torch.randn(5000)
     descending = np.sort((expert.double() - base.double()).abs().float().numpy())[::-1]
-    values = orders.magnitudes(base, expert)
-    between = orders.magnitudes_between(base, expert)
-    assert between is not None
-    if engine == "torch":
-        with kernels.torch_only():
-            assert orders.magnitudes_between(base, expert) is None
-        between = None
-    statistics = orders.order(5000, values)
-    for count in (1, 77, 2500, 4321, 5000):
-        assert statistics.largest(count, values, between) == descending[count - 1]
+    with kernels.torch_only() if engine == "torch" else nullcontext():
+        statistics, look = (
+            orders.order(5000, orders.magnitudes(base, expert)),
+            orders.look_at_magnitudes(base, [expert]),
+        )
+        for count in (1, 77, 2500, 4321, 5000):
+            assert statistics.largest(count, look) == descending[count - 1]
 
 
 @pytest.mark.parametrize("engine", ["compiled", "torch"])

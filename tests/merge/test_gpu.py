@@ -1,0 +1,140 @@
+"""Kernels made from formulas: the bytes of the CPU's loops, on a GPU, and here in Triton's interpreter."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from evomerge.merge import METHODS, kernels, orders
+from evomerge.merge.base import TensorInputs
+from evomerge.merge.matrices import MatrixMethod
+from evomerge.testing.methods import every_options, make_coefficients, make_inputs, merged
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # the interpreter's NumPy
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+
+
+def on(device: str, inputs: TensorInputs) -> TensorInputs:
+    base = None if inputs.base is None else inputs.base.to(device)
+    return replace(inputs, base=base, experts=tuple(expert.to(device) for expert in inputs.experts))
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The maker of kernels, which takes the CPU's tensors for a GPU's."""
+    pytest.importorskip("triton")
+    if torch.cuda.is_available():
+        pytest.skip("the GPU itself is tested")
+    from evomerge.merge import gpu
+
+    for module in (kernels, orders):
+        monkeypatch.setattr(module, "gpu_kernels_for", lambda *tensors: gpu)
+    return gpu
+
+
+ELEMENTWISE = [name for name in METHODS.names() if not issubclass(METHODS.get(name), MatrixMethod)]
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_kernels_write_the_bytes_of_the_loops(name: str, request: pytest.FixtureRequest) -> None:
+    method = METHODS.get(name)
+    expected: list[Tensor] = []
+    for interpreted in (False, True):
+        results = []
+        if interpreted:
+            request.getfixturevalue("gpu")
+        for options in every_options(method):
+            for dtype in DTYPES:
+                inputs = make_inputs(method, (31, 67), dtype)
+                coefficients = make_coefficients(method, len(inputs.experts))
+                results.append(merged(method, inputs, coefficients, options=options, dtype=dtype))
+        expected = expected or results
+        for result, bytes_ in zip(results, expected, strict=True):
+            assert torch.equal(result, bytes_)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [(5,), (31, 67), (300, 512)], ids=str)
+@pytest.mark.parametrize("name", METHODS.names())
+def test_a_gpu_writes_the_bytes_that_the_cpu_writes(name: str, shape: tuple[int, ...]) -> None:
+    method = METHODS.get(name)
+    for options in every_options(method):
+        for dtype in DTYPES:
+            inputs = make_inputs(method, shape, dtype)
+            coefficients = make_coefficients(method, len(inputs.experts))
+            expected = merged(method, inputs, coefficients, options=options, dtype=dtype)
+            out = torch.full(shape, torch.nan, dtype=dtype, device="cuda")
+            merged(method, on("cuda", inputs), coefficients, options=options, out=out)
+            if issubclass(method, MatrixMethod):
+                # Decompositions on a GPU are others in their last bits, which are float32's.
+                torch.testing.assert_close(out.cpu(), expected, atol=1e-4, rtol=0.02)
+            else:
+                assert torch.equal(out.cpu(), expected), (options, dtype)
+
+
+@pytest.mark.gpu
+def test_one_kernel_serves_all_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    from evomerge.merge import gpu
+
+    made: list[Any] = []
+    launch = gpu._launch
+    monkeypatch.setattr(gpu, "_launch", lambda kernel, *rest: (made.append(kernel), launch(kernel, *rest)))
+    method = METHODS.get("dare_ties")
+    inputs = on("cuda", make_inputs(method, (64, 64), torch.bfloat16))
+    out = torch.empty(64, 64, dtype=torch.bfloat16, device="cuda")
+    for number in range(100):
+        coefficients = make_coefficients(method, len(inputs.experts), seed=number)
+        merged(method, replace(inputs, name=f"tensor {number}"), coefficients, out=out)
+    assert made[0] is made[-1]
+    function, _ = made[0]
+    assert len(function.device_caches[0][0]) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_kernels_round_once(gpu: Any, dtype: torch.dtype) -> None:
+    bits = np.random.default_rng(0).integers(-(2**63), 2**63, 4096)
+    exponents = np.random.default_rng(1).integers(1023 - 160, 1023 + 140, 4096)
+    near = (bits & ~(0x7FF << 52)) | (exponents << 52)
+    # Midpoints between two numbers, and what lies next to them.
+    midpoints = near & ~((1 << 41) - 1)
+    every = np.concatenate([bits, near, midpoints, midpoints + 1, midpoints - 1]).view(np.float64)
+    special = [0.0, -0.0, np.inf, -np.inf, np.nan, 65504.0, 65520.0, 2.0**-25, 2.0**-24, 2.0**-134, 3.39e38]
+    values = torch.from_numpy(np.concatenate([every, special]))
+    out = torch.empty(len(values), dtype=dtype)
+    finite = gpu.fuse(lambda values, ranks, index, numbers: values[0], [values], [], (), out)
+    torch.testing.assert_close(out, kernels.round_once(values, dtype), rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(out.signbit() | out.isnan(), values.signbit() | values.isnan())
+    assert not bool(finite)
+
+
+def test_kernels_select_magnitudes(gpu: Any) -> None:
+    base, *experts = (torch.randn(3000, dtype=torch.float64).to(dtype) for dtype in DTYPES[:3])
+    sizes = [np.sort((expert.double() - base.double()).abs().float().numpy()) for expert in experts]
+    gaps = [orders.Gap(float(size[low]), float(size[high]), high - low, of) for of, size in enumerate(sizes)
+            for low, high in ((10, 700), (1500, 1501))]  # fmt: skip
+    found = orders.look_at_magnitudes(base, experts)(gaps)
+    for gap, values in zip(gaps, found, strict=True):
+        size = sizes[gap.of]
+        assert np.array_equal(np.sort(values), size[(size >= gap.low) & (size < gap.high)])
+
+
+def test_what_kernels_lack_is_left_to_torch(
+    gpu: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "compiled_for", lambda *tensors: None)
+
+    def formula(values: list[Tensor], ranks: list[Tensor], index: Tensor, numbers: Any) -> Tensor:
+        return values[0].cos()
+
+    values, out = torch.randn(50), torch.empty(50)
+    with caplog.at_level(logging.WARNING):
+        assert kernels.fuse("none", formula, [values], out, (), provable=lambda: False)
+    assert torch.equal(out, values.double().cos().float())
+    assert "no kernel can be made of cos" in caplog.text

@@ -146,8 +146,12 @@ def select(base, {arguments}, number, found, size, {typed} BLOCK: tl.constexpr):
 {lines}
 """
 
+_MAGNITUDE = """
+    size_{expert} = tl.abs(tl.load(expert_{expert} + index, mask=inside, other=0.0).to(tl.float64) - origin)
+"""
+
 _SELECT_ONE = """
-    value = tl.abs(tl.load(expert_{k} + index, mask=inside, other=0.0).to(tl.float64) - origin)
+    value = size_{expert}
     low = low_{k}.to(tl.int64).to(tl.float64, bitcast=True)
     high = high_{k}.to(tl.int64).to(tl.float64, bitcast=True)
     chosen = (inside & (value >= low) & (value < high)).to(tl.int32)
@@ -182,14 +186,31 @@ def _flags(device: torch.device) -> Iterator[Tensor]:
     return (flag for _ in count() for flag in torch.ones(_FLAGS, dtype=torch.bool, device=device))
 
 
-def select(base: Tensor, wanted: Sequence[tuple[Tensor, float, float, int]]) -> list[NDArray[np.float32]]:
-    """Magnitudes |expert − base| in some intervals, rounded to float32, in any order.
+def try_out(device: torch.device) -> None:
+    """Make a kernel and see whether its numbers are right. Raises: anything that keeps it from working."""
+
+    def formula(values: list[Tensor], ranks: list[Tensor], index: Tensor, numbers: Any) -> Tensor:
+        return values[0] * values[0] + numbers[0]
+
+    # The square's last bit is lost in float64, and shows where the sum is fused with it, or numbers are shortened.
+    values = torch.full((4,), 1.0 + 2.0**-30, dtype=torch.float64, device=device)
+    out = torch.full_like(values, torch.nan)
+    finite = fuse(formula, [values], [], (-1.0 - 2.0**-29,), out)
+    if not (finite and out.eq(0.0).all()):
+        raise ArithmeticError(f"Triton's kernels don't compute as they should: {out.tolist()} instead of zeros")
+
+
+def select(
+    base: Tensor, experts: Sequence[Tensor], wanted: Sequence[tuple[int, float, float, int]]
+) -> list[NDArray[np.float32]]:
+    """Magnitudes |expert − base| in some intervals, rounded to float32, in any order, in one read of the tensors.
 
     Args:
-        base: flattened, on a GPU, as the experts.
-        wanted: an expert each, the least magnitude, one that is too large, and how many there are at most.
+        base: contiguous, on a GPU, as the experts.
+        experts: those that are looked at.
+        wanted: an expert's number each, the least magnitude, one that is too large, and how many there are at most.
     """
-    room = [most for *_, most in wanted]
+    which, room = tuple(expert for expert, *_ in wanted), [most for *_, most in wanted]
     ends = np.cumsum([len(wanted), *room]).tolist()
     # Counts and what is counted lie together, so that the GPU is waited for once.
     found = torch.zeros(ends[-1], dtype=torch.int32, device=base.device)
@@ -198,10 +219,8 @@ def select(base: Tensor, wanted: Sequence[tuple[Tensor, float, float, int]]) -> 
         for (_, low, high, most), start in zip(wanted, ends, strict=False)
         for number in (_bits(low), _bits(high), start, most)
     ]
-    experts = [expert for expert, *_ in wanted]
-    _launch(
-        _selecting(len(wanted)), base.numel(), base, *experts, found, found.view(torch.float32), base.numel(), *limits
-    )
+    read = [experts[expert] for expert in sorted(set(which))]
+    _launch(_selecting(which), base.numel(), base, *read, found, found.view(torch.float32), base.numel(), *limits)
     filled = found.cpu().numpy()
     return [
         filled[start : start + min(int(many), most)].view(np.float32)
@@ -260,19 +279,23 @@ def _merging(
     try:
         text = _written(formula, num_sources, num_ranks, pattern, dtype, wide)
     except (NotImplementedError, TraceError) as error:
-        _log.warning("merging on the GPU with torch alone, several times slower: %s", error)
+        _log.warning("merging on the GPU with torch alone, tens of times slower: %s", error)
         return None
     return _compiled("merge", _HELPERS + text), _HEAVY if text.count("\n") > _HEAVY_STEPS else _LIGHT
 
 
 @cache
-def _selecting(many: int) -> Any:
-    limits = [f"{kind}_{k}" for k in range(many) for kind in ("low", "high", "start", "most")]
+def _selecting(which: tuple[int, ...]) -> Any:
+    """The compiled kernel that looks for magnitudes of these experts, and its tile."""
+    read = sorted(set(which))
+    limits = [f"{kind}_{k}" for k in range(len(which)) for kind in ("low", "high", "start", "most")]
+    steps = [_MAGNITUDE.format(expert=expert) for expert in read]
+    steps += [_SELECT_ONE.format(k=k, expert=expert) for k, expert in enumerate(which)]
     text = _SELECT.format(
-        arguments=", ".join(f"expert_{k}" for k in range(many)),
+        arguments=", ".join(f"expert_{expert}" for expert in read),
         limits=limits,
         typed="".join(f'{limit}: "int64", ' for limit in limits),
-        lines="".join(_SELECT_ONE.format(k=k) for k in range(many)),
+        lines="".join(steps),
     )
     return _compiled("select", _HELPERS + text), _LIGHT
 

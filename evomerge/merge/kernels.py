@@ -402,12 +402,12 @@ def _loops() -> ModuleType | None:
 
 @cache
 def _kernels() -> ModuleType | None:
-    """What makes kernels for GPUs, or None where Triton isn't installed."""
-    try:
-        import triton  # noqa: F401
+    """What makes kernels for GPUs, or None where that doesn't work: Triton needs a C compiler and a place for files."""
+    from evomerge.merge import gpu
 
-        from evomerge.merge import gpu
-    except ImportError as error:
-        logging.getLogger(__name__).warning("merging on the GPU with torch alone, several times slower: %s", error)
+    try:
+        gpu.try_out(torch.device("cuda"))
+    except Exception as error:
+        logging.getLogger(__name__).warning("merging on the GPU with torch alone, tens of times slower: %r", error)
         return None
     return gpu

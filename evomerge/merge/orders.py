@@ -275,7 +275,7 @@ def look_at_magnitudes(base: Tensor, experts: Sequence[Tensor]) -> Look:
     """Looks at |expert − base|, rounded to float32, of some experts, where the tensors lie."""
     start_at, lead_to = flattened(base), [flattened(expert) for expert in experts]
     if (gpu := gpu_kernels_for(start_at, *lead_to)) is not None:
-        return lambda gaps: gpu.select(start_at, [(lead_to[gap.of], *_limits(gap), gap.most) for gap in gaps])
+        return lambda gaps: gpu.select(start_at, lead_to, [(gap.of, *_limits(gap), gap.most) for gap in gaps])
     compiled = compiled_for(start_at, *lead_to)
 
     def between(start: int, stop: int, gaps: Sequence[Gap]) -> list[NDArray[np.float32]]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge.merge.base import Coefficients, Finite, MergeMethod, Parameter, TensorInputs
-from evomerge.merge.kernels import addresses_of, compiled_for, flattened, in_parts, round_once
+from evomerge.merge.kernels import addresses_of, compiled_for, flattened, in_parts, leaf_sums, round_once, tree_sums
 from evomerge.merge.orders import Values, count_kept, order
 from evomerge.merge.sparse import Sparsity, add_sparse
 
@@ -117,11 +117,13 @@ class Levels:
         if count == 0 or self.at_least[level] == count:
             level = _LEVELS if count == 0 else level
             return level, nothing, self.energy[:, level]
-        where, variance, tau = _entries(self.levels, level, inputs)
-        threshold = np.sort(variance)[len(variance) - (count - int(self.at_least[level + 1]))]
-        chosen = variance >= threshold
-        energy = self.energy[:, level + 1] + (tau[:, chosen] ** 2).sum(axis=1)
-        return level, torch.from_numpy(where[~chosen]).to(self.levels.device), energy
+        where, variance, vectors = _entries(self.levels, level, inputs)
+        rank = len(variance) - (count - int(self.at_least[level + 1]))
+        chosen = variance >= variance.kthvalue(rank + 1).values
+        # Added as trees, so that the energies are the same on every device.
+        squares = [leaf_sums(torch.where(chosen, vector * vector, 0.0)) for vector in vectors]
+        energy = self.energy[:, level + 1] + tree_sums(torch.stack(squares).cpu().numpy(), axis=1)
+        return level, where[~chosen], energy
 
 
 def _levels(inputs: TensorInputs) -> Levels:
@@ -167,17 +169,15 @@ def _from_above(values: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([sums, np.zeros_like(sums[..., :1])], axis=-1)
 
 
-def _entries(
-    levels: Tensor, level: int, inputs: TensorInputs
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float64]]:
-    """Where a level's entries are, ascending, their variance, and the task vectors there, shape (K, entries)."""
+def _entries(levels: Tensor, level: int, inputs: TensorInputs) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Where a level's entries are, ascending, their variance as float32, and the K task vectors there."""
     assert inputs.base is not None
     flat = [flattened(tensor) for tensor in (inputs.base, *inputs.experts)]
     compiled = compiled_for(*flat)
     if compiled is None:
         where = (levels == level).nonzero().view(-1)
-        vectors = _task_vectors(inputs, where)
-        return where.cpu().numpy(), _as_size(_variance(vectors)), torch.stack(vectors).cpu().numpy()
+        there = _task_vectors(inputs, where)
+        return where, _as_size(_variance(there)), there
     arguments = (*addresses_of(flat), levels.data_ptr(), level)
     found = {}
 
@@ -190,7 +190,8 @@ def _entries(
 
     in_parts(look, levels.numel())
     places, variance, tau = zip(*(found[start] for start in sorted(found)), strict=True)
-    return np.concatenate(places), np.concatenate(variance), np.concatenate(tau, axis=1)
+    vectors = torch.from_numpy(np.concatenate(tau, axis=1))
+    return torch.from_numpy(np.concatenate(places)), torch.from_numpy(np.concatenate(variance)), list(vectors)
 
 
 def _task_vectors(inputs: TensorInputs, where: Tensor | slice) -> list[Tensor]:
@@ -210,10 +211,9 @@ def _variance(tau: list[Tensor]) -> Tensor:
     return spread / len(tau)
 
 
-def _as_size(values: Tensor) -> NDArray[np.float32]:
+def _as_size(values: Tensor) -> Tensor:
     """As float32, what isn't finite as infinity."""
-    result: NDArray[np.float32] = values.nan_to_num(nan=torch.inf, posinf=torch.inf).to(torch.float32).cpu().numpy()
-    return result
+    return values.nan_to_num(nan=torch.inf, posinf=torch.inf).to(torch.float32)
 
 
 def _variances(inputs: TensorInputs) -> Values:
@@ -225,6 +225,7 @@ def _variances(inputs: TensorInputs) -> Values:
             result = np.empty(stop - start, dtype=np.float32)
             compiled.variances(start, stop, *addresses_of(flat), result)
             return result
-        return _as_size(_variance(_task_vectors(inputs, slice(start, stop))))
+        sizes: NDArray[np.float32] = _as_size(_variance(_task_vectors(inputs, slice(start, stop)))).numpy()
+        return sizes
 
     return values

@@ -115,14 +115,32 @@ def test_kernels_round_once(gpu: Any, dtype: torch.dtype) -> None:
 
 
 def test_kernels_select_magnitudes(gpu: Any) -> None:
-    base, *experts = (torch.randn(3000, dtype=torch.float64).to(dtype) for dtype in DTYPES[:3])
+    generator = torch.Generator().manual_seed(0)
+    base, *experts = (torch.randn(3000, generator=generator).to(dtype) for dtype in DTYPES[:3])
     sizes = [np.sort((expert.double() - base.double()).abs().float().numpy()) for expert in experts]
-    gaps = [orders.Gap(float(size[low]), float(size[high]), high - low, of) for of, size in enumerate(sizes)
-            for low, high in ((10, 700), (1500, 1501))]  # fmt: skip
-    found = orders.look_at_magnitudes(base, experts)(gaps)
-    for gap, values in zip(gaps, found, strict=True):
-        size = sizes[gap.of]
-        assert np.array_equal(np.sort(values), size[(size >= gap.low) & (size < gap.high)])
+    gaps, expected = [], []
+    for of, size in enumerate(sizes):
+        for low, high in ((size[10], size[700]), (size[1500], size[1501]), (size[-1], np.inf)):
+            inside = size[(size >= low) & (size < high)]
+            gaps.append(orders.Gap(float(low), float(high), len(inside), of))
+            expected.append(inside)
+    for wanted in (range(6), [1, 4]):
+        found = orders.look_at_magnitudes(base, experts)([gaps[k] for k in wanted])
+        for k, values in zip(wanted, found, strict=True):
+            assert np.array_equal(np.sort(values), expected[k])
+
+
+def test_kernels_are_tried_out(gpu: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    gpu.try_out(torch.device("cpu"))
+    monkeypatch.setattr(gpu, "_bits", lambda number: 0)
+    with pytest.raises(ArithmeticError, match="don't compute as they should"):
+        gpu.try_out(torch.device("cpu"))
+    kernels._kernels.cache_clear()
+    monkeypatch.setattr(gpu, "try_out", lambda device: int("no compiler"))
+    with caplog.at_level(logging.WARNING):
+        assert kernels._kernels() is None
+    assert "with torch alone, tens of times slower: ValueError" in caplog.text
+    kernels._kernels.cache_clear()
 
 
 def test_what_kernels_lack_is_left_to_torch(

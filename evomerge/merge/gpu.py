@@ -190,7 +190,8 @@ def try_out(device: torch.device) -> None:
     """Make a kernel and see whether its numbers are right. Raises: anything that keeps it from working."""
 
     def formula(values: list[Tensor], ranks: list[Tensor], index: Tensor, numbers: Any) -> Tensor:
-        return values[0] * values[0] + numbers[0]
+        result: Tensor = values[0] * values[0] + numbers[0]
+        return result
 
     # The square's last bit is lost in float64, and shows where the sum is fused with it, or numbers are shortened.
     values = torch.full((4,), 1.0 + 2.0**-30, dtype=torch.float64, device=device)

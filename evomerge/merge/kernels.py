@@ -316,9 +316,9 @@ def _in_rows(tensor: Tensor, rows: int, part: slice, first: int, last: int) -> T
 
 
 def leaf_sums(values: Tensor) -> Tensor:
-    """Sums of TREE float64 elements each, as balanced trees; the last one is filled up with zeros."""
-    padded = torch.nn.functional.pad(values, (0, -len(values) % TREE))
-    return _folded(padded.view(-1, TREE))
+    """Sums of TREE float64 elements each along the last axis, as balanced trees; the last is filled up with zeros."""
+    padded = torch.nn.functional.pad(values, (0, -values.shape[-1] % TREE))
+    return _folded(padded.view(*values.shape[:-1], -1, TREE))
 
 
 def _folded(values: Tensor) -> Tensor:

@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge.merge.base import Coefficients, Finite, MergeMethod, Parameter, TensorInputs
-from evomerge.merge.kernels import addresses_of, compiled_for, flattened, in_parts, leaf_sums, round_once, tree_sums
+from evomerge.merge.kernels import (
+    TREE,
+    addresses_of,
+    compiled_for,
+    flattened,
+    in_parts,
+    leaf_sums,
+    round_once,
+    tree_sums,
+)
 from evomerge.merge.orders import Values, count_kept, order
 from evomerge.merge.sparse import Sparsity, add_sparse
 
@@ -117,13 +126,30 @@ class Levels:
         if count == 0 or self.at_least[level] == count:
             level = _LEVELS if count == 0 else level
             return level, nothing, self.energy[:, level]
-        where, variance, vectors = _entries(self.levels, level, inputs)
+        where, variance, tau = _entries(self.levels, level, inputs)
         rank = len(variance) - (count - int(self.at_least[level + 1]))
-        chosen = variance >= variance.kthvalue(rank + 1).values
-        # Added as trees, so that the energies are the same on every device.
-        squares = [leaf_sums(torch.where(chosen, vector * vector, 0.0)) for vector in vectors]
-        energy = self.energy[:, level + 1] + tree_sums(torch.stack(squares).cpu().numpy(), axis=1)
-        return level, where[~chosen], energy
+        divide = divide_with_torch if tau.is_cuda else divide_with_numpy
+        dropped, squares = divide(where, variance, tau, rank)
+        return level, dropped, self.energy[:, level + 1] + squares
+
+
+def divide_with_torch(where: Tensor, variance: Tensor, tau: Tensor, rank: int) -> tuple[Tensor, NDArray[np.float64]]:
+    """Entries of less variance than the one at this rank from the smallest, 0 on, and Σ τ² over the others.
+
+    The squares are added as a tree, so that the sums are the same on every device.
+    """
+    largest = variance >= variance.kthvalue(rank + 1).values
+    sums = leaf_sums(torch.where(largest, tau * tau, 0.0)).cpu().numpy()
+    return where[~largest], tree_sums(sums, axis=1)
+
+
+def divide_with_numpy(where: Tensor, variance: Tensor, tau: Tensor, rank: int) -> tuple[Tensor, NDArray[np.float64]]:
+    """As `divide_with_torch` on the CPU, where torch's threads stay awake and take the cores from those that merge."""
+    sizes, squares = variance.numpy(), np.square(tau.numpy())
+    largest = sizes >= np.partition(sizes, rank)[rank]
+    padded = np.pad(np.where(largest, squares, 0.0), ((0, 0), (0, -len(sizes) % TREE)))
+    sums = tree_sums(padded.reshape(len(tau), -1, TREE), axis=2)
+    return torch.from_numpy(where.numpy()[~largest]), tree_sums(sums, axis=1)
 
 
 def _levels(inputs: TensorInputs) -> Levels:
@@ -169,15 +195,15 @@ def _from_above(values: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([sums, np.zeros_like(sums[..., :1])], axis=-1)
 
 
-def _entries(levels: Tensor, level: int, inputs: TensorInputs) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Where a level's entries are, ascending, their variance as float32, and the K task vectors there."""
+def _entries(levels: Tensor, level: int, inputs: TensorInputs) -> tuple[Tensor, Tensor, Tensor]:
+    """Where a level's entries are, ascending, their variance as float32, and the task vectors there, (K, entries)."""
     assert inputs.base is not None
     flat = [flattened(tensor) for tensor in (inputs.base, *inputs.experts)]
     compiled = compiled_for(*flat)
     if compiled is None:
         where = (levels == level).nonzero().view(-1)
         there = _task_vectors(inputs, where)
-        return where, _as_size(_variance(there)), there
+        return where, _as_size(_variance(there)), torch.stack(there)
     arguments = (*addresses_of(flat), levels.data_ptr(), level)
     found = {}
 
@@ -190,8 +216,8 @@ def _entries(levels: Tensor, level: int, inputs: TensorInputs) -> tuple[Tensor, 
 
     in_parts(look, levels.numel())
     places, variance, tau = zip(*(found[start] for start in sorted(found)), strict=True)
-    vectors = torch.from_numpy(np.concatenate(tau, axis=1))
-    return torch.from_numpy(np.concatenate(places)), torch.from_numpy(np.concatenate(variance)), list(vectors)
+    joined = np.concatenate(places), np.concatenate(variance), np.concatenate(tau, axis=1)
+    return torch.from_numpy(joined[0]), torch.from_numpy(joined[1]), torch.from_numpy(joined[2])
 
 
 def _task_vectors(inputs: TensorInputs, where: Tensor | slice) -> list[Tensor]:

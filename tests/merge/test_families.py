@@ -13,6 +13,7 @@ from torch import Tensor
 from evomerge.errors import MergeError
 from evomerge.merge import METHODS
 from evomerge.merge.base import TensorInputs
+from evomerge.merge.sce import divide_with_numpy, divide_with_torch
 from evomerge.testing.methods import make_inputs, merged, options_of
 
 
@@ -194,6 +195,22 @@ def test_ram_keeps_lone_changes_whole_and_averages_shared_ones() -> None:
     assert run("ram", zero, *experts).tolist() == [1.0, 2.0, 0.0]
     # The first expert shares one entry and has one of its own, the second has none: ratios 1 and huge.
     assert run("ram_plus", zero, *experts, r=0.5, alpha=0.2).tolist() == pytest.approx([1.1, 2.0, 0.0])
+
+
+@pytest.mark.parametrize("size", [1, 1000, 5000])
+def test_sce_divides_a_level_alike_on_every_device(size: int) -> None:
+    generator = torch.Generator().manual_seed(size)
+    where = torch.arange(size) * 3
+    variance = torch.randint(0, 50, (size,), generator=generator).float()
+    tau = torch.randn(3, size, generator=generator, dtype=torch.float64)
+    for rank in {0, size // 2, size - 1}:
+        dropped, squares = divide_with_numpy(where, variance, tau, rank)
+        on_gpu, squares_on_gpu = divide_with_torch(where, variance, tau, rank)
+        least = variance.sort().values[rank]
+        assert torch.equal(dropped, where[variance < least])
+        assert torch.equal(on_gpu, dropped)
+        np.testing.assert_array_equal(squares_on_gpu, squares)
+        np.testing.assert_allclose(squares, (tau[:, variance >= least] ** 2).sum(dim=1), rtol=1e-12)
 
 
 def test_sce_ignores_entries_on_which_experts_agree_and_weighs_by_energy() -> None:

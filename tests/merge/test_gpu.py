@@ -14,7 +14,7 @@ from torch import Tensor
 from evomerge.merge import METHODS, kernels, orders
 from evomerge.merge.base import TensorInputs
 from evomerge.merge.matrices import MatrixMethod
-from evomerge.testing.methods import every_options, make_coefficients, make_inputs, merged
+from evomerge.testing.methods import every_options, make_coefficients, make_inputs, merged, options_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # the interpreter's NumPy
 
@@ -58,6 +58,24 @@ def test_kernels_write_the_bytes_of_the_loops(name: str, request: pytest.Fixture
         expected = expected or results
         for result, bytes_ in zip(results, expected, strict=True):
             assert torch.equal(result, bytes_)
+
+
+@pytest.mark.parametrize("options", [{"along": "rows"}, {"along": "columns"}], ids=str)
+def test_indices_of_huge_tensors_have_64_bits(
+    options: dict[str, str], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = []
+    for narrow in (True, False):
+        if not narrow:
+            monkeypatch.setattr(request.getfixturevalue("gpu"), "_LARGEST_INT32", 0)
+        for name in ("nuslerp", "dare_ties"):
+            method = METHODS.get(name)
+            inputs = make_inputs(method, (31, 67), torch.bfloat16)
+            chosen = options_of(method, **options) if name == "nuslerp" else options_of(method)
+            coefficients = make_coefficients(method, len(inputs.experts))
+            results.append(merged(method, inputs, coefficients, options=chosen, dtype=torch.bfloat16))
+    assert torch.equal(results[0], results[2])
+    assert torch.equal(results[1], results[3])
 
 
 @pytest.mark.gpu

@@ -20,7 +20,8 @@ Formula = Callable[[list[Tensor], list[Tensor], Tensor, Any], Tensor]
 
 Takes each source's values in float64, the ranks beside them as whole numbers, the elements' indices, and the numbers
 of the merge as `unpacked` gives them. It uses arithmetic, comparisons, `torch.where`, `.abs()`, `.to()` and this
-file's functions, out of place and without asking for truth values, so that a kernel can be made of it.
+file's functions, out of place and without asking for truth values, so that a kernel can be made of it: once for each
+formula, which is therefore a function that stays, not one that every merge makes.
 """
 
 

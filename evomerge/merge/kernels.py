@@ -89,19 +89,19 @@ def _weighted_sum(values: list[Tensor], ranks: list[Tensor], index: Tensor, numb
 
 
 def fuse(
-    loop: str,
+    loop: str | None,
     formula: Formula,
     sources: Sequence[Tensor],
     out: Tensor,
     numbers: tuple[Any, ...],
     *,
     ranks: Sequence[Tensor] = (),
-    provable: Callable[[], bool],
+    provable: Callable[[], bool] = lambda: False,
 ) -> Finite:
     """Write an elementwise function of the sources into `out`; returns whether all of it is finite.
 
     Args:
-        loop: name of the compiled loop.
+        loop: name of the compiled loop; None if there is none, and torch is fast enough on the CPU.
         formula: the same function in torch.
         sources: tensors of the shape of `out`, of any floating dtypes.
         out: where to write.
@@ -134,7 +134,7 @@ def _fused_on_gpu(
 
 
 def _fused_on_cpu(
-    loop: str,
+    loop: str | None,
     sources: Sequence[Tensor],
     ranks: Sequence[Tensor],
     numbers: tuple[Any, ...],
@@ -142,7 +142,7 @@ def _fused_on_cpu(
     provable: Callable[[], bool],
 ) -> bool | None:
     """Merge in one pass of a compiled loop; None where it can't read the tensors."""
-    if (compiled := compiled_for(*sources, out)) is None:
+    if loop is None or (compiled := compiled_for(*sources, out)) is None:
         return None
     flat = [flattened(source) for source in sources]
     function, work = getattr(compiled, loop), _work(flat, out, numbers, ranks, provable())

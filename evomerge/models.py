@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from evomerge.checkpoint import Checkpoint, check_compatible, is_adapter, is_compressed, resolve
 from evomerge.compress import CompressedExpert
+from evomerge.errors import CheckpointError
 from evomerge.lora import Adapter
 from evomerge.recipe import ModelReference, Slice, VocabularyPolicy
 from evomerge.slices import stack
@@ -58,9 +60,14 @@ def open_models(
     Raises: CheckpointError naming the model and what is wrong with it; RecipeError for slices of layers that
         aren't there.
     """
-    opened = Checkpoint.open(base)
     resized = vocabulary != "same"
-    models = Models(opened, {name: open_expert(found, opened, resized=resized) for name, found in experts.items()})
+    with _named("base"):
+        opened = Checkpoint.open(base)
+    found = {}
+    for name, reference in experts.items():
+        with _named(f"expert {name!r}"):
+            found[name] = open_expert(reference, opened, resized=resized)
+    models = Models(opened, found)
     if resized:
         from evomerge.vocabulary import match_vocabularies
 
@@ -69,6 +76,15 @@ def open_models(
         models = Models(*match_vocabularies(*models, vocabulary))
     # After the vocabularies, since a stack may show the embedding of one model and the head of another.
     return Models(*stack(*models, slices)) if slices else models
+
+
+@contextmanager
+def _named(model: str) -> Iterator[None]:
+    """Say which of the models it is that can't be opened."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{model}: {error}") from error
 
 
 def notes_of(base: Checkpoint, experts: Mapping[str, Checkpoint]) -> list[str]:

@@ -20,7 +20,7 @@ from evomerge.errors import CheckpointError, MergeError, RecipeError
 from evomerge.folder import write_folder
 from evomerge.materialise import Materialiser
 from evomerge.merge import METHODS
-from evomerge.models import open_expert
+from evomerge.models import open_expert, open_models
 from evomerge.recipe import Group, ModelReference, Recipe
 from evomerge.testing.models import tiny_family
 
@@ -60,6 +60,14 @@ def merge_of(family: dict[str, Path], method: str, **coefficients: Any) -> tuple
     )
     opened = {name: Checkpoint.open(folder) for name, folder in experts.items()}
     return Materialiser(Checkpoint.open(family["base"]), opened), recipe
+
+
+def test_the_model_that_cannot_be_opened_is_named(family: dict[str, Path], tmp_path: Path) -> None:
+    there, nowhere = (ModelReference(path=str(path)) for path in (family["base"], tmp_path / "nowhere"))
+    with pytest.raises(CheckpointError, match=r"^base: .*nowhere: no such folder"):
+        open_models(nowhere, {"a": there})
+    with pytest.raises(CheckpointError, match=r"^expert 'b': .*nowhere: no such folder"):
+        open_models(there, {"a": there, "b": nowhere})
 
 
 BOUNDED = [

@@ -91,9 +91,9 @@ def test_the_size_place_and_time_of_prepared_states_are_shown(
     done = cli("check", write_config(tmp_path / "ties.yaml", tiny_llama, tasks, **ties), "--pilot")
     assert done.exit_code == 0, done.stderr
     shown = " ".join(done.stdout.split())
-    # At most 12 bytes an entry and expert: of 43,232 entries in all.
-    assert "prepared 1.0 MB once for the run, in RUN/prepared; mapped" in shown
-    assert "for the export, 1.0 MB prepared" in shown
+    # At most 13 bytes an entry and expert: of 43,232 entries in all.
+    assert "prepared 1.1 MB once for the run, in RUN/prepared; mapped" in shown
+    assert "for the export, 1.1 MB prepared" in shown
     assert "preparing the method: about " in shown
     assert "the method is prepared once for the run: " in shown
     elsewhere = {**ties, "execution": {"prepared_directory": "$TMPDIR/states"}}

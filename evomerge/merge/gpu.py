@@ -251,7 +251,10 @@ def _packed(numbers: Any) -> tuple[Any, list[int], list[NDArray[np.float64]]]:
     arrays: list[NDArray[np.float64]] = []
 
     def single(number: Any) -> tuple[str, int]:
-        singles.append(_bits(number) if type(number) is float else int(number))
+        if isinstance(number, float):
+            singles.append(_bits(number))
+            return "float", len(singles) - 1
+        singles.append(int(number))
         return type(number).__name__, len(singles) - 1
 
     def array(values: NDArray[np.float64]) -> tuple[str, int]:

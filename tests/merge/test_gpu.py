@@ -148,6 +148,21 @@ def test_kernels_select_magnitudes(gpu: Any) -> None:
             assert np.array_equal(np.sort(values), expected[k])
 
 
+def test_numbers_of_numpy_are_taken_as_pythons_are(gpu: Any) -> None:
+    values, out = torch.randn(50), torch.empty(50)
+    results = []
+    for number in (0.37, np.float64(0.37)):
+        gpu.fuse(_times, [values], [], (number,), out)
+        results.append(out.clone())
+    assert torch.equal(results[0], (values.double() * 0.37).float())
+    assert torch.equal(results[1], results[0])
+
+
+def _times(values: list[Tensor], ranks: list[Tensor], index: Tensor, numbers: Any) -> Tensor:
+    result: Tensor = values[0] * numbers[0]
+    return result
+
+
 def test_kernels_are_tried_out(gpu: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     gpu.try_out(torch.device("cpu"))
     monkeypatch.setattr(gpu, "_bits", lambda number: 0)

@@ -35,6 +35,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+# Threads that stay awake after torch has copied would take cores from the merge that is timed next.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import torch
 
 PACKAGES = ("evomerge", "mergekit", "torch", "numba", "numpy", "safetensors")

@@ -66,7 +66,7 @@ class TensorInputs:
     experts: tuple[Tensor, ...]
 
     def cpu(self) -> TensorInputs:
-        """The same on the CPU."""
+        """The same on the CPU, where what looks at small parts is prepared whatever the device."""
         base = None if self.base is None else self.base.cpu()
         return TensorInputs(name=self.name, base=base, experts=tuple(expert.cpu() for expert in self.experts))
 

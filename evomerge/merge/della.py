@@ -65,7 +65,9 @@ class DellaLinear(SparseMethod):
     def prepare(self, inputs: TensorInputs) -> tuple[Tensor, ...]:
         """Each entry's rank in its row, uint8, flattened, per expert."""
         assert inputs.base is not None
-        return tuple(row_ranks(inputs.base, expert) for expert in inputs.experts)
+        device, there = inputs.base.device, inputs.cpu()
+        assert there.base is not None
+        return tuple(flattened(row_ranks(there.base, expert).to(device)) for expert in there.experts)
 
     def prepared_bytes(self, shape: tuple[int, ...], num_experts: int) -> int:
         """One byte per entry and expert."""
@@ -99,7 +101,7 @@ class Della(DellaLinear):
 def row_ranks(base: Tensor, expert: Tensor) -> Tensor:
     """Ranks by magnitude of a task vector's entries in their rows, from 0 to 255.
 
-    Returns: uint8, shape (entries,), on the device of `base`.
+    Returns: uint8, shape (entries,). All is on the CPU.
     """
     length = base.shape[-1] if base.dim() else 1
     rows = base.numel() // max(1, length)
@@ -114,7 +116,7 @@ def row_ranks(base: Tensor, expert: Tensor) -> Tensor:
             result[first * length : last * length] = torch.from_numpy(_steps(block)).view(-1)
 
     in_parts(rank, rows, grain=1, least=at_once)
-    return flattened(result.to(base.device))
+    return result
 
 
 def _steps(block: Any) -> Any:

@@ -69,10 +69,13 @@ def unpacked(numbers: Any, single: Callable[[Any], Any], array: Callable[[NDArra
     return numbers if numbers is None or kind is bool else single(numbers)
 
 
-def as_number(number: Any) -> float | int:
-    """A number of Python's own."""
-    plain: float | int = number.item() if isinstance(number, np.generic) else number
-    return plain
+def for_torch(numbers: Any, device: torch.device) -> Any:
+    """The numbers of a merge for a formula that torch computes: Python's own, and tensors for arrays."""
+    return unpacked(
+        numbers,
+        lambda number: number.item() if isinstance(number, np.generic) else number,
+        lambda values: torch.from_numpy(np.ascontiguousarray(values)).to(device),
+    )
 
 
 _WORD = 0xFFFFFFFF

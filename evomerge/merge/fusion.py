@@ -54,8 +54,9 @@ class ArceeFusion(MergeMethod):
 
     def prepare(self, inputs: TensorInputs) -> Importance:
         """Divergence of each row and quartiles of the importance."""
+        inputs = inputs.cpu()
         assert inputs.base is not None
-        base, expert = flattened(inputs.base.cpu()), flattened(inputs.experts[0].cpu())
+        base, expert = flattened(inputs.base), flattened(inputs.experts[0])
         rows = _divergences(inputs)
         values = _importances(base, expert, rows)
         size = base.numel()
@@ -80,14 +81,14 @@ class ArceeFusion(MergeMethod):
 
 
 def _divergences(inputs: TensorInputs) -> NDArray[np.float64]:
-    """KL divergence of each row's softmax from the base's, shape (rows,); computed on the CPU on every device."""
+    """KL divergence of each row's softmax from the base's, shape (rows,)."""
     assert inputs.base is not None
     length = inputs.base.shape[-1] if inputs.base.dim() else 1
     base, expert = (tensor.detach().reshape(-1, length) for tensor in (inputs.base, inputs.experts[0]))
     at_once = max(1, _CHUNK // max(1, length))
     parts = []
     for first in range(0, len(base), at_once):
-        p, q = (tensor[first : first + at_once].cpu().to(torch.float64).softmax(-1) + 1e-8 for tensor in (expert, base))
+        p, q = (tensor[first : first + at_once].to(torch.float64).softmax(-1) + 1e-8 for tensor in (expert, base))
         parts.append((p * (p / q).log()).sum(-1).numpy())
     return np.ascontiguousarray(np.concatenate(parts))
 

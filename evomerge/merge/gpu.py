@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import cache
 from itertools import count
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -171,7 +171,8 @@ def fuse(
         if there can't be a kernel of this formula; nothing is written then.
     """
     pattern, singles, arrays = _packed(numbers)
-    kernel = _merging(formula, len(sources), len(ranks), pattern, out.dtype, out.numel() > _LARGEST_INT32)
+    wide = out.numel() > _LARGEST_INT32
+    kernel = _merging(_Merge(formula, len(sources), len(ranks), pattern, out.dtype, wide))
     if kernel is None:
         return None
     finite = next(_flags(out.device))
@@ -270,18 +271,23 @@ def _bits(number: float) -> int:
     return bits
 
 
+class _Merge(NamedTuple):
+    """What a kernel is made for."""
+
+    formula: Formula
+    num_sources: int
+    num_ranks: int
+    pattern: Any
+    dtype: torch.dtype
+    wide: bool
+    """Whether indices need 64 bits."""
+
+
 @cache
-def _merging(
-    formula: Formula,
-    num_sources: int,
-    num_ranks: int,
-    pattern: Any,
-    dtype: torch.dtype,
-    wide: bool,
-) -> Any:
+def _merging(wanted: _Merge) -> Any:
     """The compiled kernel of a formula and its tile; None if it does what kernels can't."""
     try:
-        text = _written(formula, num_sources, num_ranks, pattern, dtype, wide)
+        text = _written(wanted)
     except (NotImplementedError, TraceError) as error:
         _log.warning("merging on the GPU with torch alone, tens of times slower: %s", error)
         return None
@@ -298,21 +304,15 @@ def _selecting(which: tuple[int, ...]) -> Any:
     text = _SELECT.format(
         arguments=", ".join(f"expert_{expert}" for expert in read),
         limits=limits,
-        typed="".join(f'{limit}: "int64", ' for limit in limits),
+        typed=_typed(limits),
         lines="".join(steps),
     )
     return _compiled("select", _HELPERS + text), _LIGHT
 
 
-def _written(
-    formula: Formula,
-    num_sources: int,
-    num_ranks: int,
-    pattern: Any,
-    dtype: torch.dtype,
-    wide: bool,
-) -> str:
+def _written(wanted: _Merge) -> str:
     """A kernel's text. Raises: NotImplementedError or TraceError if there can't be one."""
+    formula, num_sources, num_ranks, pattern, dtype, wide = wanted
     graph, lines, places = fx.Graph(), [], []
     tracer = GraphAppendingTracer(graph)
 
@@ -343,12 +343,17 @@ def _written(
         numbers=places,
         unaligned=[*places, "finite"],
         arguments=", ".join(sources + beside),
-        typed="".join(f'{place}: "int64", ' for place in places),
+        typed=_typed(places),
         program="tl.program_id(0).to(tl.int64)" if wide else "tl.program_id(0)",
         lines="\n".join(f"    {line}" for line in lines),
         rounded=_ROUNDED[dtype].format(merged.node.name),
         result="rounded" if dtype is torch.float64 else "rounded.to(tl.float32)",
     )
+
+
+def _typed(names: Sequence[str]) -> str:
+    """Arguments that have 64 bits whatever their value: Triton would make a kernel for each size of number."""
+    return "".join(f'{name}: "int64", ' for name in names)
 
 
 _NUMBERS = {

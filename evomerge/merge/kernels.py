@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge.merge.base import Finite
-from evomerge.merge.formulas import Formula, as_number, of_row, unpacked
+from evomerge.merge.formulas import Formula, for_torch, of_row
 
 TREE = 1024
 """Elements whose products are added as one balanced tree; a power of two."""
@@ -278,15 +278,16 @@ def gram(sources: Sequence[Tensor], *, origin: Tensor | None = None, rows: int =
 
         in_parts(part, rows * blocks, grain=1, least=MIN_PART // TREE)
     else:
-        units = max(1, _block_size(flat[0]) // TREE)
+        units = _block_size(flat[0].device) // TREE
         for row in range(0, rows, max(1, units // blocks)):
             row_part = slice(row, row + max(1, units // blocks))
             for block in range(0, blocks, units):
-                values = [_in_rows(tensor, rows, row_part, block, min(blocks, block + units)) for tensor in flat]
+                here = slice(block * TREE, (block + units) * TREE)
+                values = [tensor.view(rows, -1)[row_part, here].to(torch.float64) for tensor in flat]
                 if origin is not None:
                     values = [value - values[count] for value in values[:count]]
                 for index, (i, j) in enumerate(pairs):
-                    partial[row_part, block : block + units, index] = _folded(values[i] * values[j]).cpu().numpy()
+                    partial[row_part, block : block + units, index] = leaf_sums(values[i] * values[j]).cpu().numpy()
     sums = tree_sums(partial, axis=1)
     result = np.empty((rows, count, count), dtype=np.float64)
     for index, (i, j) in enumerate(pairs):
@@ -307,18 +308,11 @@ def tree_sums(values: NDArray[np.float64], *, axis: int) -> NDArray[np.float64]:
     return np.asarray(padded[0])
 
 
-def _in_rows(tensor: Tensor, rows: int, part: slice, first: int, last: int) -> Tensor:
-    """Blocks first..last of the rows in `part`, float64, shape (rows, blocks, TREE), filled up with zeros."""
-    values = tensor.view(rows, -1)[part, first * TREE : last * TREE]
-    padded = torch.zeros(values.shape[0], (last - first) * TREE, dtype=torch.float64, device=tensor.device)
-    padded[:, : values.shape[1]] = values
-    return padded.view(-1, last - first, TREE)
-
-
 def leaf_sums(values: Tensor) -> Tensor:
     """Sums of TREE float64 elements each along the last axis, as balanced trees; the last is filled up with zeros."""
-    padded = torch.nn.functional.pad(values, (0, -values.shape[-1] % TREE))
-    return _folded(padded.view(*values.shape[:-1], -1, TREE))
+    blocks = max(1, -(-values.shape[-1] // TREE))
+    padded = torch.nn.functional.pad(values, (0, blocks * TREE - values.shape[-1]))
+    return _folded(padded.view(*values.shape[:-1], blocks, TREE))
 
 
 def _folded(values: Tensor) -> Tensor:
@@ -330,19 +324,26 @@ def _folded(values: Tensor) -> Tensor:
 
 
 def _in_blocks(formula: Formula, sources: Sequence[Tensor], ranks: Sequence[Tensor], numbers: Any, out: Tensor) -> None:
-    size, device, target = _block_size(out), out.device, out.view(-1)
-    plain = unpacked(numbers, as_number, lambda values: torch.from_numpy(np.ascontiguousarray(values)).to(device))
-    flat = [flattened(source) for source in sources]
-    for first in range(0, out.numel(), size):
-        part = slice(first, min(out.numel(), first + size))
-        values = [source[part].to(device=device, dtype=torch.float64) for source in flat]
-        beside = [rank[part].to(device=device, dtype=torch.int32) for rank in ranks]
-        index = torch.arange(part.start, part.stop, device=device)
+    target, plain = out.view(-1), for_torch(numbers, out.device)
+    for part, values, beside, index in blocks_of(sources, ranks, out.device):
         target[part] = round_once(formula(values, beside, index, plain), out.dtype)
 
 
-def _block_size(tensor: Tensor) -> int:
-    return _CPU_BLOCK if tensor.device.type == "cpu" else _DEVICE_BLOCK
+def blocks_of(
+    sources: Sequence[Tensor], ranks: Sequence[Tensor], device: torch.device
+) -> Iterator[tuple[slice, list[Tensor], list[Tensor], Tensor]]:
+    """What a formula takes, block by block of a multiple of TREE elements: where it is, values, ranks and indices."""
+    flat = [flattened(source) for source in sources]
+    size, block = flat[0].numel(), _block_size(device)
+    for first in range(0, size, block):
+        part = slice(first, min(size, first + block))
+        values = [source[part].to(device=device, dtype=torch.float64) for source in flat]
+        beside = [rank[part].to(device=device, dtype=torch.int32) for rank in ranks]
+        yield part, values, beside, torch.arange(part.start, part.stop, device=device)
+
+
+def _block_size(device: torch.device) -> int:
+    return _CPU_BLOCK if device.type == "cpu" else _DEVICE_BLOCK
 
 
 def flattened(tensor: Tensor) -> Tensor:

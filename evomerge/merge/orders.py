@@ -198,8 +198,8 @@ class Tally:
         self._most = np.full(_PLACES, -1, dtype=np.int32)
 
     def add(self, base: Tensor, expert: Tensor) -> None:
-        """Count |expert − base|; what isn't finite counts as infinite."""
-        start_at, leads_to = flattened(base.cpu()), flattened(expert.cpu())
+        """Count |expert − base|, both on the CPU; what isn't finite counts as infinite."""
+        start_at, leads_to = flattened(base), flattened(expert)
         size = start_at.numel()
         self.size += size
         if compiled := compiled_for(start_at, leads_to):
@@ -247,11 +247,8 @@ def _of_bits(place: int, rest: int) -> float:
 
 
 def magnitudes(base: Tensor, expert: Tensor) -> Values:
-    """|expert − base| rounded to float32, which keeps the order; what isn't finite counts as infinite.
-
-    All of it is looked at in small parts, and mostly once: what lies on a GPU is copied to the CPU first.
-    """
-    start_at, leads_to = flattened(base.cpu()), flattened(expert.cpu())
+    """|expert − base|, both on the CPU, rounded to float32, which keeps the order; not finite counts as infinite."""
+    start_at, leads_to = flattened(base), flattened(expert)
 
     def values(start: int, stop: int) -> NDArray[np.float32]:
         result = np.empty(stop - start, dtype=np.float32)
@@ -273,20 +270,26 @@ def look_through(size: int, values: Values) -> Look:
 
 def look_at_magnitudes(base: Tensor, experts: Sequence[Tensor]) -> Look:
     """Looks at |expert − base|, rounded to float32, of some experts, where the tensors lie."""
-    start_at, lead_to = flattened(base), [flattened(expert) for expert in experts]
-    if (gpu := gpu_kernels_for(start_at, *lead_to)) is not None:
+    if (gpu := gpu_kernels_for(base, *experts)) is not None:
+        start_at, *lead_to = (flattened(tensor) for tensor in (base, *experts))
         return lambda gaps: gpu.select(start_at, lead_to, [(gap.of, *_limits(gap), gap.most) for gap in gaps])
-    compiled = compiled_for(start_at, *lead_to)
+    return lambda gaps: _look_on_cpu(base.cpu(), [expert.cpu() for expert in experts])(gaps)
+
+
+def _look_on_cpu(base: Tensor, experts: Sequence[Tensor]) -> Look:
+    start_at, *lead_to = (flattened(tensor) for tensor in (base, *experts))
+    if (compiled := compiled_for(start_at, *lead_to)) is None:
+        values = [magnitudes(start_at, expert) for expert in lead_to]
+        return _look(
+            start_at.numel(), lambda start, stop, gaps: [_within(values[gap.of](start, stop), gap) for gap in gaps]
+        )
 
     def between(start: int, stop: int, gaps: Sequence[Gap]) -> list[NDArray[np.float32]]:
         parts = []
         for gap in gaps:
-            pair = (start_at, lead_to[gap.of])
-            if compiled is None:
-                parts.append(_within(magnitudes(*pair)(start, stop), gap))
-                continue
             found = np.empty(stop - start, dtype=np.float32)
-            count = compiled.magnitudes_between(start, stop, *addresses_of(pair), *_limits(gap), found)
+            addresses = addresses_of((start_at, lead_to[gap.of]))
+            count = compiled.magnitudes_between(start, stop, *addresses, *_limits(gap), found)
             parts.append(found[:count].copy())
         return parts
 

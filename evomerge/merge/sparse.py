@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evomerge.merge.base import Coefficients, Finite, MergeMethod, Option, Parameter, TensorInputs
-from evomerge.merge.formulas import Formula, as_number, quotient, uniform, unpacked
+from evomerge.merge.formulas import Formula, for_torch, quotient, uniform
 from evomerge.merge.kernels import (
     TREE,
     addresses_of,
+    blocks_of,
     compiled_for,
     flattened,
     fuse,
@@ -34,9 +35,6 @@ from evomerge.streams import derive
 
 _WHOLE, _UNIT = 2.0**31, 2.0**-31
 """Random numbers are whole numbers below the first, standing for multiples of the second."""
-
-_BLOCK = 1 << 22
-"""Entries whose masses torch adds up at a time."""
 
 _KEPT_KEYS = 1 << 14
 
@@ -308,15 +306,14 @@ def norm_ratios(inputs: TensorInputs, sparsity: Sparsity) -> NDArray[np.float64]
         ranks = tuple(rank.data_ptr() for rank in sparsity.ranks)
         in_parts(lambda start, stop: loop(start, stop, addresses, codes, ranks, sparsity.rule(), partial), size)
     else:
-        keep, rule = _KEEP[sparsity.kind], unpacked(sparsity.rule(), as_number, torch.from_numpy)
-        for first in range(0, size, _BLOCK):
-            base, *experts = (tensor[first : first + _BLOCK].to(torch.float64) for tensor in flat)
+        device = flat[0].device
+        keep, rule = _KEEP[sparsity.kind], for_torch(sparsity.rule(), device)
+        for part, (base, *experts), beside, index in blocks_of(flat, sparsity.ranks, device):
             vectors = [expert - base for expert in experts]
-            beside = [rank[first : first + _BLOCK].to(device=base.device, dtype=torch.int32) for rank in sparsity.ranks]
-            index = torch.arange(first, first + len(base), device=base.device)
-            sums_here = [leaf_sums(values.abs()) for values in (*vectors, *keep(vectors, beside, index, rule))]
-            for row, values in enumerate(sums_here):
-                partial[row, first // TREE : first // TREE + len(values)] = values.cpu().numpy()
+            for row, values in enumerate((*vectors, *keep(vectors, beside, index, rule))):
+                sums_here = leaf_sums(values.abs()).cpu().numpy()
+                first = part.start // TREE
+                partial[row, first : first + len(sums_here)] = sums_here
     sums = tree_sums(partial, axis=1)
     before, after = sums[:count], sums[count:]
     usable = (after > 0.0) & np.isfinite(before) & np.isfinite(after)
@@ -354,8 +351,9 @@ class BandMethod(SparseMethod):
 
     def prepare(self, inputs: TensorInputs) -> tuple[OrderStatistics, ...]:
         """Each task vector's order statistics."""
-        assert inputs.base is not None
-        base, found = inputs.base, {}
+        inputs, found = inputs.cpu(), {}
+        base = inputs.base
+        assert base is not None
 
         def prepare(start: int, stop: int) -> None:
             for index in range(start, stop):

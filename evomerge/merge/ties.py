@@ -63,7 +63,7 @@ class Ties(BandMethod):
         self._tallies = [Tally() for _ in self.experts]
 
         for inputs in tensors():
-            in_parts(partial(self._count, inputs), len(self.experts), grain=1, least=1)
+            in_parts(partial(self._count, inputs.cpu()), len(self.experts), grain=1, least=1)
 
     def surveyed_bytes(self, num_experts: int) -> int:
         """4 MiB per expert if entries are ranked over the model."""

@@ -77,6 +77,21 @@ def test_ranks_between_those_remembered_are_found_by_reading_again(
     assert [statistics.largest(count, look) for count in counts] == [float(descending[count - 1]) for count in counts]
 
 
+def test_a_value_that_many_entries_share_is_found_without_reading_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orders, "KEPT", 50)
+    values = np.concatenate([np.arange(10_000), np.full(9_000, 5_000.0)]).astype(np.float32)
+    statistics, _ = statistics_of(values)
+    assert not statistics.is_sole.all()
+
+    def look(gaps: object) -> list[np.ndarray]:
+        raise AssertionError(gaps)
+
+    for rank in (5_000, 9_999, 13_999):
+        assert statistics.largest(rank, look) == 5_000.0
+    with pytest.raises(AssertionError):
+        statistics.largest(2_000, look)
+
+
 def test_threads_do_not_change_the_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orders, "_CHUNK", 1024)
     monkeypatch.setattr(orders, "_SORTED", 100)

@@ -74,12 +74,13 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     """One size: build models and task, evaluate candidates one after the other."""
     import numpy as np
 
-    from evomerge.config import Config
-    from evomerge.execute import worker_settings
+    from evomerge.config.config import Config
     from evomerge.execute.base import Answers, Job
-    from evomerge.ledger import Evaluation, Ledger
-    from evomerge.preflight import open_benchmark, open_experiment
-    from evomerge.worker import Worker
+    from evomerge.execute.settings import worker_settings
+    from evomerge.execute.worker import Worker
+    from evomerge.run.evaluation import Evaluation
+    from evomerge.run.ledger import Ledger
+    from evomerge.study.experiment import open_benchmark, open_experiment
 
     experts = {f"expert{number}": str(folder / f"expert{number}") for number in range(options.experts)}
     parameters = write_models(folder, ["base", *experts], SIZES[name], options.dtype)

@@ -11,42 +11,40 @@ Names are imported when first used, so `import evomerge` loads none of the large
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from evomerge.config import Config as Config
+    from evomerge.config.config import Config as Config
     from evomerge.errors import EvomergeError as EvomergeError
-    from evomerge.export import export as export
-    from evomerge.folder import write_folder as merge
-    from evomerge.preflight import check as check
-    from evomerge.recipe import Recipe as Recipe
-    from evomerge.run import Observer as Observer
-    from evomerge.run import Run as Run
-    from evomerge.run import TrialRecord as TrialRecord
-    from evomerge.run import open_run as open_run
-    from evomerge.search import Result as Result
-    from evomerge.search import resume as resume
-    from evomerge.search import search as search
+    from evomerge.recipe.recipe import Recipe as Recipe
+    from evomerge.run.directory import Run as Run
+    from evomerge.run.directory import open_run as open_run
+    from evomerge.run.observer import Observer as Observer
+    from evomerge.run.records import TrialRecord as TrialRecord
+    from evomerge.study.check import check as check
+    from evomerge.study.export import export as export
+    from evomerge.study.merge import merge as merge
+    from evomerge.study.search import Result as Result
+    from evomerge.study.search import resume as resume
+    from evomerge.study.search import search as search
 
     __version__: str
 
 _NAMES = {
-    "Config": "evomerge.config:Config",
+    "Config": "evomerge.config.config:Config",
     "EvomergeError": "evomerge.errors:EvomergeError",
-    "Observer": "evomerge.run:Observer",
-    "Recipe": "evomerge.recipe:Recipe",
-    "Result": "evomerge.search:Result",
-    "Run": "evomerge.run:Run",
-    "TrialRecord": "evomerge.run:TrialRecord",
-    "check": "evomerge.preflight:check",
-    "export": "evomerge.export:export",
-    "merge": "evomerge.folder:write_folder",
-    "open_run": "evomerge.run:open_run",
-    "resume": "evomerge.search:resume",
-    "search": "evomerge.search:search",
+    "Observer": "evomerge.run.observer:Observer",
+    "Recipe": "evomerge.recipe.recipe:Recipe",
+    "Result": "evomerge.study.search:Result",
+    "Run": "evomerge.run.directory:Run",
+    "TrialRecord": "evomerge.run.records:TrialRecord",
+    "check": "evomerge.study.check:check",
+    "export": "evomerge.study.export:export",
+    "merge": "evomerge.study.merge:merge",
+    "open_run": "evomerge.run.directory:open_run",
+    "resume": "evomerge.study.search:resume",
+    "search": "evomerge.study.search:search",
 }
 
 __all__ = [  # noqa: RUF022  (in the order in which a user meets them)
@@ -83,18 +81,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """Keeps `search`, `export` and `merge` the functions, though modules of these names exist.
-
-    Importing a submodule binds it in its package, which would hide the function. The modules are
-    still there for `from evomerge.search import ...`.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _NAMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -14,14 +14,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from evomerge.checkpoint import Checkpoint
-from evomerge.compress import CompressedExpert, compress
 from evomerge.errors import CheckpointError, MergeError, RecipeError
-from evomerge.folder import write_folder
-from evomerge.materialise import Materialiser
-from evomerge.merge import METHODS
-from evomerge.models import open_expert, open_models
-from evomerge.recipe import Group, ModelReference, Recipe
+from evomerge.materialise.folder import write_folder
+from evomerge.materialise.merger import Materialiser
+from evomerge.methods import METHODS
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.compress import compress
+from evomerge.models.compressed import CompressedExpert
+from evomerge.models.open import open_expert, open_models
+from evomerge.recipe.group import Group
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.sources import ModelReference
+from evomerge.study.merge import merge
 from evomerge.testing.models import tiny_family
 
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -130,7 +134,7 @@ def test_a_list_of_weights_of_any_length_is_refused_since_experts_go_by_name(
     _, good = merge_of(tiny_llama, "ties", weight=0.25)
     file.write_text(good.to_yaml().replace("weight: 0.25", f"weight: {values}"))
     with pytest.raises(RecipeError, match=rf"groups\[0\]\.coefficients\.weight: .* got a list of {len(values)}"):
-        write_folder(file, tmp_path / "out")
+        merge(file, tmp_path / "out")
 
 
 @pytest.mark.parametrize(("written", "number"), [("1e-3", 1e-3), ("2E+1", 20.0), ("-5.e-1", -0.5)])
@@ -292,7 +296,7 @@ def test_a_folder_that_is_a_broken_link_is_refused(tiny_llama: dict[str, Path], 
     file = tmp_path / "recipe.yaml"
     file.write_text(recipe.to_yaml().replace(str(tiny_llama["a"]), str(tmp_path / "two")))
     with pytest.raises(CheckpointError, match="two: is a symbolic link that leads in a circle"):
-        write_folder(file, tmp_path / "out")
+        merge(file, tmp_path / "out")
 
 
 def test_a_folder_that_contains_itself_is_read_and_compressed(family: dict[str, Path], tmp_path: Path) -> None:

@@ -12,13 +12,14 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from evomerge.config import Config, SplitConfig, TaskConfig
-from evomerge.merge import METHODS
-from evomerge.propose import PROPOSERS
-from evomerge.propose.population import default_population
-from evomerge.recipe import Kind
-from evomerge.run import template_recipe
-from evomerge.space import SearchSpace
+from evomerge.algorithms import PROPOSERS
+from evomerge.algorithms.population import default_population
+from evomerge.config.benchmark import SplitConfig, TaskConfig
+from evomerge.config.config import Config
+from evomerge.methods import METHODS
+from evomerge.recipe.group import Kind
+from evomerge.run.recipes import template_recipe
+from evomerge.space.coefficients import SearchSpace
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

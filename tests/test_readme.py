@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from evomerge.config import Config
-from evomerge.merge import METHODS
+from evomerge.config.config import Config
 from evomerge.mergekit.methods import COUNTERPARTS
-from evomerge.recipe import Recipe
+from evomerge.methods import METHODS
+from evomerge.recipe.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

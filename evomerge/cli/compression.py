@@ -10,8 +10,8 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from evomerge.architecture import Layout
-    from evomerge.compress import Compression
+    from evomerge.models.architecture import Layout
+    from evomerge.models.compressed import Compression
 
 _STORED = {"same": "not at all: the base's", "whole": "whole", "factors": "factors"}
 
@@ -40,10 +40,10 @@ def compress(
     given = {"--experts": experts, "--fraction": fraction, "--rank": rank, "--energy": energy}
     if sum(value is not None for value in given.values()) != 1:
         raise typer.BadParameter(f"give one of {', '.join(given)}")
-    from evomerge.checkpoint import Checkpoint
     from evomerge.cli.console import size, stdout
     from evomerge.cli.screens import transfer
-    from evomerge.compress import compress as write
+    from evomerge.models.checkpoint import Checkpoint
+    from evomerge.models.compress import compress as write
 
     with transfer(f"compressing to {out}") as progress:
         made = write(

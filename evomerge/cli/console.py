@@ -43,7 +43,7 @@ def table(*columns: str, title: str | None = None, right: tuple[str, ...] = ()) 
 
 def score(value: float | None) -> str:
     """A score or fitness, to four decimals, or that a requirement was missed."""
-    from evomerge.score.fitness import INFEASIBLE
+    from evomerge.score.objective import INFEASIBLE
 
     if value is None:
         return "–"

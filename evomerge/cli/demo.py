@@ -14,7 +14,7 @@ import typer
 from evomerge.cli.guard import stoppable
 
 if TYPE_CHECKING:
-    from evomerge.config import Config
+    from evomerge.config.config import Config
 
 
 def demo(
@@ -37,10 +37,10 @@ def demo(
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from evomerge.cli.screens import searching, transfer
     from evomerge.cli.search import show
-    from evomerge.config import Config
+    from evomerge.config.config import Config
     from evomerge.demo.build import build_demo
-    from evomerge.export import export
-    from evomerge.search import search
+    from evomerge.study.export import export
+    from evomerge.study.search import search
 
     run = directory / "run"
     again = [
@@ -83,7 +83,7 @@ def _budget(run: Path) -> int | None:
     """The budget of an earlier demo in the same folder, which may have been extended since."""
     if not (run / "run.json").exists():
         return None
-    from evomerge.run import open_run
+    from evomerge.run.directory import open_run
 
     return open_run(run).config.search.evaluations
 

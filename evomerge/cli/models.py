@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from evomerge.evaluate import TaskScore
+    from evomerge.study.score_model import TaskScore
 
 _SHARD_SIZE = "Largest size of a safetensors file, such as 2GB."
 
@@ -47,7 +47,7 @@ def export(
     **Example:** `evomerge export runs/swahili swahili-7b`
     """
     from evomerge.cli.screens import transfer
-    from evomerge.export import export as write
+    from evomerge.study.export import export as write
 
     notes: list[str] = []
     with transfer(f"exporting to {out}") as progress:
@@ -70,11 +70,11 @@ def merge(
     **Example:** `evomerge merge swahili-7b/recipe.yaml swahili-7b-again`
     """
     from evomerge.cli.screens import transfer
-    from evomerge.folder import write_folder
+    from evomerge.study.merge import merge as merge_file
 
     notes: list[str] = []
     with _of_file(recipe), transfer(f"merging to {out}") as progress:
-        folder = write_folder(recipe, out, shard_size=shard_size, progress=progress, report=notes.append)
+        folder = merge_file(recipe, out, shard_size=shard_size, progress=progress, report=notes.append)
     for note in notes:
         typer.echo(f"Note: {note}")
     typer.echo(f"Wrote {folder}")
@@ -95,9 +95,9 @@ def recipe(
     **Examples:** `evomerge recipe runs/swahili --trial 12`, `evomerge recipe recipe.yaml --format mergekit`
     """
     from evomerge.errors import RecipeError
-    from evomerge.export import recipe_of
     from evomerge.mergekit.read import load_recipe
     from evomerge.mergekit.write import to_mergekit
+    from evomerge.study.export import recipe_of
 
     if source.is_dir():
         found = recipe_of(source, trial=trial)
@@ -133,8 +133,9 @@ def score(
     if (tasks is None) == (config is None):
         raise typer.BadParameter("give either --tasks or --config")
     from evomerge.cli.console import stdout
-    from evomerge.config import BenchmarkConfig, Config, TaskConfig
-    from evomerge.evaluate import evaluate
+    from evomerge.config.benchmark import BenchmarkConfig, TaskConfig
+    from evomerge.config.config import Config
+    from evomerge.study.score_model import evaluate
 
     if config is not None:
         experiment = Config.from_file(config)

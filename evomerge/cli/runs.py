@@ -20,7 +20,8 @@ from evomerge.cli.models import Split
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from evomerge.run import Run, RunStatus, TrialRecord
+    from evomerge.run.directory import Run
+    from evomerge.run.records import RunStatus, TrialRecord
 
 _REFRESH_S = 2.0
 
@@ -42,7 +43,7 @@ def status(
     **Example:** `evomerge status runs/swahili --watch`
     """
     from evomerge.cli.console import stdout
-    from evomerge.run import open_run
+    from evomerge.run.directory import open_run
 
     console, run = stdout(), open_run(directory)
     current = run.status()
@@ -79,10 +80,10 @@ def trials(
     **Examples:** `evomerge trials runs/swahili`,
     `evomerge trials runs/swahili --format json | jq '.[] | select(.state == "failed")'`
     """
-    from evomerge.run import open_run
+    from evomerge.run.directory import open_run
 
     if weights or metric:
-        from evomerge.rescore import rescore
+        from evomerge.report.rescore import rescore
 
         found = rescore(directory, weights=_weights(weights or ""), metrics=dict(map(_named, metric or ())))
         records = [replace(item.trial, score=item.score, fitness=item.fitness) for item in found]
@@ -109,7 +110,7 @@ def items(
 
     **Example:** `evomerge items runs/swahili items.parquet --split search`
     """
-    from evomerge.items import export_items
+    from evomerge.report.items import export_items
 
     file, rows = export_items(directory, out, trial=trial, split=split.value if split else None)
     typer.echo(f"Wrote {file}: {rows} rows")

@@ -18,7 +18,8 @@ from rich.text import Text
 from evomerge.cli.console import duration, score, stderr, stdout
 
 if TYPE_CHECKING:
-    from evomerge.run import Observer, TrialRecord
+    from evomerge.run.observer import Observer
+    from evomerge.run.records import TrialRecord
 
 _DOING = {
     "models": "opening the models",
@@ -253,7 +254,7 @@ def _finished(directory: Path) -> list[TrialRecord]:
     """Trials of an existing run that need no more evaluation."""
     if not (directory / "run.json").exists():
         return []
-    from evomerge.run import open_run
+    from evomerge.run.directory import open_run
 
     return [trial for trial in open_run(directory).trials() if trial.state != "running"]
 

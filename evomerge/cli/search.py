@@ -12,7 +12,7 @@ import typer
 from evomerge.cli.guard import stoppable
 
 if TYPE_CHECKING:
-    from evomerge.search import Result
+    from evomerge.study.search import Result
 
 _EVALUATIONS = "New total number of candidates to propose; a budget can only grow."
 _HOURS = "New limit in hours of driving, summed over all sessions."
@@ -32,8 +32,8 @@ def search(
     **Example:** `evomerge search configs/swahili.yaml --run runs/swahili`
     """
     from evomerge.cli.screens import searching
-    from evomerge.config import Config
-    from evomerge.search import search as run_search
+    from evomerge.config.config import Config
+    from evomerge.study.search import search as run_search
 
     directory = run or Path("runs") / config.stem
     experiment = Config.from_file(config)
@@ -53,7 +53,7 @@ def resume(
     **Example:** `evomerge resume runs/swahili --evaluations 1000`
     """
     from evomerge.cli.screens import searching
-    from evomerge.search import resume as run_resume
+    from evomerge.study.search import resume as run_resume
 
     start = f"evomerge resume {shlex.quote(str(directory))}"
     with stoppable(directory, start=start), searching(directory, title=str(directory)) as observer:

@@ -17,9 +17,9 @@ from evomerge.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from evomerge.config import Config
-    from evomerge.merge.base import MergeMethod
-    from evomerge.preflight import Preflight
+    from evomerge.config.config import Config
+    from evomerge.methods.base import MergeMethod
+    from evomerge.study.check import Preflight
 
 _SHOWN_DIMENSIONS = 12
 
@@ -67,7 +67,7 @@ def methods(
     **Examples:** `evomerge methods`, `evomerge methods ties`
     """
     from evomerge.cli.console import stdout, table
-    from evomerge.merge import METHODS
+    from evomerge.methods import METHODS
 
     console = stdout()
     if name is not None:
@@ -118,8 +118,8 @@ def prefetch(
     **Example:** `evomerge prefetch configs/swahili.yaml`
     """
     from evomerge.cli.console import size, stdout
-    from evomerge.config import Config
-    from evomerge.prefetch import prefetch as fetch
+    from evomerge.config.config import Config
+    from evomerge.study.prefetch import prefetch as fetch
 
     states = {
         "folder": "a folder, left where it is",
@@ -160,8 +160,8 @@ def check(
     **Example:** `evomerge check configs/swahili.yaml --pilot`
     """
     from evomerge.cli.console import stdout
-    from evomerge.config import Config
-    from evomerge.preflight import check as run_check
+    from evomerge.config.config import Config
+    from evomerge.study.check import check as run_check
 
     experiment = Config.from_file(config)
     console = stdout()
@@ -263,7 +263,7 @@ def _show_dimensions(console: Console, report: Preflight, *, every: bool) -> Non
 
 def _show_pilot(console: Console, experiment: Config, where: str, *, shared: bool) -> None:
     from evomerge.cli.console import duration, size
-    from evomerge.preflight import pilot, time_preparing
+    from evomerge.study.pilot import pilot, time_preparing
 
     estimate = time_preparing(experiment, where=where)
     if estimate:

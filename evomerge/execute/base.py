@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from evomerge.recipe import ModelReference, Recipe, Slice, VocabularyPolicy
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.sources import ModelReference, Slice, VocabularyPolicy
 from evomerge.score.requests import Request, Response
 
 

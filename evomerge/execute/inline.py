@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from evomerge.config import ExecutionConfig
+from evomerge.config.execution import ExecutionConfig
 from evomerge.errors import ExecutionError
 from evomerge.execute.base import Job, Outcome, WorkerSettings
+from evomerge.execute.worker import Worker
 from evomerge.score.requests import Request
-from evomerge.worker import Worker
 
 
 class InlineExecutor:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from evomerge.errors import RecipeError, unknown
-from evomerge.recipe import ModelReference
+from evomerge.recipe.sources import ModelReference
 
 _RESERVED = {"base", "uniform", "winner", "mean"}
 

@@ -12,14 +12,15 @@ from typing import Any
 
 import yaml
 
-from evomerge.architecture import configured_depth
-from evomerge.checkpoint import whereabouts
-from evomerge.config import Config
+from evomerge.config.config import Config
 from evomerge.errors import ConfigError, RecipeError, unknown
-from evomerge.merge import METHODS
-from evomerge.merge.base import MergeMethod
 from evomerge.mergekit.documents import mapping, named, parsed, reference, sequence
-from evomerge.recipe import Kind, ModelReference
+from evomerge.methods import METHODS
+from evomerge.methods.base import MergeMethod
+from evomerge.models.architecture import configured_depth
+from evomerge.models.hub import whereabouts
+from evomerge.recipe.group import Kind
+from evomerge.recipe.sources import ModelReference
 
 _METHODS = ("linear", "task_arithmetic", "ties", "dare_ties", "slerp")
 _TOP = {

@@ -10,10 +10,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from evomerge.cli import app
-from evomerge.config import Config
-from evomerge.ledger import Evaluation, Ledger
-from evomerge.propose.base import Dimension
-from evomerge.run import create_run
+from evomerge.config.config import Config
+from evomerge.run.directory import create_run
+from evomerge.run.evaluation import Evaluation
+from evomerge.run.ledger import Ledger
+from evomerge.space.base import Dimension
 
 CONFIG = """
 models: {base: some/base, experts: {maths: some/maths, language: some/language}}

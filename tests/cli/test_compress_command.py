@@ -9,12 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evomerge.checkpoint import Checkpoint
-from evomerge.compress import CompressedExpert
-from evomerge.config import Config
-from evomerge.recipe import Group, ModelReference, Recipe
-from evomerge.search import search
-from search_helpers import write_config, write_task
+from evomerge.config.config import Config
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.compressed import CompressedExpert
+from evomerge.recipe.group import Group
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.sources import ModelReference
+from evomerge.study.search import search
+from helpers.search import write_config, write_task
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import evomerge.demo.build
-from evomerge.run import open_run
-from search_helpers import write_config, write_task
+from evomerge.run.directory import open_run
+from helpers.search import write_config, write_task
 
 
 @pytest.fixture(autouse=True)

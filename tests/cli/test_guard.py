@@ -122,22 +122,22 @@ app()
 
 
 def test_ctrl_c_elsewhere_stops_with_130(cli: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import evomerge.run
+    from evomerge.run import directory as run_directory
 
     def interrupt(directory: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evomerge.run, "open_run", interrupt)
+    monkeypatch.setattr(run_directory, "open_run", interrupt)
     done = cli("status", run)
     assert done.exit_code == 130
     assert done.stderr == "stopped\n"
 
 
 def test_a_message_of_several_lines_stays_so(cli: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import evomerge.run
+    from evomerge.run import directory as run_directory
 
     def fail(directory: Path) -> None:
         raise RunError("first\nsecond")
 
-    monkeypatch.setattr(evomerge.run, "open_run", fail)
+    monkeypatch.setattr(run_directory, "open_run", fail)
     assert cli("status", run).stderr == "Error: first\nsecond\n"

@@ -7,8 +7,8 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from evomerge.config import Config
-from evomerge.recipe import Recipe
+from evomerge.config.config import Config
+from evomerge.recipe.recipe import Recipe
 
 GENOME = """
 genome: {models: [org/one, org/two], merge_method: ties, base_model: org/base, layer_granularity: 1}

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from evomerge.recipe import Group, ModelReference, Recipe
-from search_helpers import write_config, write_task
+from evomerge.recipe.group import Group
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.sources import ModelReference
+from helpers.search import write_config, write_task
 
 
 @pytest.fixture

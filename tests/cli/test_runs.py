@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from evomerge.cli import runs
-from evomerge.run import lock
+from evomerge.run.lock import lock
 
 
 def test_trials_as_json_hold_everything_known_of_each_trial(cli: Any, run: Path) -> None:

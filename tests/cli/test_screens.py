@@ -14,7 +14,8 @@ from rich.console import Console
 
 from evomerge.cli import screens
 from evomerge.cli.screens import LiveScreen, PlainScreen, searching, transfer
-from evomerge.run import Observer, TrialRecord
+from evomerge.run.observer import Observer
+from evomerge.run.records import TrialRecord
 
 
 @pytest.fixture

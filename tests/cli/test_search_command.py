@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from search_helpers import essence, write_config, write_task
+from helpers.search import essence, write_config, write_task
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from evomerge.config import Config
-from evomerge.merge import METHODS
-from search_helpers import write_config, write_task
+from evomerge.config.config import Config
+from evomerge.methods import METHODS
+from helpers.search import write_config, write_task
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem != "demo")

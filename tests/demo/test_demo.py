@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.config import Config
+from evomerge.config.config import Config
 from evomerge.demo.build import build_demo
 from evomerge.demo.corpus import questions
 from evomerge.demo.language import PHRASINGS, all_sums, english, read_swahili, swahili

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.execute.base import Executor, WorkerSettings
-from worker_helpers import make_settings
+from helpers.worker import make_settings
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def local_ray() -> Iterator[None]:
     """A Ray with four CPUs and two pretended GPUs; executors find it initialised and leave it running."""
     import ray
 
-    from evomerge.execute.ray import private_environment
+    from evomerge.execute.ray.cluster import private_environment
 
     with private_environment():
         ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
@@ -32,7 +32,7 @@ def local_ray() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def two_workers(local_ray: None, tiny_llama: dict[str, Path]) -> Iterator[Executor]:
     """Two Ray workers for tests that leave them healthy."""
-    from evomerge.execute.ray import RayExecutor
+    from evomerge.execute.ray.executor import RayExecutor
 
     executor = RayExecutor(make_settings(tiny_llama), workers=2, cpus_per_worker=0.1)
     yield executor

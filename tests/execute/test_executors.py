@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from evomerge.config import Config, ExecutionConfig
+from evomerge.config.config import Config
+from evomerge.config.execution import ExecutionConfig
 from evomerge.errors import ConfigError, ExecutionError
-from evomerge.execute import EXECUTORS, choose_backend, make_executor, worker_settings
+from evomerge.execute import EXECUTORS
 from evomerge.execute.base import Executor, Job, WorkerSettings
 from evomerge.execute.inline import InlineExecutor
-from worker_helpers import REQUESTS, answers, failure, job
+from evomerge.execute.settings import choose_backend, make_executor, worker_settings
+from helpers.worker import REQUESTS, answers, failure, job
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 
@@ -118,7 +120,7 @@ def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_auto_takes_ray_where_there_is_more_than_one_worker_to_use(
     monkeypatch: pytest.MonkeyPatch, execution: dict[str, Any], gpus: int, backend: str
 ) -> None:
-    monkeypatch.setattr("evomerge.execute.visible_gpus", lambda: gpus)
+    monkeypatch.setattr("evomerge.execute.settings.visible_gpus", lambda: gpus)
     assert choose_backend(experiment(**execution).execution) == backend
 
 
@@ -147,8 +149,8 @@ def test_settings_decide_what_the_config_leaves_open(
     monkeypatch: pytest.MonkeyPatch, execution: dict[str, Any], gpus: int, expected: dict[str, Any]
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    monkeypatch.setattr("evomerge.execute._cores", lambda: 8)
-    monkeypatch.setattr("evomerge.execute.visible_gpus", lambda: gpus)
+    monkeypatch.setattr("evomerge.execute.settings._cores", lambda: 8)
+    monkeypatch.setattr("evomerge.execute.settings.visible_gpus", lambda: gpus)
     settings = worker_settings(experiment(**execution), dtype="bfloat16")
     assert {name: getattr(settings, name) for name in expected} == expected
     assert settings.base.path == "b"
@@ -162,7 +164,7 @@ def test_several_inline_workers_are_refused(settings: WorkerSettings) -> None:
 
 @without_gpu
 def test_a_gpu_that_is_not_there_is_refused_inline(tiny_llama: dict[str, Path]) -> None:
-    from worker_helpers import make_settings
+    from helpers.worker import make_settings
 
     with pytest.raises(ExecutionError, match="no usable GPU"):
         InlineExecutor(make_settings(tiny_llama, device="cuda"))

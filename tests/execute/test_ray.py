@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 import torch
 
-from evomerge.config import ExecutionConfig
+from evomerge.config.execution import ExecutionConfig
 from evomerge.errors import ExecutionError
 from evomerge.execute.base import Executor, Job, WorkerSettings
 from evomerge.execute.inline import InlineExecutor
 from evomerge.score.requests import GenerationRequest
-from worker_helpers import REQUESTS, answers, failure, job
+from helpers.worker import REQUESTS, answers, failure, job
 
 pytestmark = pytest.mark.ray
 
@@ -34,7 +34,7 @@ ENDLESS = tuple(
 
 @pytest.fixture
 def make(local_ray: None, settings: WorkerSettings) -> Iterator[Callable[..., Any]]:
-    from evomerge.execute.ray import RayExecutor
+    from evomerge.execute.ray.executor import RayExecutor
 
     made: list[RayExecutor] = []
 
@@ -197,12 +197,12 @@ def test_more_than_there_is_is_refused_before_anything_starts(
 def test_cores_are_shared_so_that_no_gpu_or_worker_is_left_out(
     nodes: list[tuple[float, float]], workers: int | None, threads: int, gpus: float, cpus: float
 ) -> None:
-    from evomerge.execute.ray import _check_room, _default_cpus, _Node
+    from evomerge.execute.ray.cluster import _Node, check_room, default_cpus
 
     cluster = [_Node(*node) for node in nodes]
-    assert _default_cpus(cluster, workers, threads, gpus) == cpus
+    assert default_cpus(cluster, workers, threads, gpus) == cpus
     expected = workers or sum(int(gpu / gpus if gpus else cpu / cpus) for cpu, gpu in nodes)
-    assert _check_room(cluster, workers, cpus, gpus, "here") == expected
+    assert check_room(cluster, workers, cpus, gpus, "here") == expected
 
 
 def run_alone(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -217,7 +217,7 @@ def run_alone(code: str, *arguments: str, **environment: str) -> subprocess.Comp
     )
 
 
-CONNECT = "from evomerge.execute.ray import connect\nconnect({address!r}, gpus={gpus})"
+CONNECT = "from evomerge.execute.ray.executor import connect\nconnect({address!r}, gpus={gpus})"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
@@ -243,7 +243,7 @@ def test_a_cluster_that_does_not_answer_is_refused_quickly() -> None:
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://127.0.0.1:10001", "head-node"])
 def test_an_address_of_another_kind_is_refused_with_the_right_form(address: str) -> None:
-    from evomerge.execute.ray import _check_reachable
+    from evomerge.execute.ray.cluster import _check_reachable
 
     with pytest.raises(ExecutionError, match=r"give host:port of the head, such as 10\.0\.0\.1:6379"):
         _check_reachable(address)
@@ -254,7 +254,7 @@ import os, signal, sys
 from pathlib import Path
 from evomerge.config import ExecutionConfig
 from evomerge.execute import make_executor
-from worker_helpers import REQUESTS, answers, job, make_settings
+from helpers.worker import REQUESTS, answers, job, make_settings
 
 settings = make_settings({name: Path(sys.argv[1]) / name for name in ("base", "a", "b")})
 executor = make_executor(ExecutionConfig(workers=2, cpus_per_worker=0.5, device="cpu"), settings)
@@ -278,7 +278,7 @@ def test_a_private_ray_is_quiet_and_gone_after_closing(tiny_llama: dict[str, Pat
 
 
 def test_from_config_gives_every_setting(local_ray: None, settings: WorkerSettings) -> None:
-    from evomerge.execute.ray import RayExecutor
+    from evomerge.execute.ray.executor import RayExecutor
 
     execution = ExecutionConfig(workers=1, cpus_per_worker=0.25, gpus_per_worker=0, retries=5, device="cpu")
     executor = RayExecutor.from_config(execution, settings)

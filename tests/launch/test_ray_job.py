@@ -18,7 +18,7 @@ from types import ModuleType
 
 import pytest
 
-from search_helpers import essence, write_config, write_task
+from helpers.search import essence, write_config, write_task
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "launch" / "ray_job.py"
@@ -140,8 +140,8 @@ def head() -> Iterator[tuple[str, dict[str, str]]]:
 def test_a_killed_job_submitted_again_ends_as_an_undisturbed_search(
     head: tuple[str, dict[str, str]], tiny_llama: dict[str, Path], tmp_path: Path
 ) -> None:
-    from evomerge.config import Config
-    from evomerge.search import search
+    from evomerge.config.config import Config
+    from evomerge.study.search import search
 
     address, environment = head
     tasks = write_task(tmp_path / "tasks")

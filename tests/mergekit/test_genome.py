@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from evomerge.config import Config
+from evomerge.config.config import Config
 from evomerge.errors import ConfigError
 from evomerge.mergekit.genome import genome_to_config
 

@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evomerge.folder import write_folder
+from evomerge.materialise.folder import write_folder
 from evomerge.mergekit.methods import BY_THEIRS, INERT_EVERYWHERE
 from evomerge.mergekit.read import read_mergekit
 from evomerge.mergekit.write import to_mergekit
 from evomerge.testing.models import tiny_family
-from vocabulary_helpers import bpe, with_added, write_model
+from helpers.vocabulary import bpe, with_added, write_model
 
 # Not "mergekit" alone, which this folder itself would answer to.
 pytest.importorskip("mergekit.config")

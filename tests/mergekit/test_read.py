@@ -10,15 +10,17 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from evomerge.checkpoint import Checkpoint
 from evomerge.errors import RecipeError
-from evomerge.folder import write_folder
-from evomerge.materialise import Materialiser
-from evomerge.merge import METHODS
+from evomerge.materialise.folder import write_folder
+from evomerge.materialise.merger import Materialiser
 from evomerge.mergekit.documents import named
 from evomerge.mergekit.methods import COUNTERPARTS
 from evomerge.mergekit.read import load_recipe, read_mergekit
-from evomerge.recipe import Group, ModelReference, Recipe
+from evomerge.methods import METHODS
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.recipe.group import Group
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.sources import ModelReference
 from evomerge.testing.models import tiny_family
 
 

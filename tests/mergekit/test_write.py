@@ -11,14 +11,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from evomerge.checkpoint import Checkpoint
-from evomerge.compress import compress
 from evomerge.errors import RecipeError
-from evomerge.materialise import Materialiser
+from evomerge.materialise.merger import Materialiser
 from evomerge.mergekit.read import read_mergekit
 from evomerge.mergekit.write import to_mergekit
-from evomerge.models import open_models
-from evomerge.recipe import Group, ModelReference, Recipe, Slice
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.compress import compress
+from evomerge.models.open import open_models
+from evomerge.recipe.group import Group
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.sources import ModelReference, Slice
 from evomerge.testing.models import tiny_family
 
 

@@ -1,0 +1,1 @@
+"""Items in splits, requests out, answers to scores."""

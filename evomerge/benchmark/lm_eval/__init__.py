@@ -1,0 +1,1 @@
+"""lm-eval's tasks as a benchmark. The only importer of lm_eval."""

@@ -1,0 +1,272 @@
+"""The benchmark: a fixed, ordered list of items from lm-eval tasks, in three disjoint splits.
+
+Built once, in the driver, with lm-eval's own Task objects: documents, prompts, tokens, filters,
+metrics and aggregation are theirs. Workers see tokens only, and their answers come back here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from evomerge.benchmark.lm_eval.isolation import same_random_state, undisturbed
+from evomerge.benchmark.lm_eval.items import Item, build_items
+from evomerge.benchmark.lm_eval.prompts import Encoder
+from evomerge.benchmark.lm_eval.scoring import (
+    aggregate_task,
+    aggregation_of,
+    put_answers,
+    remember_documents,
+    score_task,
+    task_samples,
+)
+from evomerge.benchmark.lm_eval.tasks import LoadedGroup, LoadedTask, load_tasks
+from evomerge.config.benchmark import BenchmarkConfig, LanguageConfig
+from evomerge.estimate.intervals import Sample
+from evomerge.score.objective import LanguageRule, Objective
+from evomerge.score.requests import Request, Response
+from evomerge.score.table import ItemTable
+from evomerge.streams import stream
+
+SPLITS = ("search", "validation", "test")
+
+
+class Benchmark:
+    """Items in splits, and how answers to them become scores. Made by `Benchmark.build`."""
+
+    def __init__(
+        self,
+        tasks: Sequence[LoadedTask],
+        splits: Mapping[str, tuple[Item, ...]],
+        *,
+        num_fewshot: Mapping[str, int],
+        ties: bool,
+        groups: Sequence[LoadedGroup] = (),
+        window: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self._groups = tuple(groups)
+        self._window = window
+        self._tasks = {task.name: task for task in tasks}
+        self.splits = dict(splits)
+        for task in tasks:
+            remember_documents(task.task, [item.document for items in splits.values() for item in items])
+        self._num_fewshot = dict(num_fewshot)
+        self._seed = seed
+        self.objective = Objective(
+            metrics={task.name: task.metric for task in tasks},
+            weights={task.name: task.weight for task in tasks},
+            higher_is_better={task.name: task.higher_is_better for task in tasks},
+            tie_breaks=ties,
+            by_size=tuple(frozenset(group.tasks) for group in groups if group.by_size),
+            languages={
+                task.name: LanguageRule(at_least=task.language.at_least, penalty=task.language.penalty)
+                for task in tasks
+                if task.language is not None
+            },
+            means=frozenset(task.name for task in tasks if aggregation_of(task.task, task.metric)[1] == "mean"),
+        )
+
+    @classmethod
+    def build(
+        cls,
+        config: BenchmarkConfig,
+        tokenizer: Any,
+        *,
+        model_config: Mapping[str, Any],
+        max_length: int | None = None,
+        where: str = "config",
+        splits: Sequence[str] = SPLITS,
+    ) -> Benchmark:
+        """Load tasks and data, choose the items of each split, and tokenise every request.
+
+        Args:
+            config: the `benchmark` section.
+            tokenizer: of the base model.
+            model_config: contents of the base's config.json, for its context window.
+            max_length: context window in tokens; None takes the model's own.
+            where: the config's file, for messages.
+            splits: the splits to make, if not all are wanted.
+
+        Raises: BenchmarkError naming the place in the config and what would be right.
+        """
+        from transformers import PretrainedConfig
+
+        with undisturbed():
+            encoder = Encoder(tokenizer, PretrainedConfig.from_dict(dict(model_config)), max_length=max_length)
+            tasks, groups = load_tasks(config, where, splits)
+            made: dict[str, list[Item]] = {split: [] for split in splits}
+            for task in tasks:
+                for split, items in build_items(task, config, encoder).items():
+                    made[split] += items
+        num_fewshot = {task.name: int(task.task.config.num_fewshot or 0) for task in tasks}
+        return cls(
+            tasks,
+            {name: tuple(items) for name, items in made.items()},
+            num_fewshot=num_fewshot,
+            ties=config.tie_break,
+            groups=groups,
+            window=encoder.max_length,
+            seed=config.seed,
+        )
+
+    def requests(self, split: str) -> tuple[Request, ...]:
+        """Every token request of a split, in item order."""
+        return tuple(request for item in self.splits[split] for requests in item.requests for request in requests)
+
+    def blocks(self, split: str, size: int) -> list[list[int]]:
+        """Items in a fixed random order, in blocks, so that a part of them speaks for all.
+
+        Args:
+            split: whose items.
+            size: items of a block; the last may have fewer.
+
+        Returns: positions of the items, block by block.
+        """
+        count = len(self.splits[split])
+        order = stream(self._seed, "blocks", split).permutation(count).tolist()
+        return [order[start : start + size] for start in range(0, count, size)]
+
+    def places(self, split: str, items: Sequence[int]) -> list[int]:
+        """Positions of some items' requests in `requests(split)`, ascending."""
+        counts = [sum(map(len, item.requests)) for item in self.splits[split]]
+        ends = np.cumsum([0, *counts]).tolist()
+        return [place for item in sorted(items) for place in range(ends[item], ends[item + 1])]
+
+    def score(self, split: str, responses: Sequence[Response], *, items: Sequence[int] | None = None) -> ItemTable:
+        """Per-item scores of every metric, through the tasks' own filters and metrics.
+
+        Args:
+            split: the split that was answered.
+            responses: in the order of `requests(split)`.
+            items: positions of the items that were answered, if not all; responses then are those of `places`.
+        """
+        answers = iter(responses)
+        by_task: dict[str, list[Item]] = defaultdict(list)
+        tokens: dict[str, list[int]] = defaultdict(list)
+        chosen = range(len(self.splits[split])) if items is None else sorted(items)
+        for item in (self.splits[split][position] for position in chosen):
+            by_task[item.task].append(item)
+            tokens[item.task].append(put_answers(item, answers))
+        with same_random_state():
+            return ItemTable(
+                tasks={
+                    name: score_task(
+                        self._tasks[name].task, items, tokens[name], language=_code(self._tasks[name].language)
+                    )
+                    for name, items in by_task.items()
+                }
+            )
+
+    def aggregate(self, table: ItemTable) -> dict[str, dict[str, float]]:
+        """Each task's and group's metrics over the items, by lm-eval's own aggregation.
+
+        Raises: BenchmarkError if a chosen metric can't be computed over these items.
+        """
+        with same_random_state():
+            found = {
+                name: aggregate_task(self._tasks[name].task, scores, chosen=self._tasks[name].metric)
+                for name, scores in table.tasks.items()
+            }
+        sizes = table.sizes
+        sums = {
+            group.name: group.group.aggregate(
+                {name: {**found[name], "sample_len": sizes[name]} for name in group.tasks if name in found}
+            )
+            for group in self._groups
+        }
+        return found | {
+            name: {key: float(value) for key, value in metrics.items() if "," in key and isinstance(value, int | float)}
+            for name, metrics in sums.items()
+        }
+
+    def samples(self, tables: Sequence[ItemTable], *, signed: bool = True) -> list[dict[str, Sample]]:
+        """The chosen metric of several models on the same items, by task, for intervals and comparisons.
+
+        Args:
+            tables: one per model.
+            signed: whether higher is better in all of them, or values are as lm-eval prints them.
+        """
+        found: list[dict[str, Sample]] = [{} for _ in tables]
+        for name, task in self._tasks.items():
+            columns = [table.tasks[name].values[task.metric] for table in tables]
+            sign = self.objective.sign(name) if signed else 1.0
+            for samples, sample in zip(found, task_samples(task.task, columns, task.metric, sign=sign), strict=True):
+                samples[name] = sample
+        return found
+
+    @property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """The tasks of each group that lm-eval adds up."""
+        return {group.name: group.tasks for group in self._groups}
+
+    @property
+    def languages(self) -> dict[str, dict[str, Any]]:
+        """What is asked of the language of each task's text, as plain data; tasks of which nothing is left out."""
+        return {task.name: task.language.model_dump() for task in self._tasks.values() if task.language is not None}
+
+    @property
+    def truncated(self) -> list[str]:
+        """A sentence for each task and split with prompts that lose their beginning to the context window."""
+        found = []
+        for split, items in self.splits.items():
+            for name in self._tasks:
+                own = [item.cut for item in items if item.task == name]
+                cut = [tokens for tokens in own if tokens]
+                if cut:
+                    found.append(
+                        f"{len(cut)} of {len(own)} {split} items of {name} are longer than the context window of "
+                        f"{self._window} tokens and lose up to {max(cut)} tokens at the beginning, as in lm-eval"
+                    )
+        return found
+
+    def item(self, split: str, request: int) -> Item:
+        """The item that makes a request, by the request's place in `requests(split)`."""
+        for item in self.splits[split]:
+            request -= sum(map(len, item.requests))
+            if request < 0:
+                return item
+        raise IndexError(f"{split} has no request of this number")
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """A hash of every item's identity by split; it changes with documents, prompts and their order."""
+        return {
+            split: hashlib.sha256("\n".join(item.id for item in items).encode()).hexdigest()[:16]
+            for split, items in self.splits.items()
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """What is scored, as plain data for the run directory."""
+        return {
+            "by_size": [sorted(tasks) for tasks in self.objective.by_size],
+            "tasks": [
+                {
+                    "task": task.name,
+                    "metric": task.metric,
+                    "higher_is_better": task.higher_is_better,
+                    "weight": task.weight,
+                    "metrics": self._metrics(task),
+                    "means": [key for key in task.metrics if aggregation_of(task.task, key)[1] == "mean"],
+                    "num_fewshot": self._num_fewshot[task.name],
+                    **({"language": task.language.model_dump()} if task.language is not None else {}),
+                    "items": {
+                        split: sum(item.task == task.name for item in items) for split, items in self.splits.items()
+                    },
+                }
+                for task in self._tasks.values()
+            ],
+        }
+
+    def _metrics(self, task: LoadedTask) -> dict[str, bool]:
+        """Every metric of a task, `metric,filter`, and whether higher is better."""
+        better = task.task.higher_is_better()
+        return {key: bool(better.get(key.split(",")[0], True)) for key in task.metrics}
+
+
+def _code(language: LanguageConfig | None) -> str | None:
+    return None if language is None else language.code

@@ -1,0 +1,1 @@
+"""The experiment's YAML, a file for each section."""

@@ -1,0 +1,123 @@
+"""`benchmark:`, the tasks, their splits and what a score is."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from evomerge.config.section import Positive, Section
+
+
+class SplitConfig(Section):
+    """Items of one role: from a split of the task's data set, whole, a seeded fraction or a seeded number of it.
+
+    A bare string names a data-set split; a bare number is a fraction of the task's own evaluation split.
+    Roles that draw on the same data-set split take disjoint parts of it.
+    """
+
+    split: str | None = None
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    items: Positive | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_short_forms(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"split": value}
+        if isinstance(value, float | int) and not isinstance(value, bool):
+            return {"fraction": value}
+        return value
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> SplitConfig:
+        if self.fraction is not None and self.items is not None:
+            raise ValueError("give either a fraction or a number of items, not both")
+        return self
+
+
+class SplitsConfig(Section):
+    """Items that the search sees, those that choose the winner among the best, and those that only test it."""
+
+    search: SplitConfig = SplitConfig(fraction=0.4)
+    validation: SplitConfig = SplitConfig(fraction=0.3)
+    test: SplitConfig = SplitConfig(fraction=0.3)
+
+
+class LanguageConfig(Section):
+    """The language that a task's generated text is to be in; a bare code only measures it.
+
+    The share of items in it is a metric of the task, "language,none".
+    """
+
+    code: str = Field(min_length=2)
+    """ISO 639-1, such as sw; 639-3 where that has none."""
+    at_least: Annotated[float, Field(gt=0, le=1)] | None = None
+    """A merge with a smaller share of items in the language comes after every one that keeps it."""
+    penalty: Annotated[float, Field(gt=0)] | None = None
+    """What a merge with no item in the language loses of the task's score; one with half of them, half of it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_a_bare_code(cls, value: Any) -> Any:
+        return {"code": value} if isinstance(value, str) else value
+
+
+class TaskConfig(Section):
+    """One lm-eval task, by name. Unset values are the task's own, or the benchmark's."""
+
+    task: str = Field(min_length=1)
+    metric: str | None = None
+    """`metric` or `metric,filter` as lm-eval prints them; None: the task's first."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    splits: SplitsConfig | None = None
+    language: LanguageConfig | None = None
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """Keys of the task's own YAML to replace, such as dataset_path for a local copy of its data."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_a_bare_name(cls, value: Any) -> Any:
+        return {"task": value} if isinstance(value, str) else value
+
+
+class BenchmarkConfig(Section):
+    """What candidates are scored on."""
+
+    tasks: tuple[TaskConfig, ...] = Field(min_length=1)
+    include_path: tuple[str, ...] = ()
+    """Folders with lm-eval task YAMLs of your own."""
+    splits: SplitsConfig = SplitsConfig()
+    seed: int = 0
+    """Draws the items of each split."""
+    overlap: Literal["refuse", "drop"] = "refuse"
+    """The same document in two roles: an error, or dropped from search and validation."""
+    apply_chat_template: bool = False
+    system_instruction: str | None = None
+    fewshot_as_multiturn: bool | None = None
+    """With a chat template, examples as turns of the conversation or within one; None: as turns, as in lm-eval."""
+    confirm_run_unsafe_code: tuple[str, ...] | None = None
+    """Tasks that may run code which a model wrote, by name; any other task that would is refused."""
+    tie_break: bool = True
+    """Where a task gives it, let the right answer's probability decide between equal scores."""
+
+    @model_validator(mode="after")
+    def _turns_need_a_template(self) -> BenchmarkConfig:
+        if self.fewshot_as_multiturn and not self.apply_chat_template:
+            raise ValueError("fewshot_as_multiturn needs apply_chat_template: true")
+        return self
+
+    @field_validator("include_path", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("tasks")
+    @classmethod
+    def _each_once(cls, tasks: tuple[TaskConfig, ...]) -> tuple[TaskConfig, ...]:
+        names = [task.task for task in tasks]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"task {name!r} is listed twice; list it once, with a weight")
+        return tasks

@@ -1,0 +1,150 @@
+"""The experiment's YAML: every section, its defaults and its checks.
+
+Knows names, ranges and defaults. Checks that need a model's header, a tokenizer or a data set live
+with those parts; nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError, model_validator
+
+from evomerge.config.benchmark import BenchmarkConfig
+from evomerge.config.execution import ExecutionConfig, ExportConfig
+from evomerge.config.models import ModelConfig, ModelsConfig
+from evomerge.config.search import SearchConfig
+from evomerge.config.section import Section
+from evomerge.config.space import MergeConfig, SpaceConfig
+from evomerge.errors import ConfigError, unknown
+
+
+class Config(Section):
+    """One experiment."""
+
+    models: ModelsConfig
+    merge: MergeConfig = MergeConfig()
+    space: SpaceConfig = SpaceConfig()
+    benchmark: BenchmarkConfig
+    search: SearchConfig = SearchConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+    storage: str = "journal"
+    """Where trials are kept: `journal` (a file in the run directory) or any Optuna storage URL."""
+    export: ExportConfig = ExportConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections(cls, data: Any) -> Any:
+        """A section whose keys are all commented out has its defaults."""
+        empty = {"merge", "space", "search", "execution", "export"}
+        return {key: {} if value is None and key in empty else value for key, value in data.items()}
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Config:
+        """Read and check an experiment; relative folders are relative to the file's own folder.
+
+        Raises: ConfigError naming the file, each wrong key with its value, and the remedy.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
+        return cls.from_yaml(text, where=str(path)).relative_to(path.parent)
+
+    @classmethod
+    def from_yaml(cls, text: str, *, where: str = "config") -> Config:
+        """Parse YAML text. Raises: ConfigError."""
+        try:
+            data = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{where}: not valid YAML: {error}") from error
+        if not isinstance(data, dict):
+            raise ConfigError(f"{where}: expected sections such as models and benchmark, got {data!r}")
+        return cls.from_data(data, where=where)
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any], *, where: str = "config") -> Config:
+        """Build from plain data, with `where` as the place named in errors. Raises: ConfigError."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ConfigError(_explain(error, where)) from error
+
+    def relative_to(self, folder: Path) -> Config:
+        """The same experiment with local folders that exist below `folder` made absolute."""
+
+        def local(text: str) -> str:
+            candidate = folder / os.path.expanduser(text)
+            return str(candidate.resolve()) if candidate.exists() else text
+
+        def model(config: ModelConfig) -> ModelConfig:
+            return config.model_copy(update={"path": local(config.path)})
+
+        models = self.models.model_copy(
+            update={
+                "base": model(self.models.base),
+                "experts": {name: model(expert) for name, expert in self.models.experts.items()},
+            }
+        )
+        benchmark = self.benchmark.model_copy(
+            update={"include_path": tuple(local(entry) for entry in self.benchmark.include_path)}
+        )
+        return self.model_copy(update={"models": models, "benchmark": benchmark})
+
+    def to_yaml(self) -> str:
+        """The whole experiment with every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two runs the same experiment: all but execution, storage, export and the budget."""
+        data = self.model_dump(mode="json", exclude={"execution", "storage", "export"})
+        # The first model of a slice has a meaning of its own, which comparing mappings would lose.
+        data["models"]["slices"] = [list(part.items()) for part in data["models"]["slices"]]
+        data["execution"] = {"dtype": self.execution.dtype, "max_length": self.execution.max_length}
+        for key in ("evaluations", "hours", "shortlist"):
+            del data["search"][key]
+        return data
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    """One line per mistake: file, key path, value, remedy."""
+    lines = []
+    for problem in error.errors():
+        path = ".".join(str(part) for part in problem["loc"]) or "(top level)"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{where}: {path}: {_unknown_key(problem['loc'])}")
+        elif problem["type"] == "missing":
+            lines.append(f"{where}: {path}: missing; this key is required")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            value = problem["input"]
+            shown = "" if isinstance(value, dict | list) else f" (found {value!r})"
+            lines.append(f"{where}: {path}: {message}{shown}")
+    return "\n".join(lines)
+
+
+def _unknown_key(location: tuple[int | str, ...]) -> str:
+    """Name the key that isn't known and those that are, in its section."""
+    section: Any = Config
+    for part in location[:-1]:
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            field = section.model_fields.get(str(part))
+            # A part that is no field is a key or an index inside the section's own mapping or list.
+            section = _section_of(field.annotation) if field else section
+    known = list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
+    return unknown("key", str(location[-1]), known)
+
+
+def _section_of(annotation: Any) -> Any:
+    """The Section class inside an annotation such as `dict[str, ParameterConfig]` or `X | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _section_of(argument)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,51 @@
+"""`execution:` and `export:`, where candidates are evaluated and what is written at the end."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from evomerge.config.section import Positive, Section
+
+
+class ExecutionConfig(Section):
+    """Where and how candidates are evaluated. May change between resumes without changing the experiment."""
+
+    backend: Literal["auto", "inline", "ray"] = "auto"
+    """auto: Ray when a cluster address is given or several GPUs or workers are to be used, else inline."""
+    workers: Positive | None = None
+    """Number of Ray workers; None: as many as the cluster has room for."""
+    cpus_per_worker: Annotated[float, Field(gt=0)] | None = None
+    gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the live model and of the export; auto: the base checkpoint's."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    batch_tokens: Positive | None = None
+    """Tokens per forward pass; None sizes it to memory."""
+    max_length: Positive | None = None
+    """Context window in tokens; None: the model's own."""
+    timeout_s: Annotated[float, Field(gt=0)] | None = None
+    """Longest time for one candidate."""
+    retries: Annotated[int, Field(ge=0)] = 2
+    """How often a candidate is tried again after its worker died."""
+    ray_address: str | None = None
+    """Address of a Ray cluster; None: the one this process runs in, or a local one."""
+    prepared_directory: str | None = None
+    """Where workers share what the merge method computes once; None: in the run directory. A fast disk of each node,
+    such as $TMPDIR, spares a slow shared one; ~ and variables are those of the worker's machine."""
+
+    @field_validator("prepared_directory")
+    @classmethod
+    def _the_same_everywhere(cls, path: str | None) -> str | None:
+        if path is not None and not path.startswith(("/", "~", "$")):
+            raise ValueError("give an absolute path, or one that begins with ~ or a variable: workers start elsewhere")
+        return path
+
+
+class ExportConfig(Section):
+    """How winning merges are written."""
+
+    shard_size: str = "5GB"
+    directory: str | None = None
+    """Export the winner there when the search ends; None: only on `evomerge export`."""

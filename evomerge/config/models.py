@@ -1,0 +1,61 @@
+"""`models:`, the base and the experts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from evomerge.config.section import Section
+from evomerge.errors import unknown
+from evomerge.recipe.sources import ModelReference, VocabularyPolicy
+
+
+class ModelConfig(Section):
+    """A model: a local folder in Hugging Face layout, or a hub id with an optional revision."""
+
+    path: str = Field(min_length=1)
+    revision: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_a_bare_path(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+    def reference(self) -> ModelReference:
+        """The same, as recipes write it."""
+        return ModelReference(path=self.path, revision=self.revision)
+
+
+class ModelsConfig(Section):
+    """The base that the experts were fine-tuned from, and the experts by name."""
+
+    base: ModelConfig
+    experts: dict[str, ModelConfig] = Field(min_length=1)
+    vocabulary: VocabularyPolicy = "same"
+    """Whose tokens the merge has: `same`, all models must agree; `base`, the base's; `union`, those of all models."""
+    slices: tuple[dict[str, tuple[int, int]], ...] = ()
+    """The layers of the merge in order, if not those of the base: for each slice one or more models (`base` or an
+    expert), each with its first and last layer, both included. Models that a slice doesn't name take no part in it."""
+
+    @model_validator(mode="after")
+    def _slices_of_known_models(self) -> ModelsConfig:
+        for index, part in enumerate(self.slices):
+            if not part:
+                raise ValueError(f"slices[{index}]: name at least one model with its layers")
+            for name, (first, last) in part.items():
+                if name != "base" and name not in self.experts:
+                    raise ValueError(f"slices[{index}]: {unknown('model', name, ('base', *self.experts))}")
+                if not 0 <= first <= last:
+                    raise ValueError(f"slices[{index}].{name}: expected [first, last], both included")
+        return self
+
+    @field_validator("experts")
+    @classmethod
+    def _plain_names(cls, experts: dict[str, ModelConfig]) -> dict[str, ModelConfig]:
+        for name in experts:
+            if not name.replace("_", "").replace("-", "").isalnum() or name in {"base", "uniform", "winner", "mean"}:
+                raise ValueError(
+                    f"expert name {name!r}: use letters, digits, '-' and '_'; base, uniform, winner and mean are taken"
+                )
+        return experts

@@ -1,0 +1,34 @@
+"""`search:`, the algorithm, its budget and its seed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from evomerge.config.section import Positive, Section
+
+
+class SearchConfig(Section):
+    """The algorithm, its budget and where it starts."""
+
+    algorithm: str = "cma"
+    evaluations: Positive = 200
+    """Candidates to propose, beside baselines, the uniform scan and the final re-scoring."""
+    hours: Annotated[float, Field(gt=0)] | None = None
+    """Stop proposing after as many hours of driving, summed over resumes."""
+    population: Positive | None = None
+    """Candidates per generation; None chooses by dimension, noise and workers."""
+    initial: Literal["uniform", "default"] = "uniform"
+    """Start from the best uniform merge of the scan, or from the method's default coefficients."""
+    step_size: Annotated[float, Field(gt=0, le=1)] = 0.15
+    """Initial standard deviation as a fraction of each coefficient's range."""
+    scan: Annotated[int, Field(ge=1)] = 16
+    """Uniform merges (the same coefficients in every group) scored before the search starts."""
+    block: Positive | None = None
+    """Search items after which a candidate's answers are on disk, and it can be stopped; None: all of them."""
+    shortlist: Positive = 5
+    """Best candidates re-scored on validation; the distribution's mean joins them."""
+    seed: int = 0
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Settings of the algorithm itself, such as `active` of cma; a wrong name is refused with the right ones."""

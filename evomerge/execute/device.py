@@ -1,0 +1,51 @@
+"""The device that a worker was given, and the memory in use there."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from evomerge.errors import ExecutionError
+
+
+def reset_peak_bytes(device: torch.device) -> None:
+    """Start measuring the peak afresh, where the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM only, see proc(5)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Peak memory since the last reset: allocated on a GPU, else this process's resident set.
+
+    The resident set includes the pages of memory-mapped checkpoints, which the system can take back.
+    Where it can't be reset (outside Linux), it is the peak since the process began.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split(maxsplit=1)[0])
+    except (OSError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def open_device(name: str) -> torch.device:
+    """The device of this name. Raises: ExecutionError if it isn't there."""
+    device = torch.device(name)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ExecutionError(
+                f"device {name!r} is asked for, but this machine shows no usable GPU; "
+                "set execution.device to cpu or auto, or check the driver and CUDA_VISIBLE_DEVICES"
+            )
+        if device.index is not None and device.index >= torch.cuda.device_count():
+            raise ExecutionError(f"device {name!r} is asked for, but there are {torch.cuda.device_count()} GPUs here")
+    return device

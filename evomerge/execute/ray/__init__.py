@@ -1,0 +1,1 @@
+"""Workers on Ray. The only importer of ray."""

@@ -1,0 +1,195 @@
+"""The cluster: connecting to it, and what room it has.
+
+Knows Ray's nodes and tokens. Does not know jobs.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import secrets
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+import evomerge
+from evomerge.errors import ExecutionError
+from evomerge.execute.settings import visible_gpus
+
+_log = logging.getLogger(__name__)
+
+_CONNECT_TIMEOUT_S = 10.0
+
+
+def connect(address: str | None, *, gpus: bool) -> bool:
+    """Join the cluster at `address` (or in RAY_ADDRESS), else start a private Ray on this machine.
+
+    Args:
+        address: "host:port", "auto" or None.
+        gpus: whether workers will want GPUs, so that a machine without any is refused before anything starts.
+
+    Returns: False if Ray was initialised in this process before, and so isn't ours to stop.
+    Raises: ExecutionError if the cluster doesn't answer, or there is no GPU.
+    """
+    if ray.is_initialized():
+        return False
+    address = cluster_address(address)
+    if address is None:
+        if gpus and not visible_gpus():
+            raise ExecutionError(_no_gpus("this machine"))
+    else:
+        _check_reachable(address)
+    debug = _log.isEnabledFor(logging.DEBUG)
+    settings: dict[str, Any] = {
+        "log_to_driver": debug,
+        "logging_level": logging.INFO if debug else logging.ERROR,
+    }
+    if address is None:
+        settings |= {"address": "local", "include_dashboard": False}
+    else:
+        settings["address"] = address
+        if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+            # Other nodes then run this very code. A submitted job brings its own.
+            settings["runtime_env"] = {
+                "py_modules": [str(Path(evomerge.__file__).parent)],
+                "excludes": ["__pycache__/"],  # compiled loops are large, and each machine has its own
+            }
+    try:
+        with private_environment() if address is None else nullcontext():
+            ray.init(**settings)
+    except (RayError, ConnectionError, RuntimeError, ValueError) as error:
+        raise ExecutionError(f"Ray can't be started or joined ({address or 'local'}): {first_line(error)}") from error
+    if not debug:
+        # log_to_driver doesn't cover the raylet's remarks on dead workers, which are reported as outcomes.
+        ray._private.worker._worker_logs_enabled = False
+    return True
+
+
+@contextmanager
+def private_environment() -> Iterator[None]:
+    """Environment variables for starting a quiet Ray of one's own; those that have a value keep it."""
+    values = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Leave accelerators visible to actors that reserve none, as future versions will; avoids a warning.
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    if not os.environ.get("RAY_AUTH_MODE") and not os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        # Ray closes a new cluster to other users with a token. Its own choice of one goes into the home folder.
+        values["RAY_AUTH_TOKEN"] = _token()
+    before = {name: os.environ.get(name) for name in (*values, "RAY_AUTH_MODE")}
+    os.environ.update({name: value for name, value in values.items() if not before[name]})
+    remarks = logging.getLogger("ray._private.authentication.authentication_token_setup")
+    level = remarks.level
+    remarks.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        remarks.setLevel(level)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+
+
+@cache
+def _token() -> str:
+    """One for the whole process: Ray remembers the first that it has read."""
+    return secrets.token_hex(32)
+
+
+def cluster_address(address: str | None) -> str | None:
+    """Address of the cluster to join; None for a private Ray on this machine."""
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    return None if address == "local" else address
+
+
+def _check_reachable(address: str) -> None:
+    """Knock at the head's door: Ray itself would wait for many minutes. Raises: ExecutionError."""
+    where = f"Ray cluster at {address!r} (execution.ray_address or RAY_ADDRESS)"
+    if "://" in address:
+        raise ExecutionError(
+            f"{where}: give host:port of the head, such as 10.0.0.1:6379; from outside the cluster, "
+            "submit the search with `ray job submit`"
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        if address == "auto":
+            return
+        raise ExecutionError(f"{where}: give host:port of the head, such as 10.0.0.1:6379")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ExecutionError(f"{where} doesn't answer: {error}; start it with `ray start --head`") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What one machine of the cluster offers."""
+
+    cpus: float
+    gpus: float
+
+    def holds(self, cpus: float, gpus: float) -> int:
+        """How many workers fit."""
+        rooms = [self.cpus / cpus] + ([self.gpus / gpus] if gpus else [])
+        return math.floor(min(rooms) + 1e-6)
+
+
+def cluster_nodes() -> list[Node]:
+    """What each node of the cluster has."""
+    return [
+        Node(cpus=node["Resources"].get("CPU", 0.0), gpus=node["Resources"].get("GPU", 0.0))
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
+    ]
+
+
+def default_cpus(nodes: Sequence[Node], workers: int | None, threads: int, gpus: float) -> float:
+    """Cores to reserve for a worker: its threads, or less where that would leave GPUs or workers out."""
+    limits = [float(threads), max(node.cpus for node in nodes)]
+    if workers is not None:
+        limits.append(sum(node.cpus for node in nodes) / workers)
+    limits += [node.cpus / math.floor(node.gpus / gpus) for node in nodes if gpus and node.gpus >= gpus]
+    share = min(limits)
+    return float(math.floor(share)) if share >= 1 else max(math.floor(share * 1000), 1) / 1000
+
+
+def check_room(nodes: Sequence[Node], workers: int | None, cpus: float, gpus: float, place: str) -> int:
+    """Number of workers to start. Raises: ExecutionError if they don't fit."""
+    if gpus and not any(node.gpus >= gpus for node in nodes):
+        if not any(node.gpus for node in nodes):
+            raise ExecutionError(_no_gpus(place))
+        raise ExecutionError(
+            f"execution.gpus_per_worker: no node of {place} has {gpus:g} GPUs; "
+            f"the most is {max(node.gpus for node in nodes):g}"
+        )
+    room = sum(node.holds(cpus, gpus) for node in nodes)
+    if workers is None and room:
+        return room
+    if workers is None or workers > room:
+        each = f"{cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
+        total = f"{sum(node.cpus for node in nodes):g} CPUs and {sum(node.gpus for node in nodes):g} GPUs"
+        raise ExecutionError(
+            f"execution.workers: {workers or 1} of {each} each don't fit on {place}, which has {total} on "
+            f"{len(nodes)} nodes: room for {room}. Ask for fewer, or lower cpus_per_worker or gpus_per_worker"
+        )
+    return workers
+
+
+def _no_gpus(place: str) -> str:
+    return (
+        f"GPUs are asked for (execution.device or gpus_per_worker), but {place} has none. "
+        "Set execution.device: cpu, or give the address of a cluster with GPUs in execution.ray_address"
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the traceback that Ray adds."""
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,276 @@
+"""The Ray executor: one actor per worker, on this machine or on a cluster.
+
+Each idle actor has at most one job. An actor that dies is replaced and its job tried again; one that
+overruns its time is killed and replaced. The only module that imports Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError
+
+from evomerge.config.execution import ExecutionConfig
+from evomerge.errors import ExecutionError
+from evomerge.execute.base import Failure, Job, Outcome, WorkerSettings
+from evomerge.execute.ray.cluster import check_room, cluster_address, cluster_nodes, connect, default_cpus, first_line
+from evomerge.execute.ray.slots import Process, Queue, Slot, Started
+from evomerge.score.requests import Request
+
+_log = logging.getLogger(__name__)
+
+_STARTS = 3
+_PATIENCE_S = 30.0
+
+
+class RayExecutor:
+    """Evaluates jobs on Ray actors that keep their models resident.
+
+    Without an address (here or in RAY_ADDRESS) a private Ray is started on this machine and stopped
+    by `close`; a cluster is only connected to. If this process has already initialised Ray, that is used.
+
+    Args:
+        settings: of every worker. `device: cuda` means the GPU that Ray assigns.
+        workers: number of actors; None: as many as there is room for.
+        cpus_per_worker: cores that Ray reserves for each; None: a fair share on this machine,
+            `settings.threads` on a cluster.
+        gpus_per_worker: GPUs, or a fraction of one, for each; None: one for device cuda, else none.
+        retries: how often a job is tried again after its worker died.
+        address: "host:port" of a cluster's head, or "auto".
+        grace_s: how long past `settings.timeout_s` a worker may take to say itself that time is up,
+            before it is killed.
+
+    Raises: ExecutionError if the cluster can't be reached or has not the resources asked for.
+    """
+
+    workers: int
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        *,
+        workers: int | None = None,
+        cpus_per_worker: float | None = None,
+        gpus_per_worker: float | None = None,
+        retries: int = 2,
+        address: str | None = None,
+        grace_s: float = 10.0,
+    ) -> None:
+        self.settings = settings
+        self._retries = retries
+        self._grace_s = grace_s
+        self._requests: dict[str, Any] = {}
+        self._slots: list[Slot] = []
+        self._said: set[str] = set()
+        self._closed = False
+        gpus = gpus_per_worker if gpus_per_worker is not None else float(settings.device.startswith("cuda"))
+        self._started_ray = connect(address, gpus=gpus > 0)
+        try:
+            nodes = cluster_nodes()
+            place = f"the cluster at {cluster_address(address)}" if cluster_address(address) else "this machine"
+            cpus = cpus_per_worker or default_cpus(nodes, workers, settings.threads, gpus)
+            self.workers = check_room(nodes, workers, cpus, gpus, place)
+            self._actor_class = ray.remote(
+                num_cpus=cpus,
+                num_gpus=gpus,
+                max_restarts=0,
+                max_task_retries=0,
+                runtime_env={"env_vars": {"OMP_NUM_THREADS": str(settings.threads), "TOKENIZERS_PARALLELISM": "false"}},
+            )(Process)
+            for index in range(self.workers):
+                self._slots.append(Slot(index=index))
+                self._start(self._slots[-1])
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def from_config(cls, execution: ExecutionConfig, settings: WorkerSettings) -> RayExecutor:
+        """Build from the config's execution section; on a cluster, `device: auto` means its GPUs if it has any."""
+        if execution.device == "auto" and execution.gpus_per_worker is None and cluster_address(execution.ray_address):
+            started = connect(execution.ray_address, gpus=False)
+            settings = replace(settings, device="cuda" if any(node.gpus >= 1 for node in cluster_nodes()) else "cpu")
+        else:
+            started = False
+        executor = cls(
+            settings,
+            workers=execution.workers,
+            cpus_per_worker=execution.cpus_per_worker,
+            gpus_per_worker=execution.gpus_per_worker,
+            retries=execution.retries,
+            address=execution.ray_address,
+        )
+        executor._started_ray |= started
+        return executor
+
+    def add_requests(
+        self, split: str, requests: Sequence[Request], blocks: Sequence[Sequence[int]] | None = None
+    ) -> None:
+        """Put a set of requests in the object store, once, and have every worker plan them."""
+        self._requests[split] = ray.put((tuple(requests), blocks))
+        for slot in self._slots:
+            if slot.actor is not None:
+                slot.preparing.append(slot.actor.add_requests.remote(split, self._requests[split]))
+
+    def run(self, jobs: Iterable[Job | None]) -> Iterator[tuple[Job, Outcome]]:
+        """Yield every job with its outcome as soon as it is known; jobs are drawn as workers become free.
+
+        Raises: ExecutionError if the last worker can't be started, or the cluster is lost.
+        """
+        if self._closed:
+            raise ExecutionError("this executor is closed; make a new one")
+        for slot in self._slots:
+            if slot.actor is None:
+                self._start(slot)
+        queue = Queue(jobs)
+        try:
+            while True:
+                idle = [slot for slot in self._slots if slot.is_idle]
+                while idle and (attempt := queue.next()) is not None:
+                    # The worker that answered a candidate's last block still holds its weights.
+                    slot = next((slot for slot in idle if slot.last == attempt.job.number), idle[0])
+                    idle.remove(slot)
+                    slot.begin(attempt, self._deadline(attempt.job))
+                if queue.is_empty and not any(slot.attempt for slot in self._slots):
+                    return
+                yield from self._collect(queue)
+        except RayError as error:
+            raise ExecutionError(f"the Ray cluster is lost: {first_line(error)}") from error
+        finally:
+            # Abandoned work would hold up whatever is asked next.
+            for slot in self._slots:
+                if slot.attempt is not None:
+                    slot.kill()
+
+    def close(self) -> None:
+        """Stop the workers, and Ray if it was started here. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        for slot in self._slots:
+            slot.kill()
+        self._slots.clear()
+        self._requests.clear()
+        if self._started_ray:
+            ray.shutdown()
+
+    def _collect(self, queue: Queue) -> list[tuple[Job, Outcome]]:
+        """Wait until something is known and return the outcomes; keep actors and queue up to date."""
+        waiting = {reference: slot for slot in self._slots for reference in slot.references}
+        deadlines = [slot.deadline for slot in self._slots if slot.attempt is not None and slot.deadline is not None]
+        now = time.monotonic()
+        timeout = max(0.0, min([now + _PATIENCE_S, *deadlines]) - now)
+        ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
+        if not ready:
+            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=timeout)
+        if not ready and not any(slot.attempt for slot in self._slots):
+            _log.warning("no worker has started yet; waiting for room on the cluster or for models to load")
+        outcomes = []
+        for reference in ready:
+            outcomes += self._receive(waiting[reference], reference, queue)
+        # A result that is here counts, however late the caller came to ask for it.
+        now = time.monotonic()
+        for slot in self._slots:
+            if slot.attempt is not None and slot.deadline is not None and slot.deadline < now:
+                outcomes.append((slot.attempt.job, self._overrun(slot, slot.attempt.job)))
+        return outcomes
+
+    def _receive(self, slot: Slot, reference: Any, queue: Queue) -> list[tuple[Job, Outcome]]:
+        """Take in one finished call of an actor."""
+        if reference not in slot.references:  # of an actor that was replaced meanwhile
+            return []
+        try:
+            value = ray.get(reference)
+        except RayActorError as error:
+            return self._died(slot, queue, error)
+        except RayError as error:
+            value = Failure(reason="error", message=str(error).strip().rpartition("\n")[2])  # a traceback
+        if reference == slot.running:
+            job = slot.finish().job
+            return [(job, value)]
+        if reference == slot.preparation:
+            slot.preparation = None
+            if isinstance(value, str) and value not in self._said:
+                self._said.add(value)
+                _log.warning("worker %d (%s): %s", slot.index, slot.where, value)
+            assert slot.attempt is not None
+            slot.deadline = self._deadline(slot.attempt.job)
+            return []
+        slot.preparing.remove(reference)
+        if isinstance(value, Started):
+            slot.where = value.where
+            slot.starts = 0
+        elif isinstance(value, Failure):
+            self._drop(slot, value.message)
+        return []
+
+    def _died(self, slot: Slot, queue: Queue, error: RayActorError) -> list[tuple[Job, Outcome]]:
+        """Replace an actor whose process is gone; its job is tried again, or given up."""
+        attempt = slot.attempt
+        _log.warning("worker %d (%s) died; starting another", slot.index, slot.where)
+        _log.debug("%s", error)
+        where = slot.where
+        self._restart(slot)
+        if attempt is None:
+            return []
+        attempt.deaths += 1
+        if attempt.deaths <= self._retries:
+            queue.again(attempt)
+            return []
+        return [
+            (
+                attempt.job,
+                Failure(
+                    reason="worker_died",
+                    message=f"trial {attempt.job.number}: its worker died {_times(attempt.deaths)}, "
+                    f"last on {where}; out of memory is the usual cause (see the Ray and system logs there)",
+                ),
+            )
+        ]
+
+    def _deadline(self, job: Job) -> float | None:
+        """When a job that starts now must be done."""
+        limit = self.settings.timeout_s
+        return None if limit is None else time.monotonic() + max(0.0, limit - job.spent_s) + self._grace_s
+
+    def _overrun(self, slot: Slot, job: Job) -> Failure:
+        """Kill and replace a worker that didn't keep its time limit."""
+        where = slot.where
+        self._restart(slot)
+        return Failure(
+            reason="timeout",
+            message=f"trial {job.number}: no answer from {where} after execution.timeout_s = "
+            f"{self.settings.timeout_s:g} s and {self._grace_s:g} s more; its worker was killed",
+        )
+
+    def _start(self, slot: Slot) -> None:
+        slot.actor = self._actor_class.remote()
+        slot.starts += 1
+        slot.preparing = [slot.actor.start.remote(self.settings)]
+        slot.preparing += [slot.actor.add_requests.remote(split, held) for split, held in self._requests.items()]
+
+    def _restart(self, slot: Slot) -> None:
+        """Kill the actor, whatever it is doing, and start another in its place."""
+        slot.kill()
+        if slot.starts >= _STARTS:
+            self._drop(slot, f"its process died {_STARTS} times while starting")
+        elif not self._closed:
+            self._start(slot)
+
+    def _drop(self, slot: Slot, message: str) -> None:
+        """Go on without a worker that can't be started. Raises: ExecutionError if it was the last one."""
+        slot.kill()
+        self._slots = [other for other in self._slots if other is not slot]
+        self.workers = len(self._slots)
+        if not self._slots:
+            raise ExecutionError(f"no worker could be started: {message}")
+        _log.warning("worker %d could not be started: %s; going on with %d", slot.index, message, self.workers)
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"

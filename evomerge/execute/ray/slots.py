@@ -1,0 +1,167 @@
+"""Worker processes on Ray, and the jobs that each of them has."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+
+from evomerge.execute.base import Failure, Job, Outcome, WorkerSettings
+from evomerge.score.requests import Request
+
+
+class Process:
+    """What runs in an actor: a worker, whose errors travel back as values."""
+
+    def __init__(self) -> None:
+        self._worker: Any = None
+
+    def start(self, settings: WorkerSettings) -> Started | Failure:
+        """Open the models; who is at work where, or why not."""
+        where = f"{socket.gethostname()}:{os.getpid()}"
+        try:
+            from evomerge.execute.worker import Worker
+
+            self._worker = Worker(settings, name=where)
+        except Exception as error:
+            return Failure(reason="error", message=f"on {socket.gethostname()}: {type(error).__name__}: {error}")
+        return Started(where=where)
+
+    def add_requests(
+        self, split: str, held: tuple[tuple[Request, ...], Sequence[Sequence[int]] | None]
+    ) -> Failure | None:
+        """Make a set of requests known; a failure if it can't be planned."""
+        if self._worker is None:
+            return None
+        try:
+            self._worker.add_requests(split, *held)
+        except Exception as error:
+            return Failure(reason="error", message=f"planning the {split} items: {type(error).__name__}: {error}")
+        return None
+
+    def prepare(self, job: Job) -> str | None:
+        """Compute what the job's method needs once; what a person should know of it."""
+        # What goes wrong goes wrong again, and is reported, in evaluate.
+        with suppress(Exception):
+            problem: str | None = self._worker.prepare(job)
+            return problem
+        return None
+
+    def evaluate(self, job: Job) -> Outcome:
+        """Materialise and answer one candidate."""
+        outcome: Outcome = self._worker.evaluate(job)
+        return outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """A worker that came up, and on which machine."""
+
+    where: str
+
+
+@dataclass(slots=True)
+class _Attempt:
+    job: Job
+    deaths: int = 0
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Slot:
+    """The place of one worker: its present actor and what that is doing."""
+
+    index: int
+    actor: Any = None
+    where: str = "a worker still starting"
+    starts: int = 0
+    """Actors started in a row without one that came up."""
+    preparing: list[Any] = field(default_factory=list)
+    """Calls that must return before the actor can take a job."""
+    prepared: list[Any] = field(default_factory=list)
+    """Method, options and seed of what the actor has prepared."""
+    preparation: Any = None
+    """The call that prepares a job's method for the first time; the time limit counts from its return."""
+    running: Any = None
+    attempt: _Attempt | None = None
+    deadline: float | None = None
+    last: int | None = None
+    """Number of the candidate that the actor answered last."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it can take a job."""
+        return not self.preparing and self.running is None
+
+    @property
+    def references(self) -> list[Any]:
+        """The calls that it hasn't returned from."""
+        calls = [*self.preparing, self.preparation, self.running]
+        return [call for call in calls if call is not None]
+
+    def begin(self, attempt: _Attempt, deadline: float | None) -> None:
+        """Hand a job to the actor."""
+        self.attempt = attempt
+        self.last = attempt.job.number
+        recipe = attempt.job.recipe
+        method = (recipe.method, dict(recipe.options), recipe.seed)
+        if method in self.prepared:
+            self.deadline = deadline
+        else:
+            self.prepared.append(method)
+            self.preparation = self.actor.prepare.remote(attempt.job)
+        self.running = self.actor.evaluate.remote(attempt.job)
+
+    def finish(self) -> _Attempt:
+        """Take back the job that it was at."""
+        attempt = self.attempt
+        assert attempt is not None
+        self._rest()
+        return attempt
+
+    def _rest(self) -> None:
+        self.attempt, self.preparation, self.running, self.deadline = None, None, None, None
+
+    def kill(self) -> None:
+        """End the actor and forget what it was doing."""
+        if self.actor is not None:
+            with suppress(Exception):  # dead already, or Ray is gone
+                ray.kill(self.actor)
+        self.actor, self.preparing, self.prepared, self.last = None, [], [], None
+        self._rest()
+
+
+class Queue:
+    """Jobs still to be done: those whose worker died first, then the caller's, drawn one by one."""
+
+    def __init__(self, jobs: Iterable[Job | None]) -> None:
+        self._jobs = iter(jobs)
+        self._again: deque[_Attempt] = deque()
+        self._drawn_all = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no job is left to be drawn."""
+        return self._drawn_all and not self._again
+
+    def next(self) -> _Attempt | None:
+        """The next job; None if there is none now."""
+        if self._again:
+            return self._again.popleft()
+        if self._drawn_all:
+            return None
+        try:
+            job = next(self._jobs)
+        except StopIteration:
+            self._drawn_all = True
+            return None
+        return None if job is None else _Attempt(job)
+
+    def again(self, attempt: _Attempt) -> None:
+        """Have a job done once more, before the others."""
+        self._again.append(attempt)

@@ -1,0 +1,92 @@
+"""From a config to an executor: backend, devices and threads decided."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from evomerge.config.config import Config
+    from evomerge.config.execution import ExecutionConfig
+    from evomerge.execute.base import Executor, WorkerSettings
+from evomerge.execute import EXECUTORS
+
+THREADS_PER_WORKER = 4
+"""CPU threads of a worker on a cluster or when Ray sizes itself; more help little below billions of parameters."""
+
+
+def make_executor(execution: ExecutionConfig, settings: WorkerSettings) -> Executor:
+    """Start the executor that the config asks for, with `settings` from `worker_settings`.
+
+    Raises: ExecutionError if the workers, GPUs or cluster asked for can't be had.
+    """
+    executor: Any = EXECUTORS.get(choose_backend(execution))
+    return cast("Executor", executor.from_config(execution, settings))
+
+
+def worker_settings(config: Config, *, dtype: str, states: Path | None = None) -> WorkerSettings:
+    """What each worker needs to build itself, with dtype, device and threads decided.
+
+    Args:
+        config: the experiment.
+        dtype: of the base checkpoint, for `execution.dtype: auto`.
+        states: where workers share what a method prepares, unless the config names another folder.
+    """
+    from evomerge.execute.base import WorkerSettings
+
+    execution = config.execution
+    return WorkerSettings(
+        base=config.models.base.reference(),
+        experts={name: expert.reference() for name, expert in config.models.experts.items()},
+        dtype=dtype if execution.dtype == "auto" else execution.dtype,
+        device=_device(execution),
+        threads=_threads(execution),
+        vocabulary=config.models.vocabulary,
+        slices=config.models.slices,
+        states=execution.prepared_directory or (None if states is None else str(states.absolute())),
+        batch_tokens=execution.batch_tokens,
+        timeout_s=execution.timeout_s,
+    )
+
+
+def choose_backend(execution: ExecutionConfig) -> str:
+    """Name of the executor: the one asked for, or with `auto` Ray where there is more than one worker to use."""
+    if execution.backend != "auto":
+        return execution.backend
+    if execution.ray_address or os.environ.get("RAY_ADDRESS") or (execution.workers or 1) > 1:
+        return "ray"
+    several_gpus = execution.workers is None and _device(execution) == "cuda" and visible_gpus() > 1
+    return "ray" if several_gpus else "inline"
+
+
+def _device(execution: ExecutionConfig) -> str:
+    if execution.device != "auto":
+        return execution.device
+    if execution.gpus_per_worker is not None:
+        return "cuda" if execution.gpus_per_worker > 0 else "cpu"
+    return "cuda" if visible_gpus() else "cpu"
+
+
+def _threads(execution: ExecutionConfig) -> int:
+    """Threads of one worker: its CPUs if given, else a fair share of this machine."""
+    if execution.cpus_per_worker is not None:
+        return max(1, int(execution.cpus_per_worker))
+    if choose_backend(execution) == "inline":
+        return int(os.environ.get("OMP_NUM_THREADS") or _cores())
+    if execution.workers is None or execution.ray_address or os.environ.get("RAY_ADDRESS"):
+        return THREADS_PER_WORKER
+    return max(1, _cores() // execution.workers)
+
+
+def _cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus() -> int:
+    """How many GPUs this process can use."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -1,0 +1,191 @@
+"""One worker: models kept resident, one candidate at a time merged in place and asked the benchmark's requests.
+
+Knows nothing of tasks and scores (requests in, responses out) nor of how jobs reach it. Whatever goes
+wrong with a candidate is returned as a value, and the next candidate is not affected: every merge
+overwrites the whole live model.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from evomerge.errors import EvomergeError, MergeError
+from evomerge.execute.base import Answers, Failure, Job, Outcome, WorkerSettings
+from evomerge.execute.device import open_device, peak_bytes, reset_peak_bytes
+from evomerge.inference.live import LiveModel
+from evomerge.inference.memory import is_out_of_memory
+from evomerge.inference.plan import Plan
+from evomerge.inference.resident import Heads, ResidentModel
+from evomerge.materialise.merger import Materialiser
+from evomerge.materialise.states import folder_of
+from evomerge.models.open import open_models
+from evomerge.score.requests import LogLikelihoodResponse, Request, Response
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Worker:
+    """Holds the checkpoints, the live model and the planned requests of one process.
+
+    Args:
+        settings: models, dtype, device and limits.
+        name: says which worker it was, in outcomes.
+
+    Raises:
+        ExecutionError: the device isn't there.
+        CheckpointError: a model can't be opened, or the models don't fit each other.
+    """
+
+    def __init__(self, settings: WorkerSettings, *, name: str = "inline") -> None:
+        self.settings = settings
+        self.name = name
+        torch.set_num_threads(settings.threads)
+        self._device = open_device(settings.device)
+        base, experts = open_models(
+            settings.base, settings.experts, vocabulary=settings.vocabulary, slices=settings.slices
+        )
+        self._live = LiveModel.build(base, dtype=getattr(torch, settings.dtype), device=self._device)
+        states = None if settings.states is None else folder_of(settings.states)
+        self._materialiser = Materialiser(base, experts, device=self._device, states=states)
+        self._resident = ResidentModel(
+            self._live.model,
+            base.tokenizer(),
+            device=self._device,
+            batch_tokens=settings.batch_tokens,
+        )
+        self._plans: dict[str, Plan] = {}
+        self._live_key: str | None = None
+        """Of the recipe whose merge the live model holds, if it was written whole and nothing has failed since."""
+        self._heads = Heads()
+        self._heads_of = ""
+
+    def add_requests(
+        self, split: str, requests: Sequence[Request], blocks: Sequence[Sequence[int]] | None = None
+    ) -> None:
+        """Plan a set of requests once (order, batches), to be answered by every candidate of `split`.
+
+        Args:
+            split: its name.
+            requests: all of them.
+            blocks: positions of the requests of each block, if jobs ask for blocks.
+        """
+        self._plans[split] = self._resident.plan(requests, blocks=blocks)
+
+    def prepare(self, job: Job) -> str | None:
+        """Compute what the job's method needs whatever the coefficients, unless that is at hand.
+
+        Returns: why it can't be shared with other workers, a sentence for people; None if nothing is wrong.
+        Raises: as `Materialiser.prepare`. `evaluate` does this by itself and returns errors as values.
+        """
+        self._materialiser.prepare(job.recipe)
+        return self._materialiser.problem
+
+    def evaluate(self, job: Job) -> Outcome:
+        """Merge the job's recipe into the live model and answer its split's requests, or a block of them.
+
+        A candidate whose earlier block was the last thing done here isn't merged again.
+
+        Returns: the responses in the order of the requests, or the reason why there are none.
+        """
+        # Anything else in this process may have changed the count, and sums depend on it in the last bits.
+        torch.set_num_threads(self.settings.threads)
+        reset_peak_bytes(self._device)
+        phase = "finding the requests"
+        try:
+            plan = self._plans[job.split]
+            phase = "preparing the method"
+            _, prepare_s = self._timed(lambda: self._materialiser.prepare(job.recipe))
+            # What is computed once isn't this candidate's fault, so its time starts here.
+            limit = self.settings.timeout_s
+            deadline = None if limit is None else time.monotonic() + limit - job.spent_s
+            phase = "merging"
+            materialise_s = 0.0
+            key = job.recipe.key()
+            if job.block is None or self._live_key != key:
+                self._live_key, self._heads = None, Heads()
+                _, materialise_s = self._timed(lambda: self._materialiser.write(job.recipe, self._live.targets))
+            phase = f"answering the {job.split} items"
+            self._live_key = None
+            responses, respond_s = self._timed(
+                lambda: self._resident.respond(plan, block=job.block, heads=self._kept(job), deadline=deadline)
+            )
+            self._live_key = key
+        except Exception as error:
+            return self._failure(job, phase, error)
+        if (broken := _first_not_finite(responses)) is not None:
+            place = broken if job.block is None else plan.blocks[job.block].requests[broken]
+            return Failure(
+                reason="not_finite",
+                message=f"trial {job.number}: request {place} of {job.split} has log-probability "
+                f"{responses[broken].log_probability}; the merged weights are finite, their activations are not",  # type: ignore[union-attr]
+                request=place,
+            )
+        return Answers(
+            responses=tuple(responses),
+            seconds={"prepare": prepare_s, "materialise": materialise_s, "respond": respond_s},
+            peak_bytes=peak_bytes(self._device),
+            worker=self.name,
+        )
+
+    def _kept(self, job: Job) -> Heads | None:
+        """What earlier blocks of a split have computed with these weights, to be used and added to."""
+        if job.block is None:
+            return None
+        if self._heads_of != job.split:
+            self._heads, self._heads_of = Heads(), job.split
+        return self._heads
+
+    def _timed(self, work: Callable[[], T]) -> tuple[T, float]:
+        """The work's result and its seconds, kernels still running on a GPU included."""
+        started = time.perf_counter()
+        result = work()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return result, time.perf_counter() - started
+
+    def _failure(self, job: Job, phase: str, error: Exception) -> Failure:
+        """Sort an exception into the reasons that a search knows."""
+        where = f"trial {job.number}: while {phase}"
+        if isinstance(error, KeyError) and job.split not in self._plans:
+            known = ", ".join(self._plans) or "none"
+            return Failure(reason="error", message=f"{where}: no requests named {job.split!r}; known: {known}")
+        if isinstance(error, MergeError):
+            return Failure(reason="not_finite", message=f"{where}: {error}", request=error.request)
+        if isinstance(error, TimeoutError):
+            limit = self.settings.timeout_s
+            return Failure(reason="timeout", message=f"{where}: not done after execution.timeout_s = {limit:g} s")
+        if is_out_of_memory(error):
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+            return Failure(
+                reason="out_of_memory",
+                message=f"{where}: out of memory on {self._device}: {_first_line(error)}; "
+                "lower execution.batch_tokens, or use fewer workers per device",
+            )
+        _log.debug("%s", where, exc_info=error)
+        if isinstance(error, EvomergeError):
+            return Failure(reason="error", message=f"{where}: {error}")
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(frame.filename).name}:{frame.lineno}"
+        return Failure(reason="error", message=f"{where}: {type(error).__name__}: {error} ({place})")
+
+
+def _first_not_finite(responses: Sequence[Response]) -> int | None:
+    for index, response in enumerate(responses):
+        if isinstance(response, LogLikelihoodResponse) and math.isnan(response.log_probability):
+            return index
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,1 @@
+"""Files that survive a crash: whole lines, whole texts, whole folders."""

@@ -1,0 +1,77 @@
+"""A batch of running generations whose places are refilled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evomerge.inference.cache import Columns
+from evomerge.score.requests import GenerationRequest
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """One row: where its answer goes, and its tokens so far."""
+
+    place: int
+    request: GenerationRequest
+    made: list[int]
+    is_finished: bool = False
+
+
+class Batch:
+    """Rows that are continued together. `mask` is (rows, columns), `tokens` and `positions` are the next inputs."""
+
+    def __init__(self, columns: Columns, mask: Tensor, positions: Tensor, tokens: Tensor) -> None:
+        self.columns = columns
+        self.mask = mask
+        self.positions = positions
+        self.tokens = tokens
+        self.logits = tokens
+        self.rows: list[Running] = []
+        self.is_padded = not bool(mask.all())
+
+    @property
+    def num_going(self) -> int:
+        """How many rows haven't ended."""
+        return sum(not row.is_finished for row in self.rows)
+
+    def drop_finished(self) -> None:
+        """Leave out rows that have ended, and columns that are then padding in every row."""
+        going = [number for number, row in enumerate(self.rows) if not row.is_finished]
+        if len(going) == len(self.rows):
+            return
+        self.rows = [self.rows[number] for number in going]
+        chosen = torch.tensor(going, dtype=torch.long, device=self.mask.device)
+        self.mask, self.tokens, self.positions = self.mask[chosen], self.tokens[chosen], self.positions[chosen]
+        first = int(self.mask.any(dim=0).int().argmax()) if going else 0
+        self.mask = self.mask[:, first:]
+        self.columns.select(chosen, first)
+        self.is_padded = not bool(self.mask.all())
+
+    def joined(self, other: Batch) -> Batch:
+        """This batch with another's rows added."""
+        if not self.rows or not other.rows:
+            return other if not self.rows else self
+        columns = max(self.mask.shape[1], other.mask.shape[1])
+        self.mask, other.mask = (
+            torch.nn.functional.pad(batch.mask, (columns - batch.mask.shape[1], 0)) for batch in (self, other)
+        )
+        self.columns.join(other.columns)
+        self.mask = torch.cat([self.mask, other.mask])
+        self.tokens = torch.cat([self.tokens, other.tokens])
+        self.positions = torch.cat([self.positions[:, -1:], other.positions[:, -1:]])
+        self.rows += other.rows
+        self.is_padded = not bool(self.mask.all())
+        return self
+
+
+def cache_kinds(config: Any) -> set[str]:
+    """The kinds of layers in the cache that transformers would make for a model."""
+    from transformers import DynamicCache
+
+    layers = DynamicCache(config=config).layers
+    return {type(layer).__name__ for layer in layers} or {"DynamicLayer"}

@@ -1,0 +1,126 @@
+"""The live model: one transformers model whose parameters are written in place, candidate after candidate.
+
+Finds, for every stored tensor of a checkpoint, the view into live parameters that holds it, however
+transformers renames, stacks, interleaves or transposes tensors on loading. Does not know recipes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from evomerge.errors import CheckpointError
+from evomerge.models.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+from evomerge.inference.placement import class_of, find_boxes, refuse_incomplete, verified_view
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveModel:
+    """A model that is always in memory, and where each stored tensor lives in it.
+
+    Attributes:
+        model: in evaluation mode, without gradients.
+        targets: for each floating-point tensor of the base checkpoint, by stored name, a view of the
+            same shape into the live parameters. Writing to all of them replaces the whole model.
+    """
+
+    model: PreTrainedModel
+    targets: Mapping[str, Tensor]
+
+    @classmethod
+    def build(cls, base: Checkpoint, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> LiveModel:
+        """Load the base with transformers and find every stored tensor in it.
+
+        Args:
+            base: the model whose tensors are to be overwritten.
+            dtype: of the live parameters.
+            device: where the live parameters are.
+
+        Raises: CheckpointError naming the tensors that aren't found, the parameters that no stored
+            tensor fills, or those whose values changed on loading.
+        """
+        config = _config(base)
+        with _quietly():
+            boxes = find_boxes(base, config, dtype)
+            model = _load(base, config, dtype).to(device)
+        model.requires_grad_(False).eval()
+        live = model.state_dict(keep_vars=True)
+        targets = {name: verified_view(live[box.parameter], box, base, name) for name, box in boxes.items()}
+        return cls(model=model, targets=targets)
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all parameters, tied ones counted once."""
+        return sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
+
+
+def _config(base: Checkpoint) -> Any:
+    from transformers import AutoConfig, __version__
+
+    try:
+        if not base.as_stored:
+            return AutoConfig.for_model(**base.config)
+        return AutoConfig.from_pretrained(base.folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise CheckpointError(
+            f"{base.folder}: transformers {__version__} can't build model type {base.model_type!r} from its "
+            f"config.json; models that bring their own code aren't run ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _load(base: Checkpoint, config: Any, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    auto: Any = AutoModelForCausalLM
+    try:
+        if base.as_stored:
+            model, report = auto.from_pretrained(
+                base.folder,
+                dtype=dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        else:
+            model, report = class_of(config).from_pretrained(
+                None,
+                config=config,
+                # Copies: what transformers is given becomes the parameters, and those will be written to.
+                state_dict={name: base.tensor(name).clone() for name in base.names},
+                dtype=dtype,
+                output_loading_info=True,
+            )
+    except Exception as error:
+        raise CheckpointError(
+            f"{base.folder}: can't be loaded as a causal language model ({type(error).__name__}: {error})"
+        ) from error
+    refuse_incomplete(base, report)
+    return model
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep transformers' progress bars and loading reports off the screen."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,170 @@
+"""Planning a forward pass over many requests: what is computed once, in which rows and batches.
+
+Requests are paths in a trie of tokens. A row holds a part of it, each node once, with the reach of every
+node's subtree, from which the attention mask follows; a head is a prefix that many rows continue from its
+cached keys and values. Knows tokens only: no model, no device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evomerge.inference.trie import FORMS, Form, Row, Trie, shared_prefixes
+from evomerge.score.requests import GenerationRequest, LogLikelihoodRequest, Request
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Block:
+    """A part of the requests, answered together: positions in the request list, and the work."""
+
+    requests: tuple[int, ...]
+    rows: tuple[Row, ...]
+    """By head, parents' before children's; longest first below each."""
+    heads: tuple[int, ...]
+    """Heads that hold answers of this block or are continued by its rows."""
+    generations: tuple[tuple[int, GenerationRequest, int | None], ...]
+    """Position in the request list, request, and the head that it continues; by head, longest first."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Plan:
+    """Requests in the order and rows in which a model answers them."""
+
+    form: Form
+    requests: tuple[Request, ...]
+    offsets: tuple[int, ...]
+    """Per request, where its answer tokens begin; a generation has none."""
+    heads: tuple[Row, ...]
+    """Parents before their children."""
+    blocks: tuple[Block, ...]
+    tokens: Mapping[Form, int]
+    """Tokens that each form computes, without padding and without those that are generated."""
+
+    @property
+    def num_answers(self) -> int:
+        """Tokens in all log-likelihood continuations."""
+        return sum(len(one.continuation) for one in self.requests if isinstance(one, LogLikelihoodRequest))
+
+
+def attention_cost(config: Mapping[str, Any]) -> float:
+    """What attending to one more token costs, in units of all other work on a token.
+
+    Args:
+        config: contents of the model's config.json. Unknown sizes are taken as those of a small Llama.
+    """
+    config = config.get("text_config") or config
+    hidden = config.get("hidden_size") or config.get("n_embd") or config.get("d_model") or 512
+    inner = config.get("intermediate_size") or config.get("n_inner") or 4 * hidden
+    inner *= config.get("num_experts_per_tok") or 1
+    # 2·hidden multiplications a pair, 4·hidden² + 3·hidden·inner a token; attention runs at about half the speed.
+    return float(4 / (4 * hidden + 3 * inner))
+
+
+def make_plan(
+    requests: Sequence[Request],
+    form: Form,
+    *,
+    blocks: Sequence[Sequence[int]] | None = None,
+    attention: float = 0.0,
+    generation_heads: bool = True,
+) -> Plan:
+    """Lay out requests in rows.
+
+    Args:
+        requests: all of them.
+        form: how much is shared.
+        blocks: positions of the requests of each block; None: one block of all.
+        attention: from `attention_cost`; the larger, the less is packed into one row.
+        generation_heads: whether generations may continue heads.
+    """
+    trie = Trie(requests, LogLikelihoodRequest)
+    contexts = Trie(requests, GenerationRequest)
+    heads: list[Row] = []
+    head_of: dict[int, int | None] = dict.fromkeys([*trie.places, *contexts.places])
+    if form == "shared":
+        for kind in (trie, contexts) if generation_heads else (trie,):
+            _add_heads(kind, heads, head_of)
+    made = []
+    for chosen in [range(len(requests))] if blocks is None else blocks:
+        inside = set(chosen)
+        places = [place for place in trie.places if place in inside]
+        rows: list[Row] = []
+        needed: set[int] = set()
+        for head in dict.fromkeys(head_of[place] for place in places):
+            below = [place for place in places if head_of[place] == head]
+            start = 0 if head is None else heads[head].start + heads[head].length
+            groups = trie.groups([place for place in below if len(trie.texts[place]) > start], form, start, attention)
+            found = [trie.row(group, head=head, start=start) for group in groups]
+            rows += sorted(found, key=lambda row: -row.length)
+            while head is not None and head not in needed:
+                needed.add(head)
+                head = heads[head].head
+        made.append(
+            Block(
+                requests=tuple(sorted(inside)),
+                rows=tuple(rows),
+                heads=tuple(sorted(needed)),
+                generations=_generations(requests, sorted(inside), heads, head_of),
+            )
+        )
+    tokens = {"plain": trie.plain_tokens, "packed": trie.packed_tokens}
+    tokens[form] = sum(head.length for head in heads) + sum(row.length for block in made for row in block.rows)
+    for name in tokens:
+        tokens[name] += contexts.plain_tokens
+    if form == "shared":
+        tokens[form] -= sum(
+            heads[head].start + heads[head].length
+            for block in made
+            for _, _, head in block.generations
+            if head is not None
+        )
+    return Plan(
+        form=form,
+        requests=tuple(requests),
+        offsets=tuple(trie.offsets),
+        heads=tuple(heads),
+        blocks=tuple(made),
+        tokens=tokens,  # type: ignore[arg-type]
+    )
+
+
+def count_tokens(
+    requests: Sequence[Request], config: Mapping[str, Any], *, blocks: Sequence[Sequence[int]] | None = None
+) -> dict[Form, int]:
+    """Tokens that a candidate costs in each form, without those that are generated; fewest first.
+
+    Args:
+        requests: all of a split.
+        config: contents of the model's config.json.
+        blocks: as in `make_plan`.
+    """
+    attention = attention_cost(config)
+    found = {form: make_plan(requests, form, blocks=blocks, attention=attention).tokens[form] for form in FORMS}
+    return dict(sorted(found.items(), key=lambda pair: (pair[1], -FORMS.index(pair[0]))))
+
+
+def _add_heads(trie: Trie, heads: list[Row], head_of: dict[int, int | None]) -> None:
+    """Append the heads of a trie, and note the deepest that each request continues."""
+    before = len(heads)
+    for first, last, depth, parent in shared_prefixes(trie):
+        above = None if parent is None else before + parent
+        start = 0 if above is None else heads[above].start + heads[above].length
+        heads.append(trie.row(trie.places[first:last], head=above, start=start, stop=depth))
+        head_of.update(dict.fromkeys(trie.places[first:last], len(heads) - 1))
+
+
+def _generations(
+    requests: Sequence[Request], chosen: Sequence[int], heads: Sequence[Row], head_of: Mapping[int, int | None]
+) -> tuple[tuple[int, GenerationRequest, int | None], ...]:
+    """Generations by head, longest first; something of every context is left below its head."""
+    found = []
+    for place in chosen:
+        request = requests[place]
+        if isinstance(request, GenerationRequest):
+            head = head_of[place]
+            while head is not None and heads[head].start + heads[head].length >= len(request.context):
+                head = heads[head].head
+            found.append((place, request, head))
+    return tuple(sorted(found, key=lambda task: (-1 if task[2] is None else task[2], -len(task[1].context), task[0])))

@@ -1,0 +1,1 @@
+"""One formula over whole tensors, to the same bytes on every engine."""

@@ -1,0 +1,1 @@
+"""Kernels for GPUs, made from formulas."""

@@ -1,0 +1,79 @@
+"""How loops are compiled: numba's decorators, with the options that keep bytes equal."""
+
+from __future__ import annotations
+
+import importlib
+import secrets
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from numba import njit
+
+# numba looks only at a loop's own file to see whether what it kept is stale; a loop holds code of this one too.
+_STAMP = tuple(
+    (file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in sorted(Path(__file__).parent.glob("*.py"))
+)
+
+
+def keep_scipy_out() -> None:
+    """Have numba's array functions loaded without SciPy.
+
+    They look whether it is there, for convolutions that no loop makes, and loading it takes as long as all the rest
+    of numba. Where somebody else makes a convolution, numba has one without SciPy; its linear algebra looks again.
+    """
+    from numba.np import linalg
+
+    if "scipy.linalg" in sys.modules or not hasattr(linalg, "ensure_blas"):
+        return
+
+    def no_blas() -> None:
+        raise ImportError
+
+    look = linalg.ensure_blas
+    linalg.ensure_blas = no_blas
+    try:
+        importlib.import_module("numba.np.arraymath")
+    finally:
+        linalg.ensure_blas = look
+
+
+def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """Compile on first use, kept on disk where there is a place to write."""
+    options = {"nogil": True, "error_model": "numpy", "_nrt": True, **options}
+    try:
+        kept: Any = njit(cache=True, **options)(function)
+        index = kept._cache._cache_file
+        index._source_stamp = (index._source_stamp, _STAMP)
+        # numba counts a loop's versions, so that two processes could each write another one to the same file.
+        index._data_name = lambda number: f"{function.__name__}.{secrets.token_hex(8)}.nbc"
+        result: Callable[..., Any] = kept
+    except (RuntimeError, AttributeError):  # no folder can be written to, or numba keeps its files otherwise
+        result = njit(**options)(function)
+    return result
+
+
+def inner(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """As `compiled`, for what loops call: arrays aren't counted as in use, which costs as much as a short loop.
+
+    Such a function can't make arrays, not even by carray, and what it is given must live longer.
+    """
+    return compiled(function, _nrt=False, **options)
+
+
+def part(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """As `inner`, for what becomes a part of each loop that calls it and isn't kept by itself."""
+    options = {"nogil": True, "error_model": "numpy", "_nrt": False, "forceinline": True, **options}
+    result: Callable[..., Any] = njit(**options)(function)
+    return result
+
+
+def owning(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As `part`, for what makes arrays."""
+    return part(function, _nrt=True, forceinline=False)
+
+
+def contracted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As `part`, for what is proved: sums of products may be fused, and the sign of zero is left open."""
+    return part(function, fastmath={"contract", "nsz"})

@@ -1,0 +1,127 @@
+"""Merged models as folders in Hugging Face layout: streamed in shards, complete or not there at all.
+
+Knows recipes and files. Does not know runs or scores.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evomerge.errors import ExportError
+from evomerge.files.atomic import json_text
+from evomerge.files.fresh_folder import fresh_folder
+from evomerge.materialise.merger import Materialiser
+from evomerge.materialise.shards import parse_size, write_weights
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.open import notes_of, open_models
+from evomerge.recipe.recipe import Recipe
+
+
+def write_folder(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    shard_size: str | int = "5GB",
+    progress: Callable[[int, int], None] | None = None,
+    files: Mapping[str, str] | None = None,
+    report: Callable[[str], None] | None = None,
+    device: torch.device | str = "cpu",
+    states: Path | None = None,
+) -> Path:
+    """Realise a recipe as a model folder that transformers loads.
+
+    Holds weights, config, generation config, the base's or the united tokenizer and recipe.yaml. Tensors are
+    merged and written one at a time. The folder appears by one rename when everything is written.
+
+    Args:
+        recipe: the merge.
+        out: the folder to make; it must not exist, or be empty.
+        shard_size: largest weight file, such as "5GB", "500MB" or a number of bytes; a larger tensor
+            gets a file of its own.
+        progress: called with bytes written and bytes in all after each tensor.
+        files: further text files by name, such as a model card as README.md.
+        report: called before anything is written with each sentence that a person should know of the models and the
+            recipe, such as the tokens that were added.
+        device: where tensors are merged.
+        states: a folder that may hold what the method prepares, as that of a run does; None: nothing is.
+
+    Returns: `out` as a path.
+
+    Raises:
+        ExportError: `out` is taken, its disk is too small or can't be written to.
+        CheckpointError, RecipeError, MergeError: as from `Materialiser`.
+    """
+    out = Path(out).expanduser().absolute()
+    limit = parse_size(shard_size)
+    _refuse_taken(out)
+    base, experts = open_models(recipe.base, recipe.experts, vocabulary=recipe.vocabulary, slices=recipe.slices)
+    materialiser = Materialiser(base, experts, device=device, states=states)
+    materialiser.check(recipe)
+    if report is not None:
+        for note in (*notes_of(base, experts), *materialiser.notes(recipe)):
+            report(note)
+    needed = materialiser.size_bytes(recipe)
+    try:
+        with fresh_folder(out) as folder:
+            _refuse_small_disk(out, needed)
+            write_weights(folder, materialiser, recipe, limit, progress)
+            _write_texts(folder, base, recipe, materialiser.dtype(recipe), files or {})
+    except OSError as error:
+        if isinstance(error, ExportError):
+            raise
+        raise ExportError(
+            f"{out}: can't be written: {error.strerror or error}; it needs {_gigabytes(needed)}"
+            f"{_free_space(out)}. Nothing was left there"
+        ) from error
+    return out
+
+
+def _refuse_taken(out: Path) -> None:
+    if out.is_dir() and any(out.iterdir()):
+        raise ExportError(f"{out}: already holds files; choose another folder or empty this one")
+    if out.exists() and not out.is_dir():
+        raise ExportError(f"{out}: is a file; give the name of a folder to make")
+
+
+def _refuse_small_disk(out: Path, needed: int) -> None:
+    free = shutil.disk_usage(out.parent).free
+    if free < needed:
+        raise ExportError(f"{out}: needs {_gigabytes(needed)}, and its disk has {_gigabytes(free)} free")
+
+
+def _free_space(out: Path) -> str:
+    """How much room there is, as the end of a sentence; empty if that can't be found out."""
+    try:
+        return f", and its disk has {_gigabytes(shutil.disk_usage(out.parent).free)} free"
+    except OSError:
+        return ""
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 10**9:.2f} GB" if size >= 10**7 else f"{size / 10**6:.2f} MB"
+
+
+def _write_texts(folder: Path, base: Checkpoint, recipe: Recipe, dtype: torch.dtype, files: Mapping[str, str]) -> None:
+    base.write_tokenizer(folder)
+    if (generation := base.folder / "generation_config.json").is_file():
+        shutil.copyfile(generation, folder / generation.name)
+    config = _with_dtype(base.config, str(dtype).removeprefix("torch."))
+    (folder / "config.json").write_text(json_text(config), encoding="utf-8")
+    (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    for name, text in files.items():
+        if Path(name).name != name:
+            raise ExportError(f"{name!r}: further files lie in the folder itself; give a plain name")
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """The config with its dtype replaced under every key that states it."""
+    stated = {key: dtype if key in {"dtype", "torch_dtype"} else value for key, value in config.items()}
+    if isinstance(text := stated.get("text_config"), Mapping):
+        stated["text_config"] = _with_dtype(text, dtype)
+    return {**stated, "dtype": dtype}

@@ -1,0 +1,105 @@
+"""A stream of tensors into safetensors files of limited size."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from evomerge.errors import ExportError
+from evomerge.files.atomic import json_text
+from evomerge.materialise.merger import Materialiser
+from evomerge.models.headers import DTYPES, INDEX, WEIGHTS
+from evomerge.recipe.recipe import Recipe
+
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_size(size: str | int) -> int:
+    """A size such as "5GB", "500 MB", "2GiB" or a number, in bytes. Raises: ExportError if it isn't one."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b)?\s*", str(size), re.IGNORECASE)
+    unit = (match[2] or "").upper() if match else None
+    unit = "" if unit == "B" else unit
+    if match is None or unit not in _UNITS or (found := int(float(match[1]) * _UNITS[unit])) < 1:
+        raise ExportError(f"shard size {size!r}: expected a size such as 5GB, 500MB or 2GiB")
+    return found
+
+
+def write_weights(
+    folder: Path,
+    materialiser: Materialiser,
+    recipe: Recipe,
+    limit: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Stream a recipe's tensors into one file, or several with an index."""
+    dtypes = materialiser.stored(recipe)
+    sizes = {name: materialiser.base.tensors[name].num_elements * dtype.itemsize for name, dtype in dtypes.items()}
+    shards = _shards(sizes, limit)
+    tensors = materialiser.stream(recipe, reuse=True)
+    written, total = 0, sum(sizes.values())
+    weight_map = {}
+    for number, names in enumerate(shards, start=1):
+        file = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        weight_map.update(dict.fromkeys(names, file))
+        with (folder / file).open("wb") as stream, ThreadPoolExecutor(1) as writer:
+            stream.write(_header({name: (dtypes[name], materialiser.base.tensors[name].shape) for name in names}))
+            # A tensor is written while the next one is merged.
+            writing: Future[int] | None = None
+            for name in names:
+                merged, tensor = next(tensors)
+                assert merged == name
+                if writing is not None:
+                    written += writing.result()
+                    if progress is not None:
+                        progress(written, total)
+                writing = writer.submit(_write_tensor, stream, tensor)
+            assert writing is not None
+            written += writing.result()
+            if progress is not None:
+                progress(written, total)
+    if len(shards) > 1:
+        (folder / INDEX).write_text(
+            json_text({"metadata": {"total_size": total}, "weight_map": weight_map}), encoding="utf-8"
+        )
+
+
+def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    """Consecutive names, as many to a file as fit in `limit` bytes."""
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if shards[-1] and filled + size > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return shards
+
+
+def _header(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> bytes:
+    """The head of a safetensors file: its length and JSON, padded so that data starts at a multiple of 8."""
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for name, (dtype, shape) in tensors.items():
+        stop = start + torch.Size(shape).numel() * dtype.itemsize
+        entries[name] = {"dtype": _DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _write_tensor(stream: BinaryIO, tensor: Tensor) -> int:
+    """Returns the number of bytes."""
+    data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+    stream.write(data.data)
+    return int(data.nbytes)

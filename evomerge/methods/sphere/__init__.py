@@ -1,0 +1,1 @@
+"""Means on a sphere."""

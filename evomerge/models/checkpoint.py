@@ -1,0 +1,252 @@
+"""Checkpoints: model folders in Hugging Face layout, read from their headers and memory-mapped.
+
+Knows files, names, shapes and dtypes. Does not know models as code: nothing is executed or unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from evomerge.errors import CheckpointError
+from evomerge.models.architecture import Layout, is_computed
+from evomerge.models.headers import TensorInfo, read_headers, read_json
+from evomerge.models.hub import TOKENIZER_FILES, is_adapter, is_compressed, resolve
+from evomerge.models.tokens import POSITIONS, Tokens, Vocabulary, token_ids
+from evomerge.recipe.sources import ModelReference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A model on disk, known by its headers. Made by `Checkpoint.open`; tensors are read when asked for.
+
+    Attributes:
+        reference: as it was asked for.
+        folder: where its files lie.
+        config: config.json.
+        tensors: every tensor that belongs to the model, by stored name, in a fixed order. Buffers that
+            transformers computes by itself and a head that repeats a tied embedding are left out.
+    """
+
+    reference: ModelReference
+    folder: Path
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorInfo]
+    _files: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def open(cls, reference: ModelReference | str | Path) -> Checkpoint:
+        """Read the headers of a local folder, or of a hub model, which is downloaded if it isn't cached.
+
+        Symbolic links are followed, also out of the folder, since the hub's cache consists of them; names
+        inside files may not leave it.
+
+        Raises: CheckpointError if it can't be found, or is damaged, unsafe or incomplete.
+        """
+        if not isinstance(reference, ModelReference):
+            reference = ModelReference(path=str(reference))
+        folder = resolve(reference)
+        config = _read_config(folder)
+        stored = read_headers(folder)
+        tensors = {name: info for name, info in stored.items() if not is_computed(name, info.shape)}
+        checkpoint = cls(reference=reference, folder=folder, config=config, tensors=tensors)
+        head = checkpoint._redundant_head()
+        if head is None:
+            return checkpoint
+        kept = {name: info for name, info in tensors.items() if name != head}
+        return cls(reference=reference, folder=folder, config=config, tensors=kept, _files=checkpoint._files)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Open files don't travel between processes: the copy reads the headers where it arrives.
+        return (Checkpoint.open, (ModelReference(path=str(self.folder)),))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Stored names, in the order of `tensors`."""
+        return tuple(self.tensors)
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, memory-mapped and not copied: don't write to it. Raises: CheckpointError if there is none."""
+        if name not in self.tensors:
+            raise CheckpointError(f"{self.folder}: no tensor {name!r}")
+        return self._read(self.tensors[name])
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Its layers. Raises: CheckpointError if it holds fewer than its config promises."""
+        try:
+            return Layout.of(self.names, self.config)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.folder}: {error}") from error
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The floating dtype of most of its numbers. Raises: CheckpointError if it has none."""
+        numbers: Counter[torch.dtype] = Counter()
+        for info in self.tensors.values():
+            if info.dtype.is_floating_point:
+                numbers[info.dtype] += info.num_elements
+        if not numbers:
+            raise CheckpointError(f"{self.folder}: holds no floating-point tensor")
+        return numbers.most_common(1)[0][0]
+
+    @property
+    def model_type(self) -> str | None:
+        """The family that transformers knows it by, such as "llama"."""
+        value = self.config.get("model_type")
+        return value if isinstance(value, str) else None
+
+    @property
+    def architecture(self) -> str | None:
+        """The class that transformers loads it with, such as "LlamaForCausalLM"."""
+        value = self.config.get("architectures")
+        return str(value[0]) if isinstance(value, list) and value else None
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of its tensors in storage dtype."""
+        return sum(info.size_bytes for info in self.tensors.values())
+
+    def computes(self, name: str) -> bool:
+        """Whether `tensor` works a tensor out, into memory of its own, instead of mapping it from a file."""
+        return False
+
+    @property
+    def computed_bytes(self) -> int:
+        """Memory that all tensors take together that `tensor` works out."""
+        computed = [info for name, info in self.tensors.items() if self.computes(name)]
+        return sum(info.num_elements * info.dtype.itemsize for info in computed)
+
+    @property
+    def as_stored(self) -> bool:
+        """Whether config and tensors are those of its folder, so that transformers can load it from there."""
+        return True
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of how it becomes an expert, one sentence each."""
+        return ()
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of entries of all its tensors."""
+        return sum(info.num_elements for info in self.tensors.values())
+
+    @cached_property
+    def embedding(self) -> TensorInfo | None:
+        """The token embedding: of that kind, the tensor with a row per token, or else the largest."""
+        found = [self.tensors[name] for name in self.names if self.layout.place(name).kind == "embedding"]
+        rows = self.config.get("vocab_size")
+        return max(found, key=lambda info: (info.shape[:1] == (rows,), info.num_elements), default=None)
+
+    @cached_property
+    def head(self) -> TensorInfo | None:
+        """The weight of the output head; None if it is tied to the embedding."""
+        found = [self.tensors[name] for name in self.names if self.layout.place(name).kind == "head"]
+        return max(found, key=lambda info: info.num_elements, default=None)
+
+    @cached_property
+    def token_tensors(self) -> tuple[str, ...]:
+        """Names of the tensors whose first side has an entry per token: embedding, head and the head's bias."""
+        if self.embedding is None:
+            return ()
+        rows, width = self.embedding.shape[0], self.embedding.shape[-1]
+        # A head's parts can have other names; without a telling one, a side is only known where it isn't the width.
+        kinds = {"embedding", "head"} if rows == width else {"embedding", "head", "other"}
+        return tuple(
+            name
+            for name, info in self.tensors.items()
+            if info.shape[:1] == (rows,)
+            and self.layout.place(name).kind in kinds
+            and not (self.layout.stem is not None and name.startswith(f"{self.layout.stem}."))
+            and not POSITIONS.search(name)
+        )
+
+    def vocabulary(self) -> Vocabulary | None:
+        """Size and fingerprint of the tokenizer's vocabulary; None without tokenizer files that say it."""
+        tokens = self.tokens()
+        if tokens is None:
+            return None
+        every = {**tokens.regular, **tokens.added}
+        text = json.dumps(sorted(every.items(), key=lambda item: (item[1], item[0])))
+        return Vocabulary(len(every), hashlib.sha256(text.encode()).hexdigest()[:16])
+
+    def tokens(self) -> Tokens | None:
+        """The ids of its tokens, as the tokenizer's files say them; None if none does."""
+        return token_ids(self.folder)
+
+    def tokenizer(self) -> Any:
+        """Its tokenizer, through transformers. Raises: CheckpointError if there is none or it can't be read."""
+        from transformers import AutoTokenizer
+
+        try:
+            return AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:
+            raise CheckpointError(
+                f"{self.folder}: its tokenizer can't be loaded; copy the tokenizer files of the original model there "
+                f"({type(error).__name__}: {error})"
+            ) from error
+
+    def write_tokenizer(self, folder: Path) -> None:
+        """Put the files of its tokenizer and chat template into a folder."""
+        for pattern in TOKENIZER_FILES:
+            for path in sorted(self.folder.glob(pattern)):
+                if path.is_file():
+                    shutil.copyfile(path, folder / path.name)
+
+    def _read(self, info: TensorInfo) -> Tensor:
+        if info.file not in self._files:
+            self._files[info.file] = safe_open(info.file, framework="pt")
+        tensor: Tensor = self._files[info.file].get_tensor(info.name)
+        return tensor
+
+    def _redundant_head(self) -> str | None:
+        """Name of a stored head that only repeats the embedding it is tied to."""
+        head, embedding = self.head, self.embedding
+        if head is None or embedding is None or (head.shape, head.dtype) != (embedding.shape, embedding.dtype):
+            return None
+        tied = self.config.get("tie_word_embeddings")
+        # As transformers: a head that differs from the embedding isn't tied, whatever the config says.
+        if tied is False or not _equal_bytes(self._read(head), self._read(embedding)):
+            return None
+        return head.name if tied or _ties_by_default(self.config) else None
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if is_adapter(folder):
+        raise CheckpointError(f"{folder}: is a LoRA adapter, not a whole model; it can be an expert, but no base")
+    if is_compressed(folder):
+        raise CheckpointError(f"{folder}: is a compressed expert, not a whole model; it can be an expert, but no base")
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: config.json is missing; is this a model folder in Hugging Face layout?")
+    config = read_json(path)
+    if "quantization_config" in config:
+        raise CheckpointError(f"{folder}: its weights are quantised, which can't be merged; use the original weights")
+    return config
+
+
+def _ties_by_default(config: Mapping[str, Any]) -> bool:
+    """Whether an architecture ties head and embedding when its config.json doesn't say."""
+    from transformers import AutoConfig
+
+    try:
+        settings = AutoConfig.for_model(**config)
+    except Exception:
+        return True
+    return bool(getattr(settings, "tie_word_embeddings", True))
+
+
+def _equal_bytes(one: Tensor, two: Tensor) -> bool:
+    return one.shape == two.shape and torch.equal(one, two)

@@ -1,0 +1,101 @@
+"""Whether experts fit a base, from headers and tokenizers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from evomerge.errors import CheckpointError, listed
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.headers import sides
+from evomerge.models.names import match_names
+
+_ADVICE = (
+    "models.vocabulary matches models by token: `union` keeps the tokens of all of them, `base` the base's tokens alone"
+)
+
+
+def check_compatible(base: Checkpoint, experts: Mapping[str, Checkpoint], *, vocabulary: bool = True) -> None:
+    """Find everything that keeps experts from being merged with the base, from headers and tokenizers alone.
+
+    Args:
+        base: the model that the others are to fit.
+        experts: by name.
+        vocabulary: False leaves out their vocabularies, and the sides that have one entry per token.
+
+    Raises: CheckpointError naming each expert and each difference: architecture, depth, width,
+        vocabulary, missing or extra tensors, shapes.
+    """
+    problems = [
+        f"expert {name!r}: {problem}"
+        for name, expert in experts.items()
+        for problem in _differences(base, expert, vocabulary)
+    ]
+    if problems:
+        raise CheckpointError("\n".join(problems))
+
+
+def _differences(base: Checkpoint, expert: Checkpoint, vocabulary: bool) -> list[str]:
+    where = expert.folder
+    if (base.model_type, base.architecture) != (expert.model_type, expert.architecture) and (
+        base.model_type != expert.model_type or None not in (base.architecture, expert.architecture)
+    ):
+        return [
+            f"{where}: is a {expert.architecture} ({expert.model_type}), the base is a "
+            f"{base.architecture} ({base.model_type}); merge models of one architecture"
+        ]
+    try:
+        expert_depth, base_depth = expert.layout.depth, base.layout.depth
+    except CheckpointError as error:
+        return [str(error)]
+    found = []
+    if expert_depth != base_depth:
+        found.append(f"{where}: has {expert_depth} layers, the base has {base_depth}")
+    if base.embedding is not None and expert.embedding is not None:
+        (base_rows, *base_width), (rows, *width) = base.embedding.shape, expert.embedding.shape
+        if width != base_width:
+            found.append(f"{where}: is {sides(width)} wide, the base {sides(base_width)} ({base.embedding.name})")
+        if vocabulary and rows != base_rows:
+            found.append(
+                f"{where}: its embedding has {rows} tokens, the base's has {base_rows} ({base.embedding.name}); "
+                f"{_ADVICE}"
+            )
+    if found:
+        return found
+    try:
+        names = match_names(base, expert)
+    except CheckpointError as error:
+        return [str(error)]
+    exempt = frozenset() if vocabulary else frozenset(base.token_tensors)
+    shapes = [
+        f"{expert_name} {sides(expert.tensors[expert_name].shape)} (base {sides(info.shape)})"
+        for name, info in base.tensors.items()
+        if expert.tensors[expert_name := names[name]].shape[1 if name in exempt else 0 :]
+        != info.shape[1 if name in exempt else 0 :]
+    ]
+    if shapes:
+        found.append(f"{where}: shapes differ from the base's: {listed(shapes)}")
+    kinds = [
+        name
+        for name, info in base.tensors.items()
+        if info.dtype.is_floating_point != expert.tensors[names[name]].dtype.is_floating_point
+    ]
+    if kinds:
+        found.append(f"{where}: integers in one model and floating-point numbers in the other: {listed(kinds)}")
+    tokens = _different_tokens(base, expert) if vocabulary else []
+    if tokens:
+        found.append(f"{where}: its tokenizer numbers tokens otherwise than the base's: {listed(tokens)}; {_ADVICE}")
+    return found
+
+
+def _different_tokens(base: Checkpoint, expert: Checkpoint) -> list[str]:
+    """Regular tokens whose ids differ. Added tokens may differ: fine-tunes rename and use reserved ones."""
+    ours, theirs = base.tokens(), expert.tokens()
+    if ours is None or theirs is None:
+        return []
+    added = set(ours.added.values()) | set(theirs.added.values())
+    return [
+        f"{token!r} {theirs.regular.get(token, 'absent')} (base {ours.regular.get(token, 'absent')})"
+        for token in dict.fromkeys([*ours.regular, *theirs.regular])
+        if ours.regular.get(token) != theirs.regular.get(token)
+        and not {ours.regular.get(token), theirs.regular.get(token)} & added
+    ]

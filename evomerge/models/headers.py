@@ -1,0 +1,160 @@
+"""The headers of safetensors files, read without their tensors.
+
+No tensor is loaded and nothing is unpickled; names inside files may not leave their folder.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from evomerge.errors import CheckpointError, listed
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
+    "BOOL": torch.bool,
+}
+"""dtypes as safetensors headers write them."""
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_MAX_HEADER_BYTES = 100_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorInfo:
+    """What a header says of one tensor. `size_bytes` is its size in the file."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    size_bytes: int
+    file: Path
+
+    @property
+    def num_elements(self) -> int:
+        """Number of entries."""
+        return prod(self.shape)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object in a file. Raises: CheckpointError if it can't be read or is none."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: can't be read as JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path}: expected a JSON object")
+    return data
+
+
+def read_headers(folder: Path) -> dict[str, TensorInfo]:
+    """Every stored tensor by name, from one file or from the shards of an index."""
+    if (folder / WEIGHTS).is_file():
+        return read_header(folder / WEIGHTS)
+    if (folder / INDEX).is_file():
+        return _read_shards(folder)
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+    if pickles:
+        raise CheckpointError(
+            f"{folder}: holds only pickled weights ({listed(pickles)}), which can run code when read; load the model "
+            "in an environment that you trust and write it with save_pretrained, which stores safetensors"
+        )
+    raise CheckpointError(f"{folder}: holds no weights: neither {WEIGHTS} nor {INDEX}")
+
+
+def _read_shards(folder: Path) -> dict[str, TensorInfo]:
+    index = folder / INDEX
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index}: weight_map is missing or empty")
+    files: dict[str, None] = {}
+    for file in weight_map.values():
+        if not isinstance(file, str) or not _stays_inside(file):
+            raise CheckpointError(f"{index}: refers to {file!r}, outside its folder, which isn't safe to follow")
+        files[file] = None
+    absent = [file for file in files if not (folder / file).is_file()]
+    if absent:
+        raise CheckpointError(f"{folder}: shards named by {INDEX} are missing: {listed(absent)}; download them again")
+    shards = {file: read_header(folder / file) for file in files}
+    tensors: dict[str, TensorInfo] = {}
+    for file, header in shards.items():
+        for name, info in header.items():
+            if name in tensors:
+                raise CheckpointError(f"{folder}: {name!r} is stored twice, in {tensors[name].file.name} and {file}")
+            tensors[name] = info
+    lost = [f"{name} ({file})" for name, file in weight_map.items() if name not in shards[file]]
+    if lost:
+        raise CheckpointError(f"{folder}: tensors named by {INDEX} aren't in their shards: {listed(lost)}")
+    return tensors
+
+
+def _stays_inside(file: str) -> bool:
+    path = PurePosixPath(file.replace("\\", "/"))
+    return bool(file) and not path.is_absolute() and ".." not in path.parts and ":" not in file
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """The tensors of one safetensors file, checked against the file's size. Raises: CheckpointError."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if not 2 <= length <= _MAX_HEADER_BYTES:
+            raise CheckpointError(f"{path}: is not a safetensors file, or was cut short; download it again")
+        header = file.read(length)
+    try:
+        entries = json.loads(header)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its header can't be read; the file is damaged or was cut short") from error
+    tensors = {}
+    end = 0
+    for name, entry in entries.items():
+        if name == "__metadata__":
+            continue
+        try:
+            shape, dtype = tuple(int(side) for side in entry["shape"]), DTYPES[entry["dtype"]]
+            start, stop = entry["data_offsets"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: {name}: its header entry can't be read ({error})") from error
+        if stop - start != prod(shape) * dtype.itemsize:
+            raise CheckpointError(f"{path}: {name}: {stop - start} bytes don't hold shape {sides(shape)} of {dtype}")
+        tensors[name] = TensorInfo(name=name, shape=shape, dtype=dtype, size_bytes=stop - start, file=path)
+        end = max(end, stop)
+    if 8 + length + end > size:
+        cut = [name for name in tensors if 8 + length + entries[name]["data_offsets"][1] > size]
+        raise CheckpointError(
+            f"{path}: was cut short: {size:,} of {8 + length + end:,} bytes are there, so {listed(cut)} can't be "
+            "read; download it again"
+        )
+    try:
+        safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: is damaged: {error}") from error
+    return tensors
+
+
+def sides(shape: tuple[int, ...] | list[int]) -> str:
+    """A shape for people: 4096×1024."""
+    return "×".join(map(str, shape)) or "scalar"

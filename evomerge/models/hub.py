@@ -1,0 +1,155 @@
+"""From a reference to a folder: local, in the hub's cache, or downloaded."""
+
+from __future__ import annotations
+
+import errno
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from evomerge.errors import CheckpointError
+from evomerge.models.headers import INDEX, WEIGHTS, read_header, read_headers
+from evomerge.recipe.sources import ModelReference
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+COMPRESSED = "compressed.json"
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "*.tiktoken",
+    "spiece.model",
+    "sentencepiece*.model",
+    "chat_template*",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+)
+"""Patterns of the files that make up a tokenizer with its chat template, and of those that prepare images or sound."""
+
+_DOWNLOADED = (
+    WEIGHTS,
+    "model-*.safetensors",
+    INDEX,
+    "config.json",
+    "generation_config.json",
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    COMPRESSED,
+    "factors-*.safetensors",
+    *TOKENIZER_FILES,
+)
+_HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+
+
+class Whereabouts(NamedTuple):
+    """Where a model was found without asking the network, and how to say it to a person."""
+
+    kind: Literal["folder", "cache", "unresolved"]
+    path: Path | None
+    message: str
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter as PEFT writes it, and no whole model."""
+    return (folder / ADAPTER_CONFIG).is_file() and not any((folder / file).is_file() for file in (WEIGHTS, INDEX))
+
+
+def is_compressed(folder: Path) -> bool:
+    """Whether a folder holds an expert as `evomerge compress` writes it."""
+    return (folder / COMPRESSED).is_file()
+
+
+def whereabouts(reference: ModelReference) -> Whereabouts:
+    """Where a model is, without network and without raising: a folder, the hub's cache, or unresolved."""
+    folder = Path(reference.path).expanduser()
+    if folder.is_dir():
+        return Whereabouts("folder", folder, f"{reference.path}: local folder")
+    if not _is_hub_id(reference.path):
+        return Whereabouts("unresolved", None, f"{reference.path}: no such folder")
+    try:
+        cached = _snapshot(reference, local_files_only=True)
+        if is_adapter(cached):
+            read_header(cached / ADAPTER_WEIGHTS)
+        elif is_compressed(cached):
+            for file in cached.glob("factors-*.safetensors"):
+                read_header(file)
+        else:
+            read_headers(cached)
+    except Exception:
+        at = f" at revision {reference.revision}" if reference.revision else ""
+        return Whereabouts("unresolved", None, f"{reference.path}{at}: not on this machine; downloaded when needed")
+    return Whereabouts("cache", cached, f"{reference.path}: in the hub's cache")
+
+
+def resolve(reference: ModelReference) -> Path:
+    """The folder of a model, downloaded if need be. Raises: CheckpointError if it can't be had."""
+    folder = Path(reference.path).expanduser()
+    if folder.is_dir():
+        _refuse_broken_links(folder)
+        return folder
+    if folder.is_symlink() and not folder.exists():
+        raise CheckpointError(f"{reference.path}: {_where_it_leads(folder)}; give the model folder itself")
+    if folder.exists():
+        raise CheckpointError(f"{reference.path}: is a file; give the folder that holds it")
+    if not _is_hub_id(reference.path):
+        raise CheckpointError(f"{reference.path}: no such folder; give a model folder or a hub id such as org/name")
+    from huggingface_hub import errors as hub
+
+    at = f" at revision {reference.revision!r}" if reference.revision else ""
+    try:
+        return _snapshot(reference, local_files_only=False)
+    except hub.GatedRepoError as error:
+        raise CheckpointError(
+            f"{reference.path}: access is granted on request; accept its terms on the hub, then run `hf auth login`"
+        ) from error
+    except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError) as error:
+        raise CheckpointError(
+            f"{reference.path}{at}: neither a folder here nor a model on the hub that you may read; check the "
+            "spelling, or run `hf auth login` for a private one"
+        ) from error
+    except Exception as error:
+        raise CheckpointError(
+            f"{reference.path}{at}: no such folder, not in the hub's cache, and the hub can't be reached "
+            f"({type(error).__name__}); connect, unset HF_HUB_OFFLINE, or give a local folder"
+        ) from error
+
+
+def _refuse_broken_links(folder: Path) -> None:
+    """A missing file may be meant to be missing; one whose link is broken isn't, such as a tokenizer."""
+    # Not by glob, which passes over broken links where a pattern is a plain name.
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() and not path.exists() and any(fnmatch(path.name, pattern) for pattern in _DOWNLOADED):
+            raise CheckpointError(f"{path}: {_where_it_leads(path)}; put the file itself there")
+
+
+def _where_it_leads(link: Path) -> str:
+    """What is wrong with a symbolic link that can't be followed."""
+    try:
+        link.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "is a symbolic link that leads in a circle"
+    return f"is a symbolic link to {link.readlink()}, which isn't there"
+
+
+def _snapshot(reference: ModelReference, *, local_files_only: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            reference.path,
+            revision=reference.revision,
+            allow_patterns=list(_DOWNLOADED),
+            local_files_only=local_files_only,
+        )
+    )
+
+
+def _is_hub_id(path: str) -> bool:
+    return bool(_HUB_ID.match(path)) and not path.startswith(".")

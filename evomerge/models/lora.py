@@ -1,0 +1,297 @@
+"""LoRA adapters as experts: the base plus exact low-rank task vectors, worked out tensor by tensor.
+
+Knows PEFT's folders. No fused copy is written; what PEFT would merge otherwise than as a sum of the
+base and a product of two matrices is refused by name.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from evomerge.errors import CheckpointError, listed
+from evomerge.kernels.low_rank import add_low_rank
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.headers import TensorInfo, read_header, read_json, sides
+from evomerge.models.hub import ADAPTER_CONFIG, ADAPTER_WEIGHTS, resolve
+from evomerge.models.lora_settings import for_module, refuse_settings
+from evomerge.recipe.sources import ModelReference
+
+_PREFIX = "base_model.model."
+_FACTOR = re.compile(r"^(?P<module>.+)\.(?P<factor>lora_A|lora_B|lora_embedding_A|lora_embedding_B)(\.weight)?$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Update:
+    """One tensor's task vector, factor · left · right; the factors are stored transposed or not."""
+
+    left: TensorInfo
+    right: TensorInfo
+    transposed: bool
+    factor: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter(Checkpoint):
+    """An expert given as a LoRA adapter, which offers what a checkpoint offers. Made by `Adapter.open`.
+
+    An adapted tensor is worked out each time it is asked for: base + scale · B · A in float64, rounded
+    once to float32 (not at all for a base in float64), so that a 16-bit base costs the task vector no
+    precision. That takes 2 · rank operations an entry and 4 bytes an entry while it is kept.
+
+    Attributes:
+        base: the model that it adapts.
+        settings: adapter_config.json.
+        rank: the largest rank of its updates; 0 if it only replaces tensors.
+        resized: whether it may replace tensors that have a row per token by ones with other rows.
+    """
+
+    base: Checkpoint
+    settings: Mapping[str, Any]
+    rank: int
+    resized: bool
+    _updates: Mapping[str, _Update] = field(repr=False)
+    _replaced: Mapping[str, TensorInfo] = field(repr=False)
+
+    @classmethod
+    def open(  # type: ignore[override]
+        cls, reference: ModelReference | str | Path, base: Checkpoint, *, resized: bool = False
+    ) -> Adapter:
+        """Read an adapter's config and header, and find the base's tensor for each of its own.
+
+        Args:
+            reference: its folder, or a hub id, which is downloaded if it isn't cached.
+            base: the model that it adapts.
+            resized: accept an adapter with a vocabulary of its own, whose embedding and head have other rows.
+
+        Raises: CheckpointError if it isn't a LoRA adapter, asks for what isn't a plain sum of base and product,
+            or doesn't fit the base.
+        """
+        if not isinstance(reference, ModelReference):
+            reference = ModelReference(path=str(reference))
+        folder = resolve(reference)
+        settings = read_json(folder / ADAPTER_CONFIG)
+        refuse_settings(folder, settings)
+        if not (folder / ADAPTER_WEIGHTS).is_file():
+            raise CheckpointError(
+                f"{folder}: holds no {ADAPTER_WEIGHTS}; pickled adapters can run code when read, so load it where you "
+                "trust it and write it with save_pretrained"
+            )
+        updates, replaced = _match(folder, settings, read_header(folder / ADAPTER_WEIGHTS), base, resized)
+        dtype = torch.float64 if base.dtype == torch.float64 else torch.float32
+        tensors = dict(base.tensors)
+        for name, info in replaced.items():
+            tensors[name] = replace(info, name=name)
+        for name in updates:
+            info = tensors[name]
+            tensors[name] = replace(info, dtype=dtype, size_bytes=info.num_elements * dtype.itemsize)
+        return cls(
+            reference=reference,
+            folder=folder,
+            config=base.config,
+            tensors=tensors,
+            base=base,
+            settings=settings,
+            rank=max((update.right.shape[0] for update in updates.values()), default=0),
+            resized=resized,
+            _updates=updates,
+            _replaced=replaced,
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (partial(Adapter.open, resized=self.resized), (ModelReference(path=str(self.folder)), self.base))
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor of the adapted model: new memory where it is adapted, otherwise mapped. Don't write to it."""
+        start = self._read(self._replaced[name]) if name in self._replaced else self.base.tensor(name)
+        if name not in self._updates:
+            return start
+        update = self._updates[name]
+        left, right = self._read(update.left), self._read(update.right)
+        if update.transposed:
+            left, right = right.T, left.T
+        out = torch.empty(start.shape, dtype=self.tensors[name].dtype)
+        add_low_rank(start, left, right, update.factor, out)
+        return out
+
+    def computes(self, name: str) -> bool:
+        """Whether the adapter has an update for a tensor."""
+        return name in self._updates
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the adapter's own tensors in storage dtype."""
+        factors = [part for update in self._updates.values() for part in (update.left, update.right)]
+        return sum(info.size_bytes for info in (*self._replaced.values(), *factors))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of it: what it changes, and whether it names another base."""
+        changed = len(self._updates) + len(self._replaced)
+        found = [
+            f"{self.folder}: a LoRA adapter of rank {self.rank} that changes {changed} of {len(self.tensors)} tensors"
+        ]
+        named = self.settings.get("base_model_name_or_path")
+        if named and not _same_model(str(named), self.base):
+            found.append(
+                f"{self.folder}: was trained for {named}, by its {ADAPTER_CONFIG}, and is applied to "
+                f"{self.base.reference.path}; its shapes fit"
+            )
+        return tuple(found)
+
+
+def _match(
+    folder: Path, settings: Mapping[str, Any], stored: Mapping[str, TensorInfo], base: Checkpoint, resized: bool
+) -> tuple[dict[str, _Update], dict[str, TensorInfo]]:
+    """Updates and replacements by the base's tensor names."""
+    factors: dict[str, dict[str, TensorInfo]] = {}
+    modules: dict[str, str] = {}
+    replaced: dict[str, TensorInfo] = {}
+    unknown: list[str] = []
+    heads: list[TensorInfo] = []
+    for key, info in _as_trained(stored).items():
+        path = key.removeprefix(_PREFIX)
+        found = _FACTOR.match(path)
+        name = _find(base, f"{found['module']}.weight" if found else path.replace(".base_layer.", "."))
+        if name is None and base.head is None and not found and base.layout.place(path).kind == "head":
+            heads.append(info)
+        elif name is None:
+            unknown.append(path)
+        elif found:
+            factors.setdefault(name, {})[found["factor"]] = info
+            modules[name] = found["module"]
+        else:
+            replaced[name] = info
+    stays_tied = _repeat_embedding(heads, base, replaced)
+    if not stays_tied:
+        unknown += [info.name.removeprefix(_PREFIX) for info in heads]
+    if unknown:
+        raise CheckpointError(
+            f"{folder}: changes tensors that the base {base.folder} hasn't: {listed(unknown)}; an adapter belongs to "
+            "the model that it was trained for"
+        )
+    _refuse_tied(folder, base, [*factors, *(() if stays_tied else replaced)])
+    problems = [
+        f"{name} {sides(info.shape)} (base {sides(base.tensors[name].shape)})"
+        for name, info in replaced.items()
+        if info.shape != base.tensors[name].shape
+        and not (resized and name in base.token_tensors and info.shape[1:] == base.tensors[name].shape[1:])
+    ]
+    updates = {}
+    for name, parts in factors.items():
+        shape = replaced.get(name, base.tensors[name]).shape
+        update = _update(folder, settings, name, modules[name], parts, base, shape)
+        if update is None:
+            shapes = " and ".join(sides(info.shape) for info in parts.values())
+            problems.append(f"{name} {shapes} (base {sides(base.tensors[name].shape)})")
+        else:
+            updates[name] = update
+    if problems:
+        raise CheckpointError(
+            f"{folder}: doesn't fit the base {base.folder}: {listed(problems)}; an adapter belongs to the model "
+            "that it was trained for, with its vocabulary; models.vocabulary: union or base takes one with other tokens"
+        )
+    if not updates and not replaced:
+        raise CheckpointError(f"{folder}: {ADAPTER_WEIGHTS} holds no tensors")
+    return updates, replaced
+
+
+def _as_trained(stored: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """Without what PEFT stores beside a resized module: its state before training, and the trained one once more."""
+    found: dict[str, TensorInfo] = {}
+    for key, info in stored.items():
+        plain = key.replace(".modules_to_save.", ".")
+        if ".original_module." not in key and (plain == key or plain not in stored):
+            found[plain] = info
+    return found
+
+
+def _repeat_embedding(heads: list[TensorInfo], base: Checkpoint, replaced: Mapping[str, TensorInfo]) -> bool:
+    """Whether heads are stored, and are the new embedding again, as with a base that ties them."""
+    embedding = None if base.embedding is None else replaced.get(base.embedding.name)
+    if embedding is None or not heads:
+        return False
+    new = _tensor(embedding)
+    return all(info.shape == embedding.shape and torch.equal(_tensor(info), new) for info in heads)
+
+
+def _tensor(info: TensorInfo) -> Tensor:
+    file: Any = safe_open(info.file, framework="pt")
+    tensor: Tensor = file.get_tensor(info.name)
+    return tensor
+
+
+def _update(
+    folder: Path,
+    settings: Mapping[str, Any],
+    name: str,
+    module: str,
+    parts: Mapping[str, TensorInfo],
+    base: Checkpoint,
+    shape: tuple[int, ...],
+) -> _Update | None:
+    """The update of one tensor of this shape; None if its factors don't fit."""
+    embeds = "lora_embedding_A" in parts
+    one, two = ("lora_embedding_A", "lora_embedding_B") if embeds else ("lora_A", "lora_B")
+    if one not in parts or two not in parts:
+        raise CheckpointError(f"{folder}: {name}: {one} and {two} belong together, and only one of them is stored")
+    right, left = parts[one], parts[two]
+    if len(shape) != 2 or len(right.shape) != 2 or len(left.shape) != 2 or left.shape[1] != right.shape[0]:
+        return None
+    product = (left.shape[0], right.shape[1])
+    if product == shape and product == shape[::-1]:
+        transposed = embeds or bool(settings.get("fan_in_fan_out")) or _stores_inputs_first(base)
+    elif product in (shape, shape[::-1]):
+        transposed = product != shape
+    else:
+        return None
+    rank = right.shape[0]
+    if rank == 0:
+        raise CheckpointError(f"{folder}: {name}: its factors have rank 0, which changes nothing; train it with r ≥ 1")
+    alpha = for_module(settings.get("alpha_pattern") or {}, module, settings.get("lora_alpha", 8))
+    stated = for_module(settings.get("rank_pattern") or {}, module, settings.get("r", 8))
+    if stated != rank:
+        raise CheckpointError(
+            f"{folder}: {name}: its factors have rank {rank}, while {ADAPTER_CONFIG} says {stated}; config and weights "
+            "are from different adapters"
+        )
+    scale = alpha / math.sqrt(rank) if settings.get("use_rslora") else alpha / rank
+    return _Update(left=left, right=right, transposed=transposed, factor=float(scale))
+
+
+def _find(base: Checkpoint, name: str) -> str | None:
+    """The base's name of a tensor, which may differ by the base model's prefix, such as "transformer."."""
+    if name in base.tensors:
+        return name
+    close = [stored for stored in base.names if stored.endswith(f".{name}") or name.endswith(f".{stored}")]
+    return close[0] if len(close) == 1 else None
+
+
+def _stores_inputs_first(base: Checkpoint) -> bool:
+    """Whether the layers' weights are stored as (inputs, outputs), as GPT-2 does; biases have the outputs' length."""
+    for name, info in base.tensors.items():
+        bias = base.tensors.get(f"{name.removesuffix('weight')}bias")
+        if name.endswith(".weight") and bias is not None and len(info.shape) == 2 and info.shape[0] != info.shape[1]:
+            return bias.shape == info.shape[1:]
+    return False
+
+
+def _refuse_tied(folder: Path, base: Checkpoint, changed: list[str]) -> None:
+    if base.head is None and base.embedding is not None and base.embedding.name in changed:
+        raise CheckpointError(
+            f"{folder}: changes {base.embedding.name}, to which the base ties its head, so that a merge would change "
+            "the head too, which the adapter didn't; untie the base (store its head, set tie_word_embeddings to false)"
+        )
+
+
+def _same_model(named: str, base: Checkpoint) -> bool:
+    return Path(named).name == Path(base.reference.path).name

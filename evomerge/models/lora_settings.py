@@ -1,0 +1,62 @@
+"""What an adapter's settings mean, and which of them can't be merged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import CheckpointError
+from evomerge.models.hub import ADAPTER_CONFIG
+
+# Settings that don't change what the trained factors mean. Any other that is set is refused by its name.
+_MEANINGLESS_HERE = {
+    "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+    "target_modules", "exclude_modules", "lora_dropout", "layers_to_transform", "layers_pattern", "megatron_core",
+    "loftq_config", "eva_config", "corda_config", "lora_ga_config", "runtime_config", "qalora_group_size",
+    "ensure_weight_tying",
+}  # fmt: skip
+_UNDERSTOOD = {
+    "peft_type", "r", "lora_alpha", "fan_in_fan_out", "bias", "use_rslora", "modules_to_save", "init_lora_weights",
+    "rank_pattern", "alpha_pattern",
+}  # fmt: skip
+_WORDS = {
+    "use_dora": "DoRA, which rescales whole weights",
+    "layer_replication": "layers that are repeated",
+    "target_parameters": "adapted parameters of stacked experts",
+    "trainable_token_indices": "single trained tokens",
+    "lora_bias": "biases inside the adapter",
+    "alora_invocation_tokens": "an adapter that is on for some tokens only",
+}
+# Initialisations that leave the base as it is; others split the base, so that the factors belong to what is left.
+_PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal")
+
+
+def refuse_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse an adapter that isn't a plain sum with its base. Raises: CheckpointError."""
+    if settings.get("peft_type") != "LORA":
+        raise CheckpointError(
+            f"{folder}: is an adapter of type {settings.get('peft_type')}; only LORA is a sum that can be merged here. "
+            "Merge it into its base with PEFT first"
+        )
+    advice = "merge it into its base with PEFT first, and give the whole model"
+    if settings.get("bias", "none") != "none":
+        raise CheckpointError(f"{folder}: {ADAPTER_CONFIG}: bias {settings['bias']!r}: trained biases; {advice}")
+    if settings.get("init_lora_weights", True) not in _PLAIN_STARTS:
+        raise CheckpointError(
+            f"{folder}: {ADAPTER_CONFIG}: init_lora_weights {settings['init_lora_weights']!r} changes the base too; "
+            f"convert it to a plain LoRA with PEFT's path_initial_model_for_weight_conversion, or {advice}"
+        )
+    for key, value in settings.items():
+        if value and key not in _UNDERSTOOD and key not in _MEANINGLESS_HERE:
+            words = f" ({_WORDS[key]})" if key in _WORDS else ""
+            raise CheckpointError(f"{folder}: {ADAPTER_CONFIG}: {key}{words} isn't supported; {advice}")
+
+
+def for_module(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
+    """The value of the first pattern that matches the end of a module's path, as PEFT finds it."""
+    for key, value in pattern.items():
+        if re.match(rf"(.*\.)?({key})$", module):
+            return value
+    return default

@@ -1,0 +1,157 @@
+"""Recipes: the complete, declarative description of one merge, as YAML.
+
+A recipe names its models, its method with options, the coefficients of every parameter group, the
+dtype and the seed. Realising it needs nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import RecipeError
+from evomerge.recipe.group import Group
+from evomerge.recipe.parse import parse_group, parse_mapping, parse_reference, parse_slices, parse_vocabulary
+from evomerge.recipe.sources import ModelReference, Slice, VocabularyPolicy, reference_to_data, slice_to_data
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A complete merge. Each tensor takes the coefficients of the first group that contains it."""
+
+    base: ModelReference
+    experts: Mapping[str, ModelReference]
+    method: str
+    groups: tuple[Group, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = "auto"
+    seed: int = 0
+    vocabulary: VocabularyPolicy = "same"
+    slices: tuple[Slice, ...] = ()
+    """The layers that the merge has, in order; none stands for those of the base."""
+
+    def key(self) -> str:
+        """A hash of everything that determines the merged tensors; group names don't count."""
+        data = self.to_data()
+        for group in data["groups"]:
+            del group["name"]
+        if self.slices:
+            # The first model of a slice has a meaning of its own, which sorted keys would lose.
+            data["models"]["slices"] = [list(slice_to_data(part).items()) for part in self.slices]
+        text = json.dumps(data, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_data(self) -> dict[str, Any]:
+        """The recipe as plain lists, dicts and scalars, in the order in which it is written."""
+        return {
+            "evomerge": FORMAT_VERSION,
+            "models": {
+                "base": reference_to_data(self.base),
+                "experts": {name: reference_to_data(ref) for name, ref in self.experts.items()},
+                **({"vocabulary": self.vocabulary} if self.vocabulary != "same" else {}),
+                **({"slices": [slice_to_data(part) for part in self.slices]} if self.slices else {}),
+            },
+            "method": self.method,
+            "options": dict(self.options),
+            "dtype": self.dtype,
+            "seed": self.seed,
+            "groups": [
+                {
+                    "name": group.name,
+                    **({"layers": list(group.layers)} if group.layers is not None else {}),
+                    **({"kinds": list(group.kinds)} if group.kinds is not None else {}),
+                    **({"names": list(group.names)} if group.names is not None else {}),
+                    "coefficients": {
+                        name: dict(value) if isinstance(value, Mapping) else value
+                        for name, value in group.coefficients.items()
+                    },
+                }
+                for group in self.groups
+            ],
+        }
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML text. Floats keep every digit, so reading it back gives the same recipe."""
+        import yaml
+
+        return yaml.safe_dump(self.to_data(), sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def from_yaml(cls, text: str, *, where: str = "recipe") -> Recipe:
+        """Read a recipe. Raises: RecipeError naming the key and what was expected."""
+        import yaml
+
+        try:
+            data = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"{where}: not valid YAML: {error}") from error
+        return cls.from_data(data, where=where)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Recipe:
+        """Read a recipe file; relative model paths are relative to the file's folder."""
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise RecipeError(f"{path}: can't be read: {error.strerror}") from error
+        recipe = cls.from_yaml(text, where=str(path))
+        return recipe.relative_to(path.parent)
+
+    def relative_to(self, folder: Path) -> Recipe:
+        """The same recipe with model paths that exist below `folder` made absolute."""
+
+        def resolve(reference: ModelReference) -> ModelReference:
+            local = folder / reference.path
+            if local.is_dir():
+                return ModelReference(path=str(local.resolve()), revision=reference.revision)
+            return reference
+
+        return replace(
+            self,
+            base=resolve(self.base),
+            experts={name: resolve(reference) for name, reference in self.experts.items()},
+        )
+
+    @classmethod
+    def from_data(cls, data: Any, *, where: str = "recipe") -> Recipe:
+        """Build a recipe from plain data. Raises: RecipeError for unknown, missing or malformed keys."""
+        top = parse_mapping(data, where, {"evomerge", "models", "method", "options", "dtype", "seed", "groups"})
+        version = top.get("evomerge")
+        if version != FORMAT_VERSION:
+            raise RecipeError(f"{where}: evomerge: format version {version!r}; this release reads {FORMAT_VERSION}")
+        models = parse_mapping(top.get("models"), f"{where}: models", {"base", "experts", "vocabulary", "slices"})
+        experts = parse_mapping(models.get("experts"), f"{where}: models.experts", None)
+        if not experts:
+            raise RecipeError(f"{where}: models.experts: name at least one expert")
+        method = top.get("method")
+        if not isinstance(method, str):
+            raise RecipeError(f"{where}: method: expected a method's name, got {method!r}")
+        seed = top.get("seed", 0)
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise RecipeError(f"{where}: seed: expected an integer, got {seed!r}")
+        groups = top.get("groups") or []
+        if not isinstance(groups, list):
+            raise RecipeError(f"{where}: groups: expected a list, got {groups!r}")
+        return cls(
+            base=parse_reference(models.get("base"), f"{where}: models.base"),
+            experts={
+                str(name): parse_reference(value, f"{where}: models.experts.{name}") for name, value in experts.items()
+            },
+            method=method,
+            options=dict(parse_mapping(top.get("options") or {}, f"{where}: options", None)),
+            dtype=str(top.get("dtype", "auto")),
+            seed=seed,
+            vocabulary=parse_vocabulary(models.get("vocabulary", "same"), f"{where}: models.vocabulary"),
+            slices=parse_slices(models.get("slices"), f"{where}: models.slices", ("base", *map(str, experts))),
+            groups=tuple(
+                parse_group(group, f"{where}: groups[{index}]", tuple(map(str, experts)))
+                for index, group in enumerate(groups)
+            ),
+        )

@@ -1,0 +1,34 @@
+"""Where a merge's tensors come from: models, vocabulary, slices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+VocabularyPolicy = Literal["same", "base", "union"]
+"""Whose tokens a merge has: the models must agree, the base's, or those of all models."""
+Slice = Mapping[str, tuple[int, int]]
+"""Layers of a stack: model names, "base" or experts, with first and last layer, both included, all as many."""
+VOCABULARIES: tuple[VocabularyPolicy, ...] = get_args(VocabularyPolicy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelReference:
+    """Where a model comes from: a local folder or a hub id with an optional revision."""
+
+    path: str
+    revision: str | None = None
+
+
+def reference_to_data(reference: ModelReference) -> dict[str, str]:
+    """A reference as plain data."""
+    data = {"path": reference.path}
+    if reference.revision is not None:
+        data["revision"] = reference.revision
+    return data
+
+
+def slice_to_data(part: Slice) -> dict[str, list[int]]:
+    """A slice as plain data."""
+    return {model: list(layers) for model, layers in part.items()}

@@ -1,0 +1,163 @@
+"""The run directory: everything about one search, and the lock that keeps it to one driver.
+
+config.yaml        the experiment, with every default written out
+run.json           what was found out at the start and must stay so: parameter groups, dtype, population, items
+study.journal      the Optuna study (unless another storage is configured)
+evaluations.jsonl  every evaluation with its item table, one line each
+parts.jsonl        answers of candidates that are evaluated block by block, one block a line (with `search.block`)
+prepared/          what the merge method computes once, for workers and later sessions; can be deleted between sessions
+progress.json      phase and driving time, for `evomerge status`
+result.json        winner, scores, intervals and comparisons, once the search has ended
+lock               held by the driver
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evomerge.config.config import Config
+from evomerge.errors import ResumeError, RunError, listed
+from evomerge.files.atomic import read_json, write_atomically, write_json
+from evomerge.recipe.recipe import Recipe
+from evomerge.run.ledger import Ledger
+from evomerge.run.lock import is_locked
+from evomerge.run.recipes import recipe_of
+from evomerge.run.records import RunStatus, TrialRecord, record_of
+
+FORMAT_VERSION = 2
+
+PREPARED = "prepared"
+
+# Runs of format 1 hold no answers; they are read, and continued in the present format.
+_READABLE = (1, FORMAT_VERSION)
+
+# What a driver that was killed while it made the directory may have left there.
+_OWN_FILES = frozenset(
+    {
+        "lock",
+        "config.yaml",
+        "study.journal",
+        "study.journal.lock",
+        "evaluations.jsonl",
+        ".config.yaml.tmp",
+        ".run.json.tmp",
+    }
+)
+
+
+class Run:
+    """A run directory, open for reading. Safe to use while a driver is at work."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.facts = read_json(directory / "run.json")
+        if self.facts.get("format") not in _READABLE:
+            raise RunError(
+                f"{directory}: run.json has format {self.facts.get('format')!r}; this release reads "
+                f"{' and '.join(map(str, _READABLE))}"
+            )
+        try:
+            text = (directory / "config.yaml").read_text(encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"{directory / 'config.yaml'}: can't be read: {error.strerror}") from error
+        self.config = Config.from_yaml(text, where=str(directory / "config.yaml"))
+
+    def ledger(self) -> Ledger:
+        """The ledger as it is on disk now, for reading."""
+        return Ledger.read(self.directory, self.config.storage, self.facts["study"])
+
+    def trials(self) -> list[TrialRecord]:
+        """All trials in order of number."""
+        ledger = self.ledger()
+        return [record_of(ledger, trial) for trial in ledger.trials()]
+
+    def result(self) -> dict[str, Any] | None:
+        """The contents of result.json; None before the search has ended."""
+        path = self.directory / "result.json"
+        return read_json(path) if path.exists() else None
+
+    def recipe(self, number: int) -> Recipe:
+        """The complete recipe of a trial. Raises: RunError if there is no such trial."""
+        trials = self.ledger().trials()
+        if not 0 <= number < len(trials):
+            raise RunError(
+                f"{self.directory}: no trial {number}; it has trials 0 to {len(trials) - 1}. "
+                f"See: evomerge trials {self.directory}"
+            )
+        return recipe_of(self.config, self.facts, trials[number])
+
+    def status(self) -> RunStatus:
+        """Counts, best, rate and time left."""
+        trials = self.trials()
+        progress = read_json(self.directory / "progress.json", missing_ok=True)
+        candidates = [trial for trial in trials if trial.kind == "candidate"]
+        finished = [trial for trial in candidates if trial.state != "running"]
+        complete = [trial for trial in trials if trial.score is not None and trial.kind in {"candidate", "uniform"}]
+        alive = is_locked(self.directory)
+        phase = progress.get("phase", "not started")
+        rate = progress.get("rate_per_minute")
+        budget = self.config.search.evaluations
+        left = None
+        if phase == "search" and alive and rate:
+            left = 60.0 * max(0, budget - len(finished)) / rate
+        generations = [trial.generation for trial in finished if trial.generation is not None]
+        latest = sorted(
+            trial.fitness
+            for trial in finished
+            if generations and trial.generation == max(generations) and trial.fitness is not None
+        )
+        return RunStatus(
+            phase=phase,
+            finished=len(finished),
+            failed=sum(trial.state == "failed" for trial in candidates),
+            running=sum(trial.state == "running" for trial in candidates),
+            budget=budget,
+            best=max(complete, key=lambda trial: trial.fitness or float("-inf"), default=None),
+            median=latest[len(latest) // 2] if latest else None,
+            rate_per_minute=rate,
+            seconds_left=left,
+            driver_alive=alive,
+        )
+
+
+def open_run(directory: str | Path) -> Run:
+    """Open a run directory for reading. Raises: RunError if it isn't one."""
+    directory = Path(directory)
+    if not (directory / "run.json").exists():
+        hint = "its search never started" if (directory / "lock").exists() else "there is no run.json in it"
+        raise RunError(f"{directory}: not a run directory: {hint}")
+    return Run(directory)
+
+
+def create_run(directory: Path, config: Config, facts: Mapping[str, Any]) -> Run:
+    """Write a new run directory. `run.json` comes last, so a crash in between leaves no half-made run.
+
+    Raises: RunError if the directory holds files of something else, or can't be written.
+    """
+    foreign = sorted(entry.name for entry in directory.iterdir() if entry.name not in _OWN_FILES)
+    if foreign:
+        raise RunError(
+            f"{directory}: holds {listed(foreign)} and no run; choose a new or an empty directory with --run"
+        )
+    study = f"{directory.resolve().name}-{uuid.uuid4().hex[:8]}"
+    for leftover in ("study.journal", "study.journal.lock", "evaluations.jsonl"):
+        (directory / leftover).unlink(missing_ok=True)
+    write_atomically(directory / "config.yaml", config.to_yaml())
+    Ledger.create(directory, config.storage, study)
+    write_json(directory / "run.json", {"format": FORMAT_VERSION, "study": study, **facts})
+    return Run(directory)
+
+
+def update_config(run: Run, config: Config) -> None:
+    """Take over the parts of a config that may change between resumes: execution, budget, export."""
+    if config.storage != run.config.storage:
+        raise ResumeError(
+            f"{run.directory}: its trials are in storage {run.config.storage!r}, this config says "
+            f"{config.storage!r}. Restore the old value, or start a new run directory"
+        )
+    if config != run.config:
+        write_atomically(run.directory / "config.yaml", config.to_yaml())
+        run.config = config

@@ -1,0 +1,102 @@
+"""An evaluation: one candidate on one split, and its line in the file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from evomerge.score.objective import INFEASIBLE
+from evomerge.score.table import ItemTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """One candidate on one split: its scores, or why there are none."""
+
+    trial: int
+    split: str
+    score: float | None = None
+    tie_break: float = 0.0
+    penalty: float = 0.0
+    """What is taken off the score for text in other languages than asked for."""
+    shortfall: float = 0.0
+    """How far the shares of text in the asked languages stay below those required."""
+    table: ItemTable | None = None
+    aggregates: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_bytes: int = 0
+    worker: str = ""
+    failure: str | None = None
+    same_as: int | None = None
+    """The trial whose identical recipe was evaluated instead."""
+
+    @property
+    def fitness(self) -> float | None:
+        """What the proposer is told: the score with tie-break and penalty, or how far a requirement was missed.
+
+        Whatever misses a requirement comes after everything that meets it.
+        """
+        if self.score is None:
+            return None
+        return self.score + self.tie_break - self.penalty if not self.shortfall else -(INFEASIBLE + self.shortfall)
+
+    def to_line(self, known: Container[str] = ()) -> str:
+        """As one line of JSON.
+
+        Args:
+            known: keys of lists of items that earlier lines hold; any other list is written out.
+        """
+        data: dict[str, Any] = {"trial": self.trial, "split": self.split}
+        if self.same_as is not None:
+            data["same_as"] = self.same_as
+        if self.failure is not None:
+            data["failure"] = self.failure
+        else:
+            data |= {"score": self.score, "tie_break": self.tie_break, "aggregates": self.aggregates}
+            data |= {key: value for key in ("penalty", "shortfall") if (value := getattr(self, key))}
+        data |= {"seconds": dict(self.seconds), "peak_bytes": self.peak_bytes, "worker": self.worker}
+        # A copy's table is that of the trial that it copies.
+        if self.table is not None and self.same_as is None:
+            lists = {key: list(items) for key, items in self.table.item_lists.items() if key not in known}
+            data |= {"items": lists} if lists else {}
+            data["table"] = self.table.to_data()
+        return json.dumps(data, separators=(",", ":")) + "\n"
+
+    @classmethod
+    def from_data(
+        cls,
+        data: Mapping[str, Any],
+        item_lists: Mapping[str, tuple[str, ...]],
+        originals: Mapping[tuple[int, str], Evaluation],
+    ) -> Evaluation:
+        """The inverse of `to_line`, after JSON.
+
+        Args:
+            data: the line.
+            item_lists: lists of items by key, of this line and earlier ones.
+            originals: earlier evaluations by trial and split, for copies.
+        """
+        table = None
+        if "table" in data:
+            table = ItemTable.from_data(data["table"], item_lists)
+        elif "tasks" in data:
+            table = ItemTable.from_first_format(data["tasks"])
+        elif "same_as" in data and "failure" not in data:
+            table = originals[data["same_as"], data["split"]].table
+        return cls(
+            trial=data["trial"],
+            split=data["split"],
+            score=data.get("score"),
+            tie_break=data.get("tie_break", 0.0),
+            penalty=data.get("penalty", 0.0),
+            shortfall=data.get("shortfall", 0.0),
+            table=table,
+            aggregates=data.get("aggregates", {}),
+            seconds=data["seconds"],
+            peak_bytes=data["peak_bytes"],
+            worker=data["worker"],
+            failure=data.get("failure"),
+            same_as=data.get("same_as"),
+        )

@@ -1,0 +1,57 @@
+"""One driver at a time for a run directory."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from evomerge.errors import LockedError, RunError
+
+
+@contextmanager
+def lock(directory: Path) -> Iterator[None]:
+    """Be the only driver of a run directory. Raises: LockedError, RunError if it can't be written."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file: IO[str] = (directory / "lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{directory}: can't be written: {error.strerror}. Choose another --run directory") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise LockedError(
+                f"{directory}: {holder} is driving this run. Wait for it, or stop it first; "
+                f"see: evomerge status {directory}"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+            if [entry.name for entry in directory.iterdir()] == ["lock"]:
+                # Refused before anything was recorded: leave no trace.
+                (directory / "lock").unlink()
+                directory.rmdir()
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def is_locked(directory: Path) -> bool:
+    """Whether a driver is at work in a run directory."""
+    try:
+        with (directory / "lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

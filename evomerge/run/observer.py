@@ -1,0 +1,39 @@
+"""What is told of a search while it goes on."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from evomerge.run.records import TrialRecord
+
+
+class Observer(Protocol):
+    """Is told what a search is doing. Must not raise and must return at once."""
+
+    def phase(self, name: str, total: int | None) -> None:
+        """A phase begins: models, benchmark, workers, baselines, search, validation, test or export."""
+
+    def trial(self, record: TrialRecord) -> None:
+        """A candidate has been evaluated."""
+
+    def generation(self, number: int, best: float, median: float, failed: int) -> None:
+        """A generation is complete: its number, best and median fitness and failed candidates."""
+
+    def message(self, text: str) -> None:
+        """Something that the user should know."""
+
+
+class SilentObserver:
+    """Says nothing."""
+
+    def phase(self, name: str, total: int | None) -> None:
+        """Ignored."""
+
+    def trial(self, record: TrialRecord) -> None:
+        """Ignored."""
+
+    def generation(self, number: int, best: float, median: float, failed: int) -> None:
+        """Ignored."""
+
+    def message(self, text: str) -> None:
+        """Ignored."""

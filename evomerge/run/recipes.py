@@ -1,0 +1,43 @@
+"""The recipes of a run's trials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from evomerge.config.config import Config
+from evomerge.recipe.recipe import Recipe
+from evomerge.run.ledger import Trial
+
+
+def recipe_of(config: Config, facts: Mapping[str, Any], trial: Trial) -> Recipe:
+    """The recipe of a trial, rebuilt from the frozen config and the facts of the run."""
+    from evomerge.methods import METHODS
+    from evomerge.space.coefficients import SearchSpace
+
+    template = template_recipe(config, dtype=facts["dtype"], options=facts["options"])
+    if trial.kind in {"base", "expert"}:
+        return checkpoint_recipe(template, trial.name)
+    places = [(layer, kind) for layer, kind in facts["places"]]
+    space = SearchSpace(template, METHODS.get(config.merge.method), places, config.space)
+    return space.decode(space.genome(trial.parameters))
+
+
+def template_recipe(config: Config, *, dtype: str, options: Mapping[str, Any]) -> Recipe:
+    """A recipe with everything but its groups."""
+    return Recipe(
+        base=config.models.base.reference(),
+        experts={name: model.reference() for name, model in config.models.experts.items()},
+        method=config.merge.method,
+        options=dict(options),
+        dtype=dtype,
+        seed=config.search.seed,
+        vocabulary=config.models.vocabulary,
+        slices=config.models.slices,
+    )
+
+
+def checkpoint_recipe(template: Recipe, model: str) -> Recipe:
+    """The recipe that gives back the base (`model` "base") or one expert unchanged."""
+    return replace(template, method="passthrough", options={"model": model}, groups=())

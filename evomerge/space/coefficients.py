@@ -1,0 +1,207 @@
+"""The search space: genomes, their bounds, and their decoding into recipes.
+
+Knows parameter groups and bounds. Does not know how a genome is proposed or scored.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evomerge.config.space import ParameterConfig, SpaceConfig
+from evomerge.errors import ConfigError, unknown
+from evomerge.methods.base import MergeMethod, Parameter
+from evomerge.recipe.group import Coefficient, Group, Kind
+from evomerge.recipe.recipe import Recipe
+from evomerge.space.base import Dimension, Genome
+from evomerge.space.groups import cells_of, mixing_of
+
+
+@dataclass(frozen=True, slots=True)
+class _Coordinate:
+    """One coefficient of the method for one expert (or all: None), over every group."""
+
+    parameter: Parameter
+    expert: str | None
+    low: float
+    high: float
+    # Row g holds the weights with which this coordinate's dimensions make up group g's coefficient.
+    mixing: NDArray[np.float64] = field(compare=False)
+    first: int = 0
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.first, self.first + self.mixing.shape[1])
+
+    @property
+    def initial(self) -> float:
+        return float(min(max(self.parameter.default, self.low), self.high))
+
+
+class SearchSpace:
+    """A box of coefficients and the recipe that each of its points stands for.
+
+    Args:
+        template: a recipe with everything but its groups.
+        method: the class of the merge method, whose declared parameters are searched.
+        places: (layer, kind) of every tensor, as Layout gives them.
+        config: granularity, bounds and smoothing.
+        where: prefix of error messages, the file that the config came from.
+    Raises: ConfigError for unknown parameters, bounds outside the method's own, or an empty space.
+    """
+
+    def __init__(
+        self,
+        template: Recipe,
+        method: type[MergeMethod],
+        places: Iterable[tuple[int, Kind]],
+        config: SpaceConfig,
+        *,
+        where: str = "config",
+    ) -> None:
+        self.template = template
+        self._experts = tuple(template.experts)
+        self._cells = cells_of(config, sorted(set(places)), where)
+        self._fixed: dict[str, float] = {}
+        self._coordinates: list[_Coordinate] = []
+        self.dimensions: tuple[Dimension, ...] = ()
+        known = {parameter.name: parameter for parameter in method.parameters}
+        for name in config.parameters:
+            if name not in known:
+                message = unknown(f"parameter of {method.name}", name, known)
+                raise ConfigError(f"{where}: space.parameters.{name}: {message}")
+        dimensions: list[Dimension] = []
+        for parameter in method.parameters:
+            settings = config.parameters.get(parameter.name, ParameterConfig())
+            place = f"{where}: space.parameters.{parameter.name}"
+            value = settings.value
+            if value is None and not parameter.searched and settings.low is None and settings.high is None:
+                value = parameter.default
+            if value is not None:
+                _check_range(parameter, value, value, place)
+                self._fixed[parameter.name] = value
+                continue
+            low = parameter.low if settings.low is None else settings.low
+            high = parameter.high if settings.high is None else settings.high
+            if low >= high:
+                raise ConfigError(f"{place}: low {low:g} is not below high {high:g}; set both bounds")
+            _check_range(parameter, low, high, place)
+            per_expert = parameter.per_expert and not settings.shared
+            for expert in self._experts if per_expert else (None,):
+                dimensions += self._add_coordinate(parameter, expert, low, high, config, where, len(dimensions))
+        if not dimensions:
+            raise ConfigError(
+                f"{where}: space: nothing to search: {method.name} has "
+                + ("only fixed parameters here; give one of them bounds" if known else "no parameters")
+            )
+        self.dimensions = tuple(dimensions)
+
+    def _add_coordinate(
+        self,
+        parameter: Parameter,
+        expert: str | None,
+        low: float,
+        high: float,
+        config: SpaceConfig,
+        where: str,
+        first: int,
+    ) -> list[Dimension]:
+        labels, mixing = mixing_of(self._cells, config.smooth, where)
+        coordinate = _Coordinate(parameter, expert, low, high, mixing, first)
+        self._coordinates.append(coordinate)
+        return [
+            Dimension(
+                name=".".join(part for part in (parameter.name, expert, label) if part),
+                low=low,
+                high=high,
+                initial=coordinate.initial,
+            )
+            for label in labels
+        ]
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the parameter groups, in recipe order."""
+        return tuple(cell.name for cell in self._cells)
+
+    def default(self) -> Genome:
+        """The method's default coefficients, brought inside the bounds."""
+        return np.array([dimension.initial for dimension in self.dimensions])
+
+    def parameters(self, genome: Genome) -> dict[str, float]:
+        """The genome by dimension name, as the ledger records it."""
+        return {dimension.name: float(value) for dimension, value in zip(self.dimensions, genome, strict=True)}
+
+    def genome(self, parameters: Mapping[str, float]) -> Genome:
+        """The inverse of `parameters`."""
+        return np.array([parameters[dimension.name] for dimension in self.dimensions])
+
+    def decode(self, genome: Genome) -> Recipe:
+        """The complete recipe that a genome stands for."""
+        values: dict[str, dict[str | None, NDArray[np.float64]]] = {}
+        for coordinate in self._coordinates:
+            # Interpolation weights sum to one, but their rounding could step past a bound.
+            blended = np.clip(coordinate.mixing @ genome[coordinate.columns], coordinate.low, coordinate.high)
+            values.setdefault(coordinate.parameter.name, {})[coordinate.expert] = blended
+        groups = []
+        for index, cell in enumerate(self._cells):
+            coefficients: dict[str, Coefficient] = dict(self._fixed)
+            for name, by_expert in values.items():
+                if None in by_expert:
+                    coefficients[name] = float(by_expert[None][index])
+                else:
+                    coefficients[name] = {str(expert): float(row[index]) for expert, row in by_expert.items()}
+            groups.append(Group(name=cell.name, layers=cell.layers, kinds=cell.kinds, coefficients=coefficients))
+        return replace(self.template, groups=tuple(groups))
+
+    def uniform_scan(self, evaluations: int) -> list[Genome]:
+        """Genomes with the same coefficients in every group: the default, then a grid of the first parameter.
+
+        The grid is full over experts where at least three levels per expert fit into `evaluations`,
+        else all experts share each level. Levels are evenly spaced inside the bounds.
+        """
+        main = [
+            coordinate
+            for coordinate in self._coordinates
+            if coordinate.parameter.name == self._coordinates[0].parameter.name
+        ]
+        points = [self.default()]
+        remaining = evaluations - 1
+        levels = int((remaining + 0.5) ** (1 / len(main))) if remaining > 0 else 0
+        together = levels < 3
+        count = remaining if together else levels
+        steps = [(index + 1) / (count + 1) for index in range(count)]
+        for position in (
+            [(step,) * len(main) for step in steps] if together else itertools.product(steps, repeat=len(main))
+        ):
+            genome = self.default()
+            for coordinate, step in zip(main, position, strict=True):
+                genome[coordinate.columns] = coordinate.low + step * (coordinate.high - coordinate.low)
+            if not any(np.array_equal(genome, point) for point in points):
+                points.append(genome)
+        return points
+
+    def describe(self) -> dict[str, Any]:
+        """Size and bounds as plain data."""
+        return {
+            "groups": list(self.groups),
+            "dimensions": [
+                {"name": item.name, "low": item.low, "high": item.high, "initial": item.initial}
+                for item in self.dimensions
+            ],
+        }
+
+
+def _check_range(parameter: Parameter, low: float, high: float, place: str) -> None:
+    if (parameter.minimum is not None and low < parameter.minimum) or (
+        parameter.maximum is not None and high > parameter.maximum
+    ):
+        lowest = "-inf" if parameter.minimum is None else f"{parameter.minimum:g}"
+        highest = "inf" if parameter.maximum is None else f"{parameter.maximum:g}"
+        found = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        raise ConfigError(f"{place}: {found} leaves the range where it is defined, {lowest} to {highest}")

@@ -1,0 +1,170 @@
+"""Everything about an experiment that can be known without running it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from evomerge.benchmark.lm_eval.benchmark import Benchmark
+from evomerge.config.config import Config
+from evomerge.errors import BenchmarkError
+from evomerge.execute.settings import choose_backend, worker_settings
+from evomerge.inference.plan import count_tokens
+from evomerge.materialise.merger import Materialiser
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.hub import is_adapter, is_compressed, whereabouts
+from evomerge.models.open import notes_of, open_expert
+from evomerge.run.directory import PREPARED
+from evomerge.space.base import Dimension
+from evomerge.study.experiment import Experiment, check_names, open_benchmark, open_experiment, population_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFound:
+    """Where one model of the config is."""
+
+    name: str
+    path: str
+    state: str
+    """folder, cache or unresolved."""
+    size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preflight:
+    """What a search will be, as far as it can be known on this machine now."""
+
+    models: list[ModelFound]
+    dtype: str | None = None
+    dimensions: list[Dimension] = field(default_factory=list)
+    groups: int | None = None
+    population: int | None = None
+    items: dict[str, int] = field(default_factory=dict)
+    """Items by split; empty if the benchmark couldn't be built here."""
+    tokens: dict[str, int] = field(default_factory=dict)
+    """Tokens of one candidate on the search items by how contexts are shared, fewest first; the first form that
+    the model answers alike is taken when workers start."""
+    evaluations: dict[str, int] = field(default_factory=dict)
+    """Candidate evaluations by phase: baselines, search, validation, test."""
+    backend: str = ""
+    live_bytes: int | None = None
+    """The live model, one per worker."""
+    prepared_bytes: int | None = None
+    """What the method and adapters keep besides, per worker; on a GPU also `state_bytes`."""
+    state_bytes: int | None = None
+    """What the method computes once for the run, in files that the workers of a machine map together."""
+    state_folder: str = ""
+    """Where these files will lie; RUN stands for the run directory."""
+    mapped_bytes: int | None = None
+    """The models' files, memory-mapped once per node."""
+    unresolved: list[str] = field(default_factory=list)
+    """Models that aren't on this machine."""
+    notes: list[str] = field(default_factory=list)
+    """How models that aren't whole checkpoints become experts."""
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def memory_bytes_per_worker(self) -> int | None:
+        """Memory of one worker beside the mapped files and the activations of a batch."""
+        if self.live_bytes is None or self.prepared_bytes is None:
+            return None
+        return self.live_bytes + self.prepared_bytes
+
+
+def check(config: Config, *, where: str = "config") -> Preflight:
+    """Find everything wrong with a config that can be found here, and size the search.
+
+    Models that aren't on this machine are listed as unresolved, and what depends on them is left out;
+    a benchmark whose data can't be reached becomes a warning.
+
+    Raises: EvomergeError subclasses for what is wrong.
+    """
+    check_names(config, where=where)
+    references = {"base": config.models.base.reference()} | {
+        name: model.reference() for name, model in config.models.experts.items()
+    }
+    places = {name: whereabouts(reference) for name, reference in references.items()}
+    base = None if places["base"].kind == "unresolved" else Checkpoint.open(references["base"])
+    models = []
+    for name, reference in references.items():
+        found = places[name]
+        size = None
+        if name == "base":
+            size = None if base is None else base.size_bytes
+        elif base is not None and found.path is not None:
+            size = open_expert(reference, base, resized=config.models.vocabulary != "same").size_bytes
+        elif found.path is not None and not is_adapter(found.path) and not is_compressed(found.path):
+            size = Checkpoint.open(reference).size_bytes
+        models.append(ModelFound(name=name, path=reference.path, state=found.kind, size_bytes=size))
+    unresolved = [found.message for found in places.values() if found.kind == "unresolved"]
+    if unresolved:
+        return Preflight(models=models, unresolved=unresolved, backend=choose_backend(config.execution))
+    experiment = open_experiment(config, where=where)
+    warnings: list[str] = []
+    try:
+        benchmark = open_benchmark(experiment)
+        items = {split: len(found) for split, found in benchmark.splits.items()}
+        warnings += benchmark.truncated
+        tokens = _tokens(experiment, benchmark)
+    except BenchmarkError as error:
+        if not error.unreachable:
+            raise
+        items, tokens = {}, {}
+        warnings.append(f"the benchmark's data can't be reached from here, so it wasn't checked: {error}")
+    population = population_of(experiment, items.get("search", 100))
+    backend = choose_backend(config.execution)
+    workers = config.execution.workers
+    if backend == "ray" and workers is not None and population % workers:
+        warnings.append(
+            f"a population of {population} doesn't divide among {workers} workers, so some wait at the end of each "
+            f"generation; search.population: {-(-population // workers) * workers} would"
+        )
+    generations = config.search.evaluations / population
+    if generations < 5:
+        warnings.append(
+            f"{config.search.evaluations} evaluations are only {generations:.1f} generations of {population}; "
+            "CMA-ES learns little in fewer than 10: raise search.evaluations or coarsen the space"
+        )
+    if items and min(items["validation"], items["test"]) < 100:
+        warnings.append(
+            f"{items['validation']} validation and {items['test']} test items: differences below "
+            f"{100 * 1.96 * (0.25 / min(items['validation'], items['test'])) ** 0.5:.0f} points will not show"
+        )
+    materialiser = Materialiser(experiment.base, experiment.experts)
+    recipe = experiment.space.decode(experiment.space.default())
+    state_bytes = materialiser.state_bytes(recipe)
+    on_gpu = worker_settings(config, dtype=experiment.dtype).device.startswith("cuda")
+    scan = len(experiment.space.uniform_scan(config.search.scan))
+    experts = len(config.models.experts)
+    return Preflight(
+        models=models,
+        dtype=experiment.dtype,
+        dimensions=list(experiment.space.dimensions),
+        groups=len(experiment.space.groups),
+        population=population,
+        items=items,
+        tokens=tokens,
+        evaluations={
+            "baselines": 1 + experts + scan,
+            "search": config.search.evaluations,
+            "validation": config.search.shortlist + 3 + experts,
+            "test": 3 + experts,
+        },
+        backend=backend,
+        live_bytes=materialiser.size_bytes(recipe),
+        prepared_bytes=materialiser.prepared_bytes(recipe) - (0 if on_gpu else state_bytes),
+        state_bytes=state_bytes,
+        state_folder=config.execution.prepared_directory or f"RUN/{PREPARED}",
+        mapped_bytes=sum(model.size_bytes or 0 for model in models),
+        notes=notes_of(experiment.base, experiment.experts),
+        warnings=warnings,
+    )
+
+
+def _tokens(experiment: Experiment, benchmark: Benchmark) -> dict[str, int]:
+    """Tokens of a candidate on the search items, by form."""
+    size = experiment.config.search.block
+    blocks = None
+    if size is not None:
+        blocks = [benchmark.places("search", items) for items in benchmark.blocks("search", size)]
+    found = count_tokens(benchmark.requests("search"), experiment.base.config, blocks=blocks)
+    return {str(form): count for form, count in found.items()}

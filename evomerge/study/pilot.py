@@ -1,0 +1,92 @@
+"""What an experiment costs, from one candidate that is timed."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from evomerge.config.config import Config
+from evomerge.errors import ExecutionError
+from evomerge.execute.base import Answers, Failure, Job
+from evomerge.execute.settings import choose_backend, make_executor, worker_settings
+from evomerge.materialise.merger import Materialiser
+from evomerge.study.experiment import open_benchmark, open_experiment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PilotReport:
+    """One candidate, timed on this machine."""
+
+    workers: int
+    seconds: dict[str, float]
+    """By phase, for one candidate on the search items."""
+    prepare_s: float
+    """What the method computes once, before the first candidate, by one worker; a search's workers share it out."""
+    peak_bytes: int
+    hours: float
+    """Estimate for the whole search with as many workers, without start-up."""
+
+
+def time_preparing(config: Config, *, where: str = "config", limit_s: float = 5.0) -> float | None:
+    """Estimate the seconds that preparing the method takes, from a few tensors; None where workers run elsewhere.
+
+    Args:
+        config: the experiment.
+        where: its file, for messages.
+        limit_s: no tensor is begun after as many seconds.
+
+    Raises: EvomergeError subclasses, as `search` would.
+    """
+    execution = config.execution
+    experiment = open_experiment(config, where=where)
+    settings = worker_settings(config, dtype=experiment.dtype)
+    on_cluster = choose_backend(execution) == "ray" and (execution.ray_address or os.environ.get("RAY_ADDRESS"))
+    if on_cluster or (settings.device.startswith("cuda") and not torch.cuda.is_available()):
+        return None
+    before = torch.get_num_threads()
+    torch.set_num_threads(settings.threads)
+    try:
+        materialiser = Materialiser(experiment.base, experiment.experts, device=settings.device)
+        return materialiser.time_preparing(experiment.space.decode(experiment.space.default()), limit_s)
+    finally:
+        torch.set_num_threads(before)
+
+
+def pilot(config: Config, *, where: str = "config", repeats: int = 3) -> PilotReport:
+    """Time one candidate as the search would evaluate it, on the search items.
+
+    Raises: EvomergeError subclasses, as `search` would; ExecutionError if the candidate fails.
+    """
+    experiment = open_experiment(config, where=where)
+    benchmark = open_benchmark(experiment)
+    recipe = experiment.space.decode(experiment.space.default())
+    timed: list[Answers] = []
+    with ExitStack() as stack:
+        executor = make_executor(config.execution, worker_settings(config, dtype=experiment.dtype))
+        stack.callback(executor.close)
+        executor.add_requests("search", benchmark.requests("search"))
+        workers = executor.workers
+        # The first candidate pays for preparation and warm-up, which a search pays once.
+        for number in range(repeats + 1):
+            for _, outcome in executor.run([Job(number=number, recipe=recipe, split="search")]):
+                if isinstance(outcome, Failure):
+                    raise ExecutionError(f"the pilot candidate failed: {outcome.reason}: {outcome.message}")
+                timed.append(outcome)
+    seconds = {
+        phase: median(answers.seconds[phase] for answers in timed[1:])
+        for phase in timed[0].seconds
+        if phase != "prepare"
+    }
+    settings = config.search
+    total = settings.evaluations + settings.scan + settings.shortlist + 2 * len(config.models.experts) + 6
+    return PilotReport(
+        workers=workers,
+        seconds=seconds,
+        prepare_s=timed[0].seconds["prepare"],
+        peak_bytes=max(answers.peak_bytes for answers in timed),
+        hours=total * sum(seconds.values()) / workers / 3600,
+    )

@@ -1,0 +1,93 @@
+"""Prefetching: put everything that a config needs from the hub into this machine's caches.
+
+For clusters whose workers have no network: run it where there is one, with the caches on a shared disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from evomerge.benchmark.lm_eval.benchmark import Benchmark
+from evomerge.config.config import Config
+from evomerge.errors import EvomergeError
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.hub import resolve, whereabouts
+from evomerge.recipe.sources import ModelReference
+from evomerge.study.experiment import check_names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """One model or task after the attempt to have it here."""
+
+    kind: Literal["model", "task"]
+    name: str
+    """The model's name in the config, or the task."""
+    source: str
+    """Folder or hub id of a model; the task's name."""
+    state: Literal["folder", "cached", "downloaded", "ready", "failed"]
+    size_bytes: int | None = None
+    """Size of a model's folder."""
+    problem: str | None = None
+    """Why it isn't here, and what to do."""
+
+
+def prefetch(config: Config, *, where: str = "config") -> Iterator[Fetched]:
+    """Fetch every model, and build every task so that its data is cached; one that fails doesn't stop the rest.
+
+    Yields: models in config order, then tasks, each as soon as it is known.
+    Raises: ConfigError for what is wrong with the config itself.
+    """
+    check_names(config, where=where)
+    references = {"base": config.models.base.reference()} | {
+        name: model.reference() for name, model in config.models.experts.items()
+    }
+    missing = False
+    for name, reference in references.items():
+        fetched = _model(name, reference)
+        missing |= name == "base" and fetched.state == "failed"
+        yield fetched
+    for index, task in enumerate(config.benchmark.tasks):
+        problem = "its items are made with the base's tokenizer, which isn't here" if missing else None
+        problem = problem or _problem(config, index, where)
+        state: Literal["failed", "ready"] = "failed" if problem else "ready"
+        yield Fetched(kind="task", name=task.task, source=task.task, state=state, problem=problem)
+
+
+def _model(name: str, reference: ModelReference) -> Fetched:
+    before = whereabouts(reference).kind
+    try:
+        folder = resolve(reference)
+    except EvomergeError as error:
+        return Fetched(kind="model", name=name, source=reference.path, state="failed", problem=str(error))
+    return Fetched(
+        kind="model",
+        name=name,
+        source=reference.path,
+        state="folder" if before == "folder" else "cached" if before == "cache" else "downloaded",
+        size_bytes=_size(folder),
+    )
+
+
+def _problem(config: Config, index: int, where: str) -> str | None:
+    """Why a task's items can't be made here; None if they can."""
+    try:
+        base = Checkpoint.open(config.models.base.reference())
+        Benchmark.build(
+            config.benchmark.model_copy(update={"tasks": config.benchmark.tasks[index : index + 1]}),
+            base.tokenizer(),
+            model_config=base.config,
+            max_length=config.execution.max_length,
+            where=where,
+        )
+    except EvomergeError as error:
+        # Built alone, each task is the first; a person counts them as in the config.
+        return str(error).replace("benchmark.tasks[0]", f"benchmark.tasks[{index}]")
+    return None
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,131 @@
+"""Scoring one model folder exactly as a search would score it, without a search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from evomerge.benchmark.lm_eval.benchmark import SPLITS, Benchmark
+from evomerge.config.benchmark import BenchmarkConfig, SplitConfig
+from evomerge.config.config import Config
+from evomerge.config.execution import ExecutionConfig
+from evomerge.config.models import ModelConfig, ModelsConfig
+from evomerge.errors import ExecutionError
+from evomerge.estimate.intervals import score_interval
+from evomerge.execute.base import Failure, Job, Outcome, WorkerSettings
+from evomerge.execute.settings import make_executor, worker_settings
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.recipe.recipe import Recipe
+from evomerge.run.recipes import checkpoint_recipe, template_recipe
+from evomerge.score.table import ItemTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskScore:
+    """One task's or group's result: every metric, and the chosen one with its 95% interval."""
+
+    task: str
+    items: int
+    metric: str
+    score: float
+    interval: tuple[float, float]
+    metrics: Mapping[str, float]
+
+
+def evaluate(
+    model: str,
+    benchmark: BenchmarkConfig,
+    *,
+    split: str | None = None,
+    execution: ExecutionConfig | None = None,
+    where: str = "config",
+) -> list[TaskScore]:
+    """Score a model on a benchmark.
+
+    Args:
+        model: a folder or a hub id.
+        benchmark: the tasks, and for a `split` how items are divided.
+        split: search, validation or test, with the items that a search over `benchmark` would take; None
+            takes every item that each task is evaluated on.
+        execution: where and how; the default decides by itself.
+        where: the config's file, for messages.
+
+    Returns: the tasks, and after them the groups that lm-eval adds up.
+    Raises: CheckpointError, BenchmarkError, ExecutionError for what can't be used; ExecutionError if the
+        model can't be scored, for example because its weights aren't finite.
+    """
+    config = _experiment(model, benchmark, execution or ExecutionConfig(), whole=split is None)
+    checkpoint = Checkpoint.open(config.models.base.reference())
+    chosen = split or "test"
+    built = Benchmark.build(
+        config.benchmark,
+        checkpoint.tokenizer(),
+        model_config=checkpoint.config,
+        max_length=config.execution.max_length,
+        where=where,
+        splits=SPLITS if split else (chosen,),
+    )
+    settings = worker_settings(config, dtype=str(checkpoint.dtype).removeprefix("torch."))
+    recipe = checkpoint_recipe(template_recipe(config, dtype=settings.dtype, options={}), "base")
+    outcome = _answer(config.execution, settings, built, recipe, chosen)
+    if isinstance(outcome, Failure):
+        raise ExecutionError(f"{model} can't be scored: {outcome.reason}: {outcome.message}")
+    return _scores(built, built.score(chosen, outcome.responses))
+
+
+def _experiment(model: str, benchmark: BenchmarkConfig, execution: ExecutionConfig, *, whole: bool) -> Config:
+    """The model as a base without changes, on all items of each task if `whole`."""
+    if whole:
+        splits = benchmark.splits.model_copy(update={"test": SplitConfig()})
+        tasks = tuple(task.model_copy(update={"splits": None}) for task in benchmark.tasks)
+        benchmark = benchmark.model_copy(update={"splits": splits, "tasks": tasks})
+    place = ModelConfig(path=model)
+    return Config(models=ModelsConfig(base=place, experts={"model": place}), benchmark=benchmark, execution=execution)
+
+
+def _answer(
+    execution: ExecutionConfig, settings: WorkerSettings, benchmark: Benchmark, recipe: Recipe, split: str
+) -> Outcome:
+    executor = make_executor(execution, settings)
+    try:
+        executor.add_requests(split, benchmark.requests(split))
+        ((_, outcome),) = executor.run([Job(number=0, recipe=recipe, split=split)])
+        return outcome
+    finally:
+        executor.close()
+
+
+def _scores(benchmark: Benchmark, table: ItemTable) -> list[TaskScore]:
+    aggregates, objective = benchmark.aggregate(table), benchmark.objective
+    # Scores are shown as lm-eval prints them, also where lower is better.
+    (samples,) = benchmark.samples([table], signed=False)
+    found = []
+    for task, metric in objective.metrics.items():
+        found.append(
+            TaskScore(
+                task=task,
+                items=len(table.tasks[task].items),
+                metric=metric,
+                score=aggregates[task][metric],
+                interval=score_interval({task: samples[task]}, {task: 1.0}),
+                metrics=aggregates[task],
+            )
+        )
+    weights = objective.weights_for(table.sizes)
+    for group, tasks in benchmark.groups.items():
+        metrics = {objective.metrics[task] for task in tasks}
+        metric = metrics.pop()
+        if metrics or metric not in aggregates[group]:
+            # Its tasks are scored by another metric than the group adds up.
+            continue
+        found.append(
+            TaskScore(
+                task=group,
+                items=sum(table.sizes[task] for task in tasks),
+                metric=metric,
+                score=aggregates[group][metric],
+                interval=score_interval({task: samples[task] for task in tasks}, weights),
+                metrics=aggregates[group],
+            )
+        )
+    return found

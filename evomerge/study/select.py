@@ -1,0 +1,113 @@
+"""Choosing the winner and testing it honestly.
+
+The search score of the best candidate is mostly luck, so the best few and the distribution's mean are
+scored again on validation items; the best there is the winner, and only it and the baselines are
+tested. Pure functions over what the ledger holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from evomerge.errors import RunError
+from evomerge.estimate.comparisons import holm
+from evomerge.estimate.intervals import Samples, compare_scores, resamples, score_interval, size
+from evomerge.run.evaluation import Evaluation
+from evomerge.run.ledger import Trial
+
+SPLITS = ("search", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """One model with its score and its items' scores on one split."""
+
+    trial: int
+    name: str
+    kind: str
+    """base, expert, uniform or winner."""
+    score: float
+    items: Samples
+    """Each task's metric with what each item adds to it, higher being better."""
+    tasks: Mapping[str, float] = field(default_factory=dict)
+    """Each task's metric as lm-eval prints it."""
+    languages: Mapping[str, float] = field(default_factory=dict)
+    """By task whose text is to be in a language, the share of items that are."""
+
+
+def ranked(trials: Sequence[Trial], evaluations: Mapping[int, Evaluation]) -> list[Trial]:
+    """Trials that have a fitness, best first; earlier ones first among equals, each recipe once."""
+    scored = [(trial, evaluations[trial.number].fitness) for trial in trials if trial.number in evaluations]
+    best_first = sorted(
+        ((trial, fitness) for trial, fitness in scored if fitness is not None),
+        key=lambda pair: (-pair[1], pair[0].number),
+    )
+    by_recipe: dict[str, Trial] = {}
+    for trial, _ in best_first:
+        by_recipe.setdefault(trial.recipe_key, trial)
+    return list(by_recipe.values())
+
+
+def shortlist(trials: Sequence[Trial], evaluations: Mapping[int, Evaluation], size: int) -> list[Trial]:
+    """The `size` best merges by search fitness, then the newest mean and the best uniform merge, each recipe once.
+
+    Raises: RunError if no merge has a score.
+    """
+    merges = [trial for trial in trials if trial.kind in {"uniform", "candidate"}]
+    best = ranked(merges, evaluations)[:size]
+    if not best:
+        raise RunError(
+            "no merge could be scored: every candidate failed. The reasons are in: evomerge trials RUN --format json"
+        )
+    best += [trial for trial in trials if trial.kind == "mean"][-1:]
+    best += best_uniform(trials, evaluations)
+    return ranked(best, evaluations)
+
+
+def best_uniform(trials: Sequence[Trial], evaluations: Mapping[int, Evaluation]) -> list[Trial]:
+    """The uniform merge with the best search fitness, as a list of one; empty if all of them failed."""
+    return ranked([trial for trial in trials if trial.kind == "uniform"], evaluations)[:1]
+
+
+def summary(models: Sequence[Scored], weights: Mapping[str, float]) -> dict[str, Any]:
+    """`models`, `comparisons` and `resamples` of one split, as result.json holds them.
+
+    Args:
+        models: with the winner among them, if it has a score.
+        weights: of the tasks.
+    """
+    winner = next((model for model in models if model.kind == "winner"), None)
+    rivals = [model for model in models if model.kind != "winner"]
+    comparisons = []
+    if winner is not None:
+        found = [compare_scores(winner.items, rival.items, weights) for rival in rivals]
+        adjusted = holm([comparison.p for comparison in found])
+        comparisons = [
+            {
+                "winner_vs": rival.name,
+                "difference": comparison.difference,
+                "interval": list(comparison.interval),
+                "p": comparison.p,
+                "p_holm": p_holm,
+            }
+            for rival, comparison, p_holm in zip(rivals, found, adjusted, strict=True)
+        ]
+    return {
+        "models": [
+            {
+                "name": model.name,
+                "kind": model.kind,
+                "trial": model.trial,
+                "score": model.score,
+                "interval": list(score_interval(model.items, weights)),
+                "items": sum(map(size, model.items.values())),
+                **({"tasks": dict(model.tasks)} if model.tasks else {}),
+                **({"languages": dict(model.languages)} if model.languages else {}),
+            }
+            for model in models
+        ],
+        "comparisons": comparisons,
+        "resamples": min((resamples(model.items) for model in models), default=None),
+    }

@@ -1,0 +1,1 @@
+"""What several tests need: small models, workers, searches, references."""

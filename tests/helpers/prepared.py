@@ -1,0 +1,124 @@
+"""A merge method that notes each preparation, and a process that prepares and merges with it.
+
+python -m helpers.prepared STATES OUT BASE EXPERT... merges into the file OUT. Environment: NOTES is the file of notes,
+SECONDS how long each preparation takes, KILL the tensor at whose preparation the process kills itself, and KILL_WRITING
+the one half of whose file is written then.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save, save_file
+from torch import Tensor
+
+from evomerge.materialise.merger import Materialiser
+from evomerge.methods import METHODS
+from evomerge.methods.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.recipe.group import Group
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.sources import ModelReference
+
+
+@dataclass(frozen=True)
+class Mean:
+    change: Tensor
+    entries: int
+
+
+class Noted(MergeMethod):
+    """base + scale * mean task vector."""
+
+    name = "noted"
+    summary = "A mean."
+    source = "test"
+    parameters = (Parameter(name="scale", description="", default=1.0, low=0.0, high=2.0),)
+    options = (Option(name="plain", description="", default=True), Option(name="shift", description="", default=0.0))
+
+    def prepare(self, inputs: TensorInputs) -> Any:
+        if "NOTES" in os.environ:
+            with Path(os.environ["NOTES"]).open("a") as file:
+                file.write(f"{os.getpid()} {inputs.name}\n")
+        if os.environ.get("KILL") == inputs.name:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(float(os.environ.get("SECONDS", "0")))
+        assert inputs.base is not None
+        total = torch.zeros(inputs.base.shape, dtype=torch.float64)
+        for expert in inputs.experts:
+            total += (expert.double() - inputs.base.double()) / len(inputs.experts)
+        state = Mean(total + self.option["shift"], total.numel())
+        return state if self.option["plain"] else iter([state])
+
+    def prepared_bytes(self, shape: tuple[int, ...], num_experts: int) -> int:
+        return 8 * torch.Size(shape).numel()
+
+    def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> None:
+        assert inputs.base is not None
+        mean = state if self.option["plain"] else next(state)
+        assert mean.entries == out.numel()
+        out.copy_(inputs.base.double() + float(coefficients["scale"]) * mean.change)
+
+
+METHOD = "helpers.prepared:Noted"
+
+
+def materialiser(folders: Sequence[Path], states: Path | None) -> Materialiser:
+    base, *experts = map(Checkpoint.open, folders)
+    return Materialiser(base, {expert.folder.name: expert for expert in experts}, states=states)
+
+
+def recipe_of(folders: Sequence[Path], method: str = "noted", **settings: Any) -> Recipe:
+    base, *experts = (ModelReference(path=str(folder)) for folder in folders)
+    names = [folder.name for folder in folders[1:]]
+    return Recipe(
+        base=base,
+        experts=dict(zip(names, experts, strict=True)),
+        method=method,
+        groups=(Group(name="all", coefficients=settings.pop("coefficients", {})),),
+        **settings,
+    )
+
+
+def merged(merger: Materialiser, recipe: Recipe) -> dict[str, Tensor]:
+    targets = {name: torch.full_like(merger.base.tensor(name), torch.nan) for name in merger.base.names}
+    merger.write(recipe, targets)
+    return targets
+
+
+def _save_half(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    if metadata["tensor"] != os.environ["KILL_WRITING"]:
+        save_file(tensors, path, metadata)
+        return
+    data = save(tensors, metadata)
+    path.write_bytes(data[: len(data) // 2])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main() -> None:
+    states, out, *folders = map(Path, sys.argv[1:])
+    METHODS._entries["noted"] = METHOD
+    if "KILL_WRITING" in os.environ:
+        states.save_file = _save_half
+    merger = materialiser(folders, states)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    found = merged(merger, recipe_of(folders))
+    _, limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    save_file(found, out)
+    if merger.problem:
+        print(merger.problem, flush=True)
+
+
+if __name__ == "__main__":
+    main()

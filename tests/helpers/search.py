@@ -1,0 +1,94 @@
+"""A small real experiment: three tiny models, a local multiple-choice task, a search of a few seconds."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evomerge.run.directory import open_run
+
+TASK = """
+task: tiny_choice
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    validation: {folder}/validation.jsonl
+    test: {folder}/test.jsonl
+validation_split: validation
+test_split: test
+output_type: multiple_choice
+doc_to_text: "Question: {{{{question}}}} Answer:"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: "{{{{answer}}}}"
+metric_list:
+  - metric: acc
+    aggregation: mean
+    higher_is_better: true
+metadata: {{version: 1.0}}
+"""
+
+WORDS = ("goat", "river", "book", "rain", "market", "three", "four", "school", "morning", "sea", "hill", "town")
+
+
+def write_task(folder: Path, *, items: int = 24) -> Path:
+    """A folder with a task YAML and its documents."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = random.Random(0)
+    for split in ("validation", "test"):
+        with (folder / f"{split}.jsonl").open("w") as file:
+            for number in range(items):
+                choices = generator.sample(WORDS, 3)
+                question = f"{split} {number}: {' '.join(generator.choices(WORDS, k=5))}?"
+                answer = generator.randrange(3)
+                file.write(json.dumps({"question": question, "choices": choices, "answer": answer}) + "\n")
+    (folder / "tiny_choice.yaml").write_text(TASK.format(folder=folder))
+    return folder
+
+
+def write_config(path: Path, models: dict[str, Path], tasks: Path, **changes: Any) -> Path:
+    """An experiment over the models; `changes` replace keys of sections."""
+    data: dict[str, Any] = {
+        "models": {
+            "base": str(models["base"]),
+            "experts": {name: str(folder) for name, folder in models.items() if name != "base"},
+        },
+        "merge": {"method": "task_arithmetic"},
+        "space": {"granularity": "layer"},
+        "benchmark": {
+            "include_path": str(tasks),
+            "tasks": ["tiny_choice"],
+            "splits": {
+                "search": {"split": "validation", "fraction": 0.5},
+                "validation": {"split": "validation", "fraction": 0.5},
+                "test": {"split": "test"},
+            },
+        },
+        "search": {"evaluations": 28, "population": 8, "scan": 4, "shortlist": 2},
+        "execution": {"backend": "inline", "cpus_per_worker": 1, "dtype": "float32"},
+    }
+    for section, values in changes.items():
+        data[section] = {**data.get(section, {}), **values} if isinstance(values, dict) else values
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    return path
+
+
+def essence(directory: Path) -> dict[str, Any]:
+    """Everything about a run that must not depend on interruptions or workers, for comparing two runs."""
+    run = open_run(directory)
+    ledger = run.ledger()
+    result = run.result()
+    return {
+        "trials": [
+            (trial.number, trial.kind, trial.generation, dict(trial.parameters), trial.score, trial.state)
+            for trial in ledger.trials()
+        ],
+        "tables": {
+            (item.trial, item.split): (item.score, item.tie_break, item.table, item.failure)
+            for item in ledger.evaluations()
+        },
+        "result": None if result is None else {key: value for key, value in result.items() if key != "hours"},
+    }

@@ -1,0 +1,74 @@
+"""Shortlist and summary: what may win, and what result.json says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evomerge.errors import RunError
+from evomerge.estimate.intervals import Mean
+from evomerge.run.evaluation import Evaluation
+from evomerge.run.ledger import Trial
+from evomerge.study.select import Scored, best_uniform, shortlist, summary
+
+
+def trial(number: int, kind: str = "candidate", key: str | None = None) -> Trial:
+    return Trial(
+        number=number,
+        kind=kind,
+        name=f"{kind} {number}",
+        generation=None,
+        parameters={},
+        recipe_key=key or str(number),
+        state="complete",
+        score=None,
+    )
+
+
+def evaluations(scores: dict[int, float | None]) -> dict[int, Evaluation]:
+    return {number: Evaluation(trial=number, split="search", score=score) for number, score in scores.items()}
+
+
+def test_the_shortlist_holds_the_best_the_newest_mean_and_the_best_uniform() -> None:
+    trials = [
+        trial(0, "base"),
+        trial(1, "expert"),
+        trial(2, "uniform"),
+        trial(3, "uniform"),
+        *(trial(number) for number in range(4, 9)),
+        trial(9, "mean"),
+        trial(10, "mean"),
+    ]
+    scores = {0: 0.99, 1: 0.98, 2: 0.2, 3: 0.3, 4: 0.5, 5: 0.7, 6: None, 7: 0.6, 8: 0.1, 9: 0.65, 10: 0.05}
+    found = shortlist(trials, evaluations(scores), 2)
+    assert [item.number for item in found] == [5, 7, 3, 10]
+
+
+def test_the_same_recipe_is_listed_once_and_the_earlier_of_equals_comes_first() -> None:
+    trials = [trial(0, key="a"), trial(1, key="b"), trial(2, key="a"), trial(3, key="c")]
+    found = shortlist(trials, evaluations({0: 0.5, 1: 0.5, 2: 0.5, 3: 0.4}), 2)
+    assert [item.number for item in found] == [0, 1]
+
+
+def test_when_every_merge_failed_there_is_no_winner() -> None:
+    with pytest.raises(RunError, match="every candidate failed"):
+        shortlist([trial(0, "base"), trial(1)], evaluations({0: 0.5, 1: None}), 3)
+    assert best_uniform([trial(0, "uniform")], evaluations({0: None})) == []
+
+
+def test_a_summary_compares_the_winner_with_each_rival_on_the_same_items() -> None:
+    def scored(number: int, kind: str, values: list[float]) -> Scored:
+        items = np.array(values)
+        return Scored(trial=number, name=kind, kind=kind, score=float(items.mean()), items={"t": Mean(items)})
+
+    found = summary(
+        [scored(0, "base", [0.0] * 20), scored(1, "uniform", [1.0] * 10 + [0.0] * 10), scored(2, "winner", [1.0] * 20)],
+        {"t": 1.0},
+    )
+    assert [model["kind"] for model in found["models"]] == ["base", "uniform", "winner"]
+    assert [row["winner_vs"] for row in found["comparisons"]] == ["base", "uniform"]
+    assert found["comparisons"][1]["difference"] == pytest.approx(0.5)
+    assert found["comparisons"][1]["p"] == pytest.approx(2 * 0.5**10)
+    assert found["comparisons"][1]["p_holm"] >= found["comparisons"][1]["p"]
+    low, high = found["models"][1]["interval"]
+    assert low < 0.5 < high

@@ -24,7 +24,7 @@ from evomerge.inference.live import LiveModel
 from evomerge.inference.memory import is_out_of_memory
 from evomerge.inference.plan import Plan
 from evomerge.inference.resident import Heads, ResidentModel
-from evomerge.materialise.merger import Materialiser
+from evomerge.materialise.merger import Merger
 from evomerge.materialise.states import folder_of
 from evomerge.models.open import open_models
 from evomerge.score.requests import LogLikelihoodResponse, Request, Response
@@ -51,12 +51,11 @@ class Worker:
         self.name = name
         torch.set_num_threads(settings.threads)
         self._device = open_device(settings.device)
-        base, experts = open_models(
-            settings.base, settings.experts, vocabulary=settings.vocabulary, slices=settings.slices
-        )
+        models = open_models(settings.sources)
+        base = models.base
         self._live = LiveModel.build(base, dtype=getattr(torch, settings.dtype), device=self._device)
         states = None if settings.states is None else folder_of(settings.states)
-        self._materialiser = Materialiser(base, experts, device=self._device, states=states)
+        self._merger = Merger(models, device=self._device, states=states)
         self._resident = ResidentModel(
             self._live.model,
             base.tokenizer(),
@@ -85,10 +84,10 @@ class Worker:
         """Compute what the job's method needs whatever the coefficients, unless that is at hand.
 
         Returns: why it can't be shared with other workers, a sentence for people; None if nothing is wrong.
-        Raises: as `Materialiser.prepare`. `evaluate` does this by itself and returns errors as values.
+        Raises: RecipeError, MergeError. `evaluate` does this by itself and returns errors as values.
         """
-        self._materialiser.prepare(job.recipe)
-        return self._materialiser.problem
+        self._merger.prepare(self._merger.bind(job.recipe))
+        return self._merger.preparer.problem
 
     def evaluate(self, job: Job) -> Outcome:
         """Merge the job's recipe into the live model and answer its split's requests, or a block of them.
@@ -104,7 +103,8 @@ class Worker:
         try:
             plan = self._plans[job.split]
             phase = "preparing the method"
-            _, prepare_s = self._timed(lambda: self._materialiser.prepare(job.recipe))
+            bound = self._merger.bind(job.recipe)
+            _, prepare_s = self._timed(lambda: self._merger.prepare(bound))
             # What is computed once isn't this candidate's fault, so its time starts here.
             limit = self.settings.timeout_s
             deadline = None if limit is None else time.monotonic() + limit - job.spent_s
@@ -113,7 +113,7 @@ class Worker:
             key = job.recipe.key()
             if job.block is None or self._live_key != key:
                 self._live_key, self._heads = None, Heads()
-                _, materialise_s = self._timed(lambda: self._materialiser.write(job.recipe, self._live.targets))
+                _, materialise_s = self._timed(lambda: self._merger.write(bound, self._live.targets))
             phase = f"answering the {job.split} items"
             self._live_key = None
             responses, respond_s = self._timed(

@@ -26,15 +26,12 @@ def recipe_of(config: Config, facts: Mapping[str, Any], trial: Trial) -> Recipe:
 
 def template_recipe(config: Config, *, dtype: str, options: Mapping[str, Any]) -> Recipe:
     """A recipe with everything but its groups."""
-    return Recipe(
-        base=config.models.base.reference(),
-        experts={name: model.reference() for name, model in config.models.experts.items()},
+    return Recipe.of(
+        config.models.sources(),
         method=config.merge.method,
         options=dict(options),
         dtype=dtype,
         seed=config.search.seed,
-        vocabulary=config.models.vocabulary,
-        slices=config.models.slices,
     )
 
 

@@ -153,8 +153,8 @@ def test_settings_decide_what_the_config_leaves_open(
     monkeypatch.setattr("evomerge.execute.settings.visible_gpus", lambda: gpus)
     settings = worker_settings(experiment(**execution), dtype="bfloat16")
     assert {name: getattr(settings, name) for name in expected} == expected
-    assert settings.base.path == "b"
-    assert list(settings.experts) == ["x"]
+    assert settings.sources.base.path == "b"
+    assert list(settings.sources.experts) == ["x"]
 
 
 def test_several_inline_workers_are_refused(settings: WorkerSettings) -> None:

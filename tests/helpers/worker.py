@@ -8,7 +8,7 @@ from typing import Any
 from evomerge.execute.base import Answers, Failure, Job, Outcome, WorkerSettings
 from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
-from evomerge.recipe.sources import ModelReference
+from evomerge.recipe.sources import ModelReference, Sources
 from evomerge.score.requests import GenerationRequest, LogLikelihoodRequest, Request
 
 REQUESTS: tuple[Request, ...] = (
@@ -22,8 +22,10 @@ REQUESTS: tuple[Request, ...] = (
 
 def make_settings(folders: dict[str, Path], **changes: Any) -> WorkerSettings:
     values: dict[str, Any] = {
-        "base": ModelReference(path=str(folders["base"])),
-        "experts": {name: ModelReference(path=str(path)) for name, path in folders.items() if name != "base"},
+        "sources": Sources(
+            base=ModelReference(path=str(folders["base"])),
+            experts={name: ModelReference(path=str(path)) for name, path in folders.items() if name != "base"},
+        ),
         "dtype": "float32",
         "device": "cpu",
         "threads": 1,
@@ -32,9 +34,8 @@ def make_settings(folders: dict[str, Path], **changes: Any) -> WorkerSettings:
 
 
 def job(settings: WorkerSettings, number: int, weight: float | dict[str, float], split: str = "search") -> Job:
-    recipe = Recipe(
-        base=settings.base,
-        experts=settings.experts,
+    recipe = Recipe.of(
+        settings.sources,
         method="task_arithmetic",
         groups=(Group(name="all", coefficients={"weight": weight}),),
         dtype=settings.dtype,

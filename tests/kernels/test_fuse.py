@@ -321,7 +321,7 @@ def test_loops_do_not_wait_for_scipy_and_leave_numbas_own_use_of_it_alone() -> N
     script = """
 import sys
 import numba, numpy as np, torch
-from evomerge.merge import kernels
+from evomerge.kernels import fuse
 
 fuse.span([torch.ones(8)], [0.5], torch.empty(8))
 assert "evomerge.kernels.loops" in sys.modules

@@ -18,17 +18,18 @@ from evomerge.errors import CheckpointError, ConfigError, RecipeError
 from evomerge.execute.settings import worker_settings
 from evomerge.inference.live import LiveModel
 from evomerge.materialise.folder import write_folder
-from evomerge.materialise.merger import Materialiser
+from evomerge.materialise.merger import Merger
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.compatible import check_compatible
 from evomerge.models.open import Models, open_models
 from evomerge.models.vocabulary import MatchedCheckpoint
 from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
-from evomerge.recipe.sources import ModelReference
+from evomerge.recipe.sources import ModelReference, Sources
 from evomerge.study.check import check
 from evomerge.study.export import export
 from evomerge.study.search import search
+from helpers.merging import written
 from helpers.search import write_config, write_task
 from helpers.vocabulary import SWAHILI, TEXTS, bpe, unigram, whole_words, with_added, wordpiece, write_model
 
@@ -37,7 +38,7 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 def opened(folders: Mapping[str, Path], vocabulary: Any) -> Models:
     references = {name: ModelReference(path=str(folder)) for name, folder in folders.items()}
-    return open_models(references.pop("base"), references, vocabulary=vocabulary)
+    return open_models(Sources(base=references.pop("base"), experts=references, vocabulary=vocabulary))
 
 
 def recipe_of(folders: Mapping[str, Path], vocabulary: Any = "union", **weights: float) -> Recipe:
@@ -185,7 +186,7 @@ def test_what_is_live_is_what_is_exported(architecture: str, tmp_path: Path) -> 
     recipe = recipe_of(folders, a=0.5)
     base, experts = opened(folders, "union")
     live = LiveModel.build(base, dtype=torch.float32)
-    Materialiser(base, experts).write(recipe, live.targets)
+    written(Merger(Models(base, experts)), recipe, live.targets)
     out = write_folder(recipe, tmp_path / "out")
     tokens = AutoTokenizer.from_pretrained(out)("the mwalimu<|a|>", return_tensors="pt").input_ids
     loaded = AutoModelForCausalLM.from_pretrained(out)
@@ -210,7 +211,7 @@ def test_an_expert_that_ties_its_head_has_the_rows_that_it_lacks_in_both(tmp_pat
         assert torch.equal(tensor[291].double(), own["<|a|>"])
         assert torch.equal(start[291].double(), own["<|a|>"])
     assert not torch.equal(base.tensor(EMBEDDING)[290], base.tensor(HEAD)[290])
-    Materialiser(base, experts).check(recipe_of(folders, a=1.0))
+    Merger(Models(base, experts)).bind(recipe_of(folders, a=1.0))
 
 
 def test_rows_are_padded_as_the_bases_are_with_its_last_row(tmp_path: Path) -> None:
@@ -308,9 +309,9 @@ def test_a_stack_has_the_tokens_of_all_whichever_model_its_ends_are_from(tmp_pat
     model = AutoModelForCausalLM.from_pretrained(out)
     assert (model.config.num_hidden_layers, model.config.vocab_size) == (5, 292)
     assert model(torch.tensor([[290, 291]])).logits.shape[-1] == 292
-    base, experts = open_models(recipe.base, recipe.experts, vocabulary="union", slices=recipe.slices)
+    base, experts = open_models(recipe)
     live = LiveModel.build(base, dtype=torch.float32)
-    Materialiser(base, experts).write(recipe, live.targets)
+    written(Merger(Models(base, experts)), recipe, live.targets)
     assert all(torch.equal(live.targets[name], tensor) for name, tensor in load_file(out / "model.safetensors").items())
 
 
@@ -429,6 +430,6 @@ def test_a_config_keeps_its_vocabulary_and_another_makes_another_experiment(tmp_
     assert same.models.vocabulary == "same"
     assert chosen.identity() != same.identity()
     assert chosen.relative_to(tmp_path).models.vocabulary == "union"
-    assert worker_settings(chosen, dtype="float32").vocabulary == "union"
+    assert worker_settings(chosen, dtype="float32").sources.vocabulary == "union"
     with pytest.raises(ConfigError, match=r"models\.vocabulary: .*'same', 'base' or 'union' \(found 'both'\)"):
         Config.from_yaml(text.format(", vocabulary: both"))

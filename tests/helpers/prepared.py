@@ -107,14 +107,14 @@ def _save_half(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str])
 
 
 def main() -> None:
-    states, out, *folders = map(Path, sys.argv[1:])
-    METHODS._entries["noted"] = METHOD
+    kept, out, *folders = map(Path, sys.argv[1:])
     if "KILL_WRITING" in os.environ:
         stored_states.save_file = _save_half
-    merger = merger_of(folders, states)
+    merger = merger_of(folders, kept)
     print("ready", flush=True)
     sys.stdin.readline()
-    found = merged(merger, recipe_of(folders))
+    with METHODS.extended({"noted": METHOD}):
+        found = merged(merger, recipe_of(folders))
     _, limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     save_file(found, out)

@@ -37,9 +37,9 @@ from helpers.stand_in_methods import METHODS as STAND_INS
 
 
 @pytest.fixture(autouse=True)
-def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, path in STAND_INS.items():
-        monkeypatch.setitem(METHODS._entries, name, path)
+def stand_ins() -> Iterator[None]:
+    with METHODS.extended(STAND_INS):
+        yield
 
 
 def recipe_of(folders: Mapping[str, Path], **settings: Any) -> Recipe:
@@ -300,10 +300,10 @@ def test_a_killed_export_leaves_no_folder_of_that_name(tiny_llama: dict[str, Pat
         "from helpers.stand_in_methods import METHODS as stand_ins\n"
         "from evomerge.study.merge import merge\n"
         "from evomerge.methods import METHODS\n"
-        "METHODS._entries.update(stand_ins)\n"
         "def kill(written, total):\n"
         "    if written > total // 2: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "merge(sys.argv[1], sys.argv[2], progress=kill)\n"
+        "with METHODS.extended(stand_ins):\n"
+        "    merge(sys.argv[1], sys.argv[2], progress=kill)\n"
     )
     out = tmp_path / "out" / "merged"
     done = subprocess.run([sys.executable, "-c", script, str(recipe), str(out)], env={**os.environ}, timeout=120)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,10 @@ from helpers.stand_in_methods import Weighted
 
 
 @pytest.fixture(autouse=True)
-def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, path in STAND_INS.items():
-        monkeypatch.setitem(METHODS._entries, name, path)
+def stand_ins() -> Iterator[None]:
     Weighted.prepared.clear()
+    with METHODS.extended(STAND_INS):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,8 +46,9 @@ HERE = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
-def noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS._entries, "noted", METHOD)
+def noted() -> Iterator[None]:
+    with METHODS.extended({"noted": METHOD}):
+        yield
 
 
 @pytest.fixture
@@ -422,14 +423,14 @@ def test_a_method_whose_code_changes_prepares_anew(
     module = tmp_path / "their_method.py"
     module.write_text("from helpers.prepared import Noted\n\nclass Theirs(Noted):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(METHODS._entries, "theirs", "their_method:Theirs")
-    for number in (1, 1, 2):
-        if number == 2:
-            module.write_text(module.read_text() + "\n# another release\n")
+    with METHODS.extended({"theirs": "their_method:Theirs"}):
+        for number in (1, 1, 2):
+            if number == 2:
+                module.write_text(module.read_text() + "\n# another release\n")
+            prepared(merger_of(models, tmp_path / "states"), recipe_of(models, "theirs"))
+            assert len(list((tmp_path / "states").iterdir())) == number
+        module.unlink()
         prepared(merger_of(models, tmp_path / "states"), recipe_of(models, "theirs"))
-        assert len(list((tmp_path / "states").iterdir())) == number
-    module.unlink()
-    prepared(merger_of(models, tmp_path / "states"), recipe_of(models, "theirs"))
     assert len(list((tmp_path / "states").iterdir())) == 2
 
 

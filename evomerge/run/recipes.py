@@ -13,14 +13,13 @@ from evomerge.run.ledger import Trial
 
 def recipe_of(config: Config, facts: Mapping[str, Any], trial: Trial) -> Recipe:
     """The recipe of a trial, rebuilt from the frozen config and the facts of the run."""
-    from evomerge.methods import METHODS
-    from evomerge.space.coefficients import SearchSpace
+    from evomerge.space import make_space
 
     template = template_recipe(config, dtype=facts["dtype"], options=facts["options"])
     if trial.kind in {"base", "expert"}:
         return checkpoint_recipe(template, trial.name)
     places = [(layer, kind) for layer, kind in facts["places"]]
-    space = SearchSpace(template, METHODS.get(config.merge.method), places, config.space)
+    space = make_space(template, places, config.space)
     return space.decode(space.genome(trial.parameters))
 
 

@@ -125,7 +125,7 @@ def check(config: Config, *, where: str = "config") -> Preflight:
     bound = merger.bind(experiment.space.decode(experiment.space.default()))
     state_bytes = merger.preparer.state_bytes(bound)
     on_gpu = worker_settings(config, dtype=experiment.dtype).device.startswith("cuda")
-    scan = len(experiment.space.uniform_scan(config.search.scan))
+    scan = len(experiment.space.starting_points(config.search.scan))
     experts = len(config.models.experts)
     return Preflight(
         experiment=experiment,

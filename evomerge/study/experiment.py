@@ -23,7 +23,8 @@ from evomerge.models.open import Models, as_family, open_each
 from evomerge.recipe.group import Kind
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.recipes import template_recipe
-from evomerge.space.coefficients import SearchSpace
+from evomerge.space import SPACES, make_space
+from evomerge.space.base import Space
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,9 @@ class Experiment:
         return template_recipe(self.config, dtype=self.dtype, options=self.options)
 
     @cached_property
-    def space(self) -> SearchSpace:
+    def space(self) -> Space:
         """The search space over these models."""
-        method = METHODS.get(self.config.merge.method)
-        return SearchSpace(self.template, method, self.places, self.config.space, where=self.where)
+        return make_space(self.template, self.places, self.config.space, where=self.where)
 
 
 def open_experiment(config: Config, *, where: str = "config") -> Experiment:
@@ -103,6 +103,8 @@ def check_names(config: Config, *, where: str) -> dict[str, Any]:
     if config.search.algorithm not in PROPOSERS:
         message = unknown("search algorithm", config.search.algorithm, PROPOSERS)
         raise ConfigError(f"{where}: search.algorithm: {message}")
+    if config.space.kind not in SPACES:
+        raise ConfigError(f"{where}: space.kind: {unknown('search space', config.space.kind, SPACES)}")
     try:
         method = build_method(
             config.merge.method, config.merge.options, experts=tuple(config.models.experts), seed=config.search.seed

@@ -137,7 +137,7 @@ def _evolve(driver: Driver, proposer: Proposer) -> None:
         proposed += len(trials)
         if len(genomes) == len(asked):
             # The budget may cut the last generation short; a proposer can't learn from part of one.
-            proposer.tell(genomes, fitness)
+            proposer.tell(genomes, fitness[:, np.newaxis])
         generation += 1
 
 

@@ -26,6 +26,9 @@ Genome = NDArray[np.float64]
 """A point of the search space, shape (num_dimensions,): a coefficient in its own units, a whole number, or the place
 of a choice among its dimension's choices. A dimension that doesn't matter at this point is at its low end."""
 
+Value = float | int | str
+"""What the ledger records of one dimension: a coefficient, a whole number or a choice."""
+
 DimensionKind = Literal["continuous", "integer", "categorical"]
 DIMENSION_KINDS: tuple[DimensionKind, ...] = get_args(DimensionKind)
 
@@ -100,13 +103,13 @@ class Dimension:
         whole = self.kind == "continuous" or float(coordinate).is_integer()
         return bool(self.low <= coordinate <= self.high) and whole
 
-    def value(self, coordinate: float) -> float | int | str:
+    def value(self, coordinate: float) -> Value:
         """What the ledger records for a genome's number: itself, a whole number, or the choice at that place."""
         if self.kind == "continuous":
             return float(coordinate)
         return int(coordinate) if self.kind == "integer" else self.choices[int(coordinate)]
 
-    def coordinate(self, value: Any) -> float:
+    def coordinate(self, value: Value) -> float:
         """The inverse of `value`. Raises: ConfigError for a choice that there isn't."""
         if self.kind != "categorical":
             return float(value)
@@ -144,7 +147,7 @@ def check_dimensions(dimensions: Sequence[Dimension]) -> None:
 
 def active(dimensions: Sequence[Dimension], genome: Genome) -> list[bool]:
     """Which dimensions matter at this point: those without a condition, and those whose condition is met."""
-    values: dict[str, float | int | str] = {}
+    values: dict[str, Value] = {}
     for dimension, coordinate in zip(dimensions, genome, strict=True):
         condition = dimension.condition
         if condition is None or values.get(condition.dimension) in condition.values:
@@ -197,7 +200,7 @@ class Space(ABC):
         """Every dimension at its initial value."""
         return settled(self.dimensions, np.array([float(dimension.initial) for dimension in self.dimensions]))
 
-    def parameters(self, genome: Genome) -> dict[str, Any]:
+    def parameters(self, genome: Genome) -> dict[str, Value]:
         """The genome by dimension name, as the ledger records it; what doesn't matter at this point is left out."""
         matters = active(self.dimensions, genome)
         return {
@@ -206,7 +209,7 @@ class Space(ABC):
             if named
         }
 
-    def genome(self, parameters: Mapping[str, Any]) -> Genome:
+    def genome(self, parameters: Mapping[str, Value]) -> Genome:
         """The inverse of `parameters`. Raises: KeyError where a dimension without a condition has no value."""
         return np.array(
             [

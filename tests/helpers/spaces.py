@@ -85,4 +85,4 @@ class Mixed(Space):
             Group(name=name, layers=layers, coefficients={"weight": values[f"weight.{name}"], **density})
             for name, layers in (("lower", (0, first - 1)), ("upper", (first, self.depth - 1)))
         )
-        return replace(self.template, method=values["method"], groups=groups)
+        return replace(self.template, method=values["method"], options={}, groups=groups)

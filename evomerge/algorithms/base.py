@@ -74,13 +74,14 @@ class Proposer(ABC):
                 f"search.population: {self.name} needs at least {self.min_population} candidates in a generation, got "
                 f"{population}"
             )
-        if self.max_objectives is not None and objectives > self.max_objectives:
-            taken = f"{self.max_objectives} objective{'s' if self.max_objectives > 1 else ''}"
-            raise ConfigError(f"search.algorithm: {self.name} takes {taken}, not {objectives}")
+        most = self.max_objectives
+        if objectives < 1 or (most is not None and objectives > most):
+            taken = "1 or more" if most is None else "1" if most == 1 else f"1 to {most}"
+            raise ConfigError(f"search.algorithm: number of objectives: {self.name} takes {taken}, not {objectives}")
         for name, value in (options or {}).items():
             if name not in self.options:
                 raise ConfigError(f"search.options.{name}: {unknown(f'option of {self.name}', name, self.options)}")
-            if type(value) is not self.options[name]:
+            if type(value) is not self.options[name] and (type(value), self.options[name]) != (int, float):
                 raise ConfigError(f"search.options.{name}: expected {_EXPECTED[self.options[name]]} (found {value!r})")
         self.dimensions = tuple(dimensions)
         self.seed = seed
@@ -98,10 +99,10 @@ class Proposer(ABC):
         """
         if self._asked is not None:
             raise RuntimeError("asked twice in a row: tell the fitness of the generation asked before")
-        genomes = [settled(self.dimensions, genome) for genome in self._ask()]
+        genomes = self._ask()
         self._check("asked", genomes)
-        self._asked = genomes
-        return [genome.copy() for genome in genomes]
+        self._asked = [settled(self.dimensions, genome) for genome in genomes]
+        return [genome.copy() for genome in self._asked]
 
     def tell(self, genomes: Sequence[Genome], fitness: NDArray[np.float64]) -> None:
         """Report the fitness of the generation asked last, in ask order.

@@ -204,9 +204,9 @@ def refuses_what_it_does_not_declare(algorithm: type[Proposer]) -> None:
     refused(ConfigError, "search.options.none_such: ", lambda: build(options={"none_such": 1}))
     for name in algorithm.options:
         refused(ConfigError, f"search.options.{name}: expected ", lambda name=name: build(options={name: [name]}))  # type: ignore[misc]
-    if algorithm.max_objectives is not None:
-        more = algorithm.max_objectives + 1
-        refused(ConfigError, f"not {more}", lambda: build(objectives=more))
+    beyond = [0] if algorithm.max_objectives is None else [0, algorithm.max_objectives + 1]
+    for objectives in beyond:
+        refused(ConfigError, f", not {objectives}", lambda objectives=objectives: build(objectives=objectives))  # type: ignore[misc]
 
 
 def takes_every_number_of_objectives_that_it_declares(algorithm: type[Proposer]) -> None:

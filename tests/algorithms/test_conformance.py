@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import numpy as np
 import pytest
 
 from evomerge.algorithms import PROPOSERS
 from evomerge.algorithms.base import Proposer
+from evomerge.errors import ConfigError
 from evomerge.space.base import Genome
 from evomerge.testing import algorithm_laws
 from evomerge.testing.algorithm_laws import LAWS, Law
@@ -55,6 +59,13 @@ class Stray(Wandering):
         return [2 * genome for genome in super()._ask()]
 
 
+class Skewed(Wandering):
+    """Asks genomes with a dimension too few."""
+
+    def _ask(self) -> list[Genome]:
+        return [genome[1:] for genome in super()._ask()]
+
+
 class Short(Wandering):
     """Asks one too few."""
 
@@ -74,6 +85,7 @@ class Short(Wandering):
         (Stuck, algorithm_laws.finds_more_than_random_search),
         (Stray, algorithm_laws.stays_inside_its_bounds),
         (Short, algorithm_laws.asks_as_many_as_the_population),
+        (Skewed, algorithm_laws.asks_as_many_as_the_population),
     ],
 )
 def test_an_algorithm_that_breaks_a_law_is_found_out(broken: type[Proposer], law: Law) -> None:
@@ -88,3 +100,16 @@ def test_an_algorithm_that_breaks_a_law_is_found_out(broken: type[Proposer], law
 def test_what_a_dimension_can_not_be_searched_with_names_those_that_can() -> None:
     with pytest.raises(ValueError, match=r"cma can't search this space: .*; use one that can: tpe, random$"):
         PROPOSERS.get("cma")(BOX[:1], seed=0, population=8, step_size=0.2)
+
+
+def test_a_whole_number_is_a_number() -> None:
+    class Tuned(Wandering):
+        """Has an option `rate`."""
+
+        name = "tuned"
+        options: ClassVar[Mapping[str, type]] = {"rate": float}
+
+    settings: dict[str, Any] = {"seed": 0, "population": 8, "step_size": 0.2}
+    assert Tuned(BOX, options={"rate": 1}, **settings).option == {"rate": 1}
+    with pytest.raises(ConfigError, match=r"search\.options\.rate: expected a number \(found True\)"):
+        Tuned(BOX, options={"rate": True}, **settings)

@@ -6,7 +6,7 @@ A formula takes each source's number at an element, ranks that lie beside them, 
     formula(values, ranks, place, numbers) -> value, bound
 
 It is compiled twice: for float64, where the bound is of no use and left out, and for float32, several times
-faster, where `narrow` tells which results are proved; the others are computed again in float64. Elements are
+faster, where `proofs` tells which results are proved; the others are computed again in float64. Elements are
 read two at a time, being the halves of 32-bit words, and never leave the registers on the way.
 """
 

@@ -80,7 +80,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     from evomerge.execute.worker import Worker
     from evomerge.run.evaluation import Evaluation
     from evomerge.run.ledger import Ledger
-    from evomerge.study.experiment import open_benchmark, open_experiment
+    from evomerge.study.experiment import open_experiment
 
     experts = {f"expert{number}": str(folder / f"expert{number}") for number in range(options.experts)}
     parameters = write_models(folder, ["base", *experts], SIZES[name], options.dtype)
@@ -98,7 +98,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
         }
     )
     experiment = open_experiment(config)
-    benchmark = open_benchmark(experiment)
+    benchmark = experiment.benchmark
     objective = benchmark.objective
     start = time.perf_counter()
     worker = Worker(worker_settings(config, dtype=experiment.dtype))

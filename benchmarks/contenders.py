@@ -25,7 +25,7 @@ class Ours:
         from evomerge.config.config import Config
         from evomerge.execute.settings import worker_settings
         from evomerge.execute.worker import Worker
-        from evomerge.study.experiment import open_benchmark, open_experiment
+        from evomerge.study.experiment import open_experiment
 
         config = Config.from_data(
             {
@@ -45,7 +45,7 @@ class Ours:
             }
         )
         experiment = open_experiment(config)
-        self.benchmark = open_benchmark(experiment)
+        self.benchmark = experiment.benchmark
         self.worker = Worker(worker_settings(config, dtype=experiment.dtype))
         self.requests = self.benchmark.requests("search")
         self.worker.add_requests("search", self.requests)

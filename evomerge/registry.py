@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar, cast
 
@@ -47,6 +48,21 @@ class Registry(Generic[T]):
             raise UnknownNameError(self.kind, name, self._entries)
         module, _, attribute = self._entries[name].partition(":")
         return cast(T, getattr(importlib.import_module(module), attribute))
+
+    @contextmanager
+    def extended(self, entries: Mapping[str, str]) -> Iterator[None]:
+        """Have more entries, or others under known names, in this process until the context ends.
+
+        Args:
+            entries: name to "module:attribute", which is imported when first asked for.
+        """
+        self._read_plugins()
+        before = self._entries
+        self._entries = {**before, **entries}
+        try:
+            yield
+        finally:
+            self._entries = before
 
     def __contains__(self, name: object) -> bool:
         return name in self.names()

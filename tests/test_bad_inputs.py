@@ -16,17 +16,18 @@ from torch import Tensor
 
 from evomerge.errors import CheckpointError, MergeError, RecipeError
 from evomerge.materialise.folder import write_folder
-from evomerge.materialise.merger import Materialiser
+from evomerge.materialise.merger import Merger
 from evomerge.methods import METHODS
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.compress import compress
 from evomerge.models.compressed import CompressedExpert
-from evomerge.models.open import open_expert, open_models
+from evomerge.models.open import Models, open_expert, open_models
 from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
-from evomerge.recipe.sources import ModelReference
+from evomerge.recipe.sources import ModelReference, Sources
 from evomerge.study.merge import merge
 from evomerge.testing.models import tiny_family
+from helpers.merging import streamed
 
 UP = "model.layers.1.mlp.up_proj.weight"
 ONE_MODEL = ("passthrough", "scaled", "tall_mask")
@@ -52,7 +53,7 @@ def edit(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
-def merge_of(family: dict[str, Path], method: str, **coefficients: Any) -> tuple[Materialiser, Recipe]:
+def merge_of(family: dict[str, Path], method: str, **coefficients: Any) -> tuple[Merger, Recipe]:
     most = METHODS.get(method).max_experts
     experts = {name: family[name] for name in ("b", "a")[:most]}
     recipe = Recipe(
@@ -63,15 +64,15 @@ def merge_of(family: dict[str, Path], method: str, **coefficients: Any) -> tuple
         groups=(Group(name="all", coefficients=coefficients),),
     )
     opened = {name: Checkpoint.open(folder) for name, folder in experts.items()}
-    return Materialiser(Checkpoint.open(family["base"]), opened), recipe
+    return Merger(Models(Checkpoint.open(family["base"]), opened)), recipe
 
 
 def test_the_model_that_cannot_be_opened_is_named(family: dict[str, Path], tmp_path: Path) -> None:
     there, nowhere = (ModelReference(path=str(path)) for path in (family["base"], tmp_path / "nowhere"))
     with pytest.raises(CheckpointError, match=r"^base: .*nowhere: no such folder"):
-        open_models(nowhere, {"a": there})
+        open_models(Sources(base=nowhere, experts={"a": there}))
     with pytest.raises(CheckpointError, match=r"^expert 'b': .*nowhere: no such folder"):
-        open_models(there, {"a": there, "b": nowhere})
+        open_models(Sources(base=there, experts={"a": there, "b": nowhere}))
 
 
 BOUNDED = [
@@ -89,13 +90,13 @@ def test_a_coefficient_out_of_its_range_is_refused_by_every_method(
 ) -> None:
     word = "above" if sign > 0 else "below"
     merger, at_the_bound = merge_of(tiny_llama, method, **{parameter: bound})
-    merger.check(at_the_bound)
+    merger.bind(at_the_bound)
     _, beyond = merge_of(tiny_llama, method, **{parameter: bound + 0.25 * sign})
     with pytest.raises(RecipeError, match=rf"groups\[0\] \(all\): coefficients\.{parameter}: .* is {word} {bound:g}"):
-        merger.check(beyond)
+        merger.bind(beyond)
     _, undefined = merge_of(tiny_llama, method, **{parameter: float("nan")})
     with pytest.raises(RecipeError, match=rf"coefficients\.{parameter}: nan is not a finite number"):
-        merger.check(undefined)
+        merger.bind(undefined)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_an_option_out_of_its_range_is_refused_by_every_method(
     merger, recipe = merge_of(tiny_llama, method)
     beyond = replace(recipe, options={**recipe.options, option: bound + sign})
     with pytest.raises(RecipeError, match=rf"options\.{option}: .* is {'above' if sign > 0 else 'below'} {bound:g}"):
-        merger.check(beyond)
+        merger.bind(beyond)
 
 
 def test_every_density_has_both_bounds() -> None:
@@ -129,7 +130,7 @@ def test_a_list_of_weights_of_any_length_is_refused_since_experts_go_by_name(
 ) -> None:
     merger, recipe = merge_of(tiny_llama, "ties", weight=values)
     with pytest.raises(RecipeError, match=r"coefficients\.weight: expected one number, or one for each .*\(b, a\)"):
-        merger.check(recipe)
+        merger.bind(recipe)
     file = tmp_path / "recipe.yaml"
     _, good = merge_of(tiny_llama, "ties", weight=0.25)
     file.write_text(good.to_yaml().replace("weight: 0.25", f"weight: {values}"))
@@ -150,7 +151,7 @@ def test_numbers_that_yaml_takes_for_text_are_numbers(tiny_llama: dict[str, Path
 def test_weights_of_other_experts_are_refused(tiny_llama: dict[str, Path], weights: dict[str, float]) -> None:
     merger, recipe = merge_of(tiny_llama, "ties", weight=weights)
     with pytest.raises(RecipeError, match=r"coefficients\.weight: expected one value for each of b, a"):
-        merger.check(recipe)
+        merger.bind(recipe)
 
 
 @pytest.mark.slow
@@ -166,7 +167,7 @@ def test_every_method_leaves_zeros_and_experts_that_are_the_base_as_they_are(
             edit(folder, lambda tensors: tensors[UP].zero_())
     merger, recipe = merge_of(family, method)
     expected = load_file(family["base"] / "model.safetensors")
-    for name, tensor in merger.stream(recipe):
+    for name, tensor in streamed(merger, recipe).items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-6, atol=1e-7)
 
 
@@ -174,7 +175,7 @@ def test_every_method_leaves_zeros_and_experts_that_are_the_base_as_they_are(
 def test_an_expert_without_length_in_one_tensor_has_no_direction_there(family: dict[str, Path], method: str) -> None:
     edit(family["b"], lambda tensors: tensors[UP].zero_())
     merger, recipe = merge_of(family, method)
-    found = dict(merger.stream(recipe))
+    found = streamed(merger, recipe)
     other = load_file(family["a"] / "model.safetensors")[UP]
     assert bool(torch.isfinite(found[UP]).all())
     if method == "slerp":
@@ -187,7 +188,7 @@ def test_a_density_of_less_than_one_entry_keeps_the_largest_of_each_expert(
 ) -> None:
     merger, recipe = merge_of(tiny_llama, method, density=1e-9, weight=1.0)
     base = load_file(tiny_llama["base"] / "model.safetensors")
-    for name, tensor in merger.stream(recipe):
+    for name, tensor in streamed(merger, recipe).items():
         assert 1 <= int((tensor != base[name]).sum()) <= 2, name
 
 
@@ -200,7 +201,7 @@ def test_every_method_names_a_broken_tensor_and_its_model(family: dict[str, Path
     edit(family["b"], spoil)
     merger, recipe = merge_of(family, method)
     with pytest.raises(MergeError, match=rf"{UP}: NaN or Inf in the weights of b".replace(".", r"\.")):
-        dict(merger.stream(recipe))
+        streamed(merger, recipe)
 
 
 @pytest.mark.parametrize("method", ["passthrough", "scaled"])
@@ -209,7 +210,7 @@ def test_a_broken_model_is_not_passed_through(family: dict[str, Path], method: s
     merger, recipe = merge_of(family, method)
     assert recipe.options == {"model": "b"}
     with pytest.raises(MergeError, match=r"up_proj\.weight: NaN or Inf in the weights of b"):
-        dict(merger.stream(recipe))
+        streamed(merger, recipe)
 
 
 def test_a_broken_base_is_named_too(family: dict[str, Path], tmp_path: Path) -> None:
@@ -230,7 +231,7 @@ def test_broken_factors_are_named(family: dict[str, Path], tmp_path: Path) -> No
     _, recipe = merge_of(family, "ties")
     experts = {"b": CompressedExpert.open(tmp_path / "small", base=base), "a": Checkpoint.open(family["a"])}
     with pytest.raises(MergeError, match=r"up_proj\.weight: NaN or Inf in the weights of b"):
-        dict(Materialiser(base, experts).stream(recipe))
+        streamed(Merger(Models(base, experts)), recipe)
 
 
 @pytest.mark.parametrize("file", ["../factors-00001.safetensors", "/etc/passwd", "gone.safetensors"])
@@ -304,7 +305,7 @@ def test_a_folder_that_contains_itself_is_read_and_compressed(family: dict[str, 
     (family["b"] / "tokenizer_again").symlink_to(family["b"])
     (family["b"] / "self").symlink_to(family["b"])
     merger, recipe = merge_of(family, "ties")
-    assert len(dict(merger.stream(recipe))) == len(merger.base.names)
+    assert len(streamed(merger, recipe)) == len(merger.base.names)
     compress(family["base"], family["b"], tmp_path / "small", method="svd", rank=2)
     assert (tmp_path / "small" / "tokenizer.json").is_file()
     assert not (tmp_path / "small" / "tokenizer_again").exists()

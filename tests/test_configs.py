@@ -19,7 +19,7 @@ from evomerge.config.config import Config
 from evomerge.methods import METHODS
 from evomerge.recipe.group import Kind
 from evomerge.run.recipes import template_recipe
-from evomerge.space.coefficients import SearchSpace
+from evomerge.space import make_space
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -87,7 +87,7 @@ def test_the_budget_of_a_real_search_is_worth_its_dimensions(path: Path) -> None
         (31, "head"),
     ]
     template = template_recipe(config, dtype="bfloat16", options=config.merge.options)
-    space = SearchSpace(template, METHODS.get(config.merge.method), places, config.space)
+    space = make_space(template, places, config.space)
     population = default_population(len(space.dimensions), config.search.evaluations, 400)
     assert config.search.evaluations >= 10 * population
 

@@ -17,15 +17,15 @@ PACKAGE = Path(__file__).resolve().parents[1] / "evomerge"
 # Library: the modules that may import it, as prefixes.
 DOORS: dict[str, tuple[str, ...]] = {
     "lm_eval": ("evomerge.benchmark.lm_eval",),
-    "ray": ("evomerge.execute.ray.executor",),
+    "ray": ("evomerge.execute.ray",),
     "cma": ("evomerge.algorithms",),
     "optuna.samplers": ("evomerge.algorithms",),
-    "optuna": ("evomerge.algorithms", "evomerge.run.ledger"),
+    "optuna": ("evomerge.algorithms", "evomerge.run.ledger", "evomerge.space.distributions"),
     "typer": ("evomerge.cli",),
     "rich": ("evomerge.cli",),
 }
 
-GROUND = ("errors", "registry", "streams", "files", "score")
+GROUND = ("errors", "registry", "streams", "score")
 MATHEMATICS = ("kernels", "methods", "estimate")
 
 # Mathematics on tensors and arrays: no files, no config, no models.

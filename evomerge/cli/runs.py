@@ -210,7 +210,10 @@ def _print_table(records: Sequence[TrialRecord]) -> None:
     # The one column that may shrink; its text is cut, not wrapped.
     made.add_column(Text("parameters, or why it failed", no_wrap=True, overflow="ellipsis"))
     for record in records:
-        parameters = " ".join(f"{name}={value:.3g}" for name, value in record.parameters.items())
+        parameters = " ".join(
+            f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in record.parameters.items()
+        )
         made.add_row(
             str(record.number),
             Text(f"{record.kind} {record.name}" if record.kind == "expert" else record.name),

@@ -17,9 +17,9 @@ from evomerge.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from evomerge.config.config import Config
     from evomerge.methods.base import MergeMethod
     from evomerge.study.check import Preflight
+    from evomerge.study.experiment import Experiment
 
 _SHOWN_DIMENSIONS = 12
 
@@ -167,10 +167,10 @@ def check(
     console = stdout()
     report = run_check(experiment, where=str(config))
     _show(console, report, every_dimension=dimensions)
-    if pilot and report.unresolved:
+    if pilot and report.experiment is None:
         raise ConfigError(f"{config}: the pilot needs every model on this machine; unresolved ones are listed above")
-    if pilot:
-        _show_pilot(console, experiment, str(config), shared=bool(report.state_bytes))
+    if pilot and report.experiment is not None:
+        _show_pilot(console, report.experiment, shared=bool(report.state_bytes))
     elif not report.unresolved:
         console.print(f"Nothing is wrong. Next: evomerge search {shlex.quote(str(config))}", markup=False)
 
@@ -205,7 +205,7 @@ def _show(console: Console, report: Preflight, *, every_dimension: bool) -> None
 
 
 _FORMS = {
-    "shared": "prompt heads shared by items",
+    "shared": "prefixes shared by items",
     "packed": "answers that share their context",
     "plain": "nothing shared",
 }
@@ -261,15 +261,15 @@ def _show_dimensions(console: Console, report: Preflight, *, every: bool) -> Non
     console.print()
 
 
-def _show_pilot(console: Console, experiment: Config, where: str, *, shared: bool) -> None:
+def _show_pilot(console: Console, experiment: Experiment, *, shared: bool) -> None:
     from evomerge.cli.console import duration, size
     from evomerge.study.pilot import pilot, time_preparing
 
-    estimate = time_preparing(experiment, where=where)
+    estimate = time_preparing(experiment)
     if estimate:
         console.print(f"preparing the method: about {duration(estimate)} by one worker, going by a few tensors")
     console.print("timing one candidate ...")
-    report = pilot(experiment, where=where)
+    report = pilot(experiment)
     phases = ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in report.seconds.items())
     console.print(f"one candidate: {duration(sum(report.seconds.values()))} ({phases}), peak {size(report.peak_bytes)}")
     if shared:

@@ -107,6 +107,9 @@ class Config(Section):
         data["execution"] = {"dtype": self.execution.dtype, "max_length": self.execution.max_length}
         for key in ("evaluations", "hours", "shortlist"):
             del data["search"][key]
+        # Runs from before there was another space have no word on it.
+        if data["space"]["kind"] == SpaceConfig().kind:
+            del data["space"]["kind"]
         return data
 
 

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from evomerge.config.section import Section
 from evomerge.errors import unknown
-from evomerge.recipe.sources import ModelReference, VocabularyPolicy
+from evomerge.recipe.sources import ModelReference, Sources, VocabularyPolicy
 
 
 class ModelConfig(Section):
@@ -37,6 +37,15 @@ class ModelsConfig(Section):
     slices: tuple[dict[str, tuple[int, int]], ...] = ()
     """The layers of the merge in order, if not those of the base: for each slice one or more models (`base` or an
     expert), each with its first and last layer, both included. Models that a slice doesn't name take no part in it."""
+
+    def sources(self) -> Sources:
+        """The same, as recipes and workers take it."""
+        return Sources(
+            base=self.base.reference(),
+            experts={name: model.reference() for name, model in self.experts.items()},
+            vocabulary=self.vocabulary,
+            slices=self.slices,
+        )
 
     @model_validator(mode="after")
     def _slices_of_known_models(self) -> ModelsConfig:

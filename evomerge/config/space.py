@@ -42,8 +42,10 @@ class ParameterConfig(Section):
 
 
 class SpaceConfig(Section):
-    """Which tensors share a coefficient, and the bounds of each."""
+    """What is searched: which tensors share a coefficient, and the bounds of each."""
 
+    kind: str = "coefficients"
+    """Name of the search space."""
     granularity: Literal["all", "layer", "blocks"] = "blocks"
     """One coefficient for all layers, one per layer, or one per block of consecutive layers."""
     blocks: Positive = 4

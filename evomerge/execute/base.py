@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from evomerge.recipe.recipe import Recipe
-from evomerge.recipe.sources import ModelReference, Slice, VocabularyPolicy
+from evomerge.recipe.sources import Sources
 from evomerge.score.requests import Request, Response
 
 
@@ -19,18 +19,14 @@ from evomerge.score.requests import Request, Response
 class WorkerSettings:
     """Everything a worker process needs to build itself; plain and picklable."""
 
-    base: ModelReference
-    experts: dict[str, ModelReference]
+    sources: Sources
+    """The models, as in recipes."""
     dtype: str
     """Name of the live model's torch dtype, never "auto"."""
     device: str
     """"cpu", "cuda" or "cuda:N"."""
     threads: int
     """CPU threads for torch in this worker."""
-    vocabulary: VocabularyPolicy = "same"
-    """Whose tokens the merge has, as in recipes."""
-    slices: tuple[Slice, ...] = ()
-    """The layers that the merge has, as in recipes."""
     states: str | None = None
     """A folder in which workers share what a method prepares, with variables and ~ of each worker's machine; None:
     each keeps it in its memory."""

@@ -38,13 +38,10 @@ def worker_settings(config: Config, *, dtype: str, states: Path | None = None) -
 
     execution = config.execution
     return WorkerSettings(
-        base=config.models.base.reference(),
-        experts={name: expert.reference() for name, expert in config.models.experts.items()},
+        sources=config.models.sources(),
         dtype=dtype if execution.dtype == "auto" else execution.dtype,
         device=_device(execution),
         threads=_threads(execution),
-        vocabulary=config.models.vocabulary,
-        slices=config.models.slices,
         states=execution.prepared_directory or (None if states is None else str(states.absolute())),
         batch_tokens=execution.batch_tokens,
         timeout_s=execution.timeout_s,

@@ -20,11 +20,12 @@ import torch
 from evomerge.errors import EvomergeError, MergeError
 from evomerge.execute.base import Answers, Failure, Job, Outcome, WorkerSettings
 from evomerge.execute.device import open_device, peak_bytes, reset_peak_bytes
+from evomerge.inference.forward import SharedPrefixes
 from evomerge.inference.live import LiveModel
 from evomerge.inference.memory import is_out_of_memory
 from evomerge.inference.plan import Plan
-from evomerge.inference.resident import Heads, ResidentModel
-from evomerge.materialise.merger import Materialiser
+from evomerge.inference.resident import ResidentModel
+from evomerge.materialise.merger import Merger
 from evomerge.materialise.states import folder_of
 from evomerge.models.open import open_models
 from evomerge.score.requests import LogLikelihoodResponse, Request, Response
@@ -51,12 +52,11 @@ class Worker:
         self.name = name
         torch.set_num_threads(settings.threads)
         self._device = open_device(settings.device)
-        base, experts = open_models(
-            settings.base, settings.experts, vocabulary=settings.vocabulary, slices=settings.slices
-        )
+        models = open_models(settings.sources)
+        base = models.base
         self._live = LiveModel.build(base, dtype=getattr(torch, settings.dtype), device=self._device)
         states = None if settings.states is None else folder_of(settings.states)
-        self._materialiser = Materialiser(base, experts, device=self._device, states=states)
+        self._merger = Merger(models, device=self._device, states=states)
         self._resident = ResidentModel(
             self._live.model,
             base.tokenizer(),
@@ -66,8 +66,8 @@ class Worker:
         self._plans: dict[str, Plan] = {}
         self._live_key: str | None = None
         """Of the recipe whose merge the live model holds, if it was written whole and nothing has failed since."""
-        self._heads = Heads()
-        self._heads_of = ""
+        self._prefixes = SharedPrefixes()
+        self._prefixes_of = ""
 
     def add_requests(
         self, split: str, requests: Sequence[Request], blocks: Sequence[Sequence[int]] | None = None
@@ -85,10 +85,10 @@ class Worker:
         """Compute what the job's method needs whatever the coefficients, unless that is at hand.
 
         Returns: why it can't be shared with other workers, a sentence for people; None if nothing is wrong.
-        Raises: as `Materialiser.prepare`. `evaluate` does this by itself and returns errors as values.
+        Raises: RecipeError, MergeError. `evaluate` does this by itself and returns errors as values.
         """
-        self._materialiser.prepare(job.recipe)
-        return self._materialiser.problem
+        self._merger.prepare(self._merger.bind(job.recipe))
+        return self._merger.preparer.problem
 
     def evaluate(self, job: Job) -> Outcome:
         """Merge the job's recipe into the live model and answer its split's requests, or a block of them.
@@ -104,7 +104,8 @@ class Worker:
         try:
             plan = self._plans[job.split]
             phase = "preparing the method"
-            _, prepare_s = self._timed(lambda: self._materialiser.prepare(job.recipe))
+            bound = self._merger.bind(job.recipe)
+            _, prepare_s = self._timed(lambda: self._merger.prepare(bound))
             # What is computed once isn't this candidate's fault, so its time starts here.
             limit = self.settings.timeout_s
             deadline = None if limit is None else time.monotonic() + limit - job.spent_s
@@ -112,12 +113,12 @@ class Worker:
             materialise_s = 0.0
             key = job.recipe.key()
             if job.block is None or self._live_key != key:
-                self._live_key, self._heads = None, Heads()
-                _, materialise_s = self._timed(lambda: self._materialiser.write(job.recipe, self._live.targets))
+                self._live_key, self._prefixes = None, SharedPrefixes()
+                _, materialise_s = self._timed(lambda: self._merger.write(bound, self._live.targets))
             phase = f"answering the {job.split} items"
             self._live_key = None
             responses, respond_s = self._timed(
-                lambda: self._resident.respond(plan, block=job.block, heads=self._kept(job), deadline=deadline)
+                lambda: self._resident.respond(plan, block=job.block, prefixes=self._kept(job), deadline=deadline)
             )
             self._live_key = key
         except Exception as error:
@@ -137,13 +138,13 @@ class Worker:
             worker=self.name,
         )
 
-    def _kept(self, job: Job) -> Heads | None:
+    def _kept(self, job: Job) -> SharedPrefixes | None:
         """What earlier blocks of a split have computed with these weights, to be used and added to."""
         if job.block is None:
             return None
-        if self._heads_of != job.split:
-            self._heads, self._heads_of = Heads(), job.split
-        return self._heads
+        if self._prefixes_of != job.split:
+            self._prefixes, self._prefixes_of = SharedPrefixes(), job.split
+        return self._prefixes
 
     def _timed(self, work: Callable[[], T]) -> tuple[T, float]:
         """The work's result and its seconds, kernels still running on a GPU included."""

@@ -15,7 +15,7 @@ import torch
 from evomerge.errors import ExportError
 from evomerge.files.atomic import json_text
 from evomerge.files.fresh_folder import fresh_folder
-from evomerge.materialise.merger import Materialiser
+from evomerge.materialise.merger import Merger
 from evomerge.materialise.shards import parse_size, write_weights
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.open import notes_of, open_models
@@ -54,28 +54,27 @@ def write_folder(
 
     Raises:
         ExportError: `out` is taken, its disk is too small or can't be written to.
-        CheckpointError, RecipeError, MergeError: as from `Materialiser`.
+        CheckpointError, RecipeError, MergeError: as from `open_models` and `Merger`.
     """
     out = Path(out).expanduser().absolute()
     limit = parse_size(shard_size)
     _refuse_taken(out)
-    base, experts = open_models(recipe.base, recipe.experts, vocabulary=recipe.vocabulary, slices=recipe.slices)
-    materialiser = Materialiser(base, experts, device=device, states=states)
-    materialiser.check(recipe)
+    models = open_models(recipe)
+    merger = Merger(models, device=device, states=states)
+    bound = merger.bind(recipe)
     if report is not None:
-        for note in (*notes_of(base, experts), *materialiser.notes(recipe)):
+        for note in (*notes_of(models), *merger.notes(bound)):
             report(note)
-    needed = materialiser.size_bytes(recipe)
     try:
         with fresh_folder(out) as folder:
-            _refuse_small_disk(out, needed)
-            write_weights(folder, materialiser, recipe, limit, progress)
-            _write_texts(folder, base, recipe, materialiser.dtype(recipe), files or {})
+            _refuse_small_disk(out, bound.size_bytes)
+            write_weights(folder, merger, bound, limit, progress)
+            _write_texts(folder, models.base, recipe, bound.dtype, files or {})
     except OSError as error:
         if isinstance(error, ExportError):
             raise
         raise ExportError(
-            f"{out}: can't be written: {error.strerror or error}; it needs {_gigabytes(needed)}"
+            f"{out}: can't be written: {error.strerror or error}; it needs {_gigabytes(bound.size_bytes)}"
             f"{_free_space(out)}. Nothing was left there"
         ) from error
     return out

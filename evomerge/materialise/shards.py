@@ -15,9 +15,9 @@ from torch import Tensor
 
 from evomerge.errors import ExportError
 from evomerge.files.atomic import json_text
-from evomerge.materialise.merger import Materialiser
+from evomerge.materialise.bind import Bound
+from evomerge.materialise.merger import Merger
 from evomerge.models.headers import DTYPES, INDEX, WEIGHTS
-from evomerge.recipe.recipe import Recipe
 
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -35,23 +35,23 @@ def parse_size(size: str | int) -> int:
 
 def write_weights(
     folder: Path,
-    materialiser: Materialiser,
-    recipe: Recipe,
+    merger: Merger,
+    bound: Bound,
     limit: int,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Stream a recipe's tensors into one file, or several with an index."""
-    dtypes = materialiser.stored(recipe)
-    sizes = {name: materialiser.base.tensors[name].num_elements * dtype.itemsize for name, dtype in dtypes.items()}
+    """Stream a merge's tensors into one file, or several with an index."""
+    dtypes = bound.stored
+    sizes = {name: merger.base.tensors[name].num_elements * dtype.itemsize for name, dtype in dtypes.items()}
     shards = _shards(sizes, limit)
-    tensors = materialiser.stream(recipe, reuse=True)
+    tensors = merger.stream(bound, reuse=True)
     written, total = 0, sum(sizes.values())
     weight_map = {}
     for number, names in enumerate(shards, start=1):
         file = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         weight_map.update(dict.fromkeys(names, file))
         with (folder / file).open("wb") as stream, ThreadPoolExecutor(1) as writer:
-            stream.write(_header({name: (dtypes[name], materialiser.base.tensors[name].shape) for name in names}))
+            stream.write(_header({name: (dtypes[name], merger.base.tensors[name].shape) for name in names}))
             # A tensor is written while the next one is merged.
             writing: Future[int] | None = None
             for name in names:

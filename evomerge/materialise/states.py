@@ -43,7 +43,7 @@ def folder_of(directory: str) -> Path:
     return Path(os.path.expandvars(directory)).expanduser()
 
 
-class KeptStates:
+class StoredStates:
     """The states of one merge in a folder, shared by all workers that can see it.
 
     Args:

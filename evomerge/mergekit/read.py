@@ -18,13 +18,12 @@ from evomerge.mergekit.methods import BY_THEIRS
 from evomerge.mergekit.reading import Reading, check_names
 from evomerge.mergekit.settings import parameters_of
 from evomerge.mergekit.stretches import Spot, Stretch, experts_of, slices_of, spots_of, stretches_of
-from evomerge.methods.declared import FLOATING
 from evomerge.models.architecture import Layout
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.open import open_expert
 from evomerge.models.stack import stack
 from evomerge.recipe.group import Coefficient, Group
-from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.recipe import FLOATING, Recipe
 from evomerge.recipe.sources import ModelReference, VocabularyPolicy
 
 _TOP = {

@@ -5,7 +5,7 @@ Groups become slices and filters. What mergekit has no words for is refused with
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,8 @@ from evomerge.mergekit.write_slices import (
     spelled,
     stacked_to_data,
 )
-from evomerge.methods.declared import checked_options, method_of
+from evomerge.methods.base import Parameter
+from evomerge.methods.declared import build_method
 from evomerge.recipe.group import Coefficient, Group
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
@@ -43,7 +44,8 @@ def to_mergekit(recipe: Recipe) -> str:
         raise RecipeError(
             f"recipe: method: mergekit has no counterpart of {recipe.method}; it has those of {', '.join(BY_OURS)}"
         )
-    options = checked_options(recipe)
+    method = build_method(recipe.method, recipe.options, experts=tuple(recipe.experts), seed=recipe.seed)
+    options = dict(method.option)
     recipe = replace(
         recipe, experts={name: expert_to_data(recipe, name, model) for name, model in recipe.experts.items()}
     )
@@ -53,9 +55,10 @@ def to_mergekit(recipe: Recipe) -> str:
         experts = {chosen: recipe.base if chosen == "base" else experts[chosen]}
     base = _base(recipe, counterpart, options, experts)
     settings = _settings(counterpart, options)
-    groups = [_parameters(recipe, group, counterpart, experts) for group in recipe.groups] or [{None: {}}]
-    if not recipe.groups and method_of(recipe).parameters:
-        groups = [_parameters(recipe, Group(name="all"), counterpart, experts)]
+    declared = method.parameters
+    groups = [_parameters(recipe, group, counterpart, experts, declared) for group in recipe.groups] or [{None: {}}]
+    if not recipe.groups and declared:
+        groups = [_parameters(recipe, Group(name="all"), counterpart, experts, declared)]
 
     slices = slices_to_data(recipe)
     listed = dict(experts)
@@ -148,12 +151,15 @@ def _settings(counterpart: Counterpart, options: Mapping[str, Any]) -> dict[str,
 
 
 def _parameters(
-    recipe: Recipe, group: Group, counterpart: Counterpart, experts: Mapping[str, ModelReference]
+    recipe: Recipe,
+    group: Group,
+    counterpart: Counterpart,
+    experts: Mapping[str, ModelReference],
+    declared: Sequence[Parameter],
 ) -> dict[str | None, dict[str, float]]:
     """One group's parameters in mergekit's words: those of each expert by its name, the shared ones under None."""
     values: dict[str, Coefficient] = {
-        parameter.name: group.coefficients.get(parameter.name, parameter.default)
-        for parameter in method_of(recipe).parameters
+        parameter.name: group.coefficients.get(parameter.name, parameter.default) for parameter in declared
     }
 
     def of(ours: str, expert: str | None) -> float:

@@ -80,7 +80,7 @@ Tensors = Callable[[], Iterator[TensorInputs]]
 class MergeMethod(ABC):
     """A way to merge one tensor of several experts.
 
-    An instance holds the checked options and the seed of one merge. `survey` learns, once, what depends
+    An instance holds the checked options and the seed of one merge. `collect_statistics` learns, once, what depends
     on all tensors together; `prepare` computes, once, what else depends only on the models and the
     options; `merge` is the per-candidate work.
     """
@@ -100,15 +100,15 @@ class MergeMethod(ABC):
         self.experts = experts
         self.seed = seed
 
-    def survey(self, tensors: Tensors) -> None:
+    def collect_statistics(self, tensors: Tensors) -> None:
         """Learn from all tensors together, before any is prepared; what is kept doesn't grow with the model.
 
         `tensors` stays valid, so that `merge` may go through them again.
         """
         return None
 
-    def surveyed_bytes(self, num_experts: int) -> int:
-        """Size of what `survey` keeps, in bytes."""
+    def statistics_bytes(self, num_experts: int) -> int:
+        """Size of what `collect_statistics` keeps, in bytes."""
         return 0
 
     def prepare(self, inputs: TensorInputs) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from evomerge.models.compressed import CompressedExpert
 from evomerge.models.hub import is_adapter, is_compressed, resolve
 from evomerge.models.lora import Adapter
 from evomerge.models.stack import stack
-from evomerge.recipe.sources import ModelReference, Slice, VocabularyPolicy
+from evomerge.recipe.sources import ModelReference, Sources
 
 
 class Models(NamedTuple):
@@ -21,6 +21,11 @@ class Models(NamedTuple):
 
     base: Checkpoint
     experts: Mapping[str, Checkpoint]
+
+    @property
+    def by_name(self) -> dict[str, Checkpoint]:
+        """The base, as "base", and the experts."""
+        return {"base": self.base, **self.experts}
 
 
 def open_expert(reference: ModelReference, base: Checkpoint, *, resized: bool = False) -> Checkpoint:
@@ -41,43 +46,47 @@ def open_expert(reference: ModelReference, base: Checkpoint, *, resized: bool = 
     return Checkpoint.open(reference)
 
 
-def open_models(
-    base: ModelReference,
-    experts: Mapping[str, ModelReference],
-    *,
-    vocabulary: VocabularyPolicy = "same",
-    slices: Sequence[Slice] = (),
-) -> Models:
-    """Open the base and every expert, whole, adapter or compressed, from their headers.
+def open_each(sources: Sources) -> Models:
+    """Open the base and every expert, whole, adapter or compressed, from their headers, each as it is on disk.
+
+    Raises: CheckpointError naming the model and what is wrong with it.
+    """
+    with _named("base"):
+        base = Checkpoint.open(sources.base)
+    experts = {}
+    for name, reference in sources.experts.items():
+        with _named(f"expert {name!r}"):
+            experts[name] = open_expert(reference, base, resized=sources.vocabulary != "same")
+    return Models(base, experts)
+
+
+def open_models(sources: Sources) -> Models:
+    """Open all models of a merge and show them as one family: the same tokens, the same layers.
 
     Everything that merges opens its models here, so that a search, its workers and an export see the same.
-
-    Args:
-        base: a whole model.
-        experts: by name.
-        vocabulary: "same" leaves every model its own; "base" and "union" show all of them with the base's tokens, or
-            with those of all, and read tokenizers for that.
-        slices: the layers of the merge, if they aren't those of the base.
 
     Raises: CheckpointError naming the model and what is wrong with it; RecipeError for slices of layers that
         aren't there.
     """
-    resized = vocabulary != "same"
-    with _named("base"):
-        opened = Checkpoint.open(base)
-    found = {}
-    for name, reference in experts.items():
-        with _named(f"expert {name!r}"):
-            found[name] = open_expert(reference, opened, resized=resized)
-    models = Models(opened, found)
-    if resized:
+    return as_family(open_each(sources), sources)
+
+
+def as_family(models: Models, sources: Sources) -> Models:
+    """The opened models with the vocabulary and the layers of the merge.
+
+    With the vocabulary "same" every model keeps its own; "base" and "union" show all of them with the base's tokens,
+    or with those of all, and read tokenizers for that.
+
+    Raises: CheckpointError, RecipeError, as `open_models`.
+    """
+    if sources.vocabulary != "same":
         from evomerge.models.vocabulary import match_vocabularies
 
-        if not slices:
+        if not sources.slices:
             check_compatible(*models, vocabulary=False)
-        models = Models(*match_vocabularies(*models, vocabulary))
+        models = Models(*match_vocabularies(*models, sources.vocabulary))
     # After the vocabularies, since a stack may show the embedding of one model and the head of another.
-    return Models(*stack(*models, slices)) if slices else models
+    return Models(*stack(*models, sources.slices)) if sources.slices else models
 
 
 @contextmanager
@@ -89,9 +98,9 @@ def _named(model: str) -> Iterator[None]:
         raise CheckpointError(f"{model}: {error}") from error
 
 
-def notes_of(base: Checkpoint, experts: Mapping[str, Checkpoint]) -> list[str]:
+def notes_of(models: Models) -> list[str]:
     """What a person should know of how the models become base and experts, a sentence each."""
     return [
-        *base.notes,
-        *(f"expert {name!r}: {note}" for name, expert in experts.items() for note in expert.notes),
+        *models.base.notes,
+        *(f"expert {name!r}: {note}" for name, expert in models.experts.items() for note in expert.notes),
     ]

@@ -9,32 +9,37 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RecipeError
 from evomerge.recipe.group import Group
 from evomerge.recipe.parse import parse_group, parse_mapping, parse_reference, parse_slices, parse_vocabulary
-from evomerge.recipe.sources import ModelReference, Slice, VocabularyPolicy, reference_to_data, slice_to_data
+from evomerge.recipe.sources import ModelReference, Sources, reference_to_data, slice_to_data
 
 FORMAT_VERSION = 1
+FLOATING = ("float32", "bfloat16", "float16", "float64")
+"""dtypes that a recipe may ask for, beside "auto"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """A complete merge. Each tensor takes the coefficients of the first group that contains it."""
+class Recipe(Sources):
+    """A complete merge: its sources, and what is made of them.
 
-    base: ModelReference
-    experts: Mapping[str, ModelReference]
+    Each tensor takes the coefficients of the first group that contains it.
+    """
+
     method: str
     groups: tuple[Group, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "auto"
     seed: int = 0
-    vocabulary: VocabularyPolicy = "same"
-    slices: tuple[Slice, ...] = ()
-    """The layers that the merge has, in order; none stands for those of the base."""
+
+    @classmethod
+    def of(cls, sources: Sources, **merge: Any) -> Recipe:
+        """What is made of these sources; `merge` are the other fields."""
+        return cls(**{part.name: getattr(sources, part.name) for part in fields(Sources)}, **merge)
 
     def key(self) -> str:
         """A hash of everything that determines the merged tensors; group names don't count."""

@@ -21,6 +21,22 @@ class ModelReference:
     revision: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where all tensors of a merge come from."""
+
+    base: ModelReference
+    experts: Mapping[str, ModelReference]
+    vocabulary: VocabularyPolicy = "same"
+    slices: tuple[Slice, ...] = ()
+    """The layers that the merge has, in order; none stands for those of the base."""
+
+    @property
+    def references(self) -> dict[str, ModelReference]:
+        """The base, as "base", and the experts by name."""
+        return {"base": self.base, **self.experts}
+
+
 def reference_to_data(reference: ModelReference) -> dict[str, str]:
     """A reference as plain data."""
     data = {"path": reference.path}

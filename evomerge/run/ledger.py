@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
@@ -23,7 +23,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from evomerge.errors import RunError
 from evomerge.files.append import append, drop_torn_line, writing
 from evomerge.run.evaluation import Evaluation
-from evomerge.space.base import Dimension
+from evomerge.space.base import Dimension, Value
+from evomerge.space.distributions import distribution_of
 
 JOURNAL = "study.journal"
 EVALUATIONS = "evaluations.jsonl"
@@ -38,7 +39,7 @@ class Trial:
     """base, expert, uniform, candidate or mean."""
     name: str
     generation: int | None
-    parameters: Mapping[str, float]
+    parameters: Mapping[str, Value]
     recipe_key: str
     state: str
     """running, complete or failed."""
@@ -115,13 +116,13 @@ class Ledger:
         name: str,
         recipe_key: str,
         generation: int | None = None,
-        parameters: Mapping[str, float] | None = None,
+        parameters: Mapping[str, Value] | None = None,
         dimensions: tuple[Dimension, ...] = (),
     ) -> Trial:
         """Record a candidate as running, with all its parameters, in one write."""
-        distributions: dict[str, BaseDistribution] = (
-            {} if parameters is None else {item.name: FloatDistribution(item.low, item.high) for item in dimensions}
-        )
+        distributions: dict[str, BaseDistribution] = {
+            item.name: distribution_of(item) for item in dimensions if item.name in (parameters or {})
+        }
         with writing(self._path.parent):
             self._study.add_trial(
                 create_trial(

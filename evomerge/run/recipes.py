@@ -13,28 +13,24 @@ from evomerge.run.ledger import Trial
 
 def recipe_of(config: Config, facts: Mapping[str, Any], trial: Trial) -> Recipe:
     """The recipe of a trial, rebuilt from the frozen config and the facts of the run."""
-    from evomerge.methods import METHODS
-    from evomerge.space.coefficients import SearchSpace
+    from evomerge.space import make_space
 
     template = template_recipe(config, dtype=facts["dtype"], options=facts["options"])
     if trial.kind in {"base", "expert"}:
         return checkpoint_recipe(template, trial.name)
     places = [(layer, kind) for layer, kind in facts["places"]]
-    space = SearchSpace(template, METHODS.get(config.merge.method), places, config.space)
+    space = make_space(template, places, config.space)
     return space.decode(space.genome(trial.parameters))
 
 
 def template_recipe(config: Config, *, dtype: str, options: Mapping[str, Any]) -> Recipe:
     """A recipe with everything but its groups."""
-    return Recipe(
-        base=config.models.base.reference(),
-        experts={name: model.reference() for name, model in config.models.experts.items()},
+    return Recipe.of(
+        config.models.sources(),
         method=config.merge.method,
         options=dict(options),
         dtype=dtype,
         seed=config.search.seed,
-        vocabulary=config.models.vocabulary,
-        slices=config.models.slices,
     )
 
 

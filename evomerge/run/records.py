@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from evomerge.run.ledger import Ledger, Trial
+from evomerge.space.base import Value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +22,7 @@ class TrialRecord:
     score: float | None = None
     fitness: float | None = None
     generation: int | None = None
-    parameters: Mapping[str, float] = field(default_factory=dict)
+    parameters: Mapping[str, Value] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     """By phase: materialise, respond, bookkeeping."""
     reason: str | None = None

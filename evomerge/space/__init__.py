@@ -1,1 +1,35 @@
-"""From a genome to a recipe."""
+"""Search spaces: from a genome to a recipe. One file each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, cast
+
+from evomerge.methods import METHODS
+from evomerge.registry import Registry
+
+if TYPE_CHECKING:
+    from evomerge.config.space import SpaceConfig
+    from evomerge.recipe.group import Kind
+    from evomerge.recipe.recipe import Recipe
+    from evomerge.space.base import Space
+
+SPACES: Registry[type] = Registry(
+    "search space",
+    {"coefficients": "evomerge.space.coefficients:CoefficientSpace"},
+    group="evomerge.spaces",
+)
+
+
+def make_space(
+    template: Recipe, places: Iterable[tuple[int, Kind]], config: SpaceConfig, *, where: str = "config"
+) -> Space:
+    """The space that a config's section asks for; arguments as `Space` takes them.
+
+    Raises: UnknownNameError for a kind of space that there isn't, ConfigError as `Space` does.
+    """
+    made = SPACES.get(config.kind)(template, METHODS.get(template.method), places, config, where=where)
+    return cast("Space", made)
+
+
+__all__ = ["SPACES", "make_space"]

@@ -1,4 +1,4 @@
-"""The search space: genomes, their bounds, and their decoding into recipes.
+"""The space of coefficients: a box with one method's coefficients for every parameter group.
 
 Knows parameter groups and bounds. Does not know how a genome is proposed or scored.
 """
@@ -6,9 +6,8 @@ Knows parameter groups and bounds. Does not know how a genome is proposed or sco
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from evomerge.errors import ConfigError, unknown
 from evomerge.methods.base import MergeMethod, Parameter
 from evomerge.recipe.group import Coefficient, Group, Kind
 from evomerge.recipe.recipe import Recipe
-from evomerge.space.base import Dimension, Genome
+from evomerge.space.base import Dimension, Genome, Space, check_dimensions
 from evomerge.space.groups import cells_of, mixing_of
 
 
@@ -43,7 +42,7 @@ class _Coordinate:
         return float(min(max(self.parameter.default, self.low), self.high))
 
 
-class SearchSpace:
+class CoefficientSpace(Space):
     """A box of coefficients and the recipe that each of its points stands for.
 
     Args:
@@ -69,7 +68,6 @@ class SearchSpace:
         self._cells = cells_of(config, sorted(set(places)), where)
         self._fixed: dict[str, float] = {}
         self._coordinates: list[_Coordinate] = []
-        self.dimensions: tuple[Dimension, ...] = ()
         known = {parameter.name: parameter for parameter in method.parameters}
         for name in config.parameters:
             if name not in known:
@@ -99,7 +97,9 @@ class SearchSpace:
                 f"{where}: space: nothing to search: {method.name} has "
                 + ("only fixed parameters here; give one of them bounds" if known else "no parameters")
             )
+        check_dimensions(dimensions)
         self.dimensions = tuple(dimensions)
+        self.groups = tuple(cell.name for cell in self._cells)
 
     def _add_coordinate(
         self,
@@ -124,23 +124,6 @@ class SearchSpace:
             for label in labels
         ]
 
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """Names of the parameter groups, in recipe order."""
-        return tuple(cell.name for cell in self._cells)
-
-    def default(self) -> Genome:
-        """The method's default coefficients, brought inside the bounds."""
-        return np.array([dimension.initial for dimension in self.dimensions])
-
-    def parameters(self, genome: Genome) -> dict[str, float]:
-        """The genome by dimension name, as the ledger records it."""
-        return {dimension.name: float(value) for dimension, value in zip(self.dimensions, genome, strict=True)}
-
-    def genome(self, parameters: Mapping[str, float]) -> Genome:
-        """The inverse of `parameters`."""
-        return np.array([parameters[dimension.name] for dimension in self.dimensions])
-
     def decode(self, genome: Genome) -> Recipe:
         """The complete recipe that a genome stands for."""
         values: dict[str, dict[str | None, NDArray[np.float64]]] = {}
@@ -159,10 +142,10 @@ class SearchSpace:
             groups.append(Group(name=cell.name, layers=cell.layers, kinds=cell.kinds, coefficients=coefficients))
         return replace(self.template, groups=tuple(groups))
 
-    def uniform_scan(self, evaluations: int) -> list[Genome]:
+    def starting_points(self, count: int) -> list[Genome]:
         """Genomes with the same coefficients in every group: the default, then a grid of the first parameter.
 
-        The grid is full over experts where at least three levels per expert fit into `evaluations`,
+        The grid is full over experts where at least three levels per expert fit into `count`,
         else all experts share each level. Levels are evenly spaced inside the bounds.
         """
         main = [
@@ -171,11 +154,11 @@ class SearchSpace:
             if coordinate.parameter.name == self._coordinates[0].parameter.name
         ]
         points = [self.default()]
-        remaining = evaluations - 1
+        remaining = count - 1
         levels = int((remaining + 0.5) ** (1 / len(main))) if remaining > 0 else 0
         together = levels < 3
-        count = remaining if together else levels
-        steps = [(index + 1) / (count + 1) for index in range(count)]
+        number = remaining if together else levels
+        steps = [(index + 1) / (number + 1) for index in range(number)]
         for position in (
             [(step,) * len(main) for step in steps] if together else itertools.product(steps, repeat=len(main))
         ):
@@ -185,16 +168,6 @@ class SearchSpace:
             if not any(np.array_equal(genome, point) for point in points):
                 points.append(genome)
         return points
-
-    def describe(self) -> dict[str, Any]:
-        """Size and bounds as plain data."""
-        return {
-            "groups": list(self.groups),
-            "dimensions": [
-                {"name": item.name, "low": item.low, "high": item.high, "initial": item.initial}
-                for item in self.dimensions
-            ],
-        }
 
 
 def _check_range(parameter: Parameter, low: float, high: float, place: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from evomerge.benchmark.lm_eval.benchmark import Benchmark
@@ -9,13 +10,14 @@ from evomerge.config.config import Config
 from evomerge.errors import BenchmarkError
 from evomerge.execute.settings import choose_backend, worker_settings
 from evomerge.inference.plan import count_tokens
-from evomerge.materialise.merger import Materialiser
+from evomerge.materialise.merger import Merger
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.hub import is_adapter, is_compressed, whereabouts
+from evomerge.models.hub import Whereabouts, is_adapter, is_compressed, whereabouts
 from evomerge.models.open import notes_of, open_expert
+from evomerge.recipe.sources import Sources
 from evomerge.run.directory import PREPARED
 from evomerge.space.base import Dimension
-from evomerge.study.experiment import Experiment, check_names, open_benchmark, open_experiment, population_of
+from evomerge.study.experiment import Experiment, check_names, open_experiment, population_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,8 @@ class Preflight:
     notes: list[str] = field(default_factory=list)
     """How models that aren't whole checkpoints become experts."""
     warnings: list[str] = field(default_factory=list)
+    experiment: Experiment | None = field(default=None, repr=False)
+    """The opened models with the benchmark, for whoever goes on from here; None if a model is unresolved."""
 
     @property
     def memory_bytes_per_worker(self) -> int | None:
@@ -79,29 +83,17 @@ def check(config: Config, *, where: str = "config") -> Preflight:
     Raises: EvomergeError subclasses for what is wrong.
     """
     check_names(config, where=where)
-    references = {"base": config.models.base.reference()} | {
-        name: model.reference() for name, model in config.models.experts.items()
-    }
-    places = {name: whereabouts(reference) for name, reference in references.items()}
-    base = None if places["base"].kind == "unresolved" else Checkpoint.open(references["base"])
-    models = []
-    for name, reference in references.items():
-        found = places[name]
-        size = None
-        if name == "base":
-            size = None if base is None else base.size_bytes
-        elif base is not None and found.path is not None:
-            size = open_expert(reference, base, resized=config.models.vocabulary != "same").size_bytes
-        elif found.path is not None and not is_adapter(found.path) and not is_compressed(found.path):
-            size = Checkpoint.open(reference).size_bytes
-        models.append(ModelFound(name=name, path=reference.path, state=found.kind, size_bytes=size))
+    sources = config.models.sources()
+    places = {name: whereabouts(reference) for name, reference in sources.references.items()}
     unresolved = [found.message for found in places.values() if found.kind == "unresolved"]
     if unresolved:
+        models = _found(sources, places, _sizes_of_resolved(sources, places))
         return Preflight(models=models, unresolved=unresolved, backend=choose_backend(config.execution))
     experiment = open_experiment(config, where=where)
+    sizes = {name: model.size_bytes for name, model in experiment.opened.by_name.items()}
     warnings: list[str] = []
     try:
-        benchmark = open_benchmark(experiment)
+        benchmark = experiment.benchmark
         items = {split: len(found) for split, found in benchmark.splits.items()}
         warnings += benchmark.truncated
         tokens = _tokens(experiment, benchmark)
@@ -129,14 +121,15 @@ def check(config: Config, *, where: str = "config") -> Preflight:
             f"{items['validation']} validation and {items['test']} test items: differences below "
             f"{100 * 1.96 * (0.25 / min(items['validation'], items['test'])) ** 0.5:.0f} points will not show"
         )
-    materialiser = Materialiser(experiment.base, experiment.experts)
-    recipe = experiment.space.decode(experiment.space.default())
-    state_bytes = materialiser.state_bytes(recipe)
+    merger = Merger(experiment.models)
+    bound = merger.bind(experiment.space.decode(experiment.space.default()))
+    state_bytes = merger.preparer.state_bytes(bound)
     on_gpu = worker_settings(config, dtype=experiment.dtype).device.startswith("cuda")
-    scan = len(experiment.space.uniform_scan(config.search.scan))
+    scan = len(experiment.space.starting_points(config.search.scan))
     experts = len(config.models.experts)
     return Preflight(
-        models=models,
+        experiment=experiment,
+        models=_found(sources, places, sizes),
         dtype=experiment.dtype,
         dimensions=list(experiment.space.dimensions),
         groups=len(experiment.space.groups),
@@ -150,14 +143,36 @@ def check(config: Config, *, where: str = "config") -> Preflight:
             "test": 3 + experts,
         },
         backend=backend,
-        live_bytes=materialiser.size_bytes(recipe),
-        prepared_bytes=materialiser.prepared_bytes(recipe) - (0 if on_gpu else state_bytes),
+        live_bytes=bound.size_bytes,
+        prepared_bytes=merger.preparer.prepared_bytes(bound) - (0 if on_gpu else state_bytes),
         state_bytes=state_bytes,
         state_folder=config.execution.prepared_directory or f"RUN/{PREPARED}",
-        mapped_bytes=sum(model.size_bytes or 0 for model in models),
-        notes=notes_of(experiment.base, experiment.experts),
+        mapped_bytes=sum(sizes.values()),
+        notes=notes_of(experiment.models),
         warnings=warnings,
     )
+
+
+def _found(sources: Sources, places: Mapping[str, Whereabouts], sizes: Mapping[str, int]) -> list[ModelFound]:
+    return [
+        ModelFound(name=name, path=reference.path, state=places[name].kind, size_bytes=sizes.get(name))
+        for name, reference in sources.references.items()
+    ]
+
+
+def _sizes_of_resolved(sources: Sources, places: Mapping[str, Whereabouts]) -> dict[str, int]:
+    """Sizes of the models that are here; without its base, an adapter's or compressed expert's isn't known."""
+    base = None if places["base"].kind == "unresolved" else Checkpoint.open(sources.base)
+    sizes = {} if base is None else {"base": base.size_bytes}
+    for name, reference in sources.experts.items():
+        path = places[name].path
+        if path is None:
+            continue
+        if base is not None:
+            sizes[name] = open_expert(reference, base, resized=sources.vocabulary != "same").size_bytes
+        elif not is_adapter(path) and not is_compressed(path):
+            sizes[name] = Checkpoint.open(reference).size_bytes
+    return sizes
 
 
 def _tokens(experiment: Experiment, benchmark: Benchmark) -> dict[str, int]:

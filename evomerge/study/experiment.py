@@ -16,14 +16,15 @@ from evomerge.benchmark.lm_eval.benchmark import Benchmark
 from evomerge.config.config import Config
 from evomerge.errors import ConfigError, RecipeError, unknown
 from evomerge.methods import METHODS
-from evomerge.methods.declared import checked_options
+from evomerge.methods.declared import build_method
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.compatible import check_compatible
-from evomerge.models.open import open_models
+from evomerge.models.open import Models, as_family, open_each
 from evomerge.recipe.group import Kind
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.recipes import template_recipe
-from evomerge.space.coefficients import SearchSpace
+from evomerge.space import SPACES, make_space
+from evomerge.space.base import Space
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,28 @@ class Experiment:
 
     config: Config
     where: str
-    base: Checkpoint
-    experts: Mapping[str, Checkpoint]
+    opened: Models
+    """As they are on disk."""
+    models: Models
+    """As the merge sees them."""
     dtype: str
     options: Mapping[str, Any]
+
+    @property
+    def base(self) -> Checkpoint:
+        """The model whose names, shapes and tokenizer the merge has."""
+        return self.models.base
+
+    @cached_property
+    def benchmark(self) -> Benchmark:
+        """The items that candidates answer, built with the base's tokenizer. Raises: BenchmarkError."""
+        return Benchmark.build(
+            self.config.benchmark,
+            self.base.tokenizer(),
+            model_config=self.base.config,
+            max_length=self.config.execution.max_length,
+            where=self.where,
+        )
 
     @cached_property
     def places(self) -> list[tuple[int, Kind]]:
@@ -48,10 +67,9 @@ class Experiment:
         return template_recipe(self.config, dtype=self.dtype, options=self.options)
 
     @cached_property
-    def space(self) -> SearchSpace:
+    def space(self) -> Space:
         """The search space over these models."""
-        method = METHODS.get(self.config.merge.method)
-        return SearchSpace(self.template, method, self.places, self.config.space, where=self.where)
+        return make_space(self.template, self.places, self.config.space, where=self.where)
 
 
 def open_experiment(config: Config, *, where: str = "config") -> Experiment:
@@ -60,19 +78,16 @@ def open_experiment(config: Config, *, where: str = "config") -> Experiment:
     Raises: ConfigError for the config's own mistakes, CheckpointError for models that can't be used.
     """
     options = check_names(config, where=where)
+    sources = config.models.sources()
+    opened = open_each(sources)
     try:
-        base, experts = open_models(
-            config.models.base.reference(),
-            {name: model.reference() for name, model in config.models.experts.items()},
-            vocabulary=config.models.vocabulary,
-            slices=config.models.slices,
-        )
+        models = as_family(opened, sources)
     except RecipeError as error:
         raise ConfigError(f"{where}: {error}") from error
-    check_compatible(base, experts)
+    check_compatible(*models)
     wanted = config.execution.dtype
-    dtype = str(base.dtype).removeprefix("torch.") if wanted == "auto" else wanted
-    experiment = Experiment(config=config, where=where, base=base, experts=experts, dtype=dtype, options=options)
+    dtype = str(models.base.dtype).removeprefix("torch.") if wanted == "auto" else wanted
+    experiment = Experiment(config=config, where=where, opened=opened, models=models, dtype=dtype, options=options)
     _check_algorithm(experiment)
     return experiment
 
@@ -88,23 +103,17 @@ def check_names(config: Config, *, where: str) -> dict[str, Any]:
     if config.search.algorithm not in PROPOSERS:
         message = unknown("search algorithm", config.search.algorithm, PROPOSERS)
         raise ConfigError(f"{where}: search.algorithm: {message}")
+    if config.space.kind not in SPACES:
+        raise ConfigError(f"{where}: space.kind: {unknown('search space', config.space.kind, SPACES)}")
     try:
-        return checked_options(template_recipe(config, dtype="auto", options=config.merge.options))
+        method = build_method(
+            config.merge.method, config.merge.options, experts=tuple(config.models.experts), seed=config.search.seed
+        )
+        return method.option
     except RecipeError as error:
         message = str(error).removeprefix("recipe: ")
         section = "merge." if message.startswith("options") else ""
         raise ConfigError(f"{where}: {section}{message}") from error
-
-
-def open_benchmark(experiment: Experiment) -> Benchmark:
-    """Build the benchmark with the base's tokenizer. Raises: BenchmarkError."""
-    return Benchmark.build(
-        experiment.config.benchmark,
-        experiment.base.tokenizer(),
-        model_config=experiment.base.config,
-        max_length=experiment.config.execution.max_length,
-        where=experiment.where,
-    )
 
 
 def population_of(experiment: Experiment, items: int) -> int:

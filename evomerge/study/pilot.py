@@ -9,12 +9,11 @@ from statistics import median
 
 import torch
 
-from evomerge.config.config import Config
 from evomerge.errors import ExecutionError
 from evomerge.execute.base import Answers, Failure, Job
 from evomerge.execute.settings import choose_backend, make_executor, worker_settings
-from evomerge.materialise.merger import Materialiser
-from evomerge.study.experiment import open_benchmark, open_experiment
+from evomerge.materialise.merger import Merger
+from evomerge.study.experiment import Experiment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,18 +30,16 @@ class PilotReport:
     """Estimate for the whole search with as many workers, without start-up."""
 
 
-def time_preparing(config: Config, *, where: str = "config", limit_s: float = 5.0) -> float | None:
+def time_preparing(experiment: Experiment, *, limit_s: float = 5.0) -> float | None:
     """Estimate the seconds that preparing the method takes, from a few tensors; None where workers run elsewhere.
 
     Args:
-        config: the experiment.
-        where: its file, for messages.
+        experiment: with its models opened.
         limit_s: no tensor is begun after as many seconds.
 
     Raises: EvomergeError subclasses, as `search` would.
     """
-    execution = config.execution
-    experiment = open_experiment(config, where=where)
+    config, execution = experiment.config, experiment.config.execution
     settings = worker_settings(config, dtype=experiment.dtype)
     on_cluster = choose_backend(execution) == "ray" and (execution.ray_address or os.environ.get("RAY_ADDRESS"))
     if on_cluster or (settings.device.startswith("cuda") and not torch.cuda.is_available()):
@@ -50,19 +47,19 @@ def time_preparing(config: Config, *, where: str = "config", limit_s: float = 5.
     before = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     try:
-        materialiser = Materialiser(experiment.base, experiment.experts, device=settings.device)
-        return materialiser.time_preparing(experiment.space.decode(experiment.space.default()), limit_s)
+        merger = Merger(experiment.models, device=settings.device)
+        bound = merger.bind(experiment.space.decode(experiment.space.default()))
+        return merger.preparer.estimated_seconds(bound, limit_s)
     finally:
         torch.set_num_threads(before)
 
 
-def pilot(config: Config, *, where: str = "config", repeats: int = 3) -> PilotReport:
+def pilot(experiment: Experiment, *, repeats: int = 3) -> PilotReport:
     """Time one candidate as the search would evaluate it, on the search items.
 
     Raises: EvomergeError subclasses, as `search` would; ExecutionError if the candidate fails.
     """
-    experiment = open_experiment(config, where=where)
-    benchmark = open_benchmark(experiment)
+    config, benchmark = experiment.config, experiment.benchmark
     recipe = experiment.space.decode(experiment.space.default())
     timed: list[Answers] = []
     with ExitStack() as stack:

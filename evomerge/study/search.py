@@ -7,7 +7,7 @@ the ledger already holds are not evaluated a second time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,7 +23,7 @@ from evomerge.run.directory import open_run
 from evomerge.run.ledger import Trial
 from evomerge.run.lock import lock
 from evomerge.run.observer import Observer, SilentObserver
-from evomerge.space.base import Dimension, Genome
+from evomerge.space.base import Genome
 from evomerge.study.select import best_uniform
 from evomerge.study.session import Driver
 
@@ -84,7 +84,7 @@ def _baselines(driver: Driver) -> Genome | None:
     trials += [driver.trial("expert", name) for name in driver.config.models.experts]
     trials += [
         driver.trial("uniform", f"uniform {index}", genome)
-        for index, genome in enumerate(driver.space.uniform_scan(driver.config.search.scan), start=1)
+        for index, genome in enumerate(driver.space.starting_points(driver.config.search.scan), start=1)
     ]
     driver.observer.phase("baselines", len(trials))
     driver.clock.phase("baselines")
@@ -98,8 +98,7 @@ def _proposer(driver: Driver, uniform: Genome | None) -> Proposer:
     settings = driver.config.search
     start = uniform if uniform is not None and settings.initial == "uniform" else driver.space.default()
     dimensions = [
-        Dimension(name=item.name, low=item.low, high=item.high, initial=float(value))
-        for item, value in zip(driver.space.dimensions, start, strict=True)
+        replace(item, initial=float(value)) for item, value in zip(driver.space.dimensions, start, strict=True)
     ]
     proposer: Proposer = PROPOSERS.get(settings.algorithm)(
         dimensions,
@@ -138,7 +137,7 @@ def _evolve(driver: Driver, proposer: Proposer) -> None:
         proposed += len(trials)
         if len(genomes) == len(asked):
             # The budget may cut the last generation short; a proposer can't learn from part of one.
-            proposer.tell(genomes, fitness)
+            proposer.tell(genomes, fitness[:, np.newaxis])
         generation += 1
 
 

@@ -33,7 +33,7 @@ from evomerge.score.objective import LANGUAGE, Objective
 from evomerge.score.requests import Response
 from evomerge.score.table import ItemTable
 from evomerge.space.base import Genome
-from evomerge.study.experiment import Experiment, open_benchmark, open_experiment, population_of
+from evomerge.study.experiment import Experiment, open_experiment, population_of
 from evomerge.study.select import SPLITS, Scored, best_uniform, shortlist, summary
 
 _VERSIONS = ("evomerge", "torch", "transformers", "lm-eval", "cma", "optuna", "numpy")
@@ -88,7 +88,7 @@ class Driver:
         self.experiment = open_experiment(self.config, where=self.where)
         self.space = self.experiment.space
         self.observer.phase("benchmark", None)
-        self.benchmark = open_benchmark(self.experiment)
+        self.benchmark = self.experiment.benchmark
         self.objective = self.benchmark.objective
         for sentence in self.benchmark.truncated:
             self.observer.message(sentence)

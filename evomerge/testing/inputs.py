@@ -85,7 +85,7 @@ def merged(
     names = names or tuple(f"expert_{index}" for index in range(len(inputs.experts)))
     instance = method(options_of(method) if options is None else options, experts=names, seed=seed)
     target = torch.full(tuple(inputs.experts[0].shape), math.nan, dtype=dtype) if out is None else out
-    instance.survey(lambda: iter((inputs,)))
+    instance.collect_statistics(lambda: iter((inputs,)))
     instance.merge(inputs, coefficients, instance.prepare(inputs), target)
     return target
 

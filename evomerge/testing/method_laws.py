@@ -221,7 +221,7 @@ def merges_the_same_from_a_kept_state(method: type[MergeMethod]) -> None:
             count = len(inputs.experts)
             coefficients = make_coefficients(method, count)
             instance = method(options, experts=tuple(f"expert_{index}" for index in range(count)), seed=0)
-            instance.survey(lambda inputs=inputs: iter((inputs,)))  # type: ignore[misc]
+            instance.collect_statistics(lambda inputs=inputs: iter((inputs,)))  # type: ignore[misc]
             state = instance.prepare(inputs)
             try:
                 encoded = encode(state)

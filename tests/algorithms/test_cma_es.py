@@ -20,7 +20,7 @@ def box(number: int, low: float = -1.0, high: float = 3.0) -> list[Dimension]:
 
 
 def sphere(genomes: list[np.ndarray], optimum: float = 0.3) -> np.ndarray:
-    return np.array([-float(np.sum((genome - optimum) ** 2)) for genome in genomes])
+    return np.array([[-float(np.sum((genome - optimum) ** 2))] for genome in genomes])
 
 
 def evolve(proposer: CMAES, generations: int) -> np.ndarray:
@@ -43,7 +43,7 @@ def test_it_asks_what_pycma_itself_asks_in_the_unit_cube() -> None:
         np.testing.assert_array_equal(np.array(genomes), -1.0 + 4.0 * np.array(points))
         fitness = sphere(genomes)
         proposer.tell(genomes, fitness)
-        reference.tell(points, (-fitness).tolist())
+        reference.tell(points, (-fitness[:, 0]).tolist())
 
 
 def test_replay_through_json_is_bit_for_bit_and_ignores_global_random_state() -> None:
@@ -85,7 +85,7 @@ def test_every_genome_is_inside_its_bounds_even_when_the_optimum_is_outside() ->
 def test_a_flat_generation_does_not_end_the_search() -> None:
     proposer = CMAES(box(3), seed=0, population=8, step_size=0.2)
     for _ in range(30):
-        proposer.tell(proposer.ask(), np.zeros(8))
+        proposer.tell(proposer.ask(), np.zeros((8, 1)))
     assert np.ptp(np.array(proposer.ask())) > 0
 
 
@@ -95,7 +95,7 @@ def test_asking_twice_or_telling_nan_is_refused() -> None:
     with pytest.raises(RuntimeError, match="asked twice"):
         proposer.ask()
     with pytest.raises(ValueError, match="finite"):
-        proposer.tell(genomes, np.array([math.nan] * 8))
+        proposer.tell(genomes, np.array([[math.nan]] * 8))
 
 
 def test_an_unknown_option_names_those_there_are() -> None:

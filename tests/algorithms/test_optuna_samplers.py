@@ -18,7 +18,7 @@ def evolve(proposer: TPE | Random, generations: int) -> np.ndarray:
     for _ in range(generations):
         genomes = proposer.ask()
         asked += genomes
-        proposer.tell(genomes, np.array([-float(np.sum((genome - 1.0) ** 2)) for genome in genomes]))
+        proposer.tell(genomes, np.array([[-float(np.sum((genome - 1.0) ** 2))] for genome in genomes]))
     return np.array(asked)
 
 

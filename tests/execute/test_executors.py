@@ -1,8 +1,7 @@
-"""Laws of every executor, and how the config chooses among them."""
+"""How the config chooses among executors, and what it leaves open to be decided."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,80 +11,11 @@ import torch
 from evomerge.config.config import Config
 from evomerge.config.execution import ExecutionConfig
 from evomerge.errors import ConfigError, ExecutionError
-from evomerge.execute import EXECUTORS
-from evomerge.execute.base import Executor, Job, WorkerSettings
+from evomerge.execute.base import WorkerSettings
 from evomerge.execute.inline import InlineExecutor
 from evomerge.execute.settings import choose_backend, make_executor, worker_settings
-from helpers.worker import REQUESTS, answers, failure, job
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-
-
-@pytest.fixture(params=["inline", pytest.param("ray", marks=pytest.mark.ray)])
-def executor(request: pytest.FixtureRequest, settings: WorkerSettings) -> Iterator[Executor]:
-    if request.param == "ray":
-        yield request.getfixturevalue("two_workers")
-    else:
-        yield InlineExecutor(settings)
-
-
-def test_every_executor_is_tested_here() -> None:
-    assert EXECUTORS.names() == ("inline", "ray")
-
-
-def test_every_job_comes_back_once_with_its_own_outcome(executor: Executor, settings: WorkerSettings) -> None:
-    executor.add_requests("search", REQUESTS)
-    executor.add_requests("test", REQUESTS[:1])
-    jobs = [job(settings, number, 0.1 * number, split) for number in range(4) for split in ("search", "test")]
-    jobs.append(job(settings, 9, 1e300))
-    outcomes = list(executor.run(jobs))
-    assert sorted((done.number, done.split) for done, _ in outcomes) == sorted((one.number, one.split) for one in jobs)
-    for done, outcome in outcomes:
-        if done.number == 9:
-            assert failure(outcome).reason == "not_finite"
-        else:
-            assert len(answers(outcome).responses) == (len(REQUESTS) if done.split == "search" else 1)
-    assert list(executor.run([])) == []
-
-
-def test_jobs_may_be_a_generator_that_is_drawn_as_workers_become_free(
-    executor: Executor, settings: WorkerSettings
-) -> None:
-    executor.add_requests("search", REQUESTS)
-    drawn: list[int] = []
-
-    def jobs() -> Iterator[Job]:
-        for number in range(6):
-            drawn.append(number)
-            yield job(settings, number, 0.1 * number)
-
-    running = executor.run(jobs())
-    next(running)
-    assert len(drawn) <= executor.workers + 1
-    assert len(list(running)) == 5
-
-
-def test_an_abandoned_run_leaves_the_executor_usable(executor: Executor, settings: WorkerSettings) -> None:
-    executor.add_requests("search", REQUESTS)
-    running = executor.run([job(settings, number, 0.1 * number) for number in range(5)])
-    next(running)
-    running.close()  # type: ignore[attr-defined]
-    [(done, outcome)] = executor.run([job(settings, 7, 0.5)])
-    assert done.number == 7
-    answers(outcome)
-
-
-@pytest.mark.parametrize("backend", ["inline", pytest.param("ray", marks=pytest.mark.ray)])
-def test_closing_twice_is_fine_and_a_closed_executor_says_so(
-    request: pytest.FixtureRequest, settings: WorkerSettings, backend: str
-) -> None:
-    if backend == "ray":
-        request.getfixturevalue("local_ray")
-    executor = make_executor(ExecutionConfig(backend=backend, cpus_per_worker=4, device="cpu"), settings)  # type: ignore[arg-type]
-    executor.close()
-    executor.close()
-    with pytest.raises(ExecutionError, match="closed"):
-        list(executor.run([job(settings, 0, 0.5)]))
 
 
 def experiment(**execution: Any) -> Config:
@@ -153,8 +83,8 @@ def test_settings_decide_what_the_config_leaves_open(
     monkeypatch.setattr("evomerge.execute.settings.visible_gpus", lambda: gpus)
     settings = worker_settings(experiment(**execution), dtype="bfloat16")
     assert {name: getattr(settings, name) for name in expected} == expected
-    assert settings.base.path == "b"
-    assert list(settings.experts) == ["x"]
+    assert settings.sources.base.path == "b"
+    assert list(settings.sources.experts) == ["x"]
 
 
 def test_several_inline_workers_are_refused(settings: WorkerSettings) -> None:

@@ -144,8 +144,8 @@ def test_results_that_arrived_while_the_caller_was_busy_are_not_called_late(
 def test_workers_that_cannot_build_their_models_are_an_error_with_the_reason(
     make: Callable[..., Any], settings: WorkerSettings, tmp_path: Path
 ) -> None:
-    gone = replace(settings.base, path=str(tmp_path / "gone"))
-    executor = make(settings=replace(settings, base=gone))
+    gone = replace(settings.sources.base, path=str(tmp_path / "gone"))
+    executor = make(settings=replace(settings, sources=replace(settings.sources, base=gone)))
     with pytest.raises(ExecutionError, match=r"no worker could be started: on .*gone"):
         list(executor.run([job(settings, 1, 0.5)]))
 
@@ -197,9 +197,9 @@ def test_more_than_there_is_is_refused_before_anything_starts(
 def test_cores_are_shared_so_that_no_gpu_or_worker_is_left_out(
     nodes: list[tuple[float, float]], workers: int | None, threads: int, gpus: float, cpus: float
 ) -> None:
-    from evomerge.execute.ray.cluster import _Node, check_room, default_cpus
+    from evomerge.execute.ray.cluster import Node, check_room, default_cpus
 
-    cluster = [_Node(*node) for node in nodes]
+    cluster = [Node(*node) for node in nodes]
     assert default_cpus(cluster, workers, threads, gpus) == cpus
     expected = workers or sum(int(gpu / gpus if gpus else cpu / cpus) for cpu, gpu in nodes)
     assert check_room(cluster, workers, cpus, gpus, "here") == expected
@@ -252,8 +252,8 @@ def test_an_address_of_another_kind_is_refused_with_the_right_form(address: str)
 PRIVATE = """
 import os, signal, sys
 from pathlib import Path
-from evomerge.config import ExecutionConfig
-from evomerge.execute import make_executor
+from evomerge.config.execution import ExecutionConfig
+from evomerge.execute.settings import make_executor
 from helpers.worker import REQUESTS, answers, job, make_settings
 
 settings = make_settings({name: Path(sys.argv[1]) / name for name in ("base", "a", "b")})

@@ -232,8 +232,8 @@ def test_a_gpu_merges_the_same_bytes_and_answers_as_the_cpu_does(settings: Worke
 def test_a_gpu_names_the_tensor_that_is_not_finite(settings: WorkerSettings) -> None:
     worker = Worker(replace(settings, device="cuda"))
     worker.add_requests("search", REQUESTS)
-    with_infinity = list(worker._materialiser.experts["a"].names)[3]
-    inputs = worker._materialiser._inputs(with_infinity, METHODS.get("task_arithmetic"), keep=True)
+    with_infinity = list(worker._merger.inputs.experts["a"].names)[3]
+    inputs = worker._merger.inputs.of(with_infinity, METHODS.get("task_arithmetic"), keep=True)
     inputs.experts[0].view(-1)[7] = torch.inf
     lost = failure(worker.evaluate(job(settings, 0, 0.5)))
     assert lost.reason == "not_finite"

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from evomerge.materialise.merger import Materialiser
+from evomerge.materialise.merger import Merger
 from evomerge.models.open import open_models
 from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
+from helpers.merging import streamed
 
 LLAMA = ["q_proj", "v_proj", "down_proj"]
 
@@ -65,7 +66,7 @@ def recipe_of(base: Path, experts: Mapping[str, Path], method: str = "task_arith
 
 
 def merged_by_us(recipe: Recipe) -> dict[str, Tensor]:
-    return dict(Materialiser(*open_models(recipe.base, recipe.experts)).stream(recipe))
+    return streamed(Merger(open_models(recipe)), recipe)
 
 
 def assert_close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

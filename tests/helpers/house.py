@@ -12,8 +12,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("methods", "config"),
     ("models", "space", "benchmark"),
     ("inference", "materialise", "mergekit", "algorithms", "run"),
-    ("execute", "report", "testing"),
-    ("study",),
+    ("execute", "report"),
+    ("study", "testing"),
     ("cli",),
     ("__main__",),
 )

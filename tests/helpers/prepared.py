@@ -21,10 +21,12 @@ import torch
 from safetensors.torch import save, save_file
 from torch import Tensor
 
-from evomerge.materialise.merger import Materialiser
+from evomerge.materialise import states as stored_states
+from evomerge.materialise.merger import Merger
 from evomerge.methods import METHODS
 from evomerge.methods.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.open import Models
 from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
@@ -72,9 +74,9 @@ class Noted(MergeMethod):
 METHOD = "helpers.prepared:Noted"
 
 
-def materialiser(folders: Sequence[Path], states: Path | None) -> Materialiser:
+def merger_of(folders: Sequence[Path], states: Path | None) -> Merger:
     base, *experts = map(Checkpoint.open, folders)
-    return Materialiser(base, {expert.folder.name: expert for expert in experts}, states=states)
+    return Merger(Models(base, {expert.folder.name: expert for expert in experts}), states=states)
 
 
 def recipe_of(folders: Sequence[Path], method: str = "noted", **settings: Any) -> Recipe:
@@ -89,9 +91,9 @@ def recipe_of(folders: Sequence[Path], method: str = "noted", **settings: Any) -
     )
 
 
-def merged(merger: Materialiser, recipe: Recipe) -> dict[str, Tensor]:
+def merged(merger: Merger, recipe: Recipe) -> dict[str, Tensor]:
     targets = {name: torch.full_like(merger.base.tensor(name), torch.nan) for name in merger.base.names}
-    merger.write(recipe, targets)
+    merger.write(merger.bind(recipe), targets)
     return targets
 
 
@@ -105,19 +107,19 @@ def _save_half(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str])
 
 
 def main() -> None:
-    states, out, *folders = map(Path, sys.argv[1:])
-    METHODS._entries["noted"] = METHOD
+    kept, out, *folders = map(Path, sys.argv[1:])
     if "KILL_WRITING" in os.environ:
-        states.save_file = _save_half
-    merger = materialiser(folders, states)
+        stored_states.save_file = _save_half
+    merger = merger_of(folders, kept)
     print("ready", flush=True)
     sys.stdin.readline()
-    found = merged(merger, recipe_of(folders))
+    with METHODS.extended({"noted": METHOD}):
+        found = merged(merger, recipe_of(folders))
     _, limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     save_file(found, out)
-    if merger.problem:
-        print(merger.problem, flush=True)
+    if merger.preparer.problem:
+        print(merger.preparer.problem, flush=True)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,14 @@ from transformers import AutoTokenizer
 from evomerge.models.open import Models, open_models
 from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
-from evomerge.recipe.sources import ModelReference
+from evomerge.recipe.sources import ModelReference, Sources
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def opened(folders: Mapping[str, Path], vocabulary: Any) -> Models:
     references = {name: ModelReference(path=str(folder)) for name, folder in folders.items()}
-    return open_models(references.pop("base"), references, vocabulary=vocabulary)
+    return open_models(Sources(base=references.pop("base"), experts=references, vocabulary=vocabulary))
 
 
 def recipe_of(folders: Mapping[str, Path], vocabulary: Any = "union", **weights: float) -> Recipe:

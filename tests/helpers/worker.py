@@ -2,51 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from evomerge.testing.jobs import REQUESTS, answers, failure, job, make_settings
 
-from evomerge.execute.base import Answers, Failure, Job, Outcome, WorkerSettings
-from evomerge.recipe.group import Group
-from evomerge.recipe.recipe import Recipe
-from evomerge.recipe.sources import ModelReference
-from evomerge.score.requests import GenerationRequest, LogLikelihoodRequest, Request
-
-REQUESTS: tuple[Request, ...] = (
-    LogLikelihoodRequest(context=(1, 40, 50, 60), continuation=(70, 80)),
-    LogLikelihoodRequest(context=(1, 40, 50, 60), continuation=(90,)),
-    LogLikelihoodRequest(context=(1,), continuation=(300, 301, 302)),
-    GenerationRequest(context=(1, 45, 46), stop=("zzzz",), max_tokens=5),
-    LogLikelihoodRequest(context=tuple(range(1, 60)), continuation=(70, 80)),
-)
-
-
-def make_settings(folders: dict[str, Path], **changes: Any) -> WorkerSettings:
-    values: dict[str, Any] = {
-        "base": ModelReference(path=str(folders["base"])),
-        "experts": {name: ModelReference(path=str(path)) for name, path in folders.items() if name != "base"},
-        "dtype": "float32",
-        "device": "cpu",
-        "threads": 1,
-    }
-    return WorkerSettings(**{**values, **changes})
-
-
-def job(settings: WorkerSettings, number: int, weight: float | dict[str, float], split: str = "search") -> Job:
-    recipe = Recipe(
-        base=settings.base,
-        experts=settings.experts,
-        method="task_arithmetic",
-        groups=(Group(name="all", coefficients={"weight": weight}),),
-        dtype=settings.dtype,
-    )
-    return Job(number=number, recipe=recipe, split=split)
-
-
-def answers(outcome: Outcome) -> Answers:
-    assert isinstance(outcome, Answers), outcome
-    return outcome
-
-
-def failure(outcome: Outcome) -> Failure:
-    assert isinstance(outcome, Failure), outcome
-    return outcome
+__all__ = ["REQUESTS", "answers", "failure", "job", "make_settings"]

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from evomerge.inference.live import LiveModel
 from evomerge.materialise.folder import write_folder
-from evomerge.materialise.merger import Materialiser
+from evomerge.materialise.merger import Merger
 from evomerge.methods import METHODS
 from evomerge.methods.spectral.base import MatrixMethod
 from evomerge.models.checkpoint import Checkpoint
@@ -30,6 +30,7 @@ from evomerge.models.open import open_models
 from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
+from helpers.merging import streamed
 
 NUM_EXPERTS = 4
 SIZES = {
@@ -96,8 +97,8 @@ def recipe_of(folders: Mapping[str, Path], method: str, *experts: str, **coeffic
     )
 
 
-def streamed(recipe: Recipe) -> dict[str, Tensor]:
-    return dict(Materialiser(*open_models(recipe.base, recipe.experts)).stream(recipe))
+def merged(recipe: Recipe) -> dict[str, Tensor]:
+    return streamed(Merger(open_models(recipe)), recipe)
 
 
 @pytest.mark.parametrize("kind", STORED)
@@ -133,12 +134,12 @@ def test_every_method_merges_mixtures_alike_live_and_streamed(
 ) -> None:
     found = METHODS.get(method)
     recipe = recipe_of(families[kind], method, *("a", "b")[: found.max_experts])
-    merger = Materialiser(*open_models(recipe.base, recipe.experts))
+    merger = Merger(open_models(recipe))
     live = LiveModel.build(merger.base, dtype=torch.float32)
-    merger.write(recipe, live.targets)
+    merger.write(merger.bind(recipe), live.targets)
     stored = load_file(families[kind]["base"] / "model.safetensors")
     changed = 0
-    for name, tensor in merger.stream(recipe):
+    for name, tensor in streamed(merger, recipe).items():
         assert torch.equal(live.targets[name], tensor), name
         changed += not torch.equal(tensor, stored[name])
     assert changed or method in ("passthrough", "scaled", "tall_mask")
@@ -166,7 +167,7 @@ def test_spectral_methods_take_each_slice_of_a_stack_for_a_matrix(
     base, a, b = (
         load_file(families[kind][model] / "model.safetensors")[name].double().numpy() for model in ("base", "a", "b")
     )
-    found = streamed(recipe_of(families[kind], "tsv_merge"))[name].double().numpy()
+    found = merged(recipe_of(families[kind], "tsv_merge"))[name].double().numpy()
     assert found.shape[0] == count == NUM_EXPERTS
     for index in range(count):
         expected = base[index] + plain_tsv([a[index] - base[index], b[index] - base[index]])
@@ -178,7 +179,7 @@ def test_spectral_methods_take_each_slice_of_a_stack_for_a_matrix(
 def test_a_stack_merges_as_the_same_matrices_stored_one_by_one(
     method: str, families: dict[str, dict[str, Path]]
 ) -> None:
-    apart, together = (streamed(recipe_of(families[kind], method)) for kind in ("qwen3", "qwen3, stacked"))
+    apart, together = (merged(recipe_of(families[kind], method)) for kind in ("qwen3", "qwen3, stacked"))
     slices = [apart[f"{QWEN.format(f'{index}.')}.weight"] for index in range(NUM_EXPERTS)]
     assert torch.equal(together[QWEN.format("")], torch.stack(slices))
 
@@ -187,7 +188,7 @@ def test_a_stack_merges_as_the_same_matrices_stored_one_by_one(
 def test_a_table_of_biases_is_averaged_since_it_is_no_matrix(method: str, families: dict[str, dict[str, Path]]) -> None:
     base, a, b = (load_file(families["gpt_oss"][model] / "model.safetensors")[BIAS] for model in ("base", "a", "b"))
     assert base.shape == (NUM_EXPERTS, 48)
-    found = streamed(recipe_of(families["gpt_oss"], method))[BIAS]
+    found = merged(recipe_of(families["gpt_oss"], method))[BIAS]
     torch.testing.assert_close(found, (a + b) / 2, rtol=1e-6, atol=1e-8)
     assert not torch.equal(found, base)
 
@@ -196,7 +197,7 @@ def test_a_compressed_mixture_is_an_expert(families: dict[str, dict[str, Path]],
     folders = families["granite"]
     compress(folders["base"], folders["a"], tmp_path / "small", method="svd", rank=2)
     recipe = recipe_of({**folders, "a": tmp_path / "small"}, "task_arithmetic", "a", weight=1.0)
-    found = streamed(recipe)[GRANITE].double().numpy()
+    found = merged(recipe)[GRANITE].double().numpy()
     base, a = (load_file(folders[model] / "model.safetensors")[GRANITE].double().numpy() for model in ("base", "a"))
     for index in range(NUM_EXPERTS):
         left, values, right = np.linalg.svd(a[index] - base[index], full_matrices=False)

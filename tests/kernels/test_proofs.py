@@ -81,16 +81,16 @@ def test_compiled_loops_write_the_bytes_of_torch(name: str, kind: str) -> None:
         values = coefficients(method, count, kind)
         if kind == "zero" and name in WITHOUT_ZERO:
             with pytest.raises(MergeError):
-                merger.merge(inputs, values, merger.prepare(inputs), torch.empty_like(base))
+                merger.merge(inputs, values, merger.preparer.prepare(merger.bind(inputs)), torch.empty_like(base))
             continue
         written = []
         for torch_alone in (False, True):
             out = torch.empty_like(base)
             if torch_alone:
                 with torch_only():
-                    finite = merger.merge(inputs, values, merger.prepare(inputs), out)
+                    finite = merger.merge(inputs, values, merger.preparer.prepare(merger.bind(inputs)), out)
             else:
-                finite = merger.merge(inputs, values, merger.prepare(inputs), out)
+                finite = merger.merge(inputs, values, merger.preparer.prepare(merger.bind(inputs)), out)
             assert finite in (None, bool(out.isfinite().all()))
             written.append(out)
         assert same_bytes(*written), (experts, (written[0] != written[1]).nonzero()[:5])
@@ -108,7 +108,10 @@ def test_what_is_not_finite_is_noticed_wherever_it_stands(name: str, poison: flo
         merger = method({option.name: option.default for option in method.options}, experts=("a", "b", "c"), seed=7)
         inputs = TensorInputs(name="x", base=base, experts=tuple(experts))
         out = torch.empty_like(base)
-        assert merger.merge(inputs, coefficients(method, 3, "generic"), merger.prepare(inputs), out) is False
+        assert (
+            merger.merge(inputs, coefficients(method, 3, "generic"), merger.preparer.prepare(merger.bind(inputs)), out)
+            is False
+        )
 
 
 def test_a_mark_promises_the_same_bfloat16_for_all_numbers_within_the_bound() -> None:
@@ -177,9 +180,9 @@ def test_among_a_million_weights_none_is_rounded_otherwise(name: str) -> None:
     inputs = TensorInputs(name="x", base=base.bfloat16(), experts=experts)
     values = coefficients(method, 3, "generic")
     outs = [torch.empty_like(inputs.experts[0]) for _ in range(2)]
-    merger.merge(inputs, values, merger.prepare(inputs), outs[0])
+    merger.merge(inputs, values, merger.preparer.prepare(merger.bind(inputs)), outs[0])
     with torch_only():
-        merger.merge(inputs, values, merger.prepare(inputs), outs[1])
+        merger.merge(inputs, values, merger.preparer.prepare(merger.bind(inputs)), outs[1])
     assert same_bytes(*outs)
 
 
@@ -198,7 +201,7 @@ def test_a_vote_that_float32_takes_for_a_tie_is_decided(side: float) -> None:
         "scale": np.asarray(1.0),
     }
     out = torch.empty_like(base)
-    merger.merge(inputs, values, merger.prepare(inputs), out)
+    merger.merge(inputs, values, merger.preparer.prepare(merger.bind(inputs)), out)
     assert torch.equal(out, experts[0 if side > 0 else 1])
 
 
@@ -215,7 +218,7 @@ def test_votes_on_a_common_grid_are_decided_as_by_fractions(spread: int) -> None
     inputs = TensorInputs(name="x", base=base, experts=tuple(experts))
     numbers = {"weight": np.array([0.61, 0.83]), "density": np.ones(2), "scale": np.asarray(1.0)}
     out = torch.empty_like(base)
-    merger.merge(inputs, numbers, merger.prepare(inputs), out)
+    merger.merge(inputs, numbers, merger.preparer.prepare(merger.bind(inputs)), out)
 
     tied = 0
     for start, one, other, merged in zip(*(t.view(-1).tolist() for t in (base, *experts, out)), strict=True):

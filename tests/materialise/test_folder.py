@@ -21,11 +21,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from evomerge.errors import CheckpointError, ExportError, MergeError, RecipeError
 from evomerge.files.fresh_folder import fresh_folder
 from evomerge.inference.live import LiveModel
+from evomerge.materialise.bind import Bound
 from evomerge.materialise.folder import write_folder
-from evomerge.materialise.merger import Materialiser
+from evomerge.materialise.merger import Merger
 from evomerge.materialise.shards import parse_size
 from evomerge.methods import METHODS
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.open import Models
 from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
@@ -35,9 +37,9 @@ from helpers.stand_in_methods import METHODS as STAND_INS
 
 
 @pytest.fixture(autouse=True)
-def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, path in STAND_INS.items():
-        monkeypatch.setitem(METHODS._entries, name, path)
+def stand_ins() -> Iterator[None]:
+    with METHODS.extended(STAND_INS):
+        yield
 
 
 def recipe_of(folders: Mapping[str, Path], **settings: Any) -> Recipe:
@@ -53,9 +55,9 @@ def recipe_of(folders: Mapping[str, Path], **settings: Any) -> Recipe:
 
 def live_model(recipe: Recipe) -> LiveModel:
     base = Checkpoint.open(recipe.base)
-    merger = Materialiser(base, {name: Checkpoint.open(model) for name, model in recipe.experts.items()})
-    live = LiveModel.build(base, dtype=merger.dtype(recipe))
-    merger.write(recipe, live.targets)
+    merger = Merger(Models(base, {name: Checkpoint.open(model) for name, model in recipe.experts.items()}))
+    live = LiveModel.build(base, dtype=merger.bind(recipe).dtype)
+    merger.write(merger.bind(recipe), live.targets)
     return live
 
 
@@ -177,7 +179,7 @@ def test_the_folder_is_complete_and_tells_how_it_was_made(tiny_llama: dict[str, 
 
 def test_a_merge_can_be_made_again_from_its_own_recipe_file(tiny_llama: dict[str, Path], tmp_path: Path) -> None:
     first = write_folder(recipe_of(tiny_llama), tmp_path / "first")
-    second = write_folder(first / "recipe.yaml", tmp_path / "second")
+    second = merge(first / "recipe.yaml", tmp_path / "second")
     digests = [hashlib.sha256((out / "model.safetensors").read_bytes()).digest() for out in (first, second)]
     assert digests[0] == digests[1]
 
@@ -199,17 +201,17 @@ def test_progress_counts_bytes_up_to_all_of_them(tiny_llama: dict[str, Path], tm
 def test_merged_tensors_share_the_memory_of_two(
     tiny_llama: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stream = Materialiser.stream
+    stream = Merger.stream
     places, count = set(), 0
 
-    def watched(self: Materialiser, recipe: Recipe, *, reuse: bool) -> Iterator[tuple[str, torch.Tensor]]:
+    def watched(self: Merger, bound: Bound, *, reuse: bool) -> Iterator[tuple[str, torch.Tensor]]:
         nonlocal count
-        for name, tensor in stream(self, recipe, reuse=reuse):
+        for name, tensor in stream(self, bound, reuse=reuse):
             places.add(tensor.untyped_storage().data_ptr())
             count += 1
             yield name, tensor
 
-    monkeypatch.setattr(Materialiser, "stream", watched)
+    monkeypatch.setattr(Merger, "stream", watched)
     write_folder(recipe_of(tiny_llama), tmp_path / "merged", shard_size="10KB")
     assert len(places) == 2 < count
 
@@ -298,10 +300,10 @@ def test_a_killed_export_leaves_no_folder_of_that_name(tiny_llama: dict[str, Pat
         "from helpers.stand_in_methods import METHODS as stand_ins\n"
         "from evomerge.study.merge import merge\n"
         "from evomerge.methods import METHODS\n"
-        "METHODS._entries.update(stand_ins)\n"
         "def kill(written, total):\n"
         "    if written > total // 2: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "merge(sys.argv[1], sys.argv[2], progress=kill)\n"
+        "with METHODS.extended(stand_ins):\n"
+        "    merge(sys.argv[1], sys.argv[2], progress=kill)\n"
     )
     out = tmp_path / "out" / "merged"
     done = subprocess.run([sys.executable, "-c", script, str(recipe), str(out)], env={**os.environ}, timeout=120)

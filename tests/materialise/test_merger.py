@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,34 +16,36 @@ from transformers import AutoModelForCausalLM
 from evomerge.errors import CheckpointError, MergeError, RecipeError
 from evomerge.inference.live import LiveModel
 from evomerge.materialise.folder import write_folder
-from evomerge.materialise.merger import Materialiser
+from evomerge.materialise.merger import Merger
 from evomerge.methods import METHODS
 from evomerge.methods.base import MergeMethod
-from evomerge.methods.declared import checked_options
+from evomerge.methods.declared import build_method
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.open import Models
 from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
 from evomerge.testing.models import ARCHITECTURES, tiny_checkpoint, tiny_family
+from helpers.merging import streamed
 from helpers.stand_in_methods import METHODS as STAND_INS
 from helpers.stand_in_methods import Weighted
 
 
 @pytest.fixture(autouse=True)
-def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, path in STAND_INS.items():
-        monkeypatch.setitem(METHODS._entries, name, path)
+def stand_ins() -> Iterator[None]:
     Weighted.prepared.clear()
+    with METHODS.extended(STAND_INS):
+        yield
 
 
 @pytest.fixture(scope="module")
-def llama(tiny_llama: dict[str, Path]) -> Materialiser:
-    return materialiser(tiny_llama)
+def llama(tiny_llama: dict[str, Path]) -> Merger:
+    return merger_of(tiny_llama)
 
 
-def materialiser(folders: Mapping[str, Path]) -> Materialiser:
+def merger_of(folders: Mapping[str, Path]) -> Merger:
     models = {name: Checkpoint.open(folder) for name, folder in folders.items()}
-    return Materialiser(models.pop("base"), models)
+    return Merger(Models(models.pop("base"), models))
 
 
 def recipe_of(folders: Mapping[str, Path], *groups: Group, method: str = "weighted", **settings: Any) -> Recipe:
@@ -68,14 +70,14 @@ def test_live_and_streamed_tensors_are_the_same_bytes_and_those_of_a_float64_ref
     tmp_path: Path, architecture: str, dtype: str
 ) -> None:
     folders = tiny_family(tmp_path, architecture, dtype=dtype)
-    merger = materialiser(folders)
+    merger = merger_of(folders)
     recipe = recipe_of(folders, *BY_LAYER_AND_KIND)
     live = LiveModel.build(merger.base, dtype=merger.base.dtype)
-    merger.write(recipe, live.targets)
-    streamed = dict(merger.stream(recipe))
+    merger.write(merger.bind(recipe), live.targets)
+    found = streamed(merger, recipe)
     stored = {name: load_file(folder / "model.safetensors") for name, folder in folders.items()}
-    assert set(streamed) == set(stored["base"])
-    for name, tensor in streamed.items():
+    assert set(found) == set(stored["base"])
+    for name, tensor in found.items():
         layer, kind = merger.base.layout.place(name)
         a, b, scale = ((0.9, 0.1, 1.0) if kind == "mlp" else (-0.5, 0.25, 0.5)) if layer == 0 else (0.75, 0.75, 1.0)
         base, one, two = (stored[model][name].double() for model in ("base", "a", "b"))
@@ -84,29 +86,29 @@ def test_live_and_streamed_tensors_are_the_same_bytes_and_those_of_a_float64_ref
         assert torch.equal(live.targets[name], tensor), name
 
 
-def test_candidates_follow_each_other_without_a_trace(llama: Materialiser, tiny_llama: dict[str, Path]) -> None:
+def test_candidates_follow_each_other_without_a_trace(llama: Merger, tiny_llama: dict[str, Path]) -> None:
     live = LiveModel.build(llama.base, dtype=torch.float32)
     for weight in (0.3, 1.7, 0.3):
-        llama.write(recipe_of(tiny_llama, everywhere(weight=weight)), live.targets)
-        expected = dict(llama.stream(recipe_of(tiny_llama, everywhere(weight=weight))))
+        llama.write(llama.bind(recipe_of(tiny_llama, everywhere(weight=weight))), live.targets)
+        expected = streamed(llama, recipe_of(tiny_llama, everywhere(weight=weight)))
         assert all(torch.equal(live.targets[name], tensor) for name, tensor in expected.items())
 
 
 @pytest.mark.parametrize("model", ["base", "a", "b"])
-def test_one_model_chosen_is_its_stored_bytes(tiny_llama: dict[str, Path], llama: Materialiser, model: str) -> None:
+def test_one_model_chosen_is_its_stored_bytes(tiny_llama: dict[str, Path], llama: Merger, model: str) -> None:
     live = LiveModel.build(llama.base, dtype=torch.float32)
-    llama.write(recipe_of(tiny_llama, method="chosen", options={"model": model}), live.targets)
+    llama.write(llama.bind(recipe_of(tiny_llama, method="chosen", options={"model": model})), live.targets)
     stored = load_file(tiny_llama[model] / "model.safetensors")
     assert all(torch.equal(live.targets[name], tensor) for name, tensor in stored.items())
 
 
-def test_a_recipe_may_ask_for_another_dtype(tiny_llama: dict[str, Path], llama: Materialiser) -> None:
+def test_a_recipe_may_ask_for_another_dtype(tiny_llama: dict[str, Path], llama: Merger) -> None:
     recipe = recipe_of(tiny_llama, everywhere(weight=0.4), dtype="bfloat16")
-    exact = dict(llama.stream(recipe_of(tiny_llama, everywhere(weight=0.4), dtype="float64")))
-    assert llama.size_bytes(recipe) * 2 == llama.base.size_bytes
+    exact = streamed(llama, recipe_of(tiny_llama, everywhere(weight=0.4), dtype="float64"))
+    assert llama.bind(recipe).size_bytes * 2 == llama.base.size_bytes
     live = LiveModel.build(llama.base, dtype=torch.bfloat16)
-    llama.write(recipe, live.targets)
-    for name, tensor in llama.stream(recipe):
+    llama.write(llama.bind(recipe), live.targets)
+    for name, tensor in streamed(llama, recipe).items():
         assert tensor.dtype == torch.bfloat16
         assert torch.equal(tensor, exact[name].bfloat16())
         assert torch.equal(tensor, live.targets[name])
@@ -127,12 +129,12 @@ def mixed_family(tmp_path: Path) -> dict[str, Path]:
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
 def test_a_mixed_checkpoint_keeps_its_dtypes_and_scores_what_it_would_after_loading(tmp_path: Path, dtype: str) -> None:
     folders = mixed_family(tmp_path)
-    merger = materialiser(folders)
+    merger = merger_of(folders)
     recipe = recipe_of(folders, everywhere(weight={"a": 0.3, "b": 0.6}), dtype=dtype)
     live = LiveModel.build(merger.base, dtype=torch.bfloat16)
-    merger.write(recipe, live.targets)
-    streamed = dict(merger.stream(recipe))
-    for name, tensor in streamed.items():
+    merger.write(merger.bind(recipe), live.targets)
+    found = streamed(merger, recipe)
+    for name, tensor in found.items():
         assert tensor.dtype == merger.base.tensors[name].dtype
         assert torch.equal(live.targets[name], tensor.to(torch.bfloat16))
 
@@ -144,11 +146,11 @@ def test_a_value_is_rounded_to_its_stored_dtype_before_that_of_the_live_model(tm
         tensors = load_file(folders[model] / "model.safetensors")
         tensors["model.norm.weight"] = torch.full((32,), value)
         save_file(tensors, folders[model] / "model.safetensors", {"format": "pt"})
-    merger = materialiser(folders)
+    merger = merger_of(folders)
     recipe = recipe_of(folders, everywhere(weight={"a": 2**-10, "b": 0.0}), method="task_arithmetic")
     live = LiveModel.build(merger.base, dtype=torch.bfloat16)
-    merger.write(recipe, live.targets)
-    assert torch.all(dict(merger.stream(recipe))["model.norm.weight"] == 1 + 2**-8)
+    merger.write(merger.bind(recipe), live.targets)
+    assert torch.all(streamed(merger, recipe)["model.norm.weight"] == 1 + 2**-8)
     assert torch.all(live.targets["model.norm.weight"] == 1.0)
 
 
@@ -162,12 +164,12 @@ def test_wide_dtypes_are_streamed_first_whatever_the_order_in_the_base(tmp_path:
     (folders["base"] / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": dict(sorted(files.items(), key=lambda item: item[1]))})
     )
-    merger = materialiser(folders)
+    merger = merger_of(folders)
     recipe = recipe_of(folders, everywhere(weight=0.5))
     assert merger.base.tensors[merger.base.names[0]].dtype == torch.bfloat16
-    streamed = list(merger.stream(recipe))
-    assert [(name, tensor.dtype) for name, tensor in streamed] == list(merger.stored(recipe).items())
-    assert [tensor.element_size() for _, tensor in streamed] == [4] * 5 + [2] * 16
+    found = list(merger.stream(merger.bind(recipe)))
+    assert [(name, tensor.dtype) for name, tensor in found] == list(merger.bind(recipe).stored.items())
+    assert [tensor.element_size() for _, tensor in found] == [4] * 5 + [2] * 16
 
 
 def test_experts_in_another_dtype_are_merged_as_stored(tmp_path: Path) -> None:
@@ -175,9 +177,9 @@ def test_experts_in_another_dtype_are_merged_as_stored(tmp_path: Path) -> None:
         "base": tiny_checkpoint(tmp_path / "base", dtype="bfloat16"),
         "a": tiny_checkpoint(tmp_path / "a", seed=1, dtype="float32"),
     }
-    merger = materialiser(folders)
+    merger = merger_of(folders)
     stored = {name: load_file(folder / "model.safetensors") for name, folder in folders.items()}
-    for name, tensor in merger.stream(recipe_of(folders, everywhere(weight=0.25))):
+    for name, tensor in streamed(merger, recipe_of(folders, everywhere(weight=0.25))).items():
         base, expert = stored["base"][name].double(), stored["a"][name].double()
         assert torch.equal(tensor, (base + 0.25 * (expert - base)).bfloat16())
 
@@ -187,22 +189,22 @@ def test_a_tied_expert_gives_its_embedding_as_head_of_an_untied_base(tmp_path: P
         "base": tiny_checkpoint(tmp_path / "base"),
         "a": tiny_checkpoint(tmp_path / "a", seed=1, tied=True),
     }
-    streamed = dict(materialiser(folders).stream(recipe_of(folders, everywhere(weight=1.0))))
-    assert torch.equal(streamed["lm_head.weight"], streamed["model.embed_tokens.weight"])
+    found = streamed(merger_of(folders), recipe_of(folders, everywhere(weight=1.0)))
+    assert torch.equal(found["lm_head.weight"], found["model.embed_tokens.weight"])
 
 
 def test_names_without_the_base_models_prefix_are_merged_with_those_that_have_it(tmp_path: Path) -> None:
     folders = tiny_family(tmp_path, "gpt2")
     recipe = recipe_of(folders, *BY_LAYER_AND_KIND)
-    expected = dict(materialiser(folders).stream(recipe))
+    expected = streamed(merger_of(folders), recipe)
     tensors = load_file(folders["a"] / "model.safetensors")
     save_file(
         {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()},
         folders["a"] / "model.safetensors",
         {"format": "pt"},
     )
-    streamed = dict(materialiser(folders).stream(recipe))
-    assert all(torch.equal(streamed[name], tensor) for name, tensor in expected.items())
+    found = streamed(merger_of(folders), recipe)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def with_buffer(folders: Mapping[str, Path], values: Mapping[str, Tensor]) -> None:
@@ -216,36 +218,42 @@ def test_integers_are_the_bases_and_must_agree(tmp_path: Path) -> None:
     folders = tiny_family(tmp_path)
     steps = torch.arange(5)
     with_buffer(folders, {"base": steps, "a": steps, "b": steps})
-    streamed = dict(materialiser(folders).stream(recipe_of(folders, everywhere(weight=0.5))))
-    assert torch.equal(streamed["model.layers.0.mlp.steps"], steps)
+    found = streamed(merger_of(folders), recipe_of(folders, everywhere(weight=0.5)))
+    assert torch.equal(found["model.layers.0.mlp.steps"], steps)
     with_buffer(folders, {"base": steps, "a": steps, "b": steps + 1})
     with pytest.raises(CheckpointError, match=r"steps: integers that differ"):
-        materialiser(folders)
+        merger_of(folders)
 
 
-def test_what_is_prepared_is_kept_per_method_options_and_seed(tiny_llama: dict[str, Path], llama: Materialiser) -> None:
-    merger = materialiser(tiny_llama)
+def test_what_is_prepared_is_kept_per_method_options_and_seed(tiny_llama: dict[str, Path], llama: Merger) -> None:
+    merger = merger_of(tiny_llama)
     recipe = recipe_of(tiny_llama, everywhere(weight=0.1))
-    first = merger.prepare(recipe)
+    first = merger.preparer.prepare(merger.bind(recipe))
     assert Weighted.prepared == list(merger.base.names)
-    assert merger.prepare(recipe_of(tiny_llama, everywhere(weight=0.2))) is first
-    assert merger.prepare(recipe_of(tiny_llama, everywhere(weight=0.1), options={"mode": "plain"})) is first
-    assert merger.prepare(recipe_of(tiny_llama, everywhere(weight=0.1), seed=1)) is not first
-    assert merger.prepare(recipe_of(tiny_llama, everywhere(weight=0.1), options={"mode": "negated"})) is not first
-    assert merger.prepare(recipe) is not first
-    assert merger.prepared_bytes(recipe) == 2 * merger.base.num_parameters
+    assert merger.preparer.prepare(merger.bind(recipe_of(tiny_llama, everywhere(weight=0.2)))) is first
+    assert (
+        merger.preparer.prepare(merger.bind(recipe_of(tiny_llama, everywhere(weight=0.1), options={"mode": "plain"})))
+        is first
+    )
+    assert merger.preparer.prepare(merger.bind(recipe_of(tiny_llama, everywhere(weight=0.1), seed=1))) is not first
+    assert (
+        merger.preparer.prepare(merger.bind(recipe_of(tiny_llama, everywhere(weight=0.1), options={"mode": "negated"})))
+        is not first
+    )
+    assert merger.preparer.prepare(merger.bind(recipe)) is not first
+    assert merger.preparer.prepared_bytes(merger.bind(recipe)) == 2 * merger.base.num_parameters
 
 
-def test_a_method_without_need_of_a_base_isnt_given_one(tiny_llama: dict[str, Path], llama: Materialiser) -> None:
-    streamed = dict(llama.stream(recipe_of(tiny_llama, method="pair")))
+def test_a_method_without_need_of_a_base_isnt_given_one(tiny_llama: dict[str, Path], llama: Merger) -> None:
+    found = streamed(llama, recipe_of(tiny_llama, method="pair"))
     one, two = (load_file(tiny_llama[model] / "model.safetensors")["lm_head.weight"].double() for model in "ab")
-    assert torch.equal(streamed["lm_head.weight"], ((one + two) / 2).float())
+    assert torch.equal(found["lm_head.weight"], ((one + two) / 2).float())
 
 
 def test_groups_without_tensors_and_an_expert_that_is_the_base_are_noted(tiny_llama: dict[str, Path]) -> None:
     references = {name: ModelReference(path=str(tiny_llama[name])) for name in ("base", "a")}
     base = Checkpoint.open(references["base"])
-    merger = Materialiser(base, {"copy": Checkpoint.open(references["base"]), "a": Checkpoint.open(references["a"])})
+    merger = Merger(Models(base, {"copy": Checkpoint.open(references["base"]), "a": Checkpoint.open(references["a"])}))
     groups = (Group(name="typo", names=("selfattn",)), Group(name="mlp", kinds=("mlp",)), Group(name="rest"))
     recipe = Recipe(
         base=references["base"],
@@ -253,12 +261,12 @@ def test_groups_without_tensors_and_an_expert_that_is_the_base_are_noted(tiny_ll
         method="task_arithmetic",
         groups=(*groups, Group(name="shadowed", layers=(0, 0))),
     )
-    assert merger.notes(recipe) == [
+    assert merger.notes(merger.bind(recipe)) == [
         "group 'typo' contains no tensor that no earlier group contains; it has no effect",
         "group 'shadowed' contains no tensor that no earlier group contains; it has no effect",
         "expert 'copy' is the base itself; its task vector is zero",
     ]
-    assert merger.notes(replace(recipe, method="linear", groups=groups[1:])) == []
+    assert merger.notes(merger.bind(replace(recipe, method="linear", groups=groups[1:]))) == []
 
 
 @pytest.mark.parametrize(
@@ -302,10 +310,10 @@ def test_groups_without_tensors_and_an_expert_that_is_the_base_are_noted(tiny_ll
     ],
 )
 def test_each_fault_of_a_recipe_is_named_with_its_place(
-    tiny_llama: dict[str, Path], llama: Materialiser, changes: dict[str, Any], message: str
+    tiny_llama: dict[str, Path], llama: Merger, changes: dict[str, Any], message: str
 ) -> None:
     good = recipe_of(tiny_llama, everywhere(weight=0.5))
-    llama.check(good)
+    llama.bind(good)
     fields = {
         "base": good.base,
         "experts": good.experts,
@@ -316,27 +324,28 @@ def test_each_fault_of_a_recipe_is_named_with_its_place(
     fields["experts"] = dict.fromkeys(fields["experts"], good.base)
     bad = Recipe(**fields)
     with pytest.raises(RecipeError, match=message):
-        llama.check(bad)
+        llama.bind(bad)
     with pytest.raises(RecipeError, match=message):
-        llama.write(bad, {})
+        llama.write(llama.bind(bad), {})
     with pytest.raises(RecipeError, match=message):
-        next(llama.stream(bad))
+        llama.bind(bad)
 
 
 def test_defaults_of_options_are_filled_in(tiny_llama: dict[str, Path]) -> None:
     recipe = recipe_of(tiny_llama, options={"floor": 1})
-    assert checked_options(recipe) == {"mode": "plain", "floor": 1.0, "rounds": 1, "sure": True}
+    method = build_method(recipe.method, recipe.options, experts=tuple(recipe.experts), seed=recipe.seed)
+    assert method.option == {"mode": "plain", "floor": 1.0, "rounds": 1, "sure": True}
 
 
 def test_coefficients_that_overflow_are_an_error_that_names_the_tensor_and_them(
-    tiny_llama: dict[str, Path], llama: Materialiser
+    tiny_llama: dict[str, Path], llama: Merger
 ) -> None:
     live = LiveModel.build(llama.base, dtype=torch.float16)
     recipe = recipe_of(tiny_llama, everywhere(weight={"a": 1e30, "b": 0.0}), dtype="float16")
     with pytest.raises(MergeError, match=r"^lm_head\.weight: the merge isn't finite with weight = \[1e\+30, 0\.0\]"):
-        llama.write(recipe, live.targets)
+        llama.write(llama.bind(recipe), live.targets)
     with pytest.raises(MergeError, match=r"^lm_head\.weight: the merge isn't finite"):
-        dict(llama.stream(recipe))
+        streamed(llama, recipe)
 
 
 def test_huge_but_finite_weights_are_merged(tmp_path: Path) -> None:
@@ -345,8 +354,8 @@ def test_huge_but_finite_weights_are_merged(tmp_path: Path) -> None:
         tensors = load_file(folder / "model.safetensors")
         tensors["model.norm.weight"] = torch.full((32,), 3e38)
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    streamed = dict(materialiser(folders).stream(recipe_of(folders, everywhere(weight=0.5))))
-    assert torch.all(streamed["model.norm.weight"] == torch.tensor(3e38))
+    found = streamed(merger_of(folders), recipe_of(folders, everywhere(weight=0.5)))
+    assert torch.all(found["model.norm.weight"] == torch.tensor(3e38))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -356,23 +365,23 @@ def test_an_expert_with_broken_weights_is_named_with_the_tensor(tmp_path: Path, 
     tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = value
     save_file(tensors, folders["b"] / "model.safetensors", {"format": "pt"})
     with pytest.raises(MergeError, match=r"model\.layers\.1\.mlp\.up_proj\.weight: NaN or Inf in the weights of b"):
-        dict(materialiser(folders).stream(recipe_of(folders, everywhere(weight=0.5))))
+        streamed(merger_of(folders), recipe_of(folders, everywhere(weight=0.5)))
 
 
 def test_models_that_dont_fit_are_refused_before_any_work(tiny_llama: dict[str, Path], tmp_path: Path) -> None:
     deep = tiny_checkpoint(tmp_path / "deep", layers=3)
     with pytest.raises(CheckpointError, match=r"expert 'deep'.*has 3 layers"):
-        materialiser({"base": tiny_llama["base"], "deep": deep})
+        merger_of({"base": tiny_llama["base"], "deep": deep})
 
 
 def test_a_merged_live_model_answers_as_the_model_that_transformers_builds_from_the_stream(
-    tiny_llama: dict[str, Path], llama: Materialiser
+    tiny_llama: dict[str, Path], llama: Merger
 ) -> None:
     recipe = recipe_of(tiny_llama, *BY_LAYER_AND_KIND)
     live = LiveModel.build(llama.base, dtype=torch.float32)
-    llama.write(recipe, live.targets)
+    llama.write(llama.bind(recipe), live.targets)
     stock = AutoModelForCausalLM.from_pretrained(tiny_llama["base"]).eval()
-    stock.load_state_dict(dict(llama.stream(recipe)))
+    stock.load_state_dict(streamed(llama, recipe))
     tokens = torch.arange(1, 30)[None]
     assert torch.equal(live.model(tokens).logits, stock(tokens).logits)
 
@@ -386,7 +395,7 @@ def test_every_method_gives_the_same_bytes_live_and_streamed(
     merges: type[MergeMethod] = METHODS.get(method)
     count = min(max(2, merges.min_experts), merges.max_experts or 99)
     folders = tiny_family(tmp_path, architecture, experts="abcdef"[:count], dtype=dtype)
-    merger = materialiser(folders)
+    merger = merger_of(folders)
     parameters = merges.parameters
     groups = tuple(
         Group(
@@ -400,10 +409,10 @@ def test_every_method_gives_the_same_bytes_live_and_streamed(
     )
     recipe = recipe_of(folders, *groups, method=method)
     live = LiveModel.build(merger.base, dtype=merger.base.dtype)
-    merger.write(recipe, live.targets)
-    for name, tensor in merger.stream(recipe):
+    merger.write(merger.bind(recipe), live.targets)
+    for name, tensor in streamed(merger, recipe).items():
         assert torch.equal(live.targets[name], tensor), name
-    assert merger.prepared_bytes(recipe) >= 0
+    assert merger.preparer.prepared_bytes(merger.bind(recipe)) >= 0
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mixtral"])
@@ -411,20 +420,20 @@ def test_every_method_gives_the_same_bytes_live_and_streamed(
 @pytest.mark.parametrize("model", ["base", "a", "b"])
 def test_passthrough_gives_back_the_stored_bytes(tmp_path: Path, architecture: str, dtype: str, model: str) -> None:
     folders = tiny_family(tmp_path, architecture, dtype=dtype)
-    merger = materialiser(folders)
+    merger = merger_of(folders)
     live = LiveModel.build(merger.base, dtype=merger.base.dtype)
     recipe = recipe_of(folders, method="passthrough", options={"model": model})
-    merger.write(recipe, live.targets)
+    merger.write(merger.bind(recipe), live.targets)
     stored = load_file(folders[model] / "model.safetensors")
-    streamed = dict(merger.stream(recipe))
+    found = streamed(merger, recipe)
     for name, tensor in stored.items():
-        assert torch.equal(streamed[name].view(torch.uint8), tensor.view(torch.uint8)), name
+        assert torch.equal(found[name].view(torch.uint8), tensor.view(torch.uint8)), name
         assert torch.equal(live.targets[name], tensor), name
 
 
-def test_passthrough_of_an_unknown_model_is_refused(tiny_llama: dict[str, Path], llama: Materialiser) -> None:
+def test_passthrough_of_an_unknown_model_is_refused(tiny_llama: dict[str, Path], llama: Merger) -> None:
     with pytest.raises(RecipeError, match=r"unknown model 'c'.*Available: a, b, base"):
-        llama.check(recipe_of(tiny_llama, method="passthrough", options={"model": "c"}))
+        llama.bind(recipe_of(tiny_llama, method="passthrough", options={"model": "c"}))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -435,10 +444,10 @@ def test_ties_over_the_model_trims_the_whole_task_vector_live_and_streamed(tmp_p
         Group(name="rest", coefficients={"density": {"a": 0.2, "b": 0.001}}),
     )
     recipe = recipe_of(folders, *groups, method="ties", options={"trim": "model"})
-    merger = materialiser(folders)
+    merger = merger_of(folders)
     tau = {
         expert: {
-            name: merger.experts[expert].tensor(name).double() - merger.base.tensor(name).double()
+            name: merger.inputs.experts[expert].tensor(name).double() - merger.base.tensor(name).double()
             for name in merger.base.names
         }
         for expert in ("a", "b")
@@ -447,7 +456,7 @@ def test_ties_over_the_model_trims_the_whole_task_vector_live_and_streamed(tmp_p
         expert: torch.cat([tensor.flatten() for tensor in vectors.values()]).abs().sort(descending=True).values
         for expert, vectors in tau.items()
     }
-    for name, merged in merger.stream(recipe):
+    for name, merged in streamed(merger, recipe).items():
         densities = groups[0 if "mlp" in name else 1].coefficients["density"]
         assert isinstance(densities, Mapping)
         kept = []
@@ -461,12 +470,12 @@ def test_ties_over_the_model_trims_the_whole_task_vector_live_and_streamed(tmp_p
         expected = merger.base.tensor(name).double() + (agreeing[0] + agreeing[1]) / count.clamp(min=1.0)
         torch.testing.assert_close(merged, expected.to(merged.dtype), rtol=0, atol=0)
     targets = {name: torch.empty_like(merger.base.tensor(name)) for name in merger.base.names}
-    merger.write(recipe, targets)
-    for name, merged in merger.stream(recipe):
+    merger.write(merger.bind(recipe), targets)
+    for name, merged in streamed(merger, recipe).items():
         assert torch.equal(merged, targets[name]), name
     plain = recipe_of(folders, *groups, method="ties")
-    assert merger.prepared_bytes(recipe) != merger.prepared_bytes(plain)
-    assert any(not torch.equal(merged, targets[name]) for name, merged in merger.stream(plain))
+    assert merger.preparer.prepared_bytes(merger.bind(recipe)) != merger.preparer.prepared_bytes(merger.bind(plain))
+    assert any(not torch.equal(merged, targets[name]) for name, merged in streamed(merger, plain).items())
 
 
 @pytest.mark.slow
@@ -485,7 +494,7 @@ def test_models_of_different_dtypes_merge_as_the_values_that_they_hold(tmp_path:
         values = {key: tensor.float() for key, tensor in tensors.items()}
         save_file(values, wide[name] / "model.safetensors", {"format": "pt"})
     found, expected = (
-        dict(materialiser(folders).stream(recipe_of(folders, everywhere(), method=method, dtype="float32")))
+        streamed(merger_of(folders), recipe_of(folders, everywhere(), method=method, dtype="float32"))
         for folders in (mixed, wide)
     )
     for name, tensor in found.items():
@@ -494,7 +503,7 @@ def test_models_of_different_dtypes_merge_as_the_values_that_they_hold(tmp_path:
             tensor, expected[name], rtol=1e-5, atol=1e-6, msg=lambda text, at=name: f"{at}: {text}"
         )
     # Without a dtype of its own the merge is stored as the base.
-    stored = dict(materialiser(mixed).stream(recipe_of(mixed, everywhere(), method=method)))
+    stored = streamed(merger_of(mixed), recipe_of(mixed, everywhere(), method=method))
     assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
 
 

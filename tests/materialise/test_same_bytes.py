@@ -17,20 +17,20 @@ from torch import Tensor
 from evomerge.inference.live import LiveModel
 from evomerge.kernels import threads
 from evomerge.materialise.folder import write_folder
-from evomerge.materialise.merger import Materialiser
+from evomerge.materialise.merger import Merger
 from evomerge.methods import METHODS
 from evomerge.models.open import open_models
 from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
-from evomerge.recipe.sources import ModelReference
+from evomerge.recipe.sources import ModelReference, Sources
 from evomerge.testing.models import tiny_family
 
 IN_ANOTHER_PROCESS = """
 import sys
-from evomerge.recipe import Recipe
-from evomerge.folder import write_folder
+from evomerge.recipe.recipe import Recipe
+from evomerge.study.merge import merge
 for recipe in sys.argv[2:]:
-    write_folder(recipe, f"{sys.argv[1]}/{recipe.rpartition('/')[2]}", shard_size="20KB")
+    merge(recipe, f"{sys.argv[1]}/{recipe.rpartition('/')[2]}", shard_size="20KB")
 """
 
 
@@ -87,9 +87,9 @@ def test_files_threads_and_order_change_no_byte(
     torch.set_num_threads(3)
     try:
         assert digests(written(write_folder(recipes["parted"], tmp_path / "parted", shard_size="20KB"))) == expected
-        merger = Materialiser(*open_models(recipes["parted"].base, recipes["parted"].experts))
+        merger = Merger(open_models(Sources(base=recipes["parted"].base, experts=recipes["parted"].experts)))
         live = LiveModel.build(merger.base, dtype=torch.bfloat16)
-        merger.write(recipes["parted"], dict(reversed(live.targets.items())))
+        merger.write(merger.bind(recipes["parted"]), dict(reversed(live.targets.items())))
         assert digests(dict(live.targets)) == expected
     finally:
         torch.set_num_threads(before)

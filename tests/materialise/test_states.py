@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from torch import Tensor
 from evomerge.config.config import Config
 from evomerge.execute.worker import Worker
 from evomerge.kernels import engines
-from evomerge.materialise import states
+from evomerge.materialise import states as stored_states
 from evomerge.methods import METHODS
 from evomerge.methods.base import MergeMethod
 from evomerge.recipe.sources import ModelReference
@@ -37,7 +37,8 @@ from evomerge.run.records import TrialRecord
 from evomerge.study.export import export
 from evomerge.study.search import resume, search
 from evomerge.testing.models import tiny_family
-from helpers.prepared import METHOD, materialiser, merged, recipe_of
+from helpers.merging import prepared
+from helpers.prepared import METHOD, merged, merger_of, recipe_of
 from helpers.search import essence, write_config, write_task
 from helpers.worker import REQUESTS, answers, job, make_settings
 
@@ -45,8 +46,9 @@ HERE = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
-def noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS._entries, "noted", METHOD)
+def noted() -> Iterator[None]:
+    with METHODS.extended({"noted": METHOD}):
+        yield
 
 
 @pytest.fixture
@@ -81,24 +83,24 @@ def test_every_method_merges_the_same_bytes_with_kept_states_and_prepares_once(
     models = list(tiny_family(tmp_path / "models", dtype="bfloat16", experts="abcdef"[:count], hidden=16).values())
     values = {parameter.name: 0.6 * parameter.low + 0.4 * parameter.high for parameter in kind.parameters}
     recipe = recipe_of(models, method, coefficients=values)
-    expected = merged(materialiser(models, None), recipe)
-    first = materialiser(models, tmp_path / "states")
+    expected = merged(merger_of(models, None), recipe)
+    first = merger_of(models, tmp_path / "states")
     assert equal(merged(first, recipe), expected)
-    assert first.problem is None
-    sizes = first._state_sizes(first._new_method(recipe))
+    assert first.preparer.problem is None
+    sizes = first.preparer.state_sizes(first.bind(recipe))
     assert len(files_of(tmp_path / "states")) == len(sizes)
 
     prepare, again = kind.prepare, []
     monkeypatch.setattr(kind, "prepare", lambda self, inputs: again.append(inputs.name) or prepare(self, inputs))
-    assert equal(merged(materialiser(models, tmp_path / "states"), recipe), expected)
+    assert equal(merged(merger_of(models, tmp_path / "states"), recipe), expected)
     with engines.torch_only():
-        assert equal(merged(materialiser(models, tmp_path / "states"), recipe), expected)
+        assert equal(merged(merger_of(models, tmp_path / "states"), recipe), expected)
     assert not set(again) & set(sizes)
 
 
 def test_kept_states_are_mapped_and_not_copied(tmp_path: Path, models: list[Path]) -> None:
-    merger = materialiser(models, tmp_path / "states")
-    states = merger.prepare(recipe_of(models)).states
+    merger = merger_of(models, tmp_path / "states")
+    states = merger.preparer.prepare(merger.bind(recipe_of(models))).states
     mapped = Path("/proc/self/maps").read_text()
     for file in files_of(tmp_path / "states"):
         assert str(file) in mapped
@@ -150,7 +152,7 @@ def test_processes_that_start_together_share_the_tensors_out(tmp_path: Path, mod
         worker.go()
     assert [worker.wait()[0] for worker in workers] == [0, 0]
     computed = [line.split() for line in notes.read_text().splitlines()]
-    merger = materialiser(models, None)
+    merger = merger_of(models, None)
     assert sorted(name for _, name in computed) == sorted(merger.base.names)
     assert min(Counter(process for process, _ in computed).values()) > 3
     assert len(Counter(process for process, _ in computed)) == 2
@@ -162,16 +164,16 @@ def test_processes_that_start_together_share_the_tensors_out(tmp_path: Path, mod
 def test_a_process_killed_while_it_prepares_harms_nobody(
     tmp_path: Path, models: list[Path], notes: Path, moment: str
 ) -> None:
-    states, names = tmp_path / "states", materialiser(models, None).base.names
+    states, names = tmp_path / "states", merger_of(models, None).base.names
     victim = start(states, tmp_path / "never", models, **{moment: names[7]})
     victim.go()
     assert victim.wait()[0] == -signal.SIGKILL
     assert len(files_of(states)) == 7
     assert len(list(states.glob("*/.*.partial"))) == (moment == "KILL_WRITING")
     notes.write_text("")
-    expected = merged(materialiser(models, None), recipe_of(models))
+    expected = merged(merger_of(models, None), recipe_of(models))
     notes.write_text("")
-    assert equal(merged(materialiser(models, states), recipe_of(models)), expected)
+    assert equal(merged(merger_of(models, states), recipe_of(models)), expected)
     assert [line.split()[1] for line in notes.read_text().splitlines()] == list(names[7:])
     assert {path.name for path in states.glob("*/*")} == {"lock", *(f"{name}.safetensors" for name in names)}
 
@@ -185,30 +187,30 @@ def test_one_that_waits_for_a_tensor_takes_it_over_when_its_worker_is_killed(
         time.sleep(0.01)
     timer = threading.Timer(1.0, victim.process.kill)
     timer.start()
-    merger = materialiser(models, tmp_path / "states")
+    merger = merger_of(models, tmp_path / "states")
     found = merged(merger, recipe_of(models))
     timer.join()
     assert victim.wait()[0] == -signal.SIGKILL
     (first, *others) = [line.split()[1] for line in notes.read_text().splitlines()]
     # The tensor that the other had comes last, and all others didn't wait for it.
     assert others == [*merger.base.names[1:], first]
-    assert equal(found, merged(materialiser(models, None), recipe_of(models)))
+    assert equal(found, merged(merger_of(models, None), recipe_of(models)))
 
 
 def test_a_worker_that_hangs_holds_nobody_up_for_ever(
     tmp_path: Path, models: list[Path], notes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(states, "_PATIENCE_S", 0.3)
+    monkeypatch.setattr(stored_states, "_PATIENCE_S", 0.3)
     other = start(tmp_path / "states", tmp_path / "never", models, SECONDS="600")
     other.go()
     while not notes.read_text():
         time.sleep(0.01)
-    found = merged(materialiser(models, tmp_path / "states"), recipe_of(models))
+    found = merged(merger_of(models, tmp_path / "states"), recipe_of(models))
     assert other.process.poll() is None
     other.process.kill()
     other.wait()
     assert len(files_of(tmp_path / "states")) == len(found)
-    assert equal(found, merged(materialiser(models, None), recipe_of(models)))
+    assert equal(found, merged(merger_of(models, None), recipe_of(models)))
 
 
 def halve(path: Path) -> None:
@@ -250,7 +252,7 @@ def test_a_damaged_file_is_noticed_and_computed_anew(
     tmp_path: Path, models: list[Path], notes: Path, damage: Callable[[Path], None]
 ) -> None:
     states, recipe = tmp_path / "states", recipe_of(models)
-    expected = merged(materialiser(models, states), recipe)
+    expected = merged(merger_of(models, states), recipe)
     victim = files_of(states)[5]
     whole, tensors = victim.read_bytes(), load_file(victim)
     notes.write_text("")
@@ -258,7 +260,7 @@ def test_a_damaged_file_is_noticed_and_computed_anew(
     victim.unlink()
     victim.write_bytes(whole)
     damage(victim)
-    assert equal(merged(materialiser(models, states), recipe), expected)
+    assert equal(merged(merger_of(models, states), recipe), expected)
     assert [line.split()[1] for line in notes.read_text().splitlines()] == [victim.stem]
     assert equal(load_file(victim), tensors)
 
@@ -290,13 +292,13 @@ def test_where_states_cant_be_kept_the_worker_goes_on_in_memory_and_says_so_once
     states = Path(place) if place.startswith("$") else tmp_path / place
     spoil(states)
     before = sorted(path for path in tmp_path.rglob("*"))
-    merger = materialiser(models, states)
+    merger = merger_of(models, states)
     with caplog.at_level(logging.WARNING):
         found = merged(merger, recipe_of(models))
         assert equal(merged(merger, recipe_of(models)), found)
-    assert equal(found, merged(materialiser(models, None), recipe_of(models)))
+    assert equal(found, merged(merger_of(models, None), recipe_of(models)))
     (record,) = caplog.records
-    assert merger.problem == record.getMessage()
+    assert merger.preparer.problem == record.getMessage()
     assert re.search(reason, record.getMessage())
     assert record.getMessage().startswith(str(states))
     assert "execution.prepared_directory" in record.getMessage()
@@ -315,11 +317,11 @@ def test_a_disk_that_fills_up_costs_only_memory(tmp_path: Path, models: list[Pat
     assert code == 0
     assert said.count("prepared states can't be kept there (") == 1
     assert "File too large" in said
-    expected = merged(materialiser(models, None), recipe_of(models))
+    expected = merged(merger_of(models, None), recipe_of(models))
     assert equal(load_file(worker.out), expected)
     assert not list(states.glob("*/.*.partial"))
     assert len(files_of(states)) < len(expected)
-    assert equal(merged(materialiser(models, states), recipe_of(models)), expected)
+    assert equal(merged(merger_of(models, states), recipe_of(models)), expected)
     assert len(files_of(states)) == len(expected)
 
 
@@ -328,29 +330,29 @@ def test_room_is_left_for_results(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1 << 27))
-    merger = materialiser(models, tmp_path / "states")
+    merger = merger_of(models, tmp_path / "states")
     found = merged(merger, recipe_of(models))
-    assert "(the disk is nearly full)" in str(merger.problem)
+    assert "(the disk is nearly full)" in str(merger.preparer.problem)
     assert len(caplog.records) == 1
     assert not files_of(tmp_path / "states")
-    assert equal(found, merged(materialiser(models, None), recipe_of(models)))
+    assert equal(found, merged(merger_of(models, None), recipe_of(models)))
 
 
 def test_a_complete_folder_needs_no_writing(tmp_path: Path, models: list[Path], notes: Path) -> None:
     states, recipe = tmp_path / "states", recipe_of(models)
-    expected = merged(materialiser(models, states), recipe)
+    expected = merged(merger_of(models, states), recipe)
     (lock,) = states.glob("*/lock")
     lock.unlink()
     lock.mkdir()  # can't be opened for writing, whoever asks
     notes.write_text("")
-    merger = materialiser(models, states)
+    merger = merger_of(models, states)
     assert equal(merged(merger, recipe), expected)
-    assert merger.problem is None
+    assert merger.preparer.problem is None
     assert not notes.read_text()
     files_of(states)[0].unlink()
-    merger = materialiser(models, states)
+    merger = merger_of(models, states)
     assert equal(merged(merger, recipe), expected)
-    assert "Is a directory" in str(merger.problem)
+    assert "Is a directory" in str(merger.preparer.problem)
 
 
 def test_where_the_file_system_has_no_locks_states_are_kept_all_the_same(
@@ -360,20 +362,20 @@ def test_where_the_file_system_has_no_locks_states_are_kept_all_the_same(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "lockf", refuse)
-    expected = merged(materialiser(models, tmp_path / "states"), recipe_of(models))
+    expected = merged(merger_of(models, tmp_path / "states"), recipe_of(models))
     notes.write_text("")
-    merger = materialiser(models, tmp_path / "states")
+    merger = merger_of(models, tmp_path / "states")
     assert equal(merged(merger, recipe_of(models)), expected)
-    assert (merger.problem, notes.read_text()) == (None, "")
+    assert (merger.preparer.problem, notes.read_text()) == (None, "")
 
 
 def test_a_state_that_cant_be_written_stays_in_memory(
     tmp_path: Path, models: list[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     recipe = recipe_of(models, options={"plain": False})
-    merger = materialiser(models, tmp_path / "states")
-    assert equal(merged(merger, recipe), merged(materialiser(models, None), recipe_of(models)))
-    assert merger.problem is None
+    merger = merger_of(models, tmp_path / "states")
+    assert equal(merged(merger, recipe), merged(merger_of(models, None), recipe_of(models)))
+    assert merger.preparer.problem is None
     assert not caplog.records
     assert not files_of(tmp_path / "states")
 
@@ -385,11 +387,11 @@ def test_an_error_while_preparing_is_the_callers_and_leaves_no_lock(
     with monkeypatch.context() as patched:
         patched.setattr(kind, "prepare", lambda self, inputs: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            materialiser(models, tmp_path / "states").prepare(recipe_of(models))
+            prepared(merger_of(models, tmp_path / "states"), recipe_of(models))
     other = start(tmp_path / "states", tmp_path / "out", models)
     other.go()
     assert other.wait()[0] == 0
-    assert equal(load_file(tmp_path / "out"), merged(materialiser(models, None), recipe_of(models)))
+    assert equal(load_file(tmp_path / "out"), merged(merger_of(models, None), recipe_of(models)))
 
 
 def test_states_of_other_options_models_and_orders_are_kept_apart(tmp_path: Path, notes: Path) -> None:
@@ -398,7 +400,7 @@ def test_states_of_other_options_models_and_orders_are_kept_apart(tmp_path: Path
 
     def folders_after(models: list[Path], **settings: Any) -> int:
         recipe = recipe_of(models, **settings)
-        assert equal(merged(materialiser(models, states), recipe), merged(materialiser(models, None), recipe))
+        assert equal(merged(merger_of(models, states), recipe), merged(merger_of(models, None), recipe))
         return len(list(states.iterdir()))
 
     assert folders_after(models) == 1
@@ -423,14 +425,14 @@ def test_a_method_whose_code_changes_prepares_anew(
     module = tmp_path / "their_method.py"
     module.write_text("from helpers.prepared import Noted\n\nclass Theirs(Noted):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(METHODS._entries, "theirs", "their_method:Theirs")
-    for number in (1, 1, 2):
-        if number == 2:
-            module.write_text(module.read_text() + "\n# another release\n")
-        materialiser(models, tmp_path / "states").prepare(recipe_of(models, "theirs"))
-        assert len(list((tmp_path / "states").iterdir())) == number
-    module.unlink()
-    materialiser(models, tmp_path / "states").prepare(recipe_of(models, "theirs"))
+    with METHODS.extended({"theirs": "their_method:Theirs"}):
+        for number in (1, 1, 2):
+            if number == 2:
+                module.write_text(module.read_text() + "\n# another release\n")
+            prepared(merger_of(models, tmp_path / "states"), recipe_of(models, "theirs"))
+            assert len(list((tmp_path / "states").iterdir())) == number
+        module.unlink()
+        prepared(merger_of(models, tmp_path / "states"), recipe_of(models, "theirs"))
     assert len(list((tmp_path / "states").iterdir())) == 2
 
 
@@ -516,7 +518,7 @@ def test_ray_workers_share_states_and_their_problem_reaches_the_driver(
             executor.close()
 
     kept = evaluate(tmp_path / "states")
-    assert len(files_of(tmp_path / "states")) == len(materialiser(list(tiny_llama.values()), None).base.names)
+    assert len(files_of(tmp_path / "states")) == len(merger_of(list(tiny_llama.values()), None).base.names)
     assert not caplog.records
     (tmp_path / "a file").touch()
     assert evaluate(tmp_path / "a file") == kept
@@ -529,21 +531,21 @@ def test_an_estimate_of_the_time_goes_by_one_tensor_of_each_shape(
     models: list[Path], notes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECONDS", "0.05")
-    merger = materialiser(models, None)
+    merger = merger_of(models, None)
     shapes = {info.shape for info in merger.base.tensors.values()}
     count = len(merger.base.names)
-    estimate = merger.time_preparing(recipe_of(models), 60.0)
+    estimate = merger.preparer.estimated_seconds(merger.bind(recipe_of(models)), 60.0)
     assert notes.read_text().count("\n") == len(shapes)
     assert 0.05 * count < estimate < 0.05 * count + 2.0
     notes.write_text("")
-    assert merger.time_preparing(recipe_of(models), 0.01) > 0.0
+    assert merger.preparer.estimated_seconds(merger.bind(recipe_of(models)), 0.01) > 0.0
     assert notes.read_text().count("\n") == 1
-    assert merger.time_preparing(recipe_of(models, "task_arithmetic"), 1.0) == 0.0
+    assert merger.preparer.estimated_seconds(merger.bind(recipe_of(models, "task_arithmetic")), 1.0) == 0.0
 
 
 def test_references_dont_matter_to_states(tmp_path: Path, models: list[Path]) -> None:
     recipe = recipe_of(models)
-    merger = materialiser(models, tmp_path / "states")
-    merger.prepare(recipe)
-    merger.prepare(replace(recipe, base=ModelReference(path="elsewhere")))
+    merger = merger_of(models, tmp_path / "states")
+    merger.preparer.prepare(merger.bind(recipe))
+    merger.preparer.prepare(merger.bind(replace(recipe, base=ModelReference(path="elsewhere"))))
     assert len(list((tmp_path / "states").iterdir())) == 1

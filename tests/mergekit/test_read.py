@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 
 from evomerge.errors import RecipeError
 from evomerge.materialise.folder import write_folder
-from evomerge.materialise.merger import Materialiser
+from evomerge.materialise.merger import Merger
 from evomerge.mergekit.documents import named
 from evomerge.mergekit.methods import COUNTERPARTS
 from evomerge.mergekit.read import load_recipe, read_mergekit
 from evomerge.methods import METHODS
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.open import Models
 from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
@@ -104,9 +105,9 @@ def test_a_recipe_with_names_that_leave_a_tensor_out_is_refused(family: dict[str
         method="task_arithmetic",
         groups=(Group(name="some", names=("proj",)),),
     )
-    materialiser = Materialiser(Checkpoint.open(recipe.base), {"a": Checkpoint.open(recipe.experts["a"])})
+    merger = Merger(Models(Checkpoint.open(recipe.base), {"a": Checkpoint.open(recipe.experts["a"])}))
     with pytest.raises(RecipeError, match="no group contains"):
-        materialiser.check(recipe)
+        merger.bind(recipe)
 
 
 def test_names_of_a_group_that_are_no_texts_are_refused() -> None:

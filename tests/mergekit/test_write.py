@@ -12,16 +12,17 @@ import torch
 from safetensors.torch import save_file
 
 from evomerge.errors import RecipeError
-from evomerge.materialise.merger import Materialiser
+from evomerge.materialise.merger import Merger
 from evomerge.mergekit.read import read_mergekit
 from evomerge.mergekit.write import to_mergekit
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.compress import compress
-from evomerge.models.open import open_models
+from evomerge.models.open import Models, open_models
 from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference, Slice
 from evomerge.testing.models import tiny_family
+from helpers.merging import streamed
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt_neox", "qwen3"])
@@ -55,7 +56,7 @@ def write_adapter(folder: Path) -> Path:
 
 def merged(made: Recipe) -> dict[str, Any]:
     experts = {name: Checkpoint.open(model) for name, model in made.experts.items()}
-    return dict(Materialiser(Checkpoint.open(made.base), experts).stream(made))
+    return streamed(Merger(Models(Checkpoint.open(made.base), experts)), made)
 
 
 def weights(a: float, b: float) -> dict[str, dict[str, float]]:
@@ -157,7 +158,7 @@ def test_an_adapter_is_written_with_its_base(
     assert ("+" in text) == (place == "plain" or "a+b" in text)
     again = read_mergekit(text)
     assert folders["a"] in {Path(model.path) for model in again.experts.values()}
-    first, second = (dict(Materialiser(*open_models(one.base, one.experts)).stream(one)) for one in (made, again))
+    first, second = (streamed(Merger(open_models(one)), one) for one in (made, again))
     assert all(first[name].equal(second[name]) for name in first)
 
 
@@ -191,8 +192,8 @@ def test_an_expert_without_part_in_a_slice_is_left_out_of_it(family: dict[str, P
     assert again.slices == made.slices
 
     def stacks(found: Recipe) -> dict[str, Any]:
-        models = open_models(found.base, found.experts, slices=found.slices)
-        return dict(Materialiser(*models).stream(found))
+        models = open_models(found)
+        return streamed(Merger(models), found)
 
     expected, found = stacks(made), stacks(again)
     assert expected.keys() == found.keys()

@@ -24,12 +24,14 @@ from typing import Any
 import pytest
 import torch
 
-from evomerge.materialise.merger import Materialiser
+from evomerge.materialise.merger import Merger
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.open import Models
 from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
 from evomerge.testing.models import tiny_family
+from helpers.merging import streamed
 
 mergekit_config = pytest.importorskip("mergekit.config", reason="mergekit isn't installed")
 
@@ -259,10 +261,8 @@ def by_evomerge(case: Case, models: dict[str, Path]) -> dict[str, torch.Tensor]:
             ),
         ),
     )
-    materialiser = Materialiser(
-        Checkpoint.open(models["base"]), {name: Checkpoint.open(models[name]) for name in names}
-    )
-    return dict(materialiser.stream(recipe))
+    merger = Merger(Models(Checkpoint.open(models["base"]), {name: Checkpoint.open(models[name]) for name in names}))
+    return streamed(merger, recipe)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # mergekit's own

@@ -12,15 +12,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evomerge.errors import CheckpointError, ExportError, MergeError
-from evomerge.materialise.merger import Materialiser
+from evomerge.materialise.merger import Merger
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.compress import compress
 from evomerge.models.compressed import CompressedExpert, Compression
 from evomerge.models.hub import is_compressed
+from evomerge.models.open import Models
 from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
 from evomerge.testing.models import tiny_family
+from helpers.merging import streamed
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,7 @@ def test_a_compressed_expert_merges_as_any_other(tiny_llama: dict[str, Path], co
         method="task_arithmetic",
         groups=(Group(name="all", coefficients={"weight": {"a": 0.7, "b": 0.4}}),),
     )
-    for name, found in Materialiser(base, experts).stream(recipe):
+    for name, found in streamed(Merger(Models(base, experts)), recipe).items():
         start = base.tensor(name).double()
         expected = start + 0.7 * (experts["a"].tensor(name).double() - start)
         expected += 0.4 * (experts["b"].tensor(name).double() - start)

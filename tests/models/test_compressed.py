@@ -22,7 +22,7 @@ from evomerge.models.compressed import CompressedExpert
 from evomerge.models.open import open_expert, open_models
 from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
-from evomerge.recipe.sources import ModelReference
+from evomerge.recipe.sources import ModelReference, Sources
 from evomerge.study.check import check
 from evomerge.study.export import export
 from evomerge.study.search import search
@@ -75,7 +75,7 @@ def test_a_merge_is_bit_for_bit_that_of_the_restored_expert(
 
 def test_a_compressed_expert_says_what_it_is_and_what_it_takes(family: dict[str, Path]) -> None:
     base, experts = open_models(
-        ModelReference(path=str(family["base"])), {"a": ModelReference(path=str(family["small"]))}
+        Sources(base=ModelReference(path=str(family["base"])), experts={"a": ModelReference(path=str(family["small"]))})
     )
     opened = experts["a"]
     assert isinstance(opened, CompressedExpert)

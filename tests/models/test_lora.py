@@ -16,11 +16,12 @@ from transformers import AutoModelForCausalLM
 from evomerge.config.config import Config
 from evomerge.inference.live import LiveModel
 from evomerge.materialise.folder import write_folder
-from evomerge.materialise.merger import Materialiser
+from evomerge.materialise.inputs import Inputs
+from evomerge.materialise.merger import Merger
 from evomerge.methods import METHODS
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.lora import Adapter
-from evomerge.models.open import open_expert, open_models
+from evomerge.models.open import Models, open_expert, open_models
 from evomerge.recipe.group import Group
 from evomerge.recipe.sources import ModelReference
 from evomerge.study.check import check
@@ -108,7 +109,7 @@ def test_what_is_exported_is_what_was_scored_and_products_are_worked_out_once(
 ) -> None:
     other = write_adapter(tmp_path / "other", llama, seed=1, modules_to_save=["lm_head"])
     recipe = recipe_of(llama, {"a": adapter, "b": other}, groups=(Group(name="all", coefficients={"weight": 0.3}),))
-    base, experts = open_models(recipe.base, recipe.experts)
+    base, experts = open_models(recipe)
     computed: list[str] = []
     tensor = Adapter.tensor
 
@@ -117,15 +118,19 @@ def test_what_is_exported_is_what_was_scored_and_products_are_worked_out_once(
         return tensor(self, name)
 
     monkeypatch.setattr(Adapter, "tensor", counted)
-    monkeypatch.setattr(Materialiser, "_has_room", lambda self: True)
-    materialiser = Materialiser(base, experts)
+    monkeypatch.setattr(Inputs, "_has_room", lambda self: True)
+    merger = Merger(Models(base, experts))
     live = LiveModel.build(base, dtype=torch.float32)
     for _ in range(3):
-        materialiser.write(recipe, live.targets)
+        merger.write(merger.bind(recipe), live.targets)
     assert len(computed) == 2 * len(set(computed)) == 2 * 2 * len(LLAMA)
     out = write_folder(recipe, tmp_path / "merged")
     assert all(torch.equal(live.targets[name], saved) for name, saved in load_file(out / "model.safetensors").items())
-    assert materialiser.prepared_bytes(recipe) == sum(expert.computed_bytes for expert in experts.values()) > 0
+    assert (
+        merger.preparer.prepared_bytes(merger.bind(recipe))
+        == sum(expert.computed_bytes for expert in experts.values())
+        > 0
+    )
 
 
 def test_without_room_the_result_is_the_same(llama: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,13 +138,13 @@ def test_without_room_the_result_is_the_same(llama: Path, adapter: Path, monkeyp
     recipe = recipe_of(llama, {"a": adapter})
     results = []
     for room in (True, False):
-        monkeypatch.setattr(Materialiser, "_has_room", lambda self, room=room: room)
+        monkeypatch.setattr(Inputs, "_has_room", lambda self, room=room: room)
         live = LiveModel.build(base, dtype=torch.float32)
-        materialiser = Materialiser(*open_models(recipe.base, recipe.experts))
+        merger = Merger(open_models(recipe))
         for _ in range(2):
-            materialiser.write(recipe, live.targets)
+            merger.write(merger.bind(recipe), live.targets)
         results.append({name: target.clone() for name, target in live.targets.items()})
-        held = {name for model, name in materialiser._kept if model == "a"}
+        held = {name for model, name in merger.inputs._cache if model == "a"}
         assert bool(held) == room
     assert all(torch.equal(tensor, results[1][name]) for name, tensor in results[0].items())
 

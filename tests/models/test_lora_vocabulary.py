@@ -13,10 +13,11 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from evomerge.errors import CheckpointError
-from evomerge.materialise.merger import Materialiser
+from evomerge.materialise.merger import Merger
 from evomerge.models.open import open_models
-from evomerge.recipe.sources import ModelReference
+from evomerge.recipe.sources import ModelReference, Sources
 from helpers.adapters import LLAMA, assert_close, recipe_of, write_adapter
+from helpers.merging import streamed
 from helpers.vocabulary import bpe, with_added, write_model
 
 # PEFT still reads a property that transformers has renamed, and tells of weights that are stored transposed.
@@ -46,9 +47,9 @@ def test_an_adapter_with_tokens_of_its_own_is_united_with_its_base(
     references = {"a": ModelReference(path=str(folder))}
     if refused := _reason_to_refuse(settings, tied):
         with pytest.raises(CheckpointError, match=refused):
-            open_models(ModelReference(path=str(base)), references, vocabulary="union")
+            open_models(Sources(base=ModelReference(path=str(base)), experts=references, vocabulary="union"))
         return
-    models = open_models(ModelReference(path=str(base)), references, vocabulary="union")
+    models = open_models(Sources(base=ModelReference(path=str(base)), experts=references, vocabulary="union"))
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model.resize_token_embeddings(292)
     merged = PeftModel.from_pretrained(model, folder).merge_and_unload()
@@ -56,7 +57,7 @@ def test_an_adapter_with_tokens_of_its_own_is_united_with_its_base(
     assert models.base.tokenizer().get_vocab() == grown.get_vocab()
     assert_close({name: models.experts["a"].tensor(name) for name in models.base.names}, expected)
     recipe = recipe_of(base, {"a": folder}, vocabulary="union")
-    stream = Materialiser(models.base, models.experts).stream(recipe)
+    stream = streamed(Merger(models), recipe).items()
     assert_close(dict(stream), expected)
     copy = pickle.loads(pickle.dumps(models.experts["a"]))
     assert all(torch.equal(copy.tensor(name), models.experts["a"].tensor(name)) for name in copy.names)

@@ -16,9 +16,9 @@ from evomerge.config.config import Config
 from evomerge.errors import ConfigError
 from evomerge.inference.live import LiveModel
 from evomerge.materialise.folder import write_folder
-from evomerge.materialise.merger import Materialiser
+from evomerge.materialise.merger import Merger
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.open import open_models
+from evomerge.models.open import Models, open_models
 from evomerge.models.stack import stack
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import Slice
@@ -69,12 +69,12 @@ def test_the_live_stack_answers_as_the_exported_folder_does(architecture: str, t
     made = recipe(family, PARTS)
     write_folder(made, tmp_path / "out")
     before = {name: load_file(folder / "model.safetensors") for name, folder in family.items()}
-    base, experts = open_models(made.base, made.experts, slices=made.slices)
+    base, experts = open_models(made)
     live = LiveModel.build(base, dtype=torch.float32)
-    materialiser = Materialiser(base, experts)
+    merger = Merger(Models(base, experts))
     # Twice, since a live model that shared memory with its inputs or between its layers would drift.
     for _ in range(2):
-        materialiser.write(made, live.targets)
+        merger.write(merger.bind(made), live.targets)
     for name, tensors in before.items():
         opened = base.source if name == "base" else experts[name].source  # type: ignore[attr-defined]
         assert all(tensors[key].equal(opened.tensor(key)) for key in opened.names)

@@ -13,12 +13,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evomerge.config.config import Config
 from evomerge.inference.live import LiveModel
 from evomerge.materialise.folder import write_folder
-from evomerge.materialise.merger import Materialiser
+from evomerge.materialise.merger import Merger
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.open import Models
 from evomerge.recipe.recipe import Recipe
 from evomerge.study.check import check
 from evomerge.study.export import export
 from evomerge.study.search import search
+from helpers.merging import written
 from helpers.search import write_config, write_task
 from helpers.united import EMBEDDING, HEAD, opened, recipe_of, rows
 from helpers.vocabulary import TEXTS, bpe, with_added, write_model
@@ -108,7 +110,7 @@ def test_what_is_live_is_what_is_exported(architecture: str, tmp_path: Path) -> 
     recipe = recipe_of(folders, a=0.5)
     base, experts = opened(folders, "union")
     live = LiveModel.build(base, dtype=torch.float32)
-    Materialiser(base, experts).write(recipe, live.targets)
+    written(Merger(Models(base, experts)), recipe, live.targets)
     out = write_folder(recipe, tmp_path / "out")
     tokens = AutoTokenizer.from_pretrained(out)("the mwalimu<|a|>", return_tensors="pt").input_ids
     loaded = AutoModelForCausalLM.from_pretrained(out)

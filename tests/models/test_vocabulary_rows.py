@@ -14,12 +14,13 @@ from transformers import AutoModelForCausalLM
 
 from evomerge.inference.live import LiveModel
 from evomerge.materialise.folder import write_folder
-from evomerge.materialise.merger import Materialiser
+from evomerge.materialise.merger import Merger
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.compatible import check_compatible
-from evomerge.models.open import open_models
+from evomerge.models.open import Models, open_models
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
+from helpers.merging import written
 from helpers.united import EMBEDDING, HEAD, opened, recipe_of, rows
 from helpers.vocabulary import bpe, unigram, whole_words, with_added, wordpiece, write_model
 
@@ -68,7 +69,7 @@ def test_an_expert_that_ties_its_head_has_the_rows_that_it_lacks_in_both(tmp_pat
         assert torch.equal(tensor[291].double(), own["<|a|>"])
         assert torch.equal(start[291].double(), own["<|a|>"])
     assert not torch.equal(base.tensor(EMBEDDING)[290], base.tensor(HEAD)[290])
-    Materialiser(base, experts).check(recipe_of(folders, a=1.0))
+    Merger(Models(base, experts)).bind(recipe_of(folders, a=1.0))
 
 
 def test_rows_are_padded_as_the_bases_are_with_its_last_row(tmp_path: Path) -> None:
@@ -166,9 +167,9 @@ def test_a_stack_has_the_tokens_of_all_whichever_model_its_ends_are_from(tmp_pat
     model = AutoModelForCausalLM.from_pretrained(out)
     assert (model.config.num_hidden_layers, model.config.vocab_size) == (5, 292)
     assert model(torch.tensor([[290, 291]])).logits.shape[-1] == 292
-    base, experts = open_models(recipe.base, recipe.experts, vocabulary="union", slices=recipe.slices)
+    base, experts = open_models(recipe)
     live = LiveModel.build(base, dtype=torch.float32)
-    Materialiser(base, experts).write(recipe, live.targets)
+    written(Merger(Models(base, experts)), recipe, live.targets)
     assert all(torch.equal(live.targets[name], tensor) for name, tensor in load_file(out / "model.safetensors").items())
 
 

@@ -168,7 +168,7 @@ def test_a_full_disk_loses_nothing_that_was_recorded(tmp_path: Path) -> None:
         import resource, signal, sys
         from pathlib import Path
         sys.path.insert(0, sys.argv[2])
-        from test_ledger import add, create, evaluation
+        from run.test_ledger import add, create, evaluation
         from evomerge.errors import RunError
         ledger = create(Path(sys.argv[1]))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -31,7 +31,7 @@ FACTS = {
 
 def test_a_second_driver_is_refused_and_told_who_is_first(tmp_path: Path) -> None:
     directory = tmp_path / "run with 'quotes' and spaces"
-    hold = "import sys, time; from pathlib import Path; from evomerge.run.directory import lock\n"
+    hold = "import sys, time; from pathlib import Path; from evomerge.run.lock import lock\n"
     hold += "with lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", hold, str(directory)], stdout=subprocess.PIPE, text=True)
     try:

@@ -16,7 +16,7 @@ from evomerge.methods.base import Coefficients, MergeMethod, Parameter, TensorIn
 from evomerge.recipe.group import Kind
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
-from evomerge.space.coefficients import SearchSpace
+from evomerge.space.coefficients import CoefficientSpace
 
 LAYERS = 6
 PLACES: list[tuple[int, Kind]] = [
@@ -44,8 +44,8 @@ class Toy(MergeMethod):
         raise NotImplementedError
 
 
-def space(**settings: Any) -> SearchSpace:
-    return SearchSpace(TEMPLATE, Toy, PLACES, SpaceConfig.model_validate(settings))
+def space(**settings: Any) -> CoefficientSpace:
+    return CoefficientSpace(TEMPLATE, Toy, PLACES, SpaceConfig.model_validate(settings))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_smoothed_coefficients_never_leave_the_bounds(values: list[float], knots
 
 def test_the_scan_starts_with_the_default_and_is_uniform_inside_the_bounds() -> None:
     found = space(granularity="blocks", blocks=3)
-    scan = found.uniform_scan(17)
+    scan = found.starting_points(17)
     assert len(scan) == 17
     np.testing.assert_array_equal(scan[0], found.default())
     for genome in scan:
@@ -135,7 +135,7 @@ def test_the_scan_starts_with_the_default_and_is_uniform_inside_the_bounds() -> 
 
 
 def test_a_small_scan_moves_all_experts_together() -> None:
-    scan = space(granularity="all").uniform_scan(7)
+    scan = space(granularity="all").starting_points(7)
     assert len(scan) == 7
     assert all(genome[0] == genome[1] for genome in scan)
 

@@ -58,7 +58,7 @@ class Ties(BandMethod):
         self._thresholds: dict[tuple[int, int], float] = {}
         self._tensors: Tensors | None = None
 
-    def survey(self, tensors: Tensors) -> None:
+    def collect_statistics(self, tensors: Tensors) -> None:
         """Count all magnitudes of each task vector, if entries are ranked over the model."""
         if self.option["trim"] == "tensor":
             return
@@ -68,7 +68,7 @@ class Ties(BandMethod):
         for inputs in tensors():
             in_parts(partial(self._count, inputs.cpu()), len(self.experts), grain=1, least=1)
 
-    def surveyed_bytes(self, num_experts: int) -> int:
+    def statistics_bytes(self, num_experts: int) -> int:
         """4 MiB per expert if entries are ranked over the model."""
         return 0 if self.option["trim"] == "tensor" else num_experts * Tally.size_bytes()
 

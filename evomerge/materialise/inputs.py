@@ -1,0 +1,129 @@
+"""The tensors of a base and its experts, on the device where they are merged.
+
+Knows models and devices. Does not know recipes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from evomerge.errors import CheckpointError
+from evomerge.files.read_ahead import read_ahead
+from evomerge.methods.base import MergeMethod, TensorInputs
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.compatible import check_compatible
+from evomerge.models.names import match_names
+from evomerge.models.open import Models
+
+
+class Inputs:
+    """What is merged: each tensor of the base, with the same tensor of every expert.
+
+    On a GPU inputs are copied there once if they take no more than half of its free memory, otherwise for each
+    candidate. Tensors of adapters are computed once, and cached while half of the machine's memory is free.
+
+    Attributes:
+        base: gives names, shapes, order and default dtype.
+        experts: by name, in config order.
+        device: where tensors are merged.
+        floating: names of the tensors that are merged; integers are the base's.
+
+    Raises: CheckpointError if the models can't be merged with each other.
+    """
+
+    def __init__(self, models: Models, device: torch.device | str = "cpu") -> None:
+        check_compatible(models.base, models.experts)
+        self.base = models.base
+        self.experts = dict(models.experts)
+        self.device = torch.device(device)
+        self.floating = tuple(name for name, info in self.base.tensors.items() if info.dtype.is_floating_point)
+        self._names = {name: match_names(self.base, expert) for name, expert in self.experts.items()}
+        self._caches_all = self._fit_on_device()
+        self._cache: dict[tuple[str, str], Tensor] = {}
+        self._check_integers()
+
+    @property
+    def models(self) -> tuple[Checkpoint, ...]:
+        """The base and the experts."""
+        return (self.base, *self.experts.values())
+
+    def of(self, name: str, method: MergeMethod, *, keep: bool) -> TensorInputs:
+        """One tensor of every model.
+
+        Args:
+            name: the base's.
+            method: says whether it needs the base.
+            keep: whether a tensor that had to be computed stays for the next candidate.
+        """
+        return TensorInputs(
+            name=name,
+            base=self._tensor("base", self.base, name, keep=keep) if method.base == "required" else None,
+            experts=tuple(
+                self._tensor(expert, checkpoint, self._names[expert][name], keep=keep)
+                for expert, checkpoint in self.experts.items()
+            ),
+        )
+
+    def all(self, method: MergeMethod, *, keep: bool) -> Iterator[TensorInputs]:
+        """Every floating-point tensor of every model, one after the other."""
+        return (self.of(name, method, keep=keep) for name in self.floating)
+
+    def read_ahead(self, name: str, method: MergeMethod) -> None:
+        """Have one tensor in memory, as far as it lies in files as it is."""
+        if method.base == "required" and not self.base.computes(name):
+            read_ahead(self.base.tensor(name))
+        for expert, checkpoint in self.experts.items():
+            stored = self._names[expert][name]
+            if not checkpoint.computes(stored):
+                read_ahead(checkpoint.tensor(stored))
+
+    def wait(self) -> None:
+        """Until a GPU has done what it was asked for."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _tensor(self, model: str, checkpoint: Checkpoint, name: str, *, keep: bool) -> Tensor:
+        if checkpoint.tensors[name] is self.base.tensors.get(name):
+            # What an adapter leaves alone is the base's, and is on the device once.
+            model, checkpoint = "base", self.base
+        computed = checkpoint.computes(name)
+        if (model, name) in self._cache:
+            return self._cache[model, name]
+        tensor = checkpoint.tensor(name).to(self.device)
+        if self._caches_all and (not computed or (keep and self._has_room())):
+            self._cache[model, name] = tensor
+        return tensor
+
+    def _fit_on_device(self) -> bool:
+        """Whether all inputs may stay on the device; on the CPU they are memory-mapped and take nothing."""
+        if self.device.type != "cuda":
+            return True
+        needed = sum(model.size_bytes + model.computed_bytes for model in self.models)
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return needed <= free // 2
+
+    def _has_room(self) -> bool:
+        """Whether computed tensors may still be cached: half of the machine's memory stays free for all else."""
+        if self.device.type == "cuda":
+            return True
+        try:
+            stated = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+            available, total = (int(stated[key].split()[0]) for key in ("MemAvailable", "MemTotal"))
+        except (OSError, KeyError, ValueError):
+            return True
+        return 2 * available > total
+
+    def _check_integers(self) -> None:
+        for name, info in self.base.tensors.items():
+            # Batch normalisation counts its training steps, which say nothing about the weights.
+            if info.dtype.is_floating_point or name.endswith("num_batches_tracked"):
+                continue
+            for expert, checkpoint in self.experts.items():
+                if not torch.equal(self.base.tensor(name), checkpoint.tensor(self._names[expert][name])):
+                    raise CheckpointError(
+                        f"{checkpoint.folder}: {name}: integers that differ from the base's can't be merged"
+                    )

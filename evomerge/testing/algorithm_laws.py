@@ -1,0 +1,284 @@
+"""What every search algorithm must keep: one function per law, each taking the algorithm's class.
+
+```python
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_my_algorithm(law):
+    law(MyAlgorithm)
+```
+The class must be importable by its module and name, since one law asks it in other processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from evomerge.algorithms.base import Proposer
+from evomerge.errors import ConfigError, ShapeError
+from evomerge.space.base import Genome, settled
+from evomerge.streams import stream
+from evomerge.testing.expecting import refused
+from evomerge.testing.searches import BOX, POPULATION, SPACES, digest, evolve, make, searched, sphere
+
+Law = Callable[[type[Proposer]], None]
+
+
+def declares_what_it_takes(algorithm: type[Proposer]) -> None:
+    """It has a name and a description that mentions every option, and can search something."""
+    assert algorithm.name
+    assert algorithm.__doc__
+    assert all(f"`{name}`" in algorithm.__doc__ for name in algorithm.options)
+    assert all(kind in {bool, int, float, str} for kind in algorithm.options.values())
+    assert searched(algorithm)
+    assert algorithm.min_dimensions >= 1
+    assert algorithm.min_population >= 1
+
+
+def asks_as_many_as_the_population(algorithm: type[Proposer]) -> None:
+    """Any population that it takes is that many genomes, generation after generation."""
+    for population in (algorithm.min_population, 5, 16):
+        proposer = make(algorithm, population=population)
+        assert len(evolve(proposer, sphere(), 3)) == 3 * population
+        assert len(proposer.ask()) == population
+
+
+def asks_the_same_again_by_its_seed(algorithm: type[Proposer]) -> None:
+    """The seed decides what is asked, and another one asks otherwise."""
+    first, again, other = (np.array(evolve(make(algorithm, seed=seed), sphere(), 4)) for seed in (5, 5, 6))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def asks_the_same_in_any_process(algorithm: type[Proposer]) -> None:
+    """Other processes with other hash seeds ask the same to the last bit: no order of a set comes in."""
+    script = (
+        "import sys; from importlib import import_module; from evomerge.testing.searches import digest; "
+        "print(digest(getattr(import_module(sys.argv[1]), sys.argv[2])))"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", script, algorithm.__module__, algorithm.__name__]
+    path = os.pathsep.join(folder for folder in sys.path if folder)
+    for hash_seed in ("0", "4711"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": path}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == digest(algorithm), hash_seed
+
+
+def replays_what_was_told(algorithm: type[Proposer]) -> None:
+    """Rebuilt from a record that went through JSON, it asks the same next, and has the same mean."""
+    for dimensions in searched(algorithm):
+        first, fitness, record = make(algorithm, dimensions), sphere(dimensions), []
+        for _ in range(5):
+            genomes = first.ask()
+            values = fitness(genomes)
+            first.tell(genomes, values)
+            record.append(json.dumps([[genome.tolist() for genome in genomes], values.tolist()]))
+        second = make(algorithm, dimensions)
+        for line in record:
+            genomes, values = json.loads(line)
+            assert np.array_equal(np.array(second.ask()), np.array(genomes))
+            second.tell([np.array(genome) for genome in genomes], np.array(values))
+        assert np.array_equal(np.array(first.ask()), np.array(second.ask()))
+        one, other = first.mean(), second.mean()
+        assert (one is None) == (other is None)
+        assert one is None or other is None or np.array_equal(one, other)
+
+
+def leaves_global_random_states_alone(algorithm: type[Proposer]) -> None:
+    """Neither asking nor telling draws from or seeds a process-wide generator."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    found = []
+    try:
+        for seed in (1, 99):
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            states = random.getstate(), repr(np.random.get_state()), torch.get_rng_state()
+            found.append(digest(algorithm))
+            assert random.getstate() == states[0]
+            assert repr(np.random.get_state()) == states[1]
+            assert torch.equal(torch.get_rng_state(), states[2])
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+    assert found[0] == found[1]
+
+
+def stays_inside_its_bounds(algorithm: type[Proposer]) -> None:
+    """Whatever it learns, each genome and the mean have values that their dimensions contain.
+
+    What doesn't matter at a point is at its low end there.
+    """
+    for dimensions in searched(algorithm):
+        for optimum in (-1.0, 2.0):
+            proposer = make(algorithm, dimensions)
+            start = proposer.mean()
+            found = evolve(proposer, sphere(dimensions, optimum=optimum), 6)
+            means = [mean for mean in (start, proposer.mean()) if mean is not None]
+            for genome in (*found, *means):
+                assert genome.dtype == np.float64
+                assert all(item.contains(value) for item, value in zip(dimensions, genome, strict=True)), genome
+                assert np.array_equal(settled(dimensions, genome), genome)
+
+
+def keeps_no_hold_of_what_it_gave_or_was_given(algorithm: type[Proposer]) -> None:
+    """Genomes and fitness are the caller's: not changed by telling, and free to be written over afterwards."""
+    careful, careless = make(algorithm), make(algorithm)
+    for _ in range(4):
+        genomes, others = careful.ask(), careless.ask()
+        assert np.array_equal(np.array(genomes), np.array(others))
+        values = sphere()(others)
+        copies = [genome.copy() for genome in others], values.copy()
+        careless.tell(others, values)
+        assert np.array_equal(np.array(others), np.array(copies[0]))
+        assert np.array_equal(values, copies[1])
+        careful.tell(genomes, copies[1])
+        for array in (*others, values):
+            array.fill(7.0)
+
+
+def refuses_what_is_out_of_turn(algorithm: type[Proposer]) -> None:
+    """Asking twice and telling unasked are errors, after which the search goes on as if they hadn't been."""
+    proposer, undisturbed = make(algorithm), make(algorithm)
+    refused(RuntimeError, "told before asking", lambda: proposer.tell([], np.zeros((0, 1))))
+    for _ in range(2):
+        genomes = proposer.ask()
+        refused(RuntimeError, "asked twice in a row", proposer.ask)
+        proposer.tell(genomes, sphere()(genomes))
+        refused(RuntimeError, "told before asking", lambda told=genomes: proposer.tell(told, sphere()(told)))  # type: ignore[misc]
+    evolve(undisturbed, sphere(), 2)
+    assert np.array_equal(np.array(proposer.ask()), np.array(undisturbed.ask()))
+
+
+def refuses_what_does_not_fit_the_generation(algorithm: type[Proposer]) -> None:
+    """Other shapes, values that aren't finite and genomes outside the bounds are refused, and nothing is learnt."""
+    proposer, undisturbed = make(algorithm), make(algorithm)
+    genomes = proposer.ask()
+    values = sphere()(genomes)
+    expected = "fitness: expected (candidates, objectives) = (8, 1), got "
+    for wrong in (values[:, 0], values[:7], np.hstack([values, values])):
+        refused(ShapeError, f"{expected}{wrong.shape}", lambda wrong=wrong: proposer.tell(genomes, wrong))  # type: ignore[misc]
+    expected = "genomes told: expected (candidates, dimensions) = (8, 4), got "
+    refused(ShapeError, f"{expected}(7, 4)", lambda: proposer.tell(genomes[:7], values))
+    refused(ShapeError, f"{expected}(8, 3)", lambda: proposer.tell([genome[:3] for genome in genomes], values))
+    refused(ShapeError, f"{expected}8 genomes", lambda: proposer.tell([*genomes[:7], genomes[0][:2]], values))
+    for bad in (np.nan, np.inf, -np.inf):
+        broken = values.copy()
+        broken[3, 0] = bad
+        refused(ValueError, "fitness must be finite", lambda broken=broken: proposer.tell(genomes, broken))  # type: ignore[misc]
+    outside = [genome.copy() for genome in genomes]
+    outside[5][2] = 2.5
+    refused(ValueError, "x2 = 2.5 is no continuous value from -1 to 2", lambda: proposer.tell(outside, values))
+    proposer.tell(genomes, values)
+    evolve(undisturbed, sphere(), 1)
+    assert np.array_equal(np.array(proposer.ask()), np.array(undisturbed.ask()))
+
+
+def refuses_what_it_does_not_declare(algorithm: type[Proposer]) -> None:
+    """Dimensions, options, objectives and populations that it doesn't take are refused by name, before any asking."""
+    for dimensions in SPACES:
+        if dimensions not in searched(algorithm):
+            strange = next(item for item in dimensions if item.kind not in algorithm.kinds or item.condition)
+            refused(
+                ConfigError, f"{algorithm.name} can't search this space: {strange.name} ", make, algorithm, dimensions
+            )
+    if algorithm.min_dimensions > 1:
+        fewer = BOX[: algorithm.min_dimensions - 1]
+        refused(ConfigError, f"at least {algorithm.min_dimensions} dimensions", make, algorithm, fewer)
+
+    def build(**changes: object) -> Proposer:
+        settings = {"seed": 0, "population": POPULATION, "step_size": 0.2, **changes}
+        return algorithm(BOX, **settings)  # type: ignore[arg-type]
+
+    least = algorithm.min_population
+    refused(ConfigError, "search.population: ", lambda: build(population=least - 1))
+    refused(ConfigError, "search.options.none_such: ", lambda: build(options={"none_such": 1}))
+    for name in algorithm.options:
+        refused(ConfigError, f"search.options.{name}: expected ", lambda name=name: build(options={name: [name]}))  # type: ignore[misc]
+    beyond = [0] if algorithm.max_objectives is None else [0, algorithm.max_objectives + 1]
+    for objectives in beyond:
+        refused(ConfigError, f", not {objectives}", lambda objectives=objectives: build(objectives=objectives))  # type: ignore[misc]
+
+
+def takes_every_number_of_objectives_that_it_declares(algorithm: type[Proposer]) -> None:
+    """Fitness of as many columns as objectives is learnt from."""
+    for objectives in range(1, 1 + (algorithm.max_objectives or 3)):
+        proposer = algorithm(BOX, seed=0, population=POPULATION, step_size=0.2, objectives=objectives)
+        assert len(evolve(proposer, sphere(objectives=objectives), 3)) == 3 * POPULATION
+
+
+def learns_if_it_says_so(algorithm: type[Proposer]) -> None:
+    """Told the opposite, an algorithm that learns asks otherwise, and one that doesn't asks the same."""
+    told = [np.array(evolve(make(algorithm), sphere(factor=factor), 4)) for factor in (1.0, -1.0)]
+    assert np.array_equal(told[0][:POPULATION], told[1][:POPULATION])
+    assert np.array_equal(told[0], told[1]) != algorithm.learns
+
+
+def goes_on_when_all_are_equally_fit(algorithm: type[Proposer]) -> None:
+    """On a flat fitness it still asks different genomes: a coarse score doesn't end the search."""
+    proposer = make(algorithm)
+    evolve(proposer, lambda genomes: np.zeros((len(genomes), 1)), 25)
+    asked = np.array(proposer.ask())
+    assert len(np.unique(asked, axis=0)) == len(asked)
+    assert bool((np.ptp(asked, axis=0) > 0).all())
+
+
+def does_not_depend_on_the_units_of_fitness(algorithm: type[Proposer]) -> None:
+    """Four times the fitness is the same search."""
+    told = [np.array(evolve(make(algorithm), sphere(factor=factor), 5)) for factor in (1.0, 4.0)]
+    np.testing.assert_allclose(told[0], told[1], rtol=1e-9)
+
+
+def does_not_depend_on_the_units_of_dimensions(algorithm: type[Proposer]) -> None:
+    """Bounds and start in other units ask the same points in those units."""
+    wide = tuple(replace(item, low=4 * item.low, high=4 * item.high, initial=4 * item.initial) for item in BOX)
+    asked = np.array(evolve(make(algorithm), sphere(), 5))
+    np.testing.assert_allclose(np.array(evolve(make(algorithm, wide), sphere(wide), 5)), 4 * asked, rtol=1e-9)
+
+
+def finds_more_than_random_search(algorithm: type[Proposer]) -> None:
+    """On a sphere, with 160 candidates, the median over seeds is well below uniform draws' if it learns.
+
+    One that doesn't learn is as good as uniform draws, within the spread of the seeds.
+    """
+    seeds, fitness = range(5), sphere()
+
+    def best(genomes: list[Genome]) -> float:
+        return float(-fitness(genomes).max())
+
+    low, high = ([getattr(item, end) for item in BOX] for end in ("low", "high"))
+    uniform = [best(list(stream(seed, "uniform").uniform(low, high, (160, len(BOX))))) for seed in seeds]
+    found = [best(evolve(make(algorithm, seed=seed), fitness, 20)) for seed in seeds]
+    limit = 0.5 * np.median(uniform) if algorithm.learns else 1.5 * max(uniform)
+    assert np.median(found) <= limit, (found, uniform)
+
+
+LAWS: tuple[Law, ...] = (
+    declares_what_it_takes,
+    asks_as_many_as_the_population,
+    asks_the_same_again_by_its_seed,
+    asks_the_same_in_any_process,
+    replays_what_was_told,
+    leaves_global_random_states_alone,
+    stays_inside_its_bounds,
+    keeps_no_hold_of_what_it_gave_or_was_given,
+    refuses_what_is_out_of_turn,
+    refuses_what_does_not_fit_the_generation,
+    refuses_what_it_does_not_declare,
+    takes_every_number_of_objectives_that_it_declares,
+    learns_if_it_says_so,
+    goes_on_when_all_are_equally_fit,
+    does_not_depend_on_the_units_of_fitness,
+    does_not_depend_on_the_units_of_dimensions,
+    finds_more_than_random_search,
+)
+"""Everything that is expected of a search algorithm on arrival."""

@@ -1,0 +1,79 @@
+"""Small searches for any algorithm: boxes, spaces with every kind of dimension, and a sphere to climb."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evomerge.algorithms.base import Proposer
+from evomerge.space.base import Condition, Dimension, Genome
+
+Fitness = Callable[[list[Genome]], NDArray[np.float64]]
+
+POPULATION = 8
+BOX = tuple(Dimension(name=f"x{index}", low=-1.0, high=2.0, initial=0.25) for index in range(4))
+# -0.8 + 1 * (1.6 - -0.8) is rounded past 1.6.
+UNEVEN = (
+    Dimension(name="small", low=1e-6, high=3e-6, initial=2e-6),
+    Dimension(name="large", low=-1e6, high=1e6, initial=1e6),
+    Dimension(name="rounded", low=-0.8, high=1.6, initial=1.6),
+)
+_METHOD = Dimension.categorical("method", ("linear", "ties", "dare"), initial="ties")
+_DEPTH = Dimension(name="depth", kind="integer", low=-2, high=5, initial=0)
+_DENSITY = Dimension(
+    name="density", low=0.25, high=1.0, initial=0.5, condition=Condition(dimension="method", values=("ties", "dare"))
+)
+SPACES = (BOX, UNEVEN, (*BOX[:2], _DEPTH), (*BOX[:2], _METHOD), (*BOX[:2], _METHOD, _DEPTH, _DENSITY))
+"""Boxes, and spaces with dimensions of every kind."""
+
+
+def make(
+    algorithm: type[Proposer], dimensions: tuple[Dimension, ...] = BOX, *, seed: int = 0, population: int = POPULATION
+) -> Proposer:
+    """An instance that starts at the dimensions' initial values."""
+    return algorithm(dimensions, seed=seed, population=population, step_size=0.2)
+
+
+def sphere(
+    dimensions: tuple[Dimension, ...] = BOX, *, optimum: float = 0.75, factor: float = 1.0, objectives: int = 1
+) -> Fitness:
+    """Minus the squared distance to one point, in fractions of each range; the best fitness is 0."""
+    low = np.array([dimension.low for dimension in dimensions])
+    extent = np.array([dimension.high for dimension in dimensions]) - low
+
+    def fitness(genomes: list[Genome]) -> NDArray[np.float64]:
+        distances = [float(np.sum(((genome - low) / extent - optimum) ** 2)) for genome in genomes]
+        return np.array([[-factor * distance] * objectives for distance in distances])
+
+    return fitness
+
+
+def evolve(proposer: Proposer, fitness: Fitness, generations: int) -> list[Genome]:
+    """Everything asked in so many generations."""
+    asked: list[Genome] = []
+    for _ in range(generations):
+        genomes = proposer.ask()
+        asked += genomes
+        proposer.tell(genomes, fitness(genomes))
+    return asked
+
+
+def digest(algorithm: type[Proposer]) -> str:
+    """A hash of all that the algorithm asks, to the last bit, in every space that it can search."""
+    found = hashlib.sha256()
+    for dimensions in searched(algorithm):
+        found.update(np.array(evolve(make(algorithm, dimensions, seed=3), sphere(dimensions), 4)).tobytes())
+    return found.hexdigest()
+
+
+def searched(algorithm: type[Proposer]) -> list[tuple[Dimension, ...]]:
+    """The spaces that the algorithm declares it can search."""
+    return [
+        dimensions
+        for dimensions in SPACES
+        if {item.kind for item in dimensions} <= algorithm.kinds
+        and (algorithm.conditional or all(item.condition is None for item in dimensions))
+    ]

@@ -1,0 +1,72 @@
+"""A search in a space of every kind of dimension, found through the registry: searched, resumed, and refused early."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from evomerge.cli import app
+from evomerge.config.config import Config
+from evomerge.errors import ConfigError
+from evomerge.run.directory import open_run
+from evomerge.run.recipes import recipe_of
+from evomerge.space import SPACES
+from evomerge.study.experiment import open_experiment
+from evomerge.study.search import resume, search
+from evomerge.testing.models import tiny_family
+from helpers.search import essence, write_config, write_task
+
+
+@pytest.fixture(autouse=True)
+def mixed() -> Iterator[None]:
+    with SPACES.extended({"mixed": "helpers.spaces:Mixed"}):
+        yield
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    models = tiny_family(tmp_path / "models", "llama", layers=4)
+    tasks = write_task(tmp_path / "tasks", items=12)
+    settings = {"algorithm": "tpe", "evaluations": 20, "population": 4, "scan": 1, "options": {"n_startup_trials": 4}}
+    path = write_config(tmp_path / "mixed.yaml", models, tasks, space={"kind": "mixed"}, search=settings)
+    return Config.from_file(path)
+
+
+def test_choices_whole_numbers_and_conditions_are_searched_recorded_and_replayed(
+    config: Config, tmp_path: Path
+) -> None:
+    search(config, tmp_path / "whole")
+    run = open_run(tmp_path / "whole")
+    trials = [trial for trial in run.ledger().trials() if trial.kind == "candidate"]
+    assert len(trials) == 20
+    assert {trial.state for trial in trials} == {"complete"}
+    assert {trial.parameters["method"] for trial in trials} == {"task_arithmetic", "ties"}
+    for trial in trials:
+        recipe = recipe_of(run.config, run.facts, trial)
+        assert recipe.method == trial.parameters["method"]
+        assert ("density" in trial.parameters) == (recipe.method == "ties")
+        assert recipe.groups[1].layers == (trial.parameters["first"], 3)
+    shown = CliRunner().invoke(app, ["trials", str(tmp_path / "whole")]).output
+    assert "method=ties" in shown
+    shorter = config.model_copy(update={"search": config.search.model_copy(update={"evaluations": 8})})
+    search(shorter, tmp_path / "parts")
+    resume(tmp_path / "parts", evaluations=20)
+    assert essence(tmp_path / "parts")["trials"] == essence(tmp_path / "whole")["trials"]
+
+
+def test_an_algorithm_that_cannot_search_the_space_is_refused_with_those_that_can(config: Config) -> None:
+    changed = config.model_copy(update={"search": config.search.model_copy(update={"algorithm": "cma", "options": {}})})
+    with pytest.raises(ConfigError, match=r"^mixed.yaml: search.algorithm: cma can't search this space") as error:
+        open_experiment(changed, where="mixed.yaml")
+    assert "method is categorical, first is integer, density depends on method" in str(error.value)
+    assert str(error.value).endswith("use one that can: tpe, random")
+
+
+def test_an_unknown_space_is_refused_before_any_model_is_opened(config: Config) -> None:
+    models = config.models.model_copy(update={"base": config.models.base.model_copy(update={"path": "none/such"})})
+    changed = config.model_copy(update={"models": models, "space": config.space.model_copy(update={"kind": "mixd"})})
+    with pytest.raises(ConfigError, match=r"x.yaml: space.kind: unknown search space 'mixd'. Did you mean 'mixed'\?"):
+        open_experiment(changed, where="x.yaml")

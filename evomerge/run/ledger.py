@@ -10,7 +10,6 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
@@ -18,32 +17,22 @@ from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, create_trial
 
 from evomerge.errors import RunError
 from evomerge.files.append import append, drop_torn_line, writing
 from evomerge.run.evaluation import Evaluation
+from evomerge.run.trial import Trial, TrialKind, TrialState
 from evomerge.space.base import Dimension, Value
 from evomerge.space.distributions import distribution_of
 
 JOURNAL = "study.journal"
 EVALUATIONS = "evaluations.jsonl"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """One candidate as the study holds it."""
-
-    number: int
-    kind: str
-    """base, expert, uniform, candidate or mean."""
-    name: str
-    generation: int | None
-    parameters: Mapping[str, Value]
-    recipe_key: str
-    state: str
-    """running, complete or failed."""
-    score: float | None
+_STATES = {
+    optuna.trial.TrialState.COMPLETE: TrialState.COMPLETE,
+    optuna.trial.TrialState.FAIL: TrialState.FAILED,
+}
 
 
 class Ledger:
@@ -80,7 +69,7 @@ class Ledger:
         ledger = cls.read(directory, storage, study_name)
         for trial in ledger.trials():
             evaluation = ledger.evaluation(trial.number, "search")
-            if trial.state == "running" and evaluation is not None:
+            if not trial.state.is_finished and evaluation is not None:
                 ledger._finish(evaluation)
         return ledger
 
@@ -112,7 +101,7 @@ class Ledger:
     def add(
         self,
         *,
-        kind: str,
+        kind: TrialKind,
         name: str,
         recipe_key: str,
         generation: int | None = None,
@@ -126,10 +115,15 @@ class Ledger:
         with writing(self._path.parent):
             self._study.add_trial(
                 create_trial(
-                    state=TrialState.RUNNING,
+                    state=optuna.trial.TrialState.RUNNING,
                     params=dict(parameters or {}),
                     distributions=distributions,
-                    user_attrs={"kind": kind, "name": name, "generation": generation, "recipe": recipe_key},
+                    user_attrs={
+                        "kind": TrialKind(kind).value,
+                        "name": name,
+                        "generation": generation,
+                        "recipe": recipe_key,
+                    },
                 )
             )
         return self.trial(-1)
@@ -146,23 +140,23 @@ class Ledger:
 
     def _finish(self, evaluation: Evaluation) -> None:
         if evaluation.score is None:
-            self._study.tell(evaluation.trial, state=TrialState.FAIL, skip_if_finished=True)
+            self._study.tell(evaluation.trial, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
         else:
             self._study.tell(evaluation.trial, evaluation.score, skip_if_finished=True)
 
 
 def _trial(frozen: FrozenTrial) -> Trial:
-    state = {TrialState.COMPLETE: "complete", TrialState.FAIL: "failed"}.get(frozen.state, "running")
+    state = _STATES.get(frozen.state, TrialState.RUNNING)
     attributes = frozen.user_attrs
     return Trial(
         number=frozen.number,
-        kind=attributes.get("kind", "candidate"),
+        kind=TrialKind(attributes.get("kind", TrialKind.CANDIDATE)),
         name=attributes.get("name", f"trial {frozen.number}"),
         generation=attributes.get("generation"),
         parameters=frozen.params,
         recipe_key=attributes.get("recipe", ""),
         state=state,
-        score=frozen.value if state == "complete" else None,
+        score=frozen.value if state is TrialState.COMPLETE else None,
     )
 
 

@@ -15,9 +15,9 @@ from evomerge.execute.base import Answers, Failure, Job, Outcome
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.answers import Part
 from evomerge.run.evaluation import Evaluation
-from evomerge.run.ledger import Trial
 from evomerge.run.recipes import checkpoint_recipe
 from evomerge.run.records import record_of
+from evomerge.run.trial import Trial, TrialKind
 from evomerge.score.requests import Response
 from evomerge.score.table import ItemTable
 from evomerge.space.base import Genome
@@ -36,7 +36,9 @@ class Candidates:
         self.ledger = session.ledger
         self.parts = session.parts
 
-    def trial(self, kind: str, name: str, genome: Genome | None = None, *, generation: int | None = None) -> Trial:
+    def trial(
+        self, kind: TrialKind, name: str, genome: Genome | None = None, *, generation: int | None = None
+    ) -> Trial:
         """The trial of this kind and recipe that the ledger holds, or a new one.
 
         A genome proposed twice is two trials (the second takes over the first's result).
@@ -45,7 +47,7 @@ class Candidates:
             checkpoint_recipe(self.session.experiment.template, name) if genome is None else self.space.decode(genome)
         )
         key = recipe.key()
-        if kind != "candidate":
+        if kind is not TrialKind.CANDIDATE:
             for trial in self.ledger.trials():
                 if (trial.kind, trial.recipe_key) == (kind, key):
                     return trial
@@ -60,7 +62,7 @@ class Candidates:
 
     def recipe(self, trial: Trial) -> Recipe:
         """The recipe of a trial."""
-        if trial.kind in {"base", "expert"}:
+        if trial.kind.is_checkpoint:
             return self._checkpoint(trial.name)
         return self.space.decode(self.space.genome(trial.parameters))
 

@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from evomerge.benchmark.lm_eval.benchmark import SPLITS
 from evomerge.files.atomic import write_json
 from evomerge.run.evaluation import Evaluation
-from evomerge.run.ledger import Trial
+from evomerge.run.trial import WINNER, Trial, TrialKind
 from evomerge.score.objective import LANGUAGE
 from evomerge.score.table import ItemTable
 from evomerge.study.candidates import Candidates
-from evomerge.study.select import SPLITS, Scored, best_uniform, shortlist, summary
+from evomerge.study.select import Scored, best_uniform, shortlist, summary
 from evomerge.study.session import Session, budget_of
 
 
@@ -25,7 +26,7 @@ def conclude(candidates: Candidates) -> dict[str, Any]:
     baselines = [
         (trial, trial.kind)
         for trial in [
-            *(trial for trial in trials if trial.kind in {"base", "expert"}),
+            *(trial for trial in trials if trial.kind.is_checkpoint),
             *best_uniform(trials, evaluations),
         ]
     ]
@@ -38,7 +39,7 @@ def conclude(candidates: Candidates) -> dict[str, Any]:
         validated = best[:1]
     # max keeps the first of equals, and the shortlist is in order of search fitness.
     winner = max(validated, key=lambda trial: _fitness_of(scores[trial.number]))
-    models = [*baselines, (winner, "winner")]
+    models = [*baselines, (winner, WINNER)]
     session.phase("test", len(models))
     candidates.evaluate([trial for trial, _ in models], "test")
     data: dict[str, Any] = {
@@ -46,7 +47,7 @@ def conclude(candidates: Candidates) -> dict[str, Any]:
         "metrics": dict(objective.metrics),
         "higher_is_better": dict(objective.higher_is_better),
         **({"languages": languages} if (languages := session.benchmark.languages) else {}),
-        "evaluations": sum(trial.kind == "candidate" for trial in trials),
+        "evaluations": sum(trial.kind is TrialKind.CANDIDATE for trial in trials),
         "budget": budget_of(session.config),
         "hours": round(session.clock.hours, 4),
         "shortlist": [
@@ -82,7 +83,7 @@ def _summary(session: Session, models: Sequence[tuple[Trial, str]], split: str) 
     scored = [
         Scored(
             trial=trial.number,
-            name={"uniform": "uniform", "winner": "winner"}.get(kind, trial.name),
+            name=kind if kind in {TrialKind.UNIFORM, WINNER} else trial.name,
             kind=kind,
             score=score,
             items=items,

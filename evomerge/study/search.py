@@ -20,9 +20,9 @@ from evomerge.algorithms.base import Proposer
 from evomerge.config.config import Config
 from evomerge.errors import ResumeError
 from evomerge.run.directory import open_run
-from evomerge.run.ledger import Trial
 from evomerge.run.lock import lock
 from evomerge.run.observer import Observer, SilentObserver
+from evomerge.run.trial import Trial, TrialKind
 from evomerge.space.base import Genome
 from evomerge.study.candidates import Candidates
 from evomerge.study.conclude import conclude
@@ -79,17 +79,17 @@ def _run(candidates: Candidates) -> dict[str, Any]:
     _evolve(candidates, proposer)
     mean = proposer.mean()
     if mean is not None:
-        candidates.evaluate([candidates.trial("mean", "distribution mean", mean)], "search")
+        candidates.evaluate([candidates.trial(TrialKind.MEAN, "distribution mean", mean)], "search")
     return conclude(candidates)
 
 
 def _baselines(candidates: Candidates) -> Genome | None:
     """Score the base, each expert and the uniform merges; return the best uniform genome."""
     session, space = candidates.session, candidates.space
-    trials = [candidates.trial("base", "base")]
-    trials += [candidates.trial("expert", name) for name in session.config.models.experts]
+    trials = [candidates.trial(TrialKind.BASE, "base")]
+    trials += [candidates.trial(TrialKind.EXPERT, name) for name in session.config.models.experts]
     trials += [
-        candidates.trial("uniform", f"uniform {index}", genome)
+        candidates.trial(TrialKind.UNIFORM, f"uniform {index}", genome)
         for index, genome in enumerate(space.starting_points(session.config.search.scan), start=1)
     ]
     session.phase("baselines", len(trials))
@@ -130,7 +130,7 @@ def _evolve(candidates: Candidates, proposer: Proposer) -> None:
         asked = proposer.ask()
         genomes = _replayed(candidates, asked, known)[: budget - proposed]
         trials = known[: len(genomes)] + [
-            candidates.trial("candidate", f"candidate {number}", genome, generation=generation)
+            candidates.trial(TrialKind.CANDIDATE, f"candidate {number}", genome, generation=generation)
             for number, genome in enumerate(genomes[len(known) :], start=proposed + len(known))
         ]
         candidates.evaluate(trials, "search")
@@ -163,7 +163,9 @@ def _replayed(candidates: Candidates, asked: list[Genome], known: Sequence[Trial
 def _fitness(candidates: Candidates, trials: Sequence[Trial]) -> NDArray[np.float64]:
     """Fitness in ask order; a failed candidate counts as much as the worst known so far."""
     so_far = [
-        trial for trial in candidates.ledger.trials() if trial.number <= trials[-1].number and trial.kind != "mean"
+        trial
+        for trial in candidates.ledger.trials()
+        if trial.number <= trials[-1].number and trial.kind is not TrialKind.MEAN
     ]
     known = [value for trial in so_far if (value := candidates.fitness(trial)) is not None]
     floor = min(known, default=0.0)

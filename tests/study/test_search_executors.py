@@ -16,6 +16,7 @@ from evomerge.run.directory import open_run
 from evomerge.run.lock import lock
 from evomerge.run.observer import SilentObserver
 from evomerge.run.records import TrialRecord
+from evomerge.run.trial import TrialKind
 from evomerge.study import session as session_module
 from evomerge.study.candidates import Candidates
 from evomerge.study.search import resume, search
@@ -136,7 +137,7 @@ def test_the_same_recipe_is_evaluated_once(tmp_path: Path, config: Config) -> No
     with lock(tmp_path / "run"), Session(config, tmp_path / "run", SilentObserver(), "x") as session:
         candidates = Candidates(session)
         genome = candidates.space.default()
-        trials = [candidates.trial("candidate", f"c{index}", genome, generation=0) for index in range(3)]
+        trials = [candidates.trial(TrialKind.CANDIDATE, f"c{index}", genome, generation=0) for index in range(3)]
         candidates.evaluate(trials[:2], "search")
         candidates.evaluate(trials, "search")
         found = [candidates.ledger.evaluation(trial.number, "search") for trial in trials]

@@ -48,9 +48,9 @@ class Candidates:
         )
         key = recipe.key()
         if kind is not TrialKind.CANDIDATE:
-            for trial in self.ledger.trials():
-                if (trial.kind, trial.recipe_key) == (kind, key):
-                    return trial
+            trial = self.ledger.find(kind, key)
+            if trial is not None:
+                return trial
         return self.ledger.add(
             kind=kind,
             name=name,
@@ -66,14 +66,6 @@ class Candidates:
             return self._checkpoint(trial.name)
         return self.space.decode(self.space.genome(trial.parameters))
 
-    def generations(self) -> dict[int, list[Trial]]:
-        """Recorded candidates by generation, in ask order."""
-        found: dict[int, list[Trial]] = {}
-        for trial in self.ledger.trials():
-            if trial.generation is not None:
-                found.setdefault(trial.generation, []).append(trial)
-        return found
-
     def evaluate(self, trials: Sequence[Trial], split: str, *, go_on: GoOn | None = None) -> None:
         """Evaluate the trials that have no result on `split` yet, each recipe once; return when all are done.
 
@@ -84,16 +76,13 @@ class Candidates:
                 it. One that isn't has no evaluation: `partial` has its scores so far, and calling again goes on
                 where it stopped. Only for splits that are answered in blocks (`search.block`).
         """
-        keys = {trial.number: trial.recipe_key for trial in self.ledger.trials()}
-        known = {
-            keys[item.trial]: item for item in self.ledger.evaluations() if item.split == split and item.same_as is None
-        }
         waiting: dict[str, list[Trial]] = {}
         for trial in trials:
             if self.ledger.evaluation(trial.number, split) is not None:
                 continue
-            if trial.recipe_key in known:
-                self._record(_copy(known[trial.recipe_key], trial.number), trial)
+            known = self.ledger.evaluation_of(trial.recipe_key, split)
+            if known is not None:
+                self._record(_copy(known, trial.number), trial)
             else:
                 waiting.setdefault(trial.recipe_key, []).append(trial)
         if not waiting:

@@ -6,6 +6,7 @@ the ledger already holds are not evaluated a second time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evomerge.algorithms import PROPOSERS
 from evomerge.algorithms.base import Proposer
@@ -121,9 +121,10 @@ def _evolve(candidates: Candidates, proposer: Proposer) -> None:
     budget, hours = session.config.search.evaluations, session.config.search.hours
     session.phase("search", budget)
     proposed, generation = 0, 0
-    recorded = candidates.generations()
+    baselines = [candidates.fitness(trial) for trial in candidates.ledger.trials() if trial.kind.is_baseline]
+    lowest = min((value for value in baselines if value is not None), default=math.inf)
     while proposed < budget:
-        known = recorded.get(generation, [])
+        known = candidates.ledger.generation(generation)
         if not known and hours is not None and session.clock.hours >= hours:
             session.observer.message(f"stopped after {session.clock.hours:.2f} hours of driving")
             return
@@ -134,9 +135,12 @@ def _evolve(candidates: Candidates, proposer: Proposer) -> None:
             for number, genome in enumerate(genomes[len(known) :], start=proposed + len(known))
         ]
         candidates.evaluate(trials, "search")
-        fitness = _fitness(candidates, trials)
-        failed = sum(candidates.fitness(trial) is None for trial in trials)
-        session.observer.generation(generation, float(fitness.max()), float(median(fitness)), failed)
+        found = [candidates.fitness(trial) for trial in trials]
+        lowest = min([lowest, *(value for value in found if value is not None)])
+        # A failed candidate counts as much as the worst known so far.
+        floor = lowest if math.isfinite(lowest) else 0.0
+        fitness = np.array([floor if value is None else value for value in found], dtype=np.float64)
+        session.observer.generation(generation, float(fitness.max()), float(median(fitness)), found.count(None))
         proposed += len(trials)
         if len(genomes) == len(asked):
             # The budget may cut the last generation short; a proposer can't learn from part of one.
@@ -158,16 +162,3 @@ def _replayed(candidates: Candidates, asked: list[Genome], known: Sequence[Trial
             )
         genomes[index] = recorded
     return genomes
-
-
-def _fitness(candidates: Candidates, trials: Sequence[Trial]) -> NDArray[np.float64]:
-    """Fitness in ask order; a failed candidate counts as much as the worst known so far."""
-    so_far = [
-        trial
-        for trial in candidates.ledger.trials()
-        if trial.number <= trials[-1].number and trial.kind is not TrialKind.MEAN
-    ]
-    known = [value for trial in so_far if (value := candidates.fitness(trial)) is not None]
-    floor = min(known, default=0.0)
-    values = [candidates.fitness(trial) for trial in trials]
-    return np.array([floor if value is None else value for value in values], dtype=np.float64)

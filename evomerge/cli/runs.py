@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evomerge.cli.models import Split
+from evomerge.run.trial import TrialKind, TrialState
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -216,13 +217,13 @@ def _print_table(records: Sequence[TrialRecord]) -> None:
         )
         made.add_row(
             str(record.number),
-            Text(f"{record.kind} {record.name}" if record.kind == "expert" else record.name),
+            Text(f"{record.kind} {record.name}" if record.kind is TrialKind.EXPERT else record.name),
             "" if record.generation is None else str(record.generation),
             record.state,
             score(record.score),
             duration(sum(record.seconds.values())) if record.seconds else "",
             Text(record.reason or parameters, no_wrap=True, overflow="ellipsis"),
-            style={"failed": "red", "running": "dim"}.get(record.state),
+            style={TrialState.FAILED: "red", TrialState.RUNNING: "dim"}.get(record.state),
         )
     stdout().print(made)
 

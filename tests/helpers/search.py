@@ -102,7 +102,7 @@ def essence(directory: Path) -> dict[str, Any]:
 
 
 def changed(config: Config, **changes: dict[str, Any]) -> Config:
-    """The same experiment with some keys of sections replaced."""
+    """The config with some keys of its sections replaced."""
     data = config.model_dump(mode="json")
     for section, values in changes.items():
         data[section].update(values)
@@ -143,7 +143,7 @@ def start(config_file: Path, directory: Path) -> subprocess.Popen[str]:
 
 
 def kill_after_lines(process: subprocess.Popen[str], path: Path, lines: int) -> None:
-    """Kill a driver as soon as the file has so many lines."""
+    """Kill a process as soon as a file has so many lines, and wait until it is gone."""
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
         if path.exists() and path.read_bytes().count(b"\n") >= lines:

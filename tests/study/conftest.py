@@ -1,4 +1,4 @@
-"""One experiment and its finished run, for every test of a search. Don't write into them."""
+"""A small experiment and its undisturbed runs, which the tests of the search compare with."""
 
 from __future__ import annotations
 

@@ -1,21 +1,22 @@
-"""The whole search on real tiny models: results, budgets, honesty of the splits."""
+"""The whole search on real tiny models: results, resuming, budgets, honesty of the splits."""
 
 from __future__ import annotations
 
+import json
+import random
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
-from evomerge.study.candidates import Candidates
 
 from evomerge.config.config import Config
-from evomerge.errors import ResumeError
+from evomerge.errors import BenchmarkError, ConfigError, ExecutionError, LockedError, ResumeError
 from evomerge.run.directory import open_run
 from evomerge.run.lock import lock
-from evomerge.run.observer import SilentObserver
 from evomerge.study.export import export
 from evomerge.study.search import resume, search
-from evomerge.study.session import Session
-from helpers.search import Count, Interrupt, changed, essence
+from helpers.search import Count, Interrupt, changed, essence, kill_after_lines, start, write_config, write_task
 
 
 def test_a_run_has_its_baselines_its_budget_and_a_complete_result(undisturbed: Path) -> None:
@@ -68,6 +69,33 @@ def test_the_same_command_again_finds_the_run_finished_and_evaluates_nothing(con
     assert essence(undisturbed) == before
 
 
+@pytest.mark.parametrize("after", [1, 6, 13, 31, 37, 40])
+def test_an_interrupted_search_continues_to_the_same_trials_and_winner(
+    tmp_path: Path, config: Config, undisturbed: Path, after: int
+) -> None:
+    directory = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        search(config, directory, observer=Interrupt(after))
+    count = Count()
+    resume(directory, observer=count)
+    assert essence(directory) == essence(undisturbed)
+    assert len(count.evaluated) == len(essence(undisturbed)["tables"]) - after
+
+
+@pytest.mark.slow
+def test_a_driver_killed_at_random_moments_loses_nothing(tmp_path: Path, config_file: Path, undisturbed: Path) -> None:
+    directory = tmp_path / "run"
+    moments = sorted(random.Random(4).sample(range(2, 38), 3))
+    for lines in moments:
+        process = start(config_file, directory)
+        kill_after_lines(process, directory / "evaluations.jsonl", lines)
+        assert process.returncode == -signal.SIGKILL
+    before = (directory / "evaluations.jsonl").read_bytes().rpartition(b"\n")[0]
+    resume(directory)
+    assert (directory / "evaluations.jsonl").read_bytes().startswith(before)
+    assert essence(directory) == essence(undisturbed)
+
+
 def test_a_larger_budget_continues_the_same_search(tmp_path: Path, config: Config, undisturbed: Path) -> None:
     directory = tmp_path / "run"
     search(changed(config, search={"evaluations": 12}), directory)
@@ -96,16 +124,56 @@ def test_the_other_algorithms_run_and_resume_as_exactly(tmp_path: Path, config: 
     assert essence(tmp_path / "broken") == essence(tmp_path / "straight")
 
 
-def test_the_same_recipe_is_evaluated_once(tmp_path: Path, config: Config) -> None:
-    with lock(tmp_path / "run"), Session(config, tmp_path / "run", SilentObserver(), "x") as session:
-        candidates = Candidates(session)
-        genome = session.space.default()
-        trials = [candidates.trial("candidate", f"c{index}", genome, generation=0) for index in range(3)]
-        candidates.evaluate(trials[:2], "search")
-        candidates.evaluate(trials, "search")
-        found = [session.ledger.evaluation(trial.number, "search") for trial in trials]
-    assert [item.same_as for item in found if item is not None] == [None, 0, 0]
-    assert len({item.score for item in found if item is not None}) == 1
+def test_another_config_or_a_second_driver_is_refused_and_nothing_changes(
+    tmp_path: Path, config: Config, undisturbed: Path
+) -> None:
+    before = essence(undisturbed)
+    with pytest.raises(ResumeError, match=r"search\.seed \(0 → 1\)"):
+        search(changed(config, search={"seed": 1}), undisturbed)
+    with lock(tmp_path / "run"), pytest.raises(LockedError, match="is driving this run"):
+        search(config, tmp_path / "run")
+    assert essence(undisturbed) == before
+
+
+def test_changed_documents_are_refused_on_resume(tmp_path: Path, tiny_llama: dict[str, Path]) -> None:
+    tasks = write_task(tmp_path / "tasks")
+    config = Config.from_file(write_config(tmp_path / "x.yaml", tiny_llama, tasks))
+    with pytest.raises(KeyboardInterrupt):
+        search(config, tmp_path / "run", observer=Interrupt(5))
+    lines = (tasks / "test.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    first["question"] = "another question?"
+    (tasks / "test.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
+    with pytest.raises(ResumeError, match="items"):
+        search(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"merge": {"method": "tyes"}}, ConfigError, r"merge\.method: unknown merge method 'tyes'.*'ties'"),
+        ({"merge": {"options": {"normalise": True}}}, ConfigError, r"merge\.options"),
+        ({"search": {"algorithm": "cmaes"}}, ConfigError, r"search\.algorithm: unknown search algorithm 'cmaes'"),
+        ({"search": {"options": {"nope": 1}}}, ConfigError, r"search\.options\.nope"),
+        ({"benchmark": {"tasks": ["no_such_task"]}}, BenchmarkError, r"no_such_task"),
+        ({"benchmark": {"tasks": [{"task": "tiny_choice", "metric": "f2"}]}}, BenchmarkError, r"f2"),
+        ({"benchmark": {"splits": {"search": {"split": "train"}}}}, BenchmarkError, r"train"),
+        ({"benchmark": {"splits": {"search": {"fraction": 0.001}}}}, BenchmarkError, r"search"),
+        (
+            {"benchmark": {"splits": {"search": "test", "validation": "validation", "test": "test"}}},
+            BenchmarkError,
+            r"test",
+        ),
+        ({"merge": {"method": "slerp"}, "models": {"experts": {}}}, ConfigError, r"models\.experts"),
+        ({"execution": {"device": "cuda"}}, ExecutionError, r"no usable GPU"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    tmp_path: Path, config: Config, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        search(changed(config, **changes), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_exported_winner_has_the_ledgers_score_in_stock_lm_eval(

@@ -1,4 +1,4 @@
-"""Candidates that are answered block by block: the same scores, and no block computed twice."""
+"""Candidates evaluated block by block: the same scores, stopped and continued with the same bytes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import signal
 from pathlib import Path
 
 import pytest
-from evomerge.study.candidates import Candidates
 
 from evomerge.config.config import Config
 from evomerge.run.answers import Parts
 from evomerge.run.directory import open_run
-from evomerge.run.ledger import Trial
 from evomerge.run.observer import SilentObserver
+from evomerge.run.trial import Trial, TrialKind
 from evomerge.score.table import ItemTable
+from evomerge.study.candidates import Candidates
 from evomerge.study.search import resume, search
 from evomerge.study.session import Session
 from helpers.search import Count, changed, essence, kill_after_lines, start, write_config
@@ -51,10 +51,14 @@ def test_a_candidate_stopped_after_a_block_and_continued_has_the_same_bytes(
     directory.mkdir()
     with Session(config, directory, SilentObserver(), "here") as session:
         candidates = Candidates(session)
-        trials = [candidates.trial("base", "base"), candidates.trial("expert", "a"), candidates.trial("expert", "b")]
+        trials = [
+            candidates.trial(TrialKind.BASE, "base"),
+            candidates.trial(TrialKind.EXPERT, "a"),
+            candidates.trial(TrialKind.EXPERT, "b"),
+        ]
         candidates.evaluate(trials, "search", go_on=stop_odd_ones)
         assert sorted(asked) == [(0, 5), (0, 10), (1, 5), (2, 5), (2, 10)]
-        assert session.ledger.evaluation(1, "search") is None
+        assert candidates.ledger.evaluation(1, "search") is None
         (scores,) = candidates.partial(trials[1], "search").tasks.values()
         assert len(scores.items) == 5
         before = (directory / "parts.jsonl").read_bytes()
@@ -94,11 +98,11 @@ def test_a_candidate_killed_before_its_evaluation_was_written_is_scored_from_its
     directory.mkdir()
     with Session(in_blocks, directory, SilentObserver(), "here") as session:
         candidates = Candidates(session)
-        trial = candidates.trial("base", "base")
+        trial = candidates.trial(TrialKind.BASE, "base")
         parts = open_run(undisturbed_in_blocks).directory / "parts.jsonl"
         (directory / "parts.jsonl").write_text("".join(parts.read_text().splitlines(keepends=True)[:3]))
         candidates.parts = Parts(directory)
         candidates.evaluate([trial], "search")
-        (evaluation,) = session.ledger.evaluations()
+        (evaluation,) = candidates.ledger.evaluations()
     assert len((directory / "parts.jsonl").read_text().splitlines()) == 3
     assert evaluation.score == essence(undisturbed_in_blocks)["tables"][0, "search"][0]

@@ -114,6 +114,7 @@ class Run:
             phase=phase,
             finished=len(finished),
             failed=sum(trial.state is TrialState.FAILED for trial in candidates),
+            pruned=sum(trial.state is TrialState.PRUNED for trial in candidates),
             running=sum(trial.state is TrialState.RUNNING for trial in candidates),
             budget=budget,
             best=max(complete, key=lambda trial: trial.fitness or float("-inf"), default=None),

@@ -35,6 +35,7 @@ EVALUATIONS = "evaluations.jsonl"
 _STATES = {
     optuna.trial.TrialState.COMPLETE: TrialState.COMPLETE,
     optuna.trial.TrialState.FAIL: TrialState.FAILED,
+    optuna.trial.TrialState.PRUNED: TrialState.PRUNED,
 }
 
 
@@ -168,6 +169,12 @@ class Ledger:
             self._index(self._file.append(evaluation))
             if evaluation.split == "search":
                 self._finish(evaluation)
+
+    def prune(self, trial: int) -> None:
+        """Make it durable that a trial was stopped before it had answered all search items."""
+        with writing(self._file.path.parent):
+            self._study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            self._trials[trial] = replace(self._trials[trial], state=TrialState.PRUNED)
 
     def _remember(self, trial: Trial) -> None:
         self._trials.append(trial)

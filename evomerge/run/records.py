@@ -34,8 +34,9 @@ class RunStatus:
 
     phase: str
     finished: int
-    """Candidates proposed by the algorithm that have a result, failed ones included."""
+    """Candidates proposed by the algorithm that have a result, failed and pruned ones included."""
     failed: int
+    pruned: int
     running: int
     budget: int
     best: TrialRecord | None

@@ -51,6 +51,8 @@ class TrialState(StrEnum):
     RUNNING = "running"
     COMPLETE = "complete"
     FAILED = "failed"
+    PRUNED = "pruned"
+    """Stopped before it had answered all items."""
 
     @property
     def is_finished(self) -> bool:

@@ -17,13 +17,10 @@ from evomerge.run.answers import Part
 from evomerge.run.evaluation import Evaluation
 from evomerge.run.recipes import checkpoint_recipe
 from evomerge.run.records import record_of
-from evomerge.run.trial import Trial, TrialKind
-from evomerge.score.requests import Response
-from evomerge.score.table import ItemTable
+from evomerge.run.trial import Trial, TrialKind, TrialState
 from evomerge.space.base import Genome
+from evomerge.study.rivalry import Rivalry, in_order
 from evomerge.study.session import Session
-
-GoOn = Callable[[Trial, ItemTable], bool]
 
 
 class Candidates:
@@ -35,6 +32,7 @@ class Candidates:
         self.benchmark = session.benchmark
         self.ledger = session.ledger
         self.parts = session.parts
+        self.rivalry = Rivalry(session)
 
     def trial(
         self, kind: TrialKind, name: str, genome: Genome | None = None, *, generation: int | None = None
@@ -66,19 +64,15 @@ class Candidates:
             return self._checkpoint(trial.name)
         return self.space.decode(self.space.genome(trial.parameters))
 
-    def evaluate(self, trials: Sequence[Trial], split: str, *, go_on: GoOn | None = None) -> None:
+    def evaluate(self, trials: Sequence[Trial], split: str) -> None:
         """Evaluate the trials that have no result on `split` yet, each recipe once; return when all are done.
 
-        Args:
-            trials: the candidates.
-            split: whose items to answer.
-            go_on: asked after each block but the last whether the trial is worth the next, given what is known of
-                it. One that isn't has no evaluation: `partial` has its scores so far, and calling again goes on
-                where it stopped. Only for splits that are answered in blocks (`search.block`).
+        Where search items are answered in blocks, the pruner decides after each block but the last whether a
+        proposed candidate answers the next. One that doesn't is pruned for good, and has no evaluation.
         """
         waiting: dict[str, list[Trial]] = {}
         for trial in trials:
-            if self.ledger.evaluation(trial.number, split) is not None:
+            if self.ledger.evaluation(trial.number, split) is not None or self.is_pruned(trial):
                 continue
             known = self.ledger.evaluation_of(trial.recipe_key, split)
             if known is not None:
@@ -96,13 +90,21 @@ class Candidates:
             for other in others:
                 self._record(_copy(evaluation, other.number), other)
 
+        def go_on(first: Trial, post: Callable[[Job], None]) -> None:
+            same = by_number[first.number]
+            if split != "search" or first.kind is not TrialKind.CANDIDATE or self.rivalry.goes_on(first):
+                post(self._job(first, split))
+            else:
+                for trial in same:
+                    self._prune(trial)
+
         jobs = _Jobs(follow=bool(self.session.blocks(split)))
         for first, *_ in waiting.values():
             # A search that was killed between a candidate's last block and its evaluation has all that it needs.
             if (whole := self._whole(first, split)) is not None:
                 finish(first.number, whole)
             else:
-                jobs.last(self._job(first, split))
+                go_on(first, jobs.last)
         for job, outcome in self.session.executor_for(split).run(jobs):
             jobs.done()
             if job.block is None or isinstance(outcome, Failure):
@@ -112,14 +114,12 @@ class Candidates:
             trial = by_number[job.number][0]
             if (whole := self._whole(trial, split)) is not None:
                 finish(job.number, whole)
-            elif go_on is None or go_on(trial, self.partial(trial, split)):
-                jobs.first(self._job(trial, split))
+            else:
+                go_on(trial, jobs.first)
 
-    def partial(self, trial: Trial, split: str) -> ItemTable:
-        """Scores of the items that a trial has answered so far, block by block."""
-        parts = self.parts.of(trial.number, split)
-        items = [item for block in self.session.blocks(split)[: len(parts)] for item in block]
-        return self.benchmark.score(split, self._in_order(split, parts), items=items)
+    def is_pruned(self, trial: Trial) -> bool:
+        """Whether a trial was stopped before it had answered all search items."""
+        return self.ledger.trial(trial.number).state is TrialState.PRUNED
 
     def _checkpoint(self, model: str) -> Recipe:
         return checkpoint_recipe(self.session.experiment.template, model)
@@ -141,18 +141,11 @@ class Candidates:
         if not parts or len(parts) < len(self.session.blocks(split)):
             return None
         return Answers(
-            responses=tuple(self._in_order(split, parts)),
+            responses=tuple(in_order(self.session, split, parts)),
             seconds={phase: sum(part.seconds[phase] for part in parts) for phase in parts[0].seconds},
             peak_bytes=max(part.peak_bytes for part in parts),
             worker=parts[-1].worker,
         )
-
-    def _in_order(self, split: str, parts: Sequence[Part]) -> list[Response]:
-        """The responses of blocks, in the order of the split's requests."""
-        found: dict[int, Response] = {}
-        for part, items in zip(parts, self.session.blocks(split), strict=False):
-            found |= dict(zip(self.benchmark.places(split, items), part.responses, strict=True))
-        return [found[place] for place in sorted(found)]
 
     def fitness(self, trial: Trial) -> float | None:
         """Fitness of an evaluated trial on the search items; None if it failed."""
@@ -194,6 +187,11 @@ class Candidates:
             peak_bytes=outcome.peak_bytes,
             worker=outcome.worker,
         )
+
+    def _prune(self, trial: Trial) -> None:
+        self.ledger.prune(trial.number)
+        self.session.clock.evaluated()
+        self.session.observer.trial(record_of(self.ledger, self.ledger.trial(trial.number)))
 
     def _record(self, evaluation: Evaluation, trial: Trial) -> None:
         self.ledger.record(evaluation)

@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evomerge.algorithms import PROPOSERS
 from evomerge.algorithms.base import Proposer
@@ -135,12 +136,11 @@ def _evolve(candidates: Candidates, proposer: Proposer) -> None:
             for number, genome in enumerate(genomes[len(known) :], start=proposed + len(known))
         ]
         candidates.evaluate(trials, "search")
-        found = [candidates.fitness(trial) for trial in trials]
-        lowest = min([lowest, *(value for value in found if value is not None)])
-        # A failed candidate counts as much as the worst known so far.
-        floor = lowest if math.isfinite(lowest) else 0.0
-        fitness = np.array([floor if value is None else value for value in found], dtype=np.float64)
-        session.observer.generation(generation, float(fitness.max()), float(median(fitness)), found.count(None))
+        scored = [value for trial in trials if (value := candidates.fitness(trial)) is not None]
+        lowest = min([lowest, *scored])
+        fitness = _fitness(candidates, trials, lowest if math.isfinite(lowest) else 0.0)
+        failed = sum(candidates.fitness(trial) is None and not candidates.is_pruned(trial) for trial in trials)
+        session.observer.generation(generation, float(fitness.max()), float(median(fitness)), failed)
         proposed += len(trials)
         if len(genomes) == len(asked):
             # The budget may cut the last generation short; a proposer can't learn from part of one.
@@ -162,3 +162,20 @@ def _replayed(candidates: Candidates, asked: list[Genome], known: Sequence[Trial
             )
         genomes[index] = recorded
     return genomes
+
+
+def _fitness(candidates: Candidates, trials: Sequence[Trial], floor: float) -> NDArray[np.float64]:
+    """Fitness in ask order; a pruned candidate's is up to the pruner, a failed one counts as the worst known so far.
+
+    Args:
+        candidates: of the search.
+        trials: a generation.
+        floor: the worst fitness known so far.
+    """
+    found = {trial.number: value for trial in trials if (value := candidates.fitness(trial)) is not None}
+    pruned = [trial for trial in trials if candidates.is_pruned(trial)]
+    if pruned:
+        told = candidates.rivalry.told(pruned, np.array([*found.values()] or [floor], dtype=np.float64))
+        floor = min(floor, float(told.min()))
+        found |= {trial.number: float(value) for trial, value in zip(pruned, told, strict=True)}
+    return np.array([found.get(trial.number, floor) for trial in trials], dtype=np.float64)

@@ -23,7 +23,7 @@ from evomerge.run.identity import check_same_experiment
 from evomerge.run.ledger import Ledger
 from evomerge.run.observer import Observer
 from evomerge.space.base import Space
-from evomerge.study.experiment import Experiment, open_experiment, population_of
+from evomerge.study.experiment import Experiment, check_pruner, open_experiment, population_of
 
 _VERSIONS = ("evomerge", "torch", "transformers", "lm-eval", "cma", "optuna", "numpy")
 
@@ -77,6 +77,7 @@ class Session:
         self.space = self.experiment.space
         self.observer.phase("benchmark", None)
         self.benchmark = self.experiment.benchmark
+        check_pruner(self.experiment)
         for sentence in self.benchmark.truncated:
             self.observer.message(sentence)
         facts = self._facts()

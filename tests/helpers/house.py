@@ -9,7 +9,7 @@ from __future__ import annotations
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("score", "errors", "streams"),
     ("kernels", "estimate", "recipe", "files", "registry", "demo"),
-    ("methods", "config"),
+    ("methods", "config", "pruners"),
     ("models", "space", "benchmark"),
     ("inference", "materialise", "mergekit", "algorithms", "run"),
     ("execute", "report"),

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from evomerge.config.config import Config
+from evomerge.execute.base import Executor, Job, Outcome
 from evomerge.run.answers import Parts
 from evomerge.run.directory import open_run
 from evomerge.run.observer import SilentObserver
-from evomerge.run.trial import Trial, TrialKind
-from evomerge.score.table import ItemTable
+from evomerge.run.trial import TrialKind
+from evomerge.study import session as session_module
 from evomerge.study.candidates import Candidates
 from evomerge.study.search import resume, search
 from evomerge.study.session import Session
@@ -36,32 +38,35 @@ def test_a_search_in_blocks_finds_the_scores_of_one_at_once(
     assert count.evaluated == []
 
 
+class Stops:
+    """An executor whose driver is interrupted after so many blocks."""
+
+    def __init__(self, executor: Executor, *, after: int) -> None:
+        self._executor, self._after = executor, after
+        self.workers = executor.workers
+        self.add_requests = executor.add_requests
+        self.close = executor.close
+
+    def run(self, jobs: Iterable[Job | None]) -> Iterator[tuple[Job, Outcome]]:
+        for count, done in enumerate(self._executor.run(jobs)):
+            if count == self._after:
+                raise KeyboardInterrupt
+            yield done
+
+
 @pytest.mark.parametrize("backend", ["inline", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
 def test_a_candidate_stopped_after_a_block_and_continued_has_the_same_bytes(
-    tmp_path: Path, in_blocks: Config, undisturbed_in_blocks: Path, backend: str
+    tmp_path: Path, in_blocks: Config, undisturbed_in_blocks: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = tmp_path / "run"
     config = changed(in_blocks, execution={"backend": backend, "workers": 2 if backend == "ray" else None})
-    asked: list[tuple[int, int]] = []
-
-    def stop_odd_ones(trial: Trial, table: ItemTable) -> bool:
-        asked.append((trial.number, sum(len(task.items) for task in table.tasks.values())))
-        return trial.number % 2 == 0
-
-    directory.mkdir()
-    with Session(config, directory, SilentObserver(), "here") as session:
-        candidates = Candidates(session)
-        trials = [
-            candidates.trial(TrialKind.BASE, "base"),
-            candidates.trial(TrialKind.EXPERT, "a"),
-            candidates.trial(TrialKind.EXPERT, "b"),
-        ]
-        candidates.evaluate(trials, "search", go_on=stop_odd_ones)
-        assert sorted(asked) == [(0, 5), (0, 10), (1, 5), (2, 5), (2, 10)]
-        assert candidates.ledger.evaluation(1, "search") is None
-        (scores,) = candidates.partial(trials[1], "search").tasks.values()
-        assert len(scores.items) == 5
-        before = (directory / "parts.jsonl").read_bytes()
+    make = session_module.make_executor
+    with monkeypatch.context() as patched:
+        patched.setattr(session_module, "make_executor", lambda *args: Stops(make(*args), after=5))
+        with pytest.raises(KeyboardInterrupt):
+            search(config, directory)
+    before = (directory / "parts.jsonl").read_bytes()
+    assert before.count(b"\n") == 5
     search(config, directory)
     assert (directory / "parts.jsonl").read_bytes().startswith(before)
     assert essence(directory) == essence(undisturbed_in_blocks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from evomerge.benchmark.lm_eval.benchmark import Benchmark
+from evomerge.benchmark.base import Benchmark
 from evomerge.config.config import Config
 from evomerge.errors import BenchmarkError
 from evomerge.execute.settings import choose_backend, worker_settings

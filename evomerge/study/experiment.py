@@ -12,7 +12,7 @@ from typing import Any
 
 from evomerge.algorithms import PROPOSERS
 from evomerge.algorithms.population import default_population
-from evomerge.benchmark.lm_eval.benchmark import Benchmark
+from evomerge.benchmark import Benchmark, build_benchmark
 from evomerge.config.config import Config
 from evomerge.errors import ConfigError, RecipeError, unknown
 from evomerge.methods import METHODS
@@ -47,10 +47,9 @@ class Experiment:
     @cached_property
     def benchmark(self) -> Benchmark:
         """The items that candidates answer, built with the base's tokenizer. Raises: BenchmarkError."""
-        return Benchmark.build(
+        return build_benchmark(
             self.config.benchmark,
-            self.base.tokenizer(),
-            model_config=self.base.config,
+            self.base,
             max_length=self.config.execution.max_length,
             where=self.where,
         )

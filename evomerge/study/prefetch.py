@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from evomerge.benchmark.lm_eval.benchmark import Benchmark
+from evomerge.benchmark import build_benchmark
 from evomerge.config.config import Config
 from evomerge.errors import EvomergeError
 from evomerge.models.checkpoint import Checkpoint
@@ -76,10 +76,9 @@ def _problem(config: Config, index: int, where: str) -> str | None:
     """Why a task's items can't be made here; None if they can."""
     try:
         base = Checkpoint.open(config.models.base.reference())
-        Benchmark.build(
+        build_benchmark(
             config.benchmark.model_copy(update={"tasks": config.benchmark.tasks[index : index + 1]}),
-            base.tokenizer(),
-            model_config=base.config,
+            base,
             max_length=config.execution.max_length,
             where=where,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from evomerge.benchmark.lm_eval.benchmark import SPLITS, Benchmark
+from evomerge.benchmark import SPLITS, Benchmark, build_benchmark
 from evomerge.config.benchmark import BenchmarkConfig, SplitConfig
 from evomerge.config.config import Config
 from evomerge.config.execution import ExecutionConfig
@@ -57,10 +57,9 @@ def evaluate(
     config = _experiment(model, benchmark, execution or ExecutionConfig(), whole=split is None)
     checkpoint = Checkpoint.open(config.models.base.reference())
     chosen = split or "test"
-    built = Benchmark.build(
+    built = build_benchmark(
         config.benchmark,
-        checkpoint.tokenizer(),
-        model_config=checkpoint.config,
+        checkpoint,
         max_length=config.execution.max_length,
         where=where,
         splits=SPLITS if split else (chosen,),

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from evomerge.benchmark.lm_eval.benchmark import Benchmark
+from evomerge.benchmark.base import Benchmark
 from evomerge.config.config import Config
 from evomerge.errors import BenchmarkError
 from evomerge.execute.base import Answers, Executor, Failure, Job, Outcome

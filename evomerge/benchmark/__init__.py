@@ -10,7 +10,11 @@ from evomerge.registry import Registry
 
 BENCHMARKS: Registry[Build] = Registry(
     "kind of benchmark",
-    {"lm_eval": "evomerge.benchmark.lm_eval.benchmark:build"},
+    {
+        "lm_eval": "evomerge.benchmark.lm_eval.benchmark:build",
+        "labels": "evomerge.benchmark.labels:build",
+        "function": "evomerge.benchmark.function:build",
+    },
     group="evomerge.benchmarks",
 )
 
@@ -24,7 +28,7 @@ def build_benchmark(
     splits: Sequence[str] = SPLITS,
 ) -> Benchmark:
     """The benchmark that a config asks for: see `Build`. Raises: BenchmarkError."""
-    return BENCHMARKS.get("lm_eval")(config, model, max_length=max_length, where=where, splits=splits)
+    return BENCHMARKS.get(config.kind)(config, model, max_length=max_length, where=where, splits=splits)
 
 
 __all__ = ["BENCHMARKS", "SPLITS", "Benchmark", "build_benchmark"]

@@ -48,9 +48,18 @@ def _differences(base: Checkpoint, expert: Checkpoint, vocabulary: bool) -> list
     except CheckpointError as error:
         return [str(error)]
     found = []
+    if "Classification" in (base.architecture or "") and base.config.get("id2label") != expert.config.get("id2label"):
+        labels, own = ([*(model.config.get("id2label") or {}).values()] for model in (expert, base))
+        found.append(
+            f"{where}: its labels are {', '.join(map(str, labels)) or 'not named'}, the base's "
+            f"{', '.join(map(str, own)) or 'not named'} (id2label in config.json); one output would mean two things"
+        )
     if expert_depth != base_depth:
         found.append(f"{where}: has {expert_depth} layers, the base has {base_depth}")
-    if base.embedding is not None and expert.embedding is not None:
+    # A table with a row per token has two sides; that of an image's positions may have more.
+    if all(model.embedding is not None and len(model.embedding.shape) == 2 for model in (base, expert)):
+        assert base.embedding is not None
+        assert expert.embedding is not None
         (base_rows, *base_width), (rows, *width) = base.embedding.shape, expert.embedding.shape
         if width != base_width:
             found.append(f"{where}: is {sides(width)} wide, the base {sides(base_width)} ({base.embedding.name})")

@@ -90,7 +90,7 @@ class Driver:
         self.observer.phase("benchmark", None)
         self.benchmark = self.experiment.benchmark
         self.objective = self.benchmark.objective
-        for sentence in self.benchmark.truncated:
+        for sentence in (*self.benchmark.truncated, *self.benchmark.notes):
             self.observer.message(sentence)
         facts = self._facts()
         if existing is None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from evomerge.benchmark.base import SPLITS, BaseModel, Benchmark, Build
 from evomerge.config.benchmark import BenchmarkConfig
+from evomerge.errors import BenchmarkError
 from evomerge.registry import Registry
 
 BENCHMARKS: Registry[Build] = Registry(
@@ -28,6 +29,12 @@ def build_benchmark(
     splits: Sequence[str] = SPLITS,
 ) -> Benchmark:
     """The benchmark that a config asks for: see `Build`. Raises: BenchmarkError."""
+    named = model.config.get("architectures") or [""]
+    if config.tasks and str(named[0]).endswith("Classification"):
+        raise BenchmarkError(
+            f"{where}: benchmark.tasks: the base is a {named[0]}, and tasks ask a language model; "
+            "score a classifier with benchmark.labels"
+        )
     return BENCHMARKS.get(config.kind)(config, model, max_length=max_length, where=where, splits=splits)
 
 

@@ -156,3 +156,12 @@ def test_rows_of_a_file_are_items_too(folder: Path, tiny_llama: dict[str, Path])
     built = build_benchmark(config.benchmark, Checkpoint.open(tiny_llama["base"]))
     found = [request.item for split in built.splits for request in built.requests(split)]  # type: ignore[union-attr]
     assert sorted(found, key=lambda row: row["start"]) == rows
+
+
+@pytest.mark.ray
+def test_workers_of_ray_find_the_function_beside_the_config(folder: Path) -> None:
+    config = Config.from_file(folder / "config.yaml")
+    search(config, folder / "inline")
+    execution = config.execution.model_copy(update={"backend": "ray", "workers": 2, "cpus_per_worker": 0.5})
+    search(config.model_copy(update={"execution": execution}), folder / "ray")
+    assert essence(folder / "ray") == essence(folder / "inline")

@@ -213,3 +213,9 @@ def test_check_counts_the_items_of_a_model_without_a_tokenizer(
     report = check(Config.from_file(write_config(tmp_path / "config.yaml", families["vit"], labels("vit", data))))
     assert report.items == {"search": 19, "validation": 14, "test": 14}
     assert not report.tokens
+
+
+def test_tasks_for_language_models_are_refused_for_a_classifier(families: dict[str, dict[str, Path]]) -> None:
+    config = BenchmarkConfig.model_validate({"tasks": ["arc_easy"]})
+    with pytest.raises(BenchmarkError, match=r"is a BertForSequenceClassification.*benchmark\.labels"):
+        build_benchmark(config, Checkpoint.open(families["bert"]["base"]))

@@ -120,6 +120,8 @@ def build(
 
 def _items(settings: FunctionConfig, folder: str, place: str) -> dict[str, Rows]:
     """Items by split: rows of files, or what the module's `items()` returns."""
+    if isinstance(settings.data, int):
+        return {"all": Rows(range(settings.data), Path(folder))}
     if settings.data is not None:
         return read_rows(settings.data, f"{place}.data")
     function = getattr(load_module(settings.call, folder), "items", None)

@@ -19,7 +19,8 @@ FORMATS = (".json", ".jsonl", ".csv", ".parquet")
 class Rows:
     """Rows of one split, and the folder that file names in them are relative to."""
 
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[Any]
+    """Mappings from columns to values; plain data of any form where a function makes them."""
     folder: Path
 
 

@@ -112,12 +112,15 @@ class LabelsConfig(Section):
 class FunctionConfig(Section):
     """A Python function of your own, `module:name`, that scores the live model on items. It is run as it is.
 
-    It is called with the transformers model and a list of items, and returns a finite number for each.
+    It is called with the transformers model and a list of items, and with the base's tokenizer as `tokenizer` if it
+    has a parameter of that name, and returns a finite number for each item. It leaves the model as it found it.
+    Random numbers are the same in every call.
     """
 
     call: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
-    data: Files | None = None
-    """Items as rows of files; None: the list that the module's own function `items()` returns."""
+    data: Files | Positive | None = None
+    """Items as rows of files; or how many, for items 0, 1, 2 and so on; None: the list that the module's own
+    function `items()` returns."""
     folder: str | None = None
     """Where the module is looked for first, on every worker's machine; None: the config file's folder."""
     higher_is_better: bool = True
@@ -135,12 +138,27 @@ class FunctionConfig(Section):
         return value
 
 
+class OtherConfig(Section):
+    """A kind of benchmark that another package brings, through the entry points `evomerge.benchmarks`."""
+
+    kind: str = Field(min_length=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+KINDS = ("tasks", "labels", "function", "other")
+_OF_TASKS = (
+    *("include_path", "apply_chat_template", "system_instruction", "fewshot_as_multiturn"),
+    "confirm_run_unsafe_code",
+)
+
+
 class BenchmarkConfig(Section):
-    """What candidates are scored on: lm-eval tasks, labelled data, or a function."""
+    """What candidates are scored on: lm-eval tasks, labelled data, a function, or another package's kind."""
 
     tasks: tuple[TaskConfig, ...] = ()
     labels: LabelsConfig | None = None
     function: FunctionConfig | None = None
+    other: OtherConfig | None = None
     include_path: tuple[str, ...] = ()
     """Folders with lm-eval task YAMLs of your own."""
     splits: SplitsConfig = SplitsConfig()
@@ -160,15 +178,21 @@ class BenchmarkConfig(Section):
     @property
     def kind(self) -> str:
         """Which of the kinds of benchmark it is, as `BENCHMARKS` names them."""
+        if self.other is not None:
+            return self.other.kind
         return "labels" if self.labels is not None else "function" if self.function is not None else "lm_eval"
 
     @model_validator(mode="after")
     def _exactly_one_kind(self) -> BenchmarkConfig:
-        given = [name for name in ("tasks", "labels", "function") if getattr(self, name)]
+        given = [name for name in KINDS if getattr(self, name)]
         if not given:
             raise ValueError("tasks, labels and function are missing; give one of them")
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are given; give one of tasks, labels and function")
+        if given != ["tasks"]:
+            for name in _OF_TASKS:
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} is of tasks; {given[0]} has no use for it")
         return self
 
     @model_validator(mode="after")

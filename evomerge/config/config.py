@@ -91,10 +91,10 @@ class Config(Section):
             }
         )
 
-        def files(data: Files | None) -> Files | None:
-            return (
-                {split: local(file) for split, file in data.items()} if isinstance(data, dict) else data and local(data)
-            )
+        def files(data: Files | int | None) -> Files | int | None:
+            if isinstance(data, dict):
+                return {split: local(file) for split, file in data.items()}
+            return local(data) if isinstance(data, str) else data
 
         found: dict[str, Any] = {"include_path": tuple(local(entry) for entry in self.benchmark.include_path)}
         if (labels := self.benchmark.labels) is not None:
@@ -115,7 +115,7 @@ class Config(Section):
         # The first model of a slice has a meaning of its own, which comparing mappings would lose.
         data["models"]["slices"] = [list(part.items()) for part in data["models"]["slices"]]
         data["execution"] = {"dtype": self.execution.dtype, "max_length": self.execution.max_length}
-        for kind in ("labels", "function"):
+        for kind in ("labels", "function", "other"):
             if data["benchmark"][kind] is None:
                 del data["benchmark"][kind]
         for key in ("evaluations", "hours", "shortlist"):

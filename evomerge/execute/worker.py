@@ -12,7 +12,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -89,7 +89,9 @@ class Worker:
         kind = type(requests[0]) if requests else None
         if kind is ClassificationRequest:
             return Classifier(self._live.model, device=self._device, batch_tokens=self.settings.batch_tokens)
-        return FunctionCaller(self._live.model) if kind is FunctionRequest else self._resident
+        if kind is FunctionRequest:
+            return FunctionCaller(self._live.model, cache(self._base.tokenizer))
+        return self._resident
 
     def add_requests(
         self, split: str, requests: Sequence[Request], blocks: Sequence[Sequence[int]] | None = None

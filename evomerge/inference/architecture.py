@@ -44,6 +44,20 @@ def class_of(base: Checkpoint, config: Any) -> Any:
     return found
 
 
+def refuse_unless_it_continues_text(base: Checkpoint) -> None:
+    """Find early that a model can't answer lm-eval's tasks.
+
+    Raises: CheckpointError if its config.json names an architecture that isn't a language model.
+    """
+    name = base.architecture
+    if name is None or name.endswith(_LANGUAGE_MODELS) or name in _causal(base.model_type or ""):
+        return
+    raise CheckpointError(
+        f"{base.folder}: is a {name}, which doesn't continue text as lm-eval's tasks need it; score it with "
+        "benchmark.labels, or with a function of your own (benchmark.function)"
+    )
+
+
 def _causal_class(auto: Any, config: Any) -> Any:
     with torch.device("meta"):
         return type(auto.from_config(config))

@@ -49,7 +49,7 @@ class Classifier:
         self._model = model
         self._device = device
         self._budget = batch_tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
-        self._padding = int(getattr(model.config, "pad_token_id", None) or 0)
+        self._padding: int | None = getattr(model.config, "pad_token_id", None)
 
     def plan(self, requests: Sequence[Request], *, blocks: Sequence[Sequence[int]] | None = None) -> ClassificationPlan:
         """Batch requests of like size, once.
@@ -71,7 +71,9 @@ class Classifier:
         batches: list[list[int]] = []
         # The longest first, so that a batch's first request says how far the others are padded.
         for place in sorted(places, key=lambda place: (-costs[place], place)):
-            if not batches or (len(batches[-1]) + 1) * costs[batches[-1][0]] > self._budget:
+            full = not batches or (len(batches[-1]) + 1) * costs[batches[-1][0]] > self._budget
+            if full or (self._padding is None and _is_text(requests[place])):
+                # Decoders tell a text's end by its padding, so without such a token each text goes alone.
                 batches.append([])
             batches[-1].append(place)
         return ClassificationBlock(tuple(places), tuple(map(tuple, batches)))
@@ -120,13 +122,18 @@ class Classifier:
             columns = [request.inputs[name] for request in requests]
             if columns[0].ndim == 1:
                 length, fill = max(map(len, columns)), self._padding if name == "input_ids" else 0
-                columns = [np.pad(row, (0, length - len(row)), constant_values=fill) for row in columns]
+                assert fill is not None or len(columns) == 1
+                columns = [np.pad(row, (0, length - len(row)), constant_values=fill or 0) for row in columns]
             stacked = torch.from_numpy(np.stack(columns)).to(self._device)
             arguments[name] = stacked.to(self._model.dtype) if stacked.is_floating_point() else stacked
         return arguments
 
 
+def _is_text(request: ClassificationRequest) -> bool:
+    return next(iter(request.inputs.values())).ndim == 1
+
+
 def _cost(request: ClassificationRequest) -> int:
     """Tokens of a text, patches of an image."""
     first = next(iter(request.inputs.values()))
-    return len(first) if first.ndim == 1 else max(1, int(np.prod(first.shape[-2:])) // _PATCH)
+    return len(first) if _is_text(request) else max(1, int(np.prod(first.shape[-2:])) // _PATCH)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from evomerge.benchmark.user_code import load_function, on_path
@@ -34,10 +38,12 @@ class FunctionCaller:
 
     Args:
         model: the live model; its parameters are rewritten between calls.
+        tokenizer: gives the base's tokenizer to a function that has a parameter `tokenizer`.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Callable[[], Any]) -> None:
         self._model = model
+        self._tokenizer = tokenizer
 
     def plan(self, requests: Sequence[Request], *, blocks: Sequence[Sequence[int]] | None = None) -> FunctionPlan:
         """Note the items of each block. The function is found when it is first called.
@@ -67,6 +73,7 @@ class FunctionCaller:
 
         Raises:
             BenchmarkError: it can't be found, or returns something else than a number for each item.
+            CheckpointError: it asks for a tokenizer, and the base has none.
             TimeoutError: the deadline has passed.
             Exception: whatever the function raises.
         """
@@ -76,11 +83,33 @@ class FunctionCaller:
             return []
         call, folder = requests[0].call, requests[0].folder
         function = load_function(call, folder)
-        with on_path(folder), torch.no_grad():
-            scores = function(self._model, [request.item for request in requests])
+        named = inspect.signature(function).parameters
+        settings = {"tokenizer": self._tokenizer()} if "tokenizer" in named else {}
+        with on_path(folder), torch.no_grad(), _same_random_numbers():
+            try:
+                scores = function(self._model, [request.item for request in requests], **settings)
+            except SystemExit as error:
+                raise BenchmarkError(
+                    f"{call} asked to end the process ({error.code}); it must return scores"
+                ) from error
         if deadline is not None and time.monotonic() > deadline:
             raise TimeoutError
         return [FunctionResponse(score) for score in _numbers(scores, call, len(requests))]
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """Start each call with the same random numbers, so that a score doesn't depend on what was scored before."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
 
 def _numbers(scores: Any, call: str, count: int) -> list[float]:

@@ -15,6 +15,7 @@ from evomerge.algorithms.population import default_population
 from evomerge.benchmark import Benchmark, build_benchmark
 from evomerge.config.config import Config
 from evomerge.errors import ConfigError, RecipeError, unknown
+from evomerge.inference.architecture import refuse_unless_it_continues_text
 from evomerge.methods import METHODS
 from evomerge.methods.declared import build_method
 from evomerge.models.checkpoint import Checkpoint
@@ -46,7 +47,9 @@ class Experiment:
 
     @cached_property
     def benchmark(self) -> Benchmark:
-        """The items that candidates answer, built with the base's tokenizer. Raises: BenchmarkError."""
+        """The items that candidates answer, built with the base's tokenizer. Raises: BenchmarkError, CheckpointError."""
+        if self.config.benchmark.kind == "lm_eval":
+            refuse_unless_it_continues_text(self.base)
         return build_benchmark(
             self.config.benchmark,
             self.base,

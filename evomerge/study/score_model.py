@@ -14,6 +14,7 @@ from evomerge.errors import ExecutionError
 from evomerge.estimate.intervals import score_interval
 from evomerge.execute.base import Failure, Job, Outcome, WorkerSettings
 from evomerge.execute.settings import make_executor, worker_settings
+from evomerge.inference.architecture import refuse_unless_it_continues_text
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.recipes import checkpoint_recipe, template_recipe
@@ -56,6 +57,8 @@ def evaluate(
     """
     config = _experiment(model, benchmark, execution or ExecutionConfig(), whole=split is None)
     checkpoint = Checkpoint.open(config.models.base.reference())
+    if config.benchmark.kind == "lm_eval":
+        refuse_unless_it_continues_text(checkpoint)
     chosen = split or "test"
     built = build_benchmark(
         config.benchmark,

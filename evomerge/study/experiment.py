@@ -47,7 +47,7 @@ class Experiment:
 
     @cached_property
     def benchmark(self) -> Benchmark:
-        """The items that candidates answer, built with the base's tokenizer. Raises: BenchmarkError, CheckpointError."""
+        """The items that candidates answer, built with the base's files. Raises: BenchmarkError, CheckpointError."""
         if self.config.benchmark.kind == "lm_eval":
             refuse_unless_it_continues_text(self.base)
         return build_benchmark(

@@ -12,11 +12,13 @@ import pytest
 import torch
 import transformers
 
-from evomerge.benchmark import build_benchmark
+from evomerge.benchmark import Benchmark, build_benchmark
 from evomerge.config.config import Config
-from evomerge.errors import BenchmarkError, ConfigError, ResumeError
+from evomerge.errors import BenchmarkError, ConfigError, ResumeError, UnknownNameError
+from evomerge.inference.function import FunctionCaller
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.run.directory import open_run
+from evomerge.score.requests import FunctionRequest
 from evomerge.study.check import check
 from evomerge.study.export import export
 from evomerge.study.search import search
@@ -87,6 +89,7 @@ def test_an_interrupted_search_by_a_function_ends_as_an_undisturbed_one(block: i
         ("def smoothness(model, items):\n    return [1.0]\n", r"error: .* returned 1 scores for 12 items"),
         ("def smoothness(model, items):\n    return None\n", r"error: .* returned None; return a list"),
         ("def smoothness(model, items):\n    return [float('nan')] * len(items)\n", r"not_finite: .*score nan"),
+        ("def smoothness(model, items):\n    raise SystemExit(3)\n", r"error: .* asked to end the process \(3\)"),
         ("def smoothness(model, items):\n    raise KeyError('gone')\n", r"error: .*KeyError: 'gone' \(scoring.py:"),
     ],
 )
@@ -139,6 +142,8 @@ def test_check_says_that_the_code_will_be_run(folder: Path) -> None:
         ({"tasks": ["x"], "function": "a:b"}, "tasks and function are given"),
         ({"function": "a.b"}, "name a function as module:name"),
         ({"labels": {"data": "x.csv"}}, "give the column of the text"),
+        ({"function": "a:b", "apply_chat_template": True}, "apply_chat_template is of tasks"),
+        ({"function": "a:b", "other": {"kind": "c"}}, "function and other are given"),
     ],
 )
 def test_a_config_names_exactly_one_kind_of_benchmark(
@@ -156,6 +161,51 @@ def test_rows_of_a_file_are_items_too(folder: Path, tiny_llama: dict[str, Path])
     built = build_benchmark(config.benchmark, Checkpoint.open(tiny_llama["base"]))
     found = [request.item for split in built.splits for request in built.requests(split)]  # type: ignore[union-attr]
     assert sorted(found, key=lambda row: row["start"]) == rows
+
+
+def test_random_numbers_do_not_depend_on_what_was_scored_before(tiny_llama: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "dice.py").write_text(
+        "import random, numpy, torch\n\n\ndef roll(model, items):\n"
+        "    return [random.random() + numpy.random.rand() + torch.rand(()).item() for _ in items]\n"
+    )
+    caller = FunctionCaller(None, lambda: None)
+    plan = caller.plan([FunctionRequest("dice:roll", str(tmp_path), number) for number in range(4)])
+    before = torch.get_rng_state()
+    first = caller.respond(plan)
+    torch.testing.assert_close(torch.get_rng_state(), before, rtol=0, atol=0)
+    torch.rand(7)
+    assert caller.respond(plan) == first
+    assert len(set(first)) == 4
+
+
+def test_a_number_makes_as_many_items_and_a_parameter_asks_for_the_tokenizer(
+    folder: Path, tiny_llama: dict[str, Path]
+) -> None:
+    (folder / "words.py").write_text(
+        "def lengths(model, items, tokenizer):\n"
+        "    return [len(tokenizer('rain ' * item)['input_ids']) for item in items]\n"
+    )
+    function = {"call": "words:lengths", "data": 12}
+    config = Config.from_file(write_config(folder / "words.yaml", tiny_llama, {"function": function}))
+    base = Checkpoint.open(tiny_llama["base"])
+    requests = [one for split in ("search", "validation", "test") for one in _built(config).requests(split)]
+    assert sorted(request.item for request in requests) == list(range(12))  # type: ignore[union-attr]
+    caller = FunctionCaller(None, base.tokenizer)
+    found = [response.score for response in caller.respond(caller.plan(requests))]
+    expected = [len(base.tokenizer()("rain " * request.item)["input_ids"]) for request in requests]  # type: ignore[union-attr]
+    assert found == expected
+
+
+def test_a_kind_that_no_package_brings_is_refused_with_those_that_there_are(
+    folder: Path, tiny_llama: dict[str, Path]
+) -> None:
+    config = Config.from_file(write_config(folder / "other.yaml", tiny_llama, {"other": {"kind": "labelz"}}))
+    with pytest.raises(UnknownNameError, match=r"Did you mean 'labels'\?"):
+        _built(config)
+
+
+def _built(config: Config) -> Benchmark:
+    return build_benchmark(config.benchmark, Checkpoint.open(config.models.base.reference()))
 
 
 @pytest.mark.ray

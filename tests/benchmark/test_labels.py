@@ -207,6 +207,14 @@ def test_experts_whose_outputs_mean_other_labels_are_refused(
         check_compatible(Checkpoint.open(families["bert"]["base"]), {"b": Checkpoint.open(tmp_path / "other")})
 
 
+def test_tasks_are_refused_for_a_model_that_does_not_continue_text(
+    families: dict[str, dict[str, Path]], tmp_path: Path
+) -> None:
+    config = Config.from_file(write_config(tmp_path / "config.yaml", families["bert"], {"tasks": ["any"]}))
+    with pytest.raises(CheckpointError, match=r"is a BertForSequenceClassification, which doesn't continue text"):
+        check(config)
+
+
 def test_check_counts_the_items_of_a_model_without_a_tokenizer(
     families: dict[str, dict[str, Path]], data: Path, tmp_path: Path
 ) -> None:

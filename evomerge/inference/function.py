@@ -101,7 +101,8 @@ class FunctionCaller:
 def _same_random_numbers() -> Iterator[None]:
     """Start each call with the same random numbers, so that a score doesn't depend on what was scored before."""
     states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
         random.seed(0)
         np.random.seed(0)

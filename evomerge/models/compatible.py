@@ -48,11 +48,11 @@ def _differences(base: Checkpoint, expert: Checkpoint, vocabulary: bool) -> list
     except CheckpointError as error:
         return [str(error)]
     found = []
-    if "Classification" in (base.architecture or "") and base.config.get("id2label") != expert.config.get("id2label"):
-        labels, own = ([*(model.config.get("id2label") or {}).values()] for model in (expert, base))
+    own, labels = _labels(base), _labels(expert)
+    if own and labels and own != labels:
         found.append(
-            f"{where}: its labels are {', '.join(map(str, labels)) or 'not named'}, the base's "
-            f"{', '.join(map(str, own)) or 'not named'} (id2label in config.json); one output would mean two things"
+            f"{where}: its labels are {', '.join(labels)}, the base's {', '.join(own)} (id2label in config.json); "
+            "one output would mean two things"
         )
     if expert_depth != base_depth:
         found.append(f"{where}: has {expert_depth} layers, the base has {base_depth}")
@@ -94,6 +94,15 @@ def _differences(base: Checkpoint, expert: Checkpoint, vocabulary: bool) -> list
     if tokens:
         found.append(f"{where}: its tokenizer numbers tokens otherwise than the base's: {listed(tokens)}; {_ADVICE}")
     return found
+
+
+def _labels(model: Checkpoint) -> list[str]:
+    """Names of a classifier's labels in the order of its outputs; empty where none has a name of its own."""
+    named = model.config.get("id2label")
+    if "Classification" not in (model.architecture or "") or not isinstance(named, Mapping):
+        return []
+    names = [str(name) for _, name in sorted(named.items(), key=lambda pair: int(pair[0]))]
+    return [] if all(name == f"LABEL_{number}" for number, name in enumerate(names)) else names
 
 
 def _different_tokens(base: Checkpoint, expert: Checkpoint) -> list[str]:

@@ -132,6 +132,7 @@ def test_check_says_that_the_code_will_be_run(folder: Path) -> None:
     report = check(Config.from_file(folder / "config.yaml"))
     said = f"scoring:smoothness of {folder} is your own code; it is run as it is, here and in every worker"
     assert said in report.notes
+    assert not any("points" in warning for warning in report.warnings)
     assert report.items == {"search": 12, "validation": 9, "test": 9}
 
 

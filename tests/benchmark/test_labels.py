@@ -196,13 +196,26 @@ def test_every_format_makes_the_same_items(families: dict[str, dict[str, Path]],
     assert made == made[:1] * len(places)
 
 
+def named(model: Path, folder: Path, names: list[str]) -> Path:
+    """A copy of a model with other names of its labels."""
+    shutil.copytree(model, folder)
+    settings = json.loads((folder / "config.json").read_text())
+    settings["id2label"] = {str(number): name for number, name in enumerate(names)}
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_experts_whose_labels_have_no_names_of_their_own_are_taken(
+    families: dict[str, dict[str, Path]], tmp_path: Path
+) -> None:
+    expert = named(families["bert"]["a"], tmp_path / "other", ["LABEL_0", "LABEL_1", "LABEL_2"])
+    check_compatible(Checkpoint.open(families["bert"]["base"]), {"b": Checkpoint.open(expert)})
+
+
 def test_experts_whose_outputs_mean_other_labels_are_refused(
     families: dict[str, dict[str, Path]], tmp_path: Path
 ) -> None:
-    shutil.copytree(families["bert"]["a"], tmp_path / "other")
-    settings = json.loads((tmp_path / "other" / "config.json").read_text())
-    settings["id2label"] = {"0": "sad", "1": "glad", "2": "calm"}
-    (tmp_path / "other" / "config.json").write_text(json.dumps(settings))
+    named(families["bert"]["a"], tmp_path / "other", ["sad", "glad", "calm"])
     with pytest.raises(CheckpointError, match="its labels are sad, glad, calm, the base's calm, glad, sad"):
         check_compatible(Checkpoint.open(families["bert"]["base"]), {"b": Checkpoint.open(tmp_path / "other")})
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from evomerge.benchmark.lm_eval.benchmark import SPLITS
+from evomerge.benchmark.base import SPLITS
 from evomerge.files.atomic import write_json
 from evomerge.run.evaluation import Evaluation
 from evomerge.run.trial import WINNER, Trial, TrialKind

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from evomerge.benchmark.lm_eval.benchmark import Benchmark
+from evomerge.benchmark.base import Benchmark
 from evomerge.config.config import Config
 from evomerge.execute.base import Executor
 from evomerge.execute.settings import make_executor, worker_settings
@@ -78,7 +78,7 @@ class Session:
         self.observer.phase("benchmark", None)
         self.benchmark = self.experiment.benchmark
         check_pruner(self.experiment)
-        for sentence in self.benchmark.truncated:
+        for sentence in (*self.benchmark.truncated, *self.benchmark.notes):
             self.observer.message(sentence)
         facts = self._facts()
         if existing is None:

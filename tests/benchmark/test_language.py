@@ -75,7 +75,7 @@ def test_penalty_and_requirement_follow_from_the_share() -> None:
 def test_whatever_misses_a_requirement_comes_after_everything_that_meets_it() -> None:
     def fitness(score: float, **more: float) -> float:
         evaluation = Evaluation(trial=0, split="search", score=score, **more)  # type: ignore[arg-type]
-        again = Evaluation.from_data(json.loads(evaluation.to_line()), {}, {})
+        again = Evaluation.from_data(json.loads(evaluation.to_line()), None)
         assert again.fitness == evaluation.fitness
         assert again.fitness is not None
         return again.fitness

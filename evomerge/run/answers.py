@@ -7,7 +7,8 @@ the candidate was stopped on purpose or the search was killed. Written by the dr
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from evomerge.score.requests import (
 )
 
 PARTS = "parts.jsonl"
+
+_AT_HAND = 64
+"""Trials whose parts are kept after they were asked for: about as many as are evaluated at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,36 +58,70 @@ class Part:
 class Parts:
     """All parts of one run, by trial and split. Opening repairs a torn last line.
 
+    Parts stay on disk; those of the trials asked for last are kept at hand.
+
     Raises: RunError naming a damaged line.
     """
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / PARTS
-        self._known: dict[tuple[int, str], list[Part]] = {}
+        self._places: dict[tuple[int, str], list[tuple[int, int]]] = {}
+        self._at_hand: OrderedDict[tuple[int, str], list[Part]] = OrderedDict()
         drop_torn_line(self._path)
-        lines = self._path.read_bytes().splitlines() if self._path.exists() else []
-        for number, line in enumerate(lines, start=1):
-            try:
-                self._remember(Part.from_data(json.loads(line)))
-            except (ValueError, KeyError, TypeError) as error:
-                raise RunError(
-                    f"{self._path}: line {number} is damaged ({error}); restore the file from a copy"
-                ) from error
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            start = 0
+            for number, line in enumerate(file, start=1):
+                try:
+                    self._remember(Part.from_data(json.loads(line)), start, len(line))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise self._damaged(f"line {number}", error) from error
+                start += len(line)
+        self._at_hand.clear()
 
     def of(self, trial: int, split: str) -> tuple[Part, ...]:
         """A trial's finished blocks, in order, from the first."""
-        return tuple(self._known.get((trial, split), ()))
+        places = self._places.get((trial, split))
+        return () if places is None else tuple(self._read((trial, split), places))
 
     def add(self, part: Part) -> None:
         """Make a block's answers durable. Raises: RunError if the directory can't be written."""
+        line = part.to_line()
         with writing(self._path.parent):
-            append(self._path, part.to_line())
-        self._remember(part)
+            start = self._path.stat().st_size if self._path.exists() else 0
+            append(self._path, line)
+        self._remember(part, start, len(line.encode()))
 
-    def _remember(self, part: Part) -> None:
-        known = self._known.setdefault((part.trial, part.split), [])
-        if part.block == len(known):
-            known.append(part)
+    def _remember(self, part: Part, start: int, size: int) -> None:
+        key = (part.trial, part.split)
+        places = self._places.setdefault(key, [])
+        if part.block != len(places):
+            return
+        parts = self._read(key, places)
+        places.append((start, size))
+        parts.append(part)
+
+    def _read(self, key: tuple[int, str], places: Sequence[tuple[int, int]]) -> list[Part]:
+        """The parts of a trial: those at hand, or from their lines."""
+        if key not in self._at_hand:
+            self._at_hand[key] = [self._line(start, size) for start, size in places]
+            if len(self._at_hand) > _AT_HAND:
+                self._at_hand.popitem(last=False)
+        self._at_hand.move_to_end(key)
+        return self._at_hand[key]
+
+    def _line(self, start: int, size: int) -> Part:
+        with self._path.open("rb") as file:
+            file.seek(start)
+            line = file.read(size)
+        try:
+            return Part.from_data(json.loads(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._damaged(f"the line at byte {start}", error) from error
+
+    def _damaged(self, which: str, error: Exception) -> RunError:
+        return RunError(f"{self._path}: {which} is damaged ({error}); restore the file from a copy")
 
 
 def _to_data(response: Response) -> Any:

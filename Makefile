@@ -2,6 +2,7 @@
 #   make demo    install into .venv and run the demo
 #   make test    install with what the tests need and run them all
 #   make lint    style and types
+#   make docs    the pages of docs/ and the reference from the docstrings, into site/
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 # One failed download shouldn't leave a folder that looks installed, hence the stamps.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo demo-small test lint clean
+.PHONY: demo demo-small test lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/evomerge demo $(DEMO)
@@ -28,8 +29,11 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --quiet
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) site
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "evomerge needs Python 3.11 or later; set PYTHON")'

@@ -1,4 +1,4 @@
-"""`benchmark:`, the tasks, their splits and what a score is."""
+"""`benchmark:`, the tasks, labelled data or function, their splits and what a score is."""
 
 from __future__ import annotations
 
@@ -82,10 +82,83 @@ class TaskConfig(Section):
         return {"task": value} if isinstance(value, str) else value
 
 
-class BenchmarkConfig(Section):
-    """What candidates are scored on."""
+Files = str | dict[str, str]
+"""A file of rows (.json, .jsonl, .csv, .parquet), a folder of `datasets.save_to_disk`, or a file for each split."""
 
-    tasks: tuple[TaskConfig, ...] = Field(min_length=1)
+
+class LabelsConfig(Section):
+    """A labelled data set for a classifier of text or images."""
+
+    data: Files
+    text: str | None = None
+    """Column with a text."""
+    pair: str | None = None
+    """Column with a second text, for models that read two."""
+    image: str | None = None
+    """Column with an image: a file's name, relative to the data; its bytes; or rows of pixels."""
+    label: str = "label"
+    """Column with the right label: its name in the model's config.json (`id2label`), or its number."""
+    metric: Literal["accuracy", "macro_f1"] = "accuracy"
+
+    @model_validator(mode="after")
+    def _one_kind_of_input(self) -> LabelsConfig:
+        if (self.text is None) == (self.image is None):
+            raise ValueError("give the column of the text (text) or of the image (image), one of them")
+        if self.pair is not None and self.text is None:
+            raise ValueError("pair is the column of a second text; it needs text")
+        return self
+
+
+class FunctionConfig(Section):
+    """A Python function of your own, `module:name`, that scores the live model on items. It is run as it is.
+
+    It is called with the transformers model and a list of items, and with the base's tokenizer as `tokenizer` if it
+    has a parameter of that name, and returns a finite number for each item. It leaves the model as it found it.
+    Random numbers are the same in every call.
+    """
+
+    call: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    data: Files | Positive | None = None
+    """Items as rows of files; or how many, for items 0, 1, 2 and so on; None: the list that the module's own
+    function `items()` returns."""
+    folder: str | None = None
+    """Where the module is looked for first, on every worker's machine; None: the config file's folder."""
+    higher_is_better: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_a_bare_name(cls, value: Any) -> Any:
+        return {"call": value} if isinstance(value, str) else value
+
+    @field_validator("call", mode="before")
+    @classmethod
+    def _module_and_name(cls, value: Any) -> Any:
+        if not isinstance(value, str) or value.count(":") != 1:
+            raise ValueError("name a function as module:name, such as scoring:accuracy")
+        return value
+
+
+class OtherConfig(Section):
+    """A kind of benchmark that another package brings, through the entry points `evomerge.benchmarks`."""
+
+    kind: str = Field(min_length=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+KINDS = ("tasks", "labels", "function", "other")
+_OF_TASKS = (
+    *("include_path", "apply_chat_template", "system_instruction", "fewshot_as_multiturn"),
+    "confirm_run_unsafe_code",
+)
+
+
+class BenchmarkConfig(Section):
+    """What candidates are scored on: lm-eval tasks, labelled data, a function, or another package's kind."""
+
+    tasks: tuple[TaskConfig, ...] = ()
+    labels: LabelsConfig | None = None
+    function: FunctionConfig | None = None
+    other: OtherConfig | None = None
     include_path: tuple[str, ...] = ()
     """Folders with lm-eval task YAMLs of your own."""
     splits: SplitsConfig = SplitsConfig()
@@ -101,6 +174,26 @@ class BenchmarkConfig(Section):
     """Tasks that may run code which a model wrote, by name; any other task that would is refused."""
     tie_break: bool = True
     """Where a task gives it, let the right answer's probability decide between equal scores."""
+
+    @property
+    def kind(self) -> str:
+        """Which of the kinds of benchmark it is, as `BENCHMARKS` names them."""
+        if self.other is not None:
+            return self.other.kind
+        return "labels" if self.labels is not None else "function" if self.function is not None else "lm_eval"
+
+    @model_validator(mode="after")
+    def _exactly_one_kind(self) -> BenchmarkConfig:
+        given = [name for name in KINDS if getattr(self, name)]
+        if not given:
+            raise ValueError("tasks, labels and function are missing; give one of them")
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are given; give one of tasks, labels and function")
+        if given != ["tasks"]:
+            for name in _OF_TASKS:
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} is of tasks; {given[0]} has no use for it")
+        return self
 
     @model_validator(mode="after")
     def _turns_need_a_template(self) -> BenchmarkConfig:

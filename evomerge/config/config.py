@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError, model_validator
 
-from evomerge.config.benchmark import BenchmarkConfig
+from evomerge.config.benchmark import BenchmarkConfig, Files
 from evomerge.config.execution import ExecutionConfig, ExportConfig
 from evomerge.config.models import ModelConfig, ModelsConfig
 from evomerge.config.search import SearchConfig
@@ -90,9 +90,19 @@ class Config(Section):
                 "experts": {name: model(expert) for name, expert in self.models.experts.items()},
             }
         )
-        benchmark = self.benchmark.model_copy(
-            update={"include_path": tuple(local(entry) for entry in self.benchmark.include_path)}
-        )
+
+        def files(data: Files | int | None) -> Files | int | None:
+            if isinstance(data, dict):
+                return {split: local(file) for split, file in data.items()}
+            return local(data) if isinstance(data, str) else data
+
+        found: dict[str, Any] = {"include_path": tuple(local(entry) for entry in self.benchmark.include_path)}
+        if (labels := self.benchmark.labels) is not None:
+            found["labels"] = labels.model_copy(update={"data": files(labels.data)})
+        if (function := self.benchmark.function) is not None:
+            changes = {"data": files(function.data), "folder": local(function.folder or ".")}
+            found["function"] = function.model_copy(update=changes)
+        benchmark = self.benchmark.model_copy(update=found)
         return self.model_copy(update={"models": models, "benchmark": benchmark})
 
     def to_yaml(self) -> str:
@@ -105,6 +115,9 @@ class Config(Section):
         # The first model of a slice has a meaning of its own, which comparing mappings would lose.
         data["models"]["slices"] = [list(part.items()) for part in data["models"]["slices"]]
         data["execution"] = {"dtype": self.execution.dtype, "max_length": self.execution.max_length}
+        for kind in ("labels", "function", "other"):
+            if data["benchmark"][kind] is None:
+                del data["benchmark"][kind]
         for key in ("evaluations", "hours", "shortlist"):
             del data["search"][key]
         # Runs from before there was another space have no word on it.

@@ -12,22 +12,32 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from functools import cache, cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from evomerge.errors import EvomergeError, MergeError
 from evomerge.execute.base import Answers, Failure, Job, Outcome, WorkerSettings
 from evomerge.execute.device import open_device, peak_bytes, reset_peak_bytes
+from evomerge.inference.classify import Classifier
+from evomerge.inference.function import FunctionCaller
 from evomerge.inference.live import LiveModel
 from evomerge.inference.memory import is_out_of_memory
-from evomerge.inference.plan import Plan
 from evomerge.inference.resident import Heads, ResidentModel
 from evomerge.materialise.merger import Merger
 from evomerge.materialise.states import folder_of
 from evomerge.models.open import open_models
-from evomerge.score.requests import LogLikelihoodResponse, Request, Response
+from evomerge.score.requests import (
+    ClassificationRequest,
+    ClassificationResponse,
+    FunctionRequest,
+    FunctionResponse,
+    LogLikelihoodResponse,
+    Request,
+    Response,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -56,17 +66,32 @@ class Worker:
         self._live = LiveModel.build(base, dtype=getattr(torch, settings.dtype), device=self._device)
         states = None if settings.states is None else folder_of(settings.states)
         self._merger = Merger(models, device=self._device, states=states)
-        self._resident = ResidentModel(
-            self._live.model,
-            base.tokenizer(),
-            device=self._device,
-            batch_tokens=settings.batch_tokens,
-        )
-        self._plans: dict[str, Plan] = {}
+        self._base = base
+        self._plans: dict[str, tuple[Any, Any]] = {}
+        """By split, what answers its requests, and its plan of them."""
         self._live_key: str | None = None
         """Of the recipe whose merge the live model holds, if it was written whole and nothing has failed since."""
         self._heads = Heads()
         self._heads_of = ""
+
+    @cached_property
+    def _resident(self) -> ResidentModel:
+        """The live model as one that continues text; only that needs a tokenizer."""
+        return ResidentModel(
+            self._live.model,
+            self._base.tokenizer(),
+            device=self._device,
+            batch_tokens=self.settings.batch_tokens,
+        )
+
+    def _responder(self, requests: Sequence[Request]) -> Any:
+        """What answers requests of this kind."""
+        kind = type(requests[0]) if requests else None
+        if kind is ClassificationRequest:
+            return Classifier(self._live.model, device=self._device, batch_tokens=self.settings.batch_tokens)
+        if kind is FunctionRequest:
+            return FunctionCaller(self._live.model, cache(self._base.tokenizer))
+        return self._resident
 
     def add_requests(
         self, split: str, requests: Sequence[Request], blocks: Sequence[Sequence[int]] | None = None
@@ -78,7 +103,8 @@ class Worker:
             requests: all of them.
             blocks: positions of the requests of each block, if jobs ask for blocks.
         """
-        self._plans[split] = self._resident.plan(requests, blocks=blocks)
+        responder = self._responder(requests)
+        self._plans[split] = responder, responder.plan(requests, blocks=blocks)
 
     def prepare(self, job: Job) -> str | None:
         """Compute what the job's method needs whatever the coefficients, unless that is at hand.
@@ -101,7 +127,7 @@ class Worker:
         reset_peak_bytes(self._device)
         phase = "finding the requests"
         try:
-            plan = self._plans[job.split]
+            responder, plan = self._plans[job.split]
             phase = "preparing the method"
             bound = self._merger.bind(job.recipe)
             _, prepare_s = self._timed(lambda: self._merger.prepare(bound))
@@ -117,7 +143,7 @@ class Worker:
             phase = f"answering the {job.split} items"
             self._live_key = None
             responses, respond_s = self._timed(
-                lambda: self._resident.respond(plan, block=job.block, heads=self._kept(job), deadline=deadline)
+                lambda: responder.respond(plan, block=job.block, heads=self._kept(job), deadline=deadline)
             )
             self._live_key = key
         except Exception as error:
@@ -126,8 +152,7 @@ class Worker:
             place = broken if job.block is None else plan.blocks[job.block].requests[broken]
             return Failure(
                 reason="not_finite",
-                message=f"trial {job.number}: request {place} of {job.split} has log-probability "
-                f"{responses[broken].log_probability}; the merged weights are finite, their activations are not",  # type: ignore[union-attr]
+                message=f"trial {job.number}: request {place} of {job.split} has {_words(responses[broken])}",
                 request=place,
             )
         return Answers(
@@ -182,9 +207,26 @@ class Worker:
 
 def _first_not_finite(responses: Sequence[Response]) -> int | None:
     for index, response in enumerate(responses):
-        if isinstance(response, LogLikelihoodResponse) and math.isnan(response.log_probability):
+        match response:
+            case LogLikelihoodResponse():
+                broken = math.isnan(response.log_probability)
+            case ClassificationResponse():
+                broken = any(map(math.isnan, response.log_probabilities))
+            case FunctionResponse():
+                broken = not math.isfinite(response.score)
+            case _:
+                broken = False
+        if broken:
             return index
     return None
+
+
+def _words(response: Response) -> str:
+    """What a response has that isn't finite, and what that means."""
+    if isinstance(response, FunctionResponse):
+        return f"score {response.score}; the function must return finite numbers"
+    shown = response.log_probability if isinstance(response, LogLikelihoodResponse) else math.nan
+    return f"log-probability {shown}; the merged weights are finite, their activations are not"
 
 
 def _first_line(error: Exception) -> str:

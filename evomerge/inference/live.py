@@ -20,7 +20,8 @@ from evomerge.models.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-from evomerge.inference.placement import class_of, find_boxes, refuse_incomplete, verified_view
+from evomerge.inference.architecture import class_of
+from evomerge.inference.placement import find_boxes, refuse_incomplete, verified_view
 
 _log = logging.getLogger(__name__)
 
@@ -52,8 +53,9 @@ class LiveModel:
         """
         config = _config(base)
         with _quietly():
-            boxes = find_boxes(base, config, dtype)
-            model = _load(base, config, dtype).to(device)
+            model_class = class_of(base, config)
+            boxes = find_boxes(base, model_class, config, dtype)
+            model = _load(base, model_class, config, dtype).to(device)
         model.requires_grad_(False).eval()
         live = model.state_dict(keep_vars=True)
         targets = {name: verified_view(live[box.parameter], box, base, name) for name, box in boxes.items()}
@@ -79,22 +81,18 @@ def _config(base: Checkpoint) -> Any:
         ) from error
 
 
-def _load(base: Checkpoint, config: Any, dtype: torch.dtype) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    auto: Any = AutoModelForCausalLM
+def _load(base: Checkpoint, model_class: Any, config: Any, dtype: torch.dtype) -> Any:
     try:
         if base.as_stored:
-            model, report = auto.from_pretrained(
+            model, report = model_class.from_pretrained(
                 base.folder,
                 dtype=dtype,
                 local_files_only=True,
-                trust_remote_code=False,
                 use_safetensors=True,
                 output_loading_info=True,
             )
         else:
-            model, report = class_of(config).from_pretrained(
+            model, report = model_class.from_pretrained(
                 None,
                 config=config,
                 # Copies: what transformers is given becomes the parameters, and those will be written to.
@@ -104,7 +102,7 @@ def _load(base: Checkpoint, config: Any, dtype: torch.dtype) -> Any:
             )
     except Exception as error:
         raise CheckpointError(
-            f"{base.folder}: can't be loaded as a causal language model ({type(error).__name__}: {error})"
+            f"{base.folder}: can't be loaded as a {model_class.__name__} ({type(error).__name__}: {error})"
         ) from error
     refuse_incomplete(base, report)
     return model

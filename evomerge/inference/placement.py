@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +19,6 @@ from evomerge.errors import CheckpointError, listed
 from evomerge.models.checkpoint import Checkpoint
 
 _log = logging.getLogger(__name__)
-
-if TYPE_CHECKING:
-    pass
 
 _EXACT_INTEGERS = {torch.bfloat16: 2**8, torch.float16: 2**11, torch.float32: 2**24, torch.float64: 2**24}
 
@@ -32,14 +29,6 @@ class _Box:
 
     parameter: str
     slices: tuple[slice, ...]
-
-
-def class_of(config: Any) -> Any:
-    """The class with which transformers opens a model of this config."""
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return type(AutoModelForCausalLM.from_config(config))
 
 
 def refuse_incomplete(base: Checkpoint, report: Mapping[str, Any]) -> None:
@@ -57,14 +46,19 @@ def refuse_incomplete(base: Checkpoint, report: Mapping[str, Any]) -> None:
             raise CheckpointError(f"{base.folder}: {problem}: {listed(names)}")
 
 
-def find_boxes(base: Checkpoint, config: Any, dtype: torch.dtype) -> dict[str, _Box]:
+def find_boxes(base: Checkpoint, model_class: Any, config: Any, dtype: torch.dtype) -> dict[str, _Box]:
     """Load tensors that are constant at their own number, and see where each number ends up.
 
     The constants have stride 0, so that only what transformers stacks takes memory. Numbers too large
     for the dtype are written as digits, one load for each.
+
+    Args:
+        base: whose tensors are looked for.
+        model_class: the live model's.
+        config: the live model's.
+        dtype: of the live parameters.
     """
     names = [name for name, info in base.tensors.items() if info.dtype.is_floating_point]
-    model_class = class_of(config)
     radix = _EXACT_INTEGERS[dtype]
     codes: dict[str, Tensor] = {}
     place = 1

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.score.requests import LogLikelihoodRequest, Request
+from evomerge.score.requests import GenerationRequest, LogLikelihoodRequest, Request
 
 Form = Literal["plain", "packed", "shared"]
 FORMS: tuple[Form, ...] = ("shared", "packed", "plain")
@@ -71,7 +71,7 @@ class Trie:
                 if isinstance(request, LogLikelihoodRequest):
                     self.texts[place] = request.context + request.continuation[:-1]
                     total += len(request.continuation)
-                else:
+                elif isinstance(request, GenerationRequest):
                     self.texts[place] = request.context
         self.places = sorted(self.texts, key=lambda place: (self.texts[place], place))
 
@@ -87,7 +87,9 @@ class Trie:
 
     def context(self, place: int) -> tuple[int, ...]:
         """The tokens that a request's answer follows."""
-        return self.requests[place].context
+        request = self.requests[place]
+        assert isinstance(request, LogLikelihoodRequest | GenerationRequest)
+        return request.context
 
     def groups(self, places: list[int], form: Form, start: int, attention: float) -> list[list[int]]:
         """Requests, in sorted order, that share a row."""

@@ -48,9 +48,18 @@ def _differences(base: Checkpoint, expert: Checkpoint, vocabulary: bool) -> list
     except CheckpointError as error:
         return [str(error)]
     found = []
+    own, labels = _labels(base), _labels(expert)
+    if own and labels and own != labels:
+        found.append(
+            f"{where}: its labels are {', '.join(labels)}, the base's {', '.join(own)} (id2label in config.json); "
+            "one output would mean two things"
+        )
     if expert_depth != base_depth:
         found.append(f"{where}: has {expert_depth} layers, the base has {base_depth}")
-    if base.embedding is not None and expert.embedding is not None:
+    # A table with a row per token has two sides; that of an image's positions may have more.
+    if all(model.embedding is not None and len(model.embedding.shape) == 2 for model in (base, expert)):
+        assert base.embedding is not None
+        assert expert.embedding is not None
         (base_rows, *base_width), (rows, *width) = base.embedding.shape, expert.embedding.shape
         if width != base_width:
             found.append(f"{where}: is {sides(width)} wide, the base {sides(base_width)} ({base.embedding.name})")
@@ -85,6 +94,15 @@ def _differences(base: Checkpoint, expert: Checkpoint, vocabulary: bool) -> list
     if tokens:
         found.append(f"{where}: its tokenizer numbers tokens otherwise than the base's: {listed(tokens)}; {_ADVICE}")
     return found
+
+
+def _labels(model: Checkpoint) -> list[str]:
+    """Names of a classifier's labels in the order of its outputs; empty where none has a name of its own."""
+    named = model.config.get("id2label")
+    if "Classification" not in (model.architecture or "") or not isinstance(named, Mapping):
+        return []
+    names = [str(name) for _, name in sorted(named.items(), key=lambda pair: int(pair[0]))]
+    return [] if all(name == f"LABEL_{number}" for number, name in enumerate(names)) else names
 
 
 def _different_tokens(base: Checkpoint, expert: Checkpoint) -> list[str]:

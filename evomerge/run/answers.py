@@ -14,7 +14,13 @@ from typing import Any
 
 from evomerge.errors import RunError
 from evomerge.files.append import append, drop_torn_line, writing
-from evomerge.score.requests import GenerationResponse, LogLikelihoodResponse, Response
+from evomerge.score.requests import (
+    ClassificationResponse,
+    FunctionResponse,
+    GenerationResponse,
+    LogLikelihoodResponse,
+    Response,
+)
 
 PARTS = "parts.jsonl"
 
@@ -33,10 +39,7 @@ class Part:
 
     def to_line(self) -> str:
         """As one line of JSON; numbers come back as the same bits."""
-        answers = [
-            [one.text, one.tokens] if isinstance(one, GenerationResponse) else [one.log_probability, one.is_greedy]
-            for one in self.responses
-        ]
+        answers = [_to_data(one) for one in self.responses]
         data = {"trial": self.trial, "split": self.split, "block": self.block, "answers": answers}
         data |= {"seconds": dict(self.seconds), "peak_bytes": self.peak_bytes, "worker": self.worker}
         return json.dumps(data, separators=(",", ":")) + "\n"
@@ -44,10 +47,7 @@ class Part:
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Part:
         """The inverse of `to_line`, after JSON."""
-        responses = tuple(
-            GenerationResponse(*answer) if isinstance(answer[0], str) else LogLikelihoodResponse(*answer)
-            for answer in data["answers"]
-        )
+        responses = tuple(_from_data(answer) for answer in data["answers"])
         return cls(**{name: value for name, value in data.items() if name != "answers"}, responses=responses)
 
 
@@ -84,3 +84,23 @@ class Parts:
         known = self._known.setdefault((part.trial, part.split), [])
         if part.block == len(known):
             known.append(part)
+
+
+def _to_data(response: Response) -> Any:
+    match response:
+        case GenerationResponse():
+            return [response.text, response.tokens]
+        case LogLikelihoodResponse():
+            return [response.log_probability, response.is_greedy]
+        case ClassificationResponse():
+            return {"log_probabilities": list(response.log_probabilities)}
+        case FunctionResponse():
+            return {"score": response.score}
+
+
+def _from_data(answer: Any) -> Response:
+    if isinstance(answer, dict):
+        if "score" in answer:
+            return FunctionResponse(answer["score"])
+        return ClassificationResponse(tuple(answer["log_probabilities"]))
+    return GenerationResponse(*answer) if isinstance(answer[0], str) else LogLikelihoodResponse(*answer)

@@ -1,4 +1,4 @@
-"""What a benchmark asks of a model, and what the model answers: tokens in, numbers or text out.
+"""What a benchmark asks of a model, and what the model answers: inputs in, numbers or text out.
 
 Plain, picklable values, so that a benchmark built once in the driver can be sent to every worker.
 Knows nothing of tasks, documents or metrics.
@@ -6,7 +6,12 @@ Knows nothing of tasks, documents or metrics.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,5 +55,42 @@ class GenerationResponse:
     tokens: int
 
 
-Request = LogLikelihoodRequest | GenerationRequest
-Response = LogLikelihoodResponse | GenerationResponse
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassificationRequest:
+    """Which label has this input?
+
+    `inputs` are what the tokenizer or image processor makes of one item, by argument name of the model, without
+    the side of the batch: token ids of shape (tokens,), or pixel values of shape (channels, height, width).
+    """
+
+    inputs: Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionRequest:
+    """What score does a function of the user's, `module:name`, give the model on one item, plain JSON data?"""
+
+    call: str
+    folder: str
+    """Where its module is looked for first."""
+    item: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ClassificationResponse:
+    """Natural-log probability of each label, in the model's order."""
+
+    log_probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionResponse:
+    """The score that the function gave."""
+
+    score: float
+
+
+TokenRequest = LogLikelihoodRequest | GenerationRequest
+"""What is asked of a language model."""
+Request = TokenRequest | ClassificationRequest | FunctionRequest
+Response = LogLikelihoodResponse | GenerationResponse | ClassificationResponse | FunctionResponse

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from evomerge.benchmark.lm_eval.benchmark import Benchmark
+from evomerge.benchmark.base import Benchmark
 from evomerge.config.config import Config
 from evomerge.errors import BenchmarkError
 from evomerge.execute.settings import choose_backend, worker_settings
@@ -61,7 +61,7 @@ class Preflight:
     unresolved: list[str] = field(default_factory=list)
     """Models that aren't on this machine."""
     notes: list[str] = field(default_factory=list)
-    """How models that aren't whole checkpoints become experts."""
+    """How models that aren't whole checkpoints become experts, and what else of one's own will be run."""
     warnings: list[str] = field(default_factory=list)
     experiment: Experiment | None = field(default=None, repr=False)
     """The opened models with the benchmark, for whoever goes on from here; None if a model is unresolved."""
@@ -92,10 +92,12 @@ def check(config: Config, *, where: str = "config") -> Preflight:
     experiment = open_experiment(config, where=where)
     sizes = {name: model.size_bytes for name, model in experiment.opened.by_name.items()}
     warnings: list[str] = []
+    notes = notes_of(experiment.models)
     try:
         benchmark = experiment.benchmark
         items = {split: len(found) for split, found in benchmark.splits.items()}
         warnings += benchmark.truncated
+        notes = [*notes, *benchmark.notes]
         tokens = _tokens(experiment, benchmark)
     except BenchmarkError as error:
         if not error.unreachable:
@@ -116,7 +118,9 @@ def check(config: Config, *, where: str = "config") -> Preflight:
             f"{config.search.evaluations} evaluations are only {generations:.1f} generations of {population}; "
             "CMA-ES learns little in fewer than 10: raise search.evaluations or coarsen the space"
         )
-    if items and min(items["validation"], items["test"]) < 100:
+    # What is told of shares of right answers isn't known of a function's scores.
+    shares = config.benchmark.kind in {"lm_eval", "labels"}
+    if shares and items and min(items["validation"], items["test"]) < 100:
         warnings.append(
             f"{items['validation']} validation and {items['test']} test items: differences below "
             f"{100 * 1.96 * (0.25 / min(items['validation'], items['test'])) ** 0.5:.0f} points will not show"
@@ -148,7 +152,7 @@ def check(config: Config, *, where: str = "config") -> Preflight:
         state_bytes=state_bytes,
         state_folder=config.execution.prepared_directory or f"RUN/{PREPARED}",
         mapped_bytes=sum(sizes.values()),
-        notes=notes_of(experiment.models),
+        notes=notes,
         warnings=warnings,
     )
 
@@ -176,7 +180,9 @@ def _sizes_of_resolved(sources: Sources, places: Mapping[str, Whereabouts]) -> d
 
 
 def _tokens(experiment: Experiment, benchmark: Benchmark) -> dict[str, int]:
-    """Tokens of a candidate on the search items, by form."""
+    """Tokens of a candidate on the search items, by form; empty where a model isn't asked to continue text."""
+    if experiment.config.benchmark.kind != "lm_eval":
+        return {}
     size = experiment.config.search.block
     blocks = None
     if size is not None:

@@ -12,9 +12,10 @@ from typing import Any
 
 from evomerge.algorithms import PROPOSERS
 from evomerge.algorithms.population import default_population
-from evomerge.benchmark.lm_eval.benchmark import Benchmark
+from evomerge.benchmark import Benchmark, build_benchmark
 from evomerge.config.config import Config
 from evomerge.errors import ConfigError, RecipeError, unknown
+from evomerge.inference.architecture import refuse_unless_it_continues_text
 from evomerge.methods import METHODS
 from evomerge.methods.declared import build_method
 from evomerge.models.checkpoint import Checkpoint
@@ -47,11 +48,12 @@ class Experiment:
 
     @cached_property
     def benchmark(self) -> Benchmark:
-        """The items that candidates answer, built with the base's tokenizer. Raises: BenchmarkError."""
-        return Benchmark.build(
+        """The items that candidates answer, built with the base's files. Raises: BenchmarkError, CheckpointError."""
+        if self.config.benchmark.kind == "lm_eval":
+            refuse_unless_it_continues_text(self.base)
+        return build_benchmark(
             self.config.benchmark,
-            self.base.tokenizer(),
-            model_config=self.base.config,
+            self.base,
             max_length=self.config.execution.max_length,
             where=self.where,
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from evomerge.benchmark.lm_eval.benchmark import Benchmark
+from evomerge.benchmark import build_benchmark
 from evomerge.config.config import Config
 from evomerge.errors import EvomergeError
 from evomerge.models.checkpoint import Checkpoint
@@ -50,6 +50,12 @@ def prefetch(config: Config, *, where: str = "config") -> Iterator[Fetched]:
         fetched = _model(name, reference)
         missing |= name == "base" and fetched.state == "failed"
         yield fetched
+    if not config.benchmark.tasks:
+        # Labelled data and functions are local; they are built so that what is wrong shows here.
+        kind = config.benchmark.kind
+        problem = "its items are made with the base's files, which aren't here" if missing else None
+        problem = problem or _problem(config, None, where)
+        yield Fetched(kind="task", name=kind, source=kind, state="failed" if problem else "ready", problem=problem)
     for index, task in enumerate(config.benchmark.tasks):
         problem = "its items are made with the base's tokenizer, which isn't here" if missing else None
         problem = problem or _problem(config, index, where)
@@ -72,14 +78,14 @@ def _model(name: str, reference: ModelReference) -> Fetched:
     )
 
 
-def _problem(config: Config, index: int, where: str) -> str | None:
-    """Why a task's items can't be made here; None if they can."""
+def _problem(config: Config, index: int | None, where: str) -> str | None:
+    """Why a task's items, or those of a benchmark without tasks, can't be made here; None if they can."""
+    own = slice(None) if index is None else slice(index, index + 1)
     try:
         base = Checkpoint.open(config.models.base.reference())
-        Benchmark.build(
-            config.benchmark.model_copy(update={"tasks": config.benchmark.tasks[index : index + 1]}),
-            base.tokenizer(),
-            model_config=base.config,
+        build_benchmark(
+            config.benchmark.model_copy(update={"tasks": config.benchmark.tasks[own]}),
+            base,
             max_length=config.execution.max_length,
             where=where,
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from evomerge.benchmark.lm_eval.benchmark import Benchmark
+from evomerge.benchmark.base import Benchmark
 from evomerge.config.config import Config
 from evomerge.errors import BenchmarkError
 from evomerge.execute.base import Answers, Executor, Failure, Job, Outcome
@@ -90,7 +90,7 @@ class Driver:
         self.observer.phase("benchmark", None)
         self.benchmark = self.experiment.benchmark
         self.objective = self.benchmark.objective
-        for sentence in self.benchmark.truncated:
+        for sentence in (*self.benchmark.truncated, *self.benchmark.notes):
             self.observer.message(sentence)
         facts = self._facts()
         if existing is None:

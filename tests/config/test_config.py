@@ -92,3 +92,8 @@ def test_workers_and_budget_do_not_make_another_experiment_but_the_seed_does() -
     assert Config.from_yaml(with_section("execution: {workers: 4}\nsearch: {evaluations: 999}")).identity() == plain
     assert Config.from_yaml(with_section("search: {seed: 1}")).identity() != plain
     assert Config.from_yaml(with_section("execution: {dtype: float32}")).identity() != plain
+
+
+def test_the_identity_of_a_search_over_tasks_has_no_word_on_other_kinds_of_benchmark() -> None:
+    config = Config.from_data({"models": {"base": "b", "experts": {"a": "a"}}, "benchmark": {"tasks": ["x"]}})
+    assert not {"labels", "function"} & set(config.identity()["benchmark"])

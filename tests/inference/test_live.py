@@ -208,3 +208,12 @@ def test_a_part_is_seen_in_the_stored_shape_by_every_order_that_fits() -> None:
     assert torch.equal(view, part[0, :, :, 0].T[:, None])
     assert view.data_ptr() == part.data_ptr()
     assert len(list(_views(torch.zeros(3, 3), (3, 3)))) == 2
+
+
+def test_an_architecture_that_transformers_does_not_have_is_refused_by_name(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["architectures"] = ["OursForSequenceClassification"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"'OursForSequenceClassification', which none of .* auto classes has"):
+        LiveModel.build(Checkpoint.open(folder), dtype=torch.float32)

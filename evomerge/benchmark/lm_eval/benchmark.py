@@ -6,13 +6,11 @@ metrics and aggregation are theirs. Workers see tokens only, and their answers c
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+from evomerge.benchmark.base import SPLITS, BaseModel, FixedItems
 from evomerge.benchmark.lm_eval.isolation import same_random_state, undisturbed
 from evomerge.benchmark.lm_eval.items import Item, build_items
 from evomerge.benchmark.lm_eval.prompts import Encoder
@@ -30,12 +28,9 @@ from evomerge.estimate.intervals import Sample
 from evomerge.score.objective import LanguageRule, Objective
 from evomerge.score.requests import Request, Response
 from evomerge.score.table import ItemTable
-from evomerge.streams import stream
-
-SPLITS = ("search", "validation", "test")
 
 
-class Benchmark:
+class Benchmark(FixedItems[Item]):
     """Items in splits, and how answers to them become scores. Made by `Benchmark.build`."""
 
     def __init__(
@@ -52,11 +47,10 @@ class Benchmark:
         self._groups = tuple(groups)
         self._window = window
         self._tasks = {task.name: task for task in tasks}
-        self.splits = dict(splits)
+        super().__init__(splits, seed=seed)
         for task in tasks:
             remember_documents(task.task, [item.document for items in splits.values() for item in items])
         self._num_fewshot = dict(num_fewshot)
-        self._seed = seed
         self.objective = Objective(
             metrics={task.name: task.metric for task in tasks},
             weights={task.name: task.weight for task in tasks},
@@ -114,28 +108,9 @@ class Benchmark:
             seed=config.seed,
         )
 
-    def requests(self, split: str) -> tuple[Request, ...]:
-        """Every token request of a split, in item order."""
-        return tuple(request for item in self.splits[split] for requests in item.requests for request in requests)
-
-    def blocks(self, split: str, size: int) -> list[list[int]]:
-        """Items in a fixed random order, in blocks, so that a part of them speaks for all.
-
-        Args:
-            split: whose items.
-            size: items of a block; the last may have fewer.
-
-        Returns: positions of the items, block by block.
-        """
-        count = len(self.splits[split])
-        order = stream(self._seed, "blocks", split).permutation(count).tolist()
-        return [order[start : start + size] for start in range(0, count, size)]
-
-    def places(self, split: str, items: Sequence[int]) -> list[int]:
-        """Positions of some items' requests in `requests(split)`, ascending."""
-        counts = [sum(map(len, item.requests)) for item in self.splits[split]]
-        ends = np.cumsum([0, *counts]).tolist()
-        return [place for item in sorted(items) for place in range(ends[item], ends[item + 1])]
+    def requests_of(self, item: Item) -> tuple[Request, ...]:
+        """Every token request of an item."""
+        return tuple(request for requests in item.requests for request in requests)
 
     def score(self, split: str, responses: Sequence[Response], *, items: Sequence[int] | None = None) -> ItemTable:
         """Per-item scores of every metric, through the tasks' own filters and metrics.
@@ -210,6 +185,11 @@ class Benchmark:
         return {task.name: task.language.model_dump() for task in self._tasks.values() if task.language is not None}
 
     @property
+    def notes(self) -> list[str]:
+        """Nothing: what needs leave is refused without it."""
+        return []
+
+    @property
     def truncated(self) -> list[str]:
         """A sentence for each task and split with prompts that lose their beginning to the context window."""
         found = []
@@ -223,22 +203,6 @@ class Benchmark:
                         f"{self._window} tokens and lose up to {max(cut)} tokens at the beginning, as in lm-eval"
                     )
         return found
-
-    def item(self, split: str, request: int) -> Item:
-        """The item that makes a request, by the request's place in `requests(split)`."""
-        for item in self.splits[split]:
-            request -= sum(map(len, item.requests))
-            if request < 0:
-                return item
-        raise IndexError(f"{split} has no request of this number")
-
-    @property
-    def fingerprint(self) -> dict[str, str]:
-        """A hash of every item's identity by split; it changes with documents, prompts and their order."""
-        return {
-            split: hashlib.sha256("\n".join(item.id for item in items).encode()).hexdigest()[:16]
-            for split, items in self.splits.items()
-        }
 
     def describe(self) -> dict[str, Any]:
         """What is scored, as plain data for the run directory."""
@@ -266,6 +230,20 @@ class Benchmark:
         """Every metric of a task, `metric,filter`, and whether higher is better."""
         better = task.task.higher_is_better()
         return {key: bool(better.get(key.split(",")[0], True)) for key in task.metrics}
+
+
+def build(
+    config: BenchmarkConfig,
+    model: BaseModel,
+    *,
+    max_length: int | None = None,
+    where: str = "config",
+    splits: Sequence[str] = SPLITS,
+) -> Benchmark:
+    """The tasks of a config for a base model: see `Benchmark.build`. Raises: BenchmarkError, CheckpointError."""
+    return Benchmark.build(
+        config, model.tokenizer(), model_config=model.config, max_length=max_length, where=where, splits=splits
+    )
 
 
 def _code(language: LanguageConfig | None) -> str | None:

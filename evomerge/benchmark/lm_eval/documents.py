@@ -1,15 +1,13 @@
-"""Choosing documents: which of a task's documents each split takes, no document in two of them."""
+"""Documents of a task: those of each data-set split, and which of them each role takes."""
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Mapping
 from typing import Any
 
 from evomerge.benchmark.lm_eval.tasks import LoadedTask
+from evomerge.benchmark.splits import choose_items
 from evomerge.errors import BenchmarkError
-from evomerge.streams import stream
 
 
 def choose_documents(task: LoadedTask, *, seed: int, drop: bool) -> tuple[dict[str, Any], dict[str, list[int]]]:
@@ -23,8 +21,11 @@ def choose_documents(task: LoadedTask, *, seed: int, drop: bool) -> tuple[dict[s
     Raises: BenchmarkError if there is no such data-set split, or not enough in it.
     """
     documents = {split: _documents(task, split) for split in task.splits}
-    chosen = _choose(task, documents, seed)
-    _without_overlap(task, documents, chosen, drop=drop)
+    sources = {split: source_of(task, split) for split in task.splits}
+    # Roles that share a data-set split have the same documents.
+    by_source = {sources[split]: found for split, found in documents.items()}
+    contents = {source: [_content(task.task, document) for document in found] for source, found in by_source.items()}
+    chosen = choose_items(task.splits, sources, contents, name=task.name, place=task.place, seed=seed, drop=drop)
     return documents, chosen
 
 
@@ -57,73 +58,6 @@ def _documents(task: LoadedTask, split: str) -> Any:
     documents = lm_task.dataset[source]
     process = lm_task.config.process_docs
     return documents if process is None else process(documents)
-
-
-def _choose(task: LoadedTask, documents: Mapping[str, Any], seed: int) -> dict[str, list[int]]:
-    """Indices of each role's documents. Roles that share a data-set split take disjoint parts, equal texts together."""
-    chosen: dict[str, list[int]] = {}
-    for source in dict.fromkeys(source_of(task, split) for split in task.splits):
-        roles = [split for split in task.splits if source_of(task, split) == source]
-        texts: dict[str, list[int]] = defaultdict(list)
-        for index, document in enumerate(documents[roles[0]]):
-            texts[_content(task.task, document)].append(index)
-        groups = list(texts.values())
-        order = stream(seed, "items", task.name, source).permutation(len(groups))
-        total, taken = sum(map(len, groups)), 0
-        for role in roles:
-            settings = task.splits[role]
-            if settings.fraction is None and settings.items is None:
-                chosen[role] = list(range(total))
-                continue
-            count = settings.items if settings.items is not None else round((settings.fraction or 0) * total)
-            indices: list[int] = []
-            while len(indices) < count and taken < len(order):
-                indices += groups[order[taken]]
-                taken += 1
-            if len(indices) < count and settings.items is not None:
-                raise BenchmarkError(
-                    f"{task.place}: splits.{role}: {count} items asked for, {len(indices)} left of {source!r} "
-                    f"of {task.name}"
-                )
-            chosen[role] = sorted(indices)
-        shares = sum(task.splits[role].fraction or 0 for role in roles)
-        if shares > 1 + 1e-9:
-            raise BenchmarkError(
-                f"{task.place}: splits: fractions of {source!r} of {task.name} add up to {shares:g}; at most 1"
-            )
-    for role in task.splits:
-        if not chosen[role]:
-            raise BenchmarkError(
-                f"{task.place}: splits.{role}: no items: {task.name} has {len(documents[role])} in "
-                f"{source_of(task, role)!r}; ask for a larger part"
-            )
-    return chosen
-
-
-def _without_overlap(
-    task: LoadedTask, documents: Mapping[str, Any], chosen: dict[str, list[int]], *, drop: bool
-) -> None:
-    """Refuse a document that has two roles, or keep only its most precious role: test, then validation."""
-    seen: dict[str, str] = {}
-    for role in reversed(tuple(task.splits)):
-        kept = []
-        repeated: list[tuple[str, str]] = []
-        for index in chosen[role]:
-            content = _content(task.task, documents[role][index])
-            if seen.get(content, role) != role:
-                repeated.append((seen[content], content))
-            else:
-                seen[content] = role
-                kept.append(index)
-        if repeated and not drop:
-            other, content = repeated[0]
-            raise BenchmarkError(
-                f"{task.place}: splits: {len(repeated)} {role} items of {task.name} are also {other} items, such as "
-                f"{content[:80]!r}. Choose disjoint splits, or set benchmark.overlap: drop"
-            )
-        if not kept:
-            raise BenchmarkError(f"{task.place}: splits.{role}: every item of {task.name} is also a later split's")
-        chosen[role] = kept
 
 
 def _content(task: Any, document: Any) -> str:

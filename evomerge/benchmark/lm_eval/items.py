@@ -16,7 +16,7 @@ from evomerge.benchmark.lm_eval.prompts import Encoder
 from evomerge.benchmark.lm_eval.tasks import LoadedTask
 from evomerge.config.benchmark import BenchmarkConfig
 from evomerge.errors import BenchmarkError
-from evomerge.score.requests import Request
+from evomerge.score.requests import TokenRequest
 
 # lm-eval's default seed for choosing few-shot examples.
 _FEWSHOT_SEED = 1234
@@ -30,7 +30,7 @@ class Item:
     task: str
     document: Any
     instances: tuple[Instance, ...]
-    requests: tuple[tuple[Request, ...], ...]
+    requests: tuple[tuple[TokenRequest, ...], ...]
     """Token requests per instance: one, or several windows of a rolling log-likelihood; repeats included."""
     cut: int = 0
     """Tokens that the longest prompt lost at its beginning, since the context window is shorter."""
@@ -106,7 +106,9 @@ def _build(
     return items
 
 
-def _encoded(encoder: Encoder, instance: Instance, task: LoadedTask, index: int) -> tuple[tuple[Request, ...], int]:
+def _encoded(
+    encoder: Encoder, instance: Instance, task: LoadedTask, index: int
+) -> tuple[tuple[TokenRequest, ...], int]:
     """The token requests of one lm-eval request, repeats included, and how many tokens its prompt lost."""
     try:
         return tuple(encoder.encode(instance) * (instance.repeats or 1)), encoder.cut

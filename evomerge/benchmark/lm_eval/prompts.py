@@ -15,7 +15,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import configure_pad_token
 
 from evomerge.errors import BenchmarkError
-from evomerge.score.requests import GenerationRequest, LogLikelihoodRequest, Request
+from evomerge.score.requests import GenerationRequest, LogLikelihoodRequest, TokenRequest
 
 # Settings of transformers' generate that mean greedy decoding, and so are left out of requests.
 _GREEDY = {"do_sample": False, "temperature": 0.0}
@@ -57,7 +57,7 @@ class Encoder(HFLM):  # type: ignore[misc]
                 "without a context and to end generation; set eos_token in its tokenizer_config.json"
             )
 
-    def encode(self, instance: Instance) -> list[Request]:
+    def encode(self, instance: Instance) -> list[TokenRequest]:
         """The token requests of one lm-eval request; several where a long text is cut into windows.
 
         Raises: BenchmarkError if the request can't fit the context window.

@@ -142,7 +142,7 @@ def _answers(instance: Instance, responses: list[Response]) -> list[Any]:
             for repeat in range(repeats)
         ]
     return [
-        (item.log_probability, item.is_greedy) if isinstance(item, LogLikelihoodResponse) else item.text
+        (item.log_probability, item.is_greedy) if isinstance(item, LogLikelihoodResponse) else item.text  # type: ignore[union-attr]
         for item in responses
     ]
 

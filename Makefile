@@ -1,8 +1,9 @@
 # On a fresh machine with Python 3.11 or later and pip:
-#   make demo    install into .venv and run the demo
-#   make test    install with what the tests need and run them all
-#   make lint    style and types
-#   make docs    the pages of docs/ and the reference from the docstrings, into site/
+#   make demo       install into .venv and run the demo
+#   make test       install with what the tests need and run them all
+#   make test-fast  all but slow tests and those that start Ray
+#   make lint       style and types
+#   make docs       the pages of docs/ and the reference from the docstrings, into site/
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,8 +13,9 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 # One failed download shouldn't leave a folder that looks installed, hence the stamps.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo demo-small test lint docs clean
+.PHONY: demo demo-small test test-fast lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/evomerge demo $(DEMO)
@@ -22,7 +24,10 @@ demo-small: $(VENV)/.installed
 	$(BIN)/evomerge demo $(DEMO) --small
 
 test: $(VENV)/.installed-test
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(PYTEST)
+
+test-fast: $(VENV)/.installed-test
+	$(PYTEST) -m "not slow and not ray"
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .

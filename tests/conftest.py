@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before any import of datasets or transformers, which read these once.
@@ -43,6 +44,25 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     from evomerge.testing.models import tiny_family
 
     return tiny_family(tmp_path_factory.mktemp("tiny_llama"), "llama")
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of a tiny Llama family of four layers, whose heads are their own. Don't write into them."""
+    from evomerge.testing.models import tiny_family
+
+    return tiny_family(tmp_path_factory.mktemp("family"), "llama", layers=4, tied=False)
+
+
+@pytest.fixture(scope="session")
+def built_in_tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """lm-eval's built-in tasks at hand, for tests that ask for one of them or for one that isn't there."""
+    from helpers.task_index import keep_index
+
+    folder = tmp_path_factory.getbasetemp()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        keep_index(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder, monkeypatch)
+        yield
 
 
 @pytest.fixture(scope="session")

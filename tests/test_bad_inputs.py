@@ -154,6 +154,7 @@ def test_weights_of_other_experts_are_refused(tiny_llama: dict[str, Path], weigh
         merger.bind(recipe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS.names())
 @pytest.mark.parametrize("where", ["tensor", "task vector"])
 def test_every_method_leaves_zeros_and_experts_that_are_the_base_as_they_are(

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evomerge.cli.console import interval, probability, table
+from evomerge.run.trial import WINNER, TrialKind
 
 # Two comparisons are reported, so the claim rests on p-values corrected for their number.
 _SIGNIFICANT = 0.05
@@ -31,19 +32,19 @@ def result_table(result: Mapping[str, Any], split: str = "test") -> Table:
     )
     for model in models:
         cells = [_label(model, result["winner"]["kind"]), interval(model["score"], model["interval"])]
-        if (row := comparisons.get(model["name"])) is not None and model["kind"] != "winner":
+        if (row := comparisons.get(model["name"])) is not None and model["kind"] != WINNER:
             cells += [interval(row["difference"], row["interval"], signed=True), probability(row["p"])]
-        made.add_row(*map(Text, cells), style="bold" if model["kind"] == "winner" else None)
+        made.add_row(*map(Text, cells), style="bold" if model["kind"] == WINNER else None)
     return made
 
 
 def _label(model: Mapping[str, Any], winner: str) -> str:
     """A model's name in words."""
     names = {
-        "base": "base",
-        "expert": f"expert {model['name']}",
-        "uniform": "best uniform",
-        "winner": "winner (uniform)" if winner == "uniform" else "evolved winner",
+        TrialKind.BASE: "base",
+        TrialKind.EXPERT: f"expert {model['name']}",
+        TrialKind.UNIFORM: "best uniform",
+        WINNER: "winner (uniform)" if winner == TrialKind.UNIFORM else "evolved winner",
     }
     return names[model["kind"]]
 
@@ -51,16 +52,16 @@ def _label(model: Mapping[str, Any], winner: str) -> str:
 def finding(result: Mapping[str, Any]) -> str:
     """What the test showed, in one sentence, whichever way it went."""
     models = result["test"]["models"]
-    winner = next((model for model in models if model["kind"] == "winner"), None)
+    winner = next((model for model in models if model["kind"] == WINNER), None)
     if winner is None:
         return "The winner could not be tested: its evaluation on the test items failed."
-    if result["winner"]["kind"] == "uniform":
+    if result["winner"]["kind"] == TrialKind.UNIFORM:
         opening = "No evolved candidate did better on validation than a uniform merge, so that merge is the winner; "
     else:
         opening = ""
-    experts = [model for model in models if model["kind"] == "expert"]
+    experts = [model for model in models if model["kind"] == TrialKind.EXPERT]
     rivals = [max(experts, key=lambda model: model["score"])] if experts else []
-    rivals += [model for model in models if model["kind"] == "uniform" and model["trial"] != winner["trial"]]
+    rivals += [model for model in models if model["kind"] == TrialKind.UNIFORM and model["trial"] != winner["trial"]]
     comparisons = {row["winner_vs"]: row for row in result["test"]["comparisons"]}
     verdicts = [_verdict(rival, comparisons[rival["name"]]) for rival in rivals if rival["name"] in comparisons]
     measured = f"on {winner['items']} test items that the search never saw, the winner scores {winner['score']:.3f}"
@@ -77,7 +78,7 @@ def _languages(result: Mapping[str, Any], models: list[Mapping[str, Any]], winne
         others = [
             f"{_label(model, '')} {model['languages'][task]:.0%}"
             for model in models
-            if model["kind"] != "winner" and task in model.get("languages", {})
+            if model["kind"] != WINNER and task in model.get("languages", {})
         ]
         share, required = winner["languages"][task], rule["at_least"]
         found += f" Of its answers to {task}, {share:.0%} are in the asked language ({rule['code']})"
@@ -88,7 +89,7 @@ def _languages(result: Mapping[str, Any], models: list[Mapping[str, Any]], winne
 
 
 def _verdict(rival: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    name = f"{rival['name']}, the best expert" if rival["kind"] == "expert" else "the best uniform merge"
+    name = f"{rival['name']}, the best expert" if rival["kind"] == TrialKind.EXPERT else "the best uniform merge"
     difference, p = row["difference"], row["p_holm"]
     shown = probability(p)
     evidence = f"({difference:+.3f}, corrected p {shown if shown.startswith('<') else '= ' + shown})"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evomerge.cli.models import Split
+from evomerge.run.trial import TrialKind, TrialState
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -147,7 +148,10 @@ def _status_screen(run: Run, status: RunStatus) -> RenderableType:
     for key, value in (
         ("run", str(run.directory)),
         ("phase", _phase(run, status)),
-        ("candidates", f"{status.finished} of {status.budget}, {status.running} running, {status.failed} failed"),
+        (
+            "candidates",
+            f"{status.finished} of {status.budget}, {status.running} running, {status.failed} failed{_pruned(status)}",
+        ),
         ("best", _best(status.best)),
         ("median", f"fitness {score(status.median)} in the last generation" if status.median is not None else "–"),
         ("rate", f"{status.rate_per_minute:.1f} a minute" if status.rate_per_minute and status.driver_alive else "–"),
@@ -184,7 +188,11 @@ def _watch_lines(run: Run) -> None:
     last = ""
     while True:
         status = run.status()
-        parts = [status.phase, f"{status.finished}/{status.budget} candidates", f"{status.failed} failed"]
+        parts = [
+            status.phase,
+            f"{status.finished}/{status.budget} candidates",
+            f"{status.failed} failed{_pruned(status)}",
+        ]
         if status.best is not None:
             parts.append(f"best {score(status.best.score)}")
         line = ", ".join(parts)
@@ -216,15 +224,19 @@ def _print_table(records: Sequence[TrialRecord]) -> None:
         )
         made.add_row(
             str(record.number),
-            Text(f"{record.kind} {record.name}" if record.kind == "expert" else record.name),
+            Text(f"{record.kind} {record.name}" if record.kind is TrialKind.EXPERT else record.name),
             "" if record.generation is None else str(record.generation),
             record.state,
             score(record.score),
             duration(sum(record.seconds.values())) if record.seconds else "",
             Text(record.reason or parameters, no_wrap=True, overflow="ellipsis"),
-            style={"failed": "red", "running": "dim"}.get(record.state),
+            style={TrialState.FAILED: "red", TrialState.RUNNING: "dim", TrialState.PRUNED: "dim"}.get(record.state),
         )
     stdout().print(made)
+
+
+def _pruned(status: RunStatus) -> str:
+    return f", {status.pruned} pruned" if status.pruned else ""
 
 
 def _write_csv(records: Sequence[TrialRecord]) -> None:

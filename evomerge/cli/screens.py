@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evomerge.cli.console import duration, score, stderr, stdout
+from evomerge.run.trial import TrialKind, TrialState
 
 if TYPE_CHECKING:
     from evomerge.run.observer import Observer
@@ -31,6 +32,7 @@ _DOING = {
     "test": "testing on held-out items",
     "export": "exporting the winner",
 }
+_LEADERS = {TrialKind.UNIFORM: "best uniform", TrialKind.CANDIDATE: "best candidate", TrialKind.MEAN: "mean"}
 _BARS = "▁▂▃▄▅▆▇█"
 _SPARKLINE_WIDTH = 60
 
@@ -44,8 +46,8 @@ class _State:
 
     def __init__(self, earlier: Sequence[TrialRecord]) -> None:
         self._earlier = {
-            "baselines": sum(trial.kind in {"base", "expert", "uniform"} for trial in earlier),
-            "search": sum(trial.kind == "candidate" for trial in earlier),
+            "baselines": sum(trial.kind.is_baseline for trial in earlier),
+            "search": sum(trial.kind is TrialKind.CANDIDATE for trial in earlier),
         }
         self.doing = ""
         self.total: int | None = None
@@ -79,11 +81,9 @@ class _State:
 
     def _rank(self, record: TrialRecord) -> None:
         """Keep the best search score of the base, each expert, the uniform merges and the candidates."""
-        self.failed += record.state == "failed"
+        self.failed += record.state is TrialState.FAILED
         if record.score is not None:
-            name = {"uniform": "best uniform", "candidate": "best candidate", "mean": "mean"}.get(
-                record.kind, record.name
-            )
+            name = _LEADERS.get(record.kind, record.name)
             self.leaders[name] = max(record.score, self.leaders.get(name, record.score))
 
     def close_generation(self, number: int, best: float, median: float) -> None:
@@ -256,7 +256,7 @@ def _finished(directory: Path) -> list[TrialRecord]:
         return []
     from evomerge.run.directory import open_run
 
-    return [trial for trial in open_run(directory).trials() if trial.state != "running"]
+    return [trial for trial in open_run(directory).trials() if trial.state.is_finished]
 
 
 @contextmanager

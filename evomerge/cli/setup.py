@@ -205,7 +205,7 @@ def _show(console: Console, report: Preflight, *, every_dimension: bool) -> None
 
 
 _FORMS = {
-    "shared": "prompt heads shared by items",
+    "shared": "prefixes shared by items",
     "packed": "answers that share their context",
     "plain": "nothing shared",
 }

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from evomerge.config.section import Positive, Section
 
@@ -27,8 +27,20 @@ class SearchConfig(Section):
     """Uniform merges (the same coefficients in every group) scored before the search starts."""
     block: Positive | None = None
     """Search items after which a candidate's answers are on disk, and it can be stopped; None: all of them."""
+    pruner: str = "none"
+    """Rule by which a candidate is stopped after a block of items; needs `block`."""
+    pruner_options: dict[str, int] = Field(default_factory=dict)
+    """Settings of the pruner; a wrong name is refused with the right ones."""
     shortlist: Positive = 5
     """Best candidates re-scored on validation; the distribution's mean joins them."""
     seed: int = 0
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Settings of the algorithm itself, such as `active` of cma; a wrong name is refused with the right ones."""
+
+    @model_validator(mode="after")
+    def _pruner_needs_blocks(self) -> Self:
+        if self.pruner != "none" and self.block is None:
+            raise ValueError(
+                f"pruner {self.pruner!r} is asked after each block of items; set search.block, such as a fifth of them"
+            )
+        return self

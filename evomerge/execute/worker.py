@@ -22,10 +22,11 @@ from evomerge.errors import EvomergeError, MergeError
 from evomerge.execute.base import Answers, Failure, Job, Outcome, WorkerSettings
 from evomerge.execute.device import open_device, peak_bytes, reset_peak_bytes
 from evomerge.inference.classify import Classifier
+from evomerge.inference.forward import SharedPrefixes
 from evomerge.inference.function import FunctionCaller
 from evomerge.inference.live import LiveModel
 from evomerge.inference.memory import is_out_of_memory
-from evomerge.inference.resident import Heads, ResidentModel
+from evomerge.inference.resident import ResidentModel
 from evomerge.materialise.merger import Merger
 from evomerge.materialise.states import folder_of
 from evomerge.models.open import open_models
@@ -71,8 +72,8 @@ class Worker:
         """By split, what answers its requests, and its plan of them."""
         self._live_key: str | None = None
         """Of the recipe whose merge the live model holds, if it was written whole and nothing has failed since."""
-        self._heads = Heads()
-        self._heads_of = ""
+        self._prefixes = SharedPrefixes()
+        self._prefixes_of = ""
 
     @cached_property
     def _resident(self) -> ResidentModel:
@@ -138,12 +139,12 @@ class Worker:
             materialise_s = 0.0
             key = job.recipe.key()
             if job.block is None or self._live_key != key:
-                self._live_key, self._heads = None, Heads()
+                self._live_key, self._prefixes = None, SharedPrefixes()
                 _, materialise_s = self._timed(lambda: self._merger.write(bound, self._live.targets))
             phase = f"answering the {job.split} items"
             self._live_key = None
             responses, respond_s = self._timed(
-                lambda: responder.respond(plan, block=job.block, heads=self._kept(job), deadline=deadline)
+                lambda: responder.respond(plan, block=job.block, prefixes=self._kept(job), deadline=deadline)
             )
             self._live_key = key
         except Exception as error:
@@ -162,13 +163,13 @@ class Worker:
             worker=self.name,
         )
 
-    def _kept(self, job: Job) -> Heads | None:
+    def _kept(self, job: Job) -> SharedPrefixes | None:
         """What earlier blocks of a split have computed with these weights, to be used and added to."""
         if job.block is None:
             return None
-        if self._heads_of != job.split:
-            self._heads, self._heads_of = Heads(), job.split
-        return self._heads
+        if self._prefixes_of != job.split:
+            self._prefixes, self._prefixes_of = SharedPrefixes(), job.split
+        return self._prefixes
 
     def _timed(self, work: Callable[[], T]) -> tuple[T, float]:
         """The work's result and its seconds, kernels still running on a GPU included."""

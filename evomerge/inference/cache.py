@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 
 class Kept:
-    """The keys and values of a head in every layer, one row.
+    """The keys and values of a prefix in every layer, one row.
 
     Attributes:
         cache: what a model takes as `past_key_values`, and adds to.
@@ -21,13 +21,13 @@ class Kept:
         self.cache: Any = Cache(layer_class_to_replicate=DynamicLayer)
 
     def below(self, rows: int) -> Kept:
-        """For one pass of rows that continue this head: they share its memory, and leave nothing in it."""
+        """For one pass of rows that continue this prefix: they share its memory, and leave nothing in it."""
         made = Kept()
         made.cache = Cache(layers=[_Passing(layer.keys, layer.values, rows) for layer in self.cache.layers])
         return made
 
     def copy(self) -> Kept:
-        """For a head that continues this one."""
+        """For a prefix that continues this one."""
         made = Kept()
         for layer in self.cache.layers:
             made.cache.layers.append(_filled(DynamicLayer(), layer.keys, layer.values))
@@ -70,10 +70,10 @@ class Columns:
         cache: what a model takes as `past_key_values`, and adds to.
     """
 
-    def __init__(self, head: Kept | None, rows: int) -> None:
+    def __init__(self, prefix: Kept | None, rows: int) -> None:
         self.cache: Any = Cache(layer_class_to_replicate=_Growing)
-        if head is not None:
-            for layer in head.cache.layers:
+        if prefix is not None:
+            for layer in prefix.cache.layers:
                 grown = _Growing()
                 grown.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1))
                 self.cache.layers.append(grown)

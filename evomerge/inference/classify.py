@@ -80,14 +80,19 @@ class Classifier:
 
     @torch.inference_mode()
     def respond(
-        self, plan: ClassificationPlan, *, block: int | None = None, heads: object = None, deadline: float | None = None
+        self,
+        plan: ClassificationPlan,
+        *,
+        block: int | None = None,
+        prefixes: object = None,
+        deadline: float | None = None,
     ) -> list[ClassificationResponse]:
         """Answer the requests of a block, or of all, in request order.
 
         Args:
             plan: from `plan`.
             block: number of the block; None: all of them.
-            heads: not used; a classifier's inputs share nothing.
+            prefixes: not used; a classifier's inputs share nothing.
             deadline: `time.monotonic()` value after which to give up.
 
         Raises:

@@ -61,14 +61,14 @@ class FunctionCaller:
         return FunctionPlan(known, tuple(FunctionBlock(tuple(sorted(places))) for places in chosen))
 
     def respond(
-        self, plan: FunctionPlan, *, block: int | None = None, heads: object = None, deadline: float | None = None
+        self, plan: FunctionPlan, *, block: int | None = None, prefixes: object = None, deadline: float | None = None
     ) -> list[FunctionResponse]:
         """The function's scores of the items of a block, or of all, in request order.
 
         Args:
             plan: from `plan`.
             block: number of the block; None: all of them.
-            heads: not used.
+            prefixes: not used.
             deadline: `time.monotonic()` value after which an answer comes too late.
 
         Raises:

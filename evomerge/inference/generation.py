@@ -24,7 +24,7 @@ SLOTS = {"cpu": 64, "cuda": 256}
 """Most rows that are continued at a time."""
 
 Task = tuple[int, GenerationRequest, int | None]
-"""Position in the request list, the request, and the number of the head that it continues."""
+"""Position in the request list, the request, and the number of the prefix that it continues."""
 
 
 class Generator:
@@ -47,13 +47,13 @@ class Generator:
         self._lookbacks: dict[str, int] = {}
         kinds = cache_kinds(model.config)
         self._batches = kinds <= {"DynamicLayer", "DynamicSlidingWindowLayer"}
-        self.shares_heads = kinds == {"DynamicLayer"}
-        """Whether contexts may begin after a head: sliding windows count the padding between."""
+        self.shares_prefixes = kinds == {"DynamicLayer"}
+        """Whether contexts may begin after a prefix: sliding windows count the padding between."""
 
     def respond(
         self,
         tasks: Sequence[Task],
-        head: Callable[[int | None], Kept | None],
+        prefix: Callable[[int | None], Kept | None],
         *,
         deadline: float | None = None,
     ) -> dict[int, GenerationResponse]:
@@ -61,7 +61,7 @@ class Generator:
 
         Args:
             tasks: in the order in which they should be begun.
-            head: gives a head's keys and values by number.
+            prefix: gives a prefix's keys and values by number.
             deadline: `time.monotonic()` value after which to give up.
 
         Returns: the responses by position.
@@ -79,7 +79,7 @@ class Generator:
                 chosen.append(task)
             same.setdefault(request, []).append(place)
         if self._batches:
-            self._greedy(chosen, head, found, deadline)
+            self._greedy(chosen, prefix, found, deadline)
         else:
             found |= {place: self._alone(place, request, deadline) for place, request, _ in chosen}
         for places in same.values():
@@ -88,7 +88,7 @@ class Generator:
 
     @torch.inference_mode()
     def begins_alike(self, task: Task, kept: Kept) -> float:
-        """Largest difference of the first token's logits after a head, from those after the whole context."""
+        """Largest difference of the first token's logits after a prefix, from those after the whole context."""
         _, request, _ = task
         columns = kept.cache.layers[0].keys.shape[2]
         shared = self._first_logits([request.context], kept, columns)[1]
@@ -97,14 +97,14 @@ class Generator:
     def _greedy(
         self,
         tasks: Sequence[Task],
-        head: Callable[[int | None], Kept | None],
+        prefix: Callable[[int | None], Kept | None],
         found: dict[int, GenerationResponse],
         deadline: float | None,
     ) -> None:
         """Greedy decoding of all; on running out of memory, of what isn't done yet in a smaller batch."""
         while waiting := deque(task for task in tasks if task[0] not in found):
             try:
-                self._run(waiting, head, found, deadline)
+                self._run(waiting, prefix, found, deadline)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or self._slots == 1:
                     raise
@@ -117,7 +117,7 @@ class Generator:
     def _run(
         self,
         waiting: deque[Task],
-        head: Callable[[int | None], Kept | None],
+        prefix: Callable[[int | None], Kept | None],
         found: dict[int, GenerationResponse],
         deadline: float | None,
     ) -> None:
@@ -131,7 +131,7 @@ class Generator:
                 while waiting and (batch is None or len(batch.rows) < slots):
                     _check_time(deadline)
                     room = slots - (0 if batch is None else len(batch.rows))
-                    fresh = self._begin(waiting, room, head)
+                    fresh = self._begin(waiting, room, prefix)
                     self._take(fresh, found)
                     fresh.drop_finished()
                     batch = fresh if batch is None else batch.joined(fresh)
@@ -146,10 +146,10 @@ class Generator:
             self._step(batch)
             self._take(batch, found)
 
-    def _begin(self, waiting: deque[Task], room: int, head: Callable[[int | None], Kept | None]) -> Batch:
-        """Run the contexts of the next requests that continue the same head."""
+    def _begin(self, waiting: deque[Task], room: int, prefix: Callable[[int | None], Kept | None]) -> Batch:
+        """Run the contexts of the next requests that continue the same prefix."""
         number = waiting[0][2]
-        kept = head(number)
+        kept = prefix(number)
         columns = 0 if kept is None else kept.cache.layers[0].keys.shape[2]
         chosen: list[Task] = []
         width = 0
@@ -166,7 +166,7 @@ class Generator:
     def _first_logits(
         self, contexts: Sequence[tuple[int, ...]], kept: Kept | None, columns: int
     ) -> tuple[Batch, Tensor]:
-        """A batch of contexts, padded on the left behind their head, and the logits of their next tokens."""
+        """A batch of contexts, padded on the left behind their prefix, and the logits of their next tokens."""
         width = max(len(context) for context in contexts) - columns
         tokens = torch.zeros((len(contexts), width), dtype=torch.long)
         mask = torch.ones((len(contexts), columns + width), dtype=torch.long)

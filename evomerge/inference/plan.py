@@ -1,7 +1,7 @@
 """Planning a forward pass over many requests: what is computed once, in which rows and batches.
 
 Requests are paths in a trie of tokens. A row holds a part of it, each node once, with the reach of every
-node's subtree, from which the attention mask follows; a head is a prefix that many rows continue from its
+node's subtree, from which the attention mask follows; a prefix is a prefix that many rows continue from its
 cached keys and values. Knows tokens only: no model, no device.
 """
 
@@ -21,11 +21,11 @@ class Block:
 
     requests: tuple[int, ...]
     rows: tuple[Row, ...]
-    """By head, parents' before children's; longest first below each."""
-    heads: tuple[int, ...]
-    """Heads that hold answers of this block or are continued by its rows."""
+    """By prefix, parents' before children's; longest first below each."""
+    prefixes: tuple[int, ...]
+    """Prefixes that hold answers of this block or are continued by its rows."""
     generations: tuple[tuple[int, GenerationRequest, int | None], ...]
-    """Position in the request list, request, and the head that it continues; by head, longest first."""
+    """Position in the request list, request, and the prefix that it continues; by prefix, longest first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -36,7 +36,7 @@ class Plan:
     requests: tuple[Request, ...]
     offsets: tuple[int, ...]
     """Per request, where its answer tokens begin; a generation has none."""
-    heads: tuple[Row, ...]
+    prefixes: tuple[Row, ...]
     """Parents before their children."""
     blocks: tuple[Block, ...]
     tokens: Mapping[Form, int]
@@ -68,7 +68,7 @@ def make_plan(
     *,
     blocks: Sequence[Sequence[int]] | None = None,
     attention: float = 0.0,
-    generation_heads: bool = True,
+    generation_prefixes: bool = True,
 ) -> Plan:
     """Lay out requests in rows.
 
@@ -77,54 +77,54 @@ def make_plan(
         form: how much is shared.
         blocks: positions of the requests of each block; None: one block of all.
         attention: from `attention_cost`; the larger, the less is packed into one row.
-        generation_heads: whether generations may continue heads.
+        generation_prefixes: whether generations may continue prefixes.
     """
     trie = Trie(requests, LogLikelihoodRequest)
     contexts = Trie(requests, GenerationRequest)
-    heads: list[Row] = []
-    head_of: dict[int, int | None] = dict.fromkeys([*trie.places, *contexts.places])
+    prefixes: list[Row] = []
+    prefix_of: dict[int, int | None] = dict.fromkeys([*trie.places, *contexts.places])
     if form == "shared":
-        for kind in (trie, contexts) if generation_heads else (trie,):
-            _add_heads(kind, heads, head_of)
+        for kind in (trie, contexts) if generation_prefixes else (trie,):
+            _add_prefixes(kind, prefixes, prefix_of)
     made = []
     for chosen in [range(len(requests))] if blocks is None else blocks:
         inside = set(chosen)
         places = [place for place in trie.places if place in inside]
         rows: list[Row] = []
         needed: set[int] = set()
-        for head in dict.fromkeys(head_of[place] for place in places):
-            below = [place for place in places if head_of[place] == head]
-            start = 0 if head is None else heads[head].start + heads[head].length
+        for prefix in dict.fromkeys(prefix_of[place] for place in places):
+            below = [place for place in places if prefix_of[place] == prefix]
+            start = 0 if prefix is None else prefixes[prefix].start + prefixes[prefix].length
             groups = trie.groups([place for place in below if len(trie.texts[place]) > start], form, start, attention)
-            found = [trie.row(group, head=head, start=start) for group in groups]
+            found = [trie.row(group, prefix=prefix, start=start) for group in groups]
             rows += sorted(found, key=lambda row: -row.length)
-            while head is not None and head not in needed:
-                needed.add(head)
-                head = heads[head].head
+            while prefix is not None and prefix not in needed:
+                needed.add(prefix)
+                prefix = prefixes[prefix].prefix
         made.append(
             Block(
                 requests=tuple(sorted(inside)),
                 rows=tuple(rows),
-                heads=tuple(sorted(needed)),
-                generations=_generations(requests, sorted(inside), heads, head_of),
+                prefixes=tuple(sorted(needed)),
+                generations=_generations(requests, sorted(inside), prefixes, prefix_of),
             )
         )
     tokens = {"plain": trie.plain_tokens, "packed": trie.packed_tokens}
-    tokens[form] = sum(head.length for head in heads) + sum(row.length for block in made for row in block.rows)
+    tokens[form] = sum(prefix.length for prefix in prefixes) + sum(row.length for block in made for row in block.rows)
     for name in tokens:
         tokens[name] += contexts.plain_tokens
     if form == "shared":
         tokens[form] -= sum(
-            heads[head].start + heads[head].length
+            prefixes[prefix].start + prefixes[prefix].length
             for block in made
-            for _, _, head in block.generations
-            if head is not None
+            for _, _, prefix in block.generations
+            if prefix is not None
         )
     return Plan(
         form=form,
         requests=tuple(requests),
         offsets=tuple(trie.offsets),
-        heads=tuple(heads),
+        prefixes=tuple(prefixes),
         blocks=tuple(made),
         tokens=tokens,  # type: ignore[arg-type]
     )
@@ -145,26 +145,26 @@ def count_tokens(
     return dict(sorted(found.items(), key=lambda pair: (pair[1], -FORMS.index(pair[0]))))
 
 
-def _add_heads(trie: Trie, heads: list[Row], head_of: dict[int, int | None]) -> None:
-    """Append the heads of a trie, and note the deepest that each request continues."""
-    before = len(heads)
+def _add_prefixes(trie: Trie, prefixes: list[Row], prefix_of: dict[int, int | None]) -> None:
+    """Append the prefixes of a trie, and note the deepest that each request continues."""
+    before = len(prefixes)
     for first, last, depth, parent in shared_prefixes(trie):
         above = None if parent is None else before + parent
-        start = 0 if above is None else heads[above].start + heads[above].length
-        heads.append(trie.row(trie.places[first:last], head=above, start=start, stop=depth))
-        head_of.update(dict.fromkeys(trie.places[first:last], len(heads) - 1))
+        start = 0 if above is None else prefixes[above].start + prefixes[above].length
+        prefixes.append(trie.row(trie.places[first:last], prefix=above, start=start, stop=depth))
+        prefix_of.update(dict.fromkeys(trie.places[first:last], len(prefixes) - 1))
 
 
 def _generations(
-    requests: Sequence[Request], chosen: Sequence[int], heads: Sequence[Row], head_of: Mapping[int, int | None]
+    requests: Sequence[Request], chosen: Sequence[int], prefixes: Sequence[Row], prefix_of: Mapping[int, int | None]
 ) -> tuple[tuple[int, GenerationRequest, int | None], ...]:
-    """Generations by head, longest first; something of every context is left below its head."""
+    """Generations by prefix, longest first; something of every context is left below its prefix."""
     found = []
     for place in chosen:
         request = requests[place]
         if isinstance(request, GenerationRequest):
-            head = head_of[place]
-            while head is not None and heads[head].start + heads[head].length >= len(request.context):
-                head = heads[head].head
-            found.append((place, request, head))
+            prefix = prefix_of[place]
+            while prefix is not None and prefixes[prefix].start + prefixes[prefix].length >= len(request.context):
+                prefix = prefixes[prefix].prefix
+            found.append((place, request, prefix))
     return tuple(sorted(found, key=lambda task: (-1 if task[2] is None else task[2], -len(task[1].context), task[0])))

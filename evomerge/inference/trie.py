@@ -15,25 +15,25 @@ from evomerge.score.requests import GenerationRequest, LogLikelihoodRequest, Req
 
 Form = Literal["plain", "packed", "shared"]
 FORMS: tuple[Form, ...] = ("shared", "packed", "plain")
-"""How contexts are shared, fewest tokens first: heads across items, by the answers to one context, not at all."""
+"""How contexts are shared, fewest tokens first: prefixes across items, by the answers to one context, not at all."""
 
 ROW_TOKENS = 512
-"""A part of the trie of at most so many tokens is one row, and needs no head."""
+"""A part of the trie of at most so many tokens is one row, and needs no prefix."""
 
-_HEAD_COST = 256
-"""Tokens whose computation costs about what a head does beside its own tokens: a pass of one row, wider masks."""
+_PREFIX_COST = 256
+"""Tokens whose computation costs about what a prefix does beside its own tokens: a pass of one row, wider masks."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Row:
-    """Nodes of the trie in depth-first order, below the `head`'s last token. All tensors are int64.
+    """Nodes of the trie in depth-first order, below the `prefix`'s last token. All tensors are int64.
 
-    Node i attends to the head, to itself and to every node j before it with ends[j] > i: its ancestors.
+    Node i attends to the prefix, to itself and to every node j before it with ends[j] > i: its ancestors.
     """
 
-    head: int | None
+    prefix: int | None
     start: int
-    """Tokens in the head and its own heads."""
+    """Tokens in the prefix and its own prefixes."""
     tokens: Tensor
     positions: Tensor
     ends: Tensor
@@ -115,7 +115,7 @@ class Trie:
             size = own
         return [sorted(group, key=lambda place: (self.texts[place], place)) for group in groups]
 
-    def row(self, places: Sequence[int], *, head: int | None, start: int, stop: int | None = None) -> Row:
+    def row(self, places: Sequence[int], *, prefix: int | None, start: int, stop: int | None = None) -> Row:
         """The part of the trie that sorted requests span from depth `start`, up to depth `stop` if given."""
         tokens: list[int] = []
         positions: list[int] = []
@@ -151,7 +151,7 @@ class Trie:
         columns = (torch.tensor(column, dtype=torch.int64) for column in (tokens, positions, ends, list(reads)))
         tokens_n, positions_n, ends_n, reads_r = columns
         return Row(
-            head=head,
+            prefix=prefix,
             start=start,
             tokens=tokens_n,
             positions=positions_n,
@@ -180,7 +180,7 @@ class Trie:
 
 
 def shared_prefixes(trie: Trie) -> Iterator[tuple[int, int, int, int | None]]:
-    """Prefixes worth computing once: range of sorted requests, depth, and the number of the head above."""
+    """Prefixes worth computing once: range of sorted requests, depth, and the number of the prefix above."""
     texts = [trie.texts[place] for place in trie.places]
     if not texts:
         return
@@ -199,12 +199,12 @@ def shared_prefixes(trie: Trie) -> Iterator[tuple[int, int, int, int | None]]:
             continue
         shared = int(inner.min())
         units = int(new_unit[first + 1 : last].sum()) + 1
-        if (units - 1) * (shared - depth) > _HEAD_COST:
+        if (units - 1) * (shared - depth) > _PREFIX_COST:
             yield first, last, shared, parent
             depth, parent = shared, found
             found += 1
         cuts = [first, *(first + 1 + np.flatnonzero(inner == shared)).tolist(), last]
-        # Reversed, so that the first is popped first and a head's children follow it.
+        # Reversed, so that the first is popped first and a prefix's children follow it.
         waiting += [(one, other, depth, parent) for one, other in pairwise(cuts)][::-1]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from evomerge.errors import RunError
 from evomerge.run.directory import open_run
 from evomerge.run.evaluation import Evaluation
-from evomerge.run.ledger import Trial
+from evomerge.run.trial import Trial
 from evomerge.score.table import TaskScores
 
 

@@ -9,6 +9,7 @@ from evomerge.models.stack import described
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.directory import Run
 from evomerge.run.records import TrialRecord
+from evomerge.run.trial import WINNER
 
 
 def model_card(run: Run, record: TrialRecord, recipe: Recipe, *, name: str) -> str:
@@ -91,7 +92,7 @@ def _measured(result: dict[str, Any]) -> list[str]:
             f"{model['name']} {model['languages'][task]:.0%}" for model in test["models"] if "languages" in model
         )
         lines += ["", f"Answers to {task} in the asked language ({rule['code']}): {shares}."]
-    found = next((model["score"] for model in result["search"]["models"] if model["kind"] == "winner"), None)
+    found = next((model["score"] for model in result["search"]["models"] if model["kind"] == WINNER), None)
     if found is not None:
         lines += [
             "",

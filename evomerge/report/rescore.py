@@ -10,7 +10,7 @@ from typing import Any
 
 from evomerge.errors import ConfigError, unknown
 from evomerge.run.directory import Run, open_run
-from evomerge.run.records import TrialRecord
+from evomerge.run.records import TrialRecord, record_of
 from evomerge.score.objective import LanguageRule, Objective
 
 
@@ -41,7 +41,7 @@ def rescore(
     objective = _objective(run, weights or {}, metrics or {})
     ledger = run.ledger()
     found = []
-    for trial in run.trials():
+    for trial in (record_of(ledger, trial) for trial in ledger.trials()):
         evaluation = ledger.evaluation(trial.number, "search")
         if evaluation is None or evaluation.table is None:
             found.append(Rescored(trial=trial, score=None, fitness=None))

@@ -26,6 +26,7 @@ from evomerge.run.ledger import Ledger
 from evomerge.run.lock import is_locked
 from evomerge.run.recipes import recipe_of
 from evomerge.run.records import RunStatus, TrialRecord, record_of
+from evomerge.run.trial import TrialKind, TrialState
 
 FORMAT_VERSION = 2
 
@@ -93,9 +94,9 @@ class Run:
         """Counts, best, rate and time left."""
         trials = self.trials()
         progress = read_json(self.directory / "progress.json", missing_ok=True)
-        candidates = [trial for trial in trials if trial.kind == "candidate"]
-        finished = [trial for trial in candidates if trial.state != "running"]
-        complete = [trial for trial in trials if trial.score is not None and trial.kind in {"candidate", "uniform"}]
+        candidates = [trial for trial in trials if trial.kind is TrialKind.CANDIDATE]
+        finished = [trial for trial in candidates if trial.state.is_finished]
+        complete = [trial for trial in trials if trial.score is not None and trial.kind.is_ranked]
         alive = is_locked(self.directory)
         phase = progress.get("phase", "not started")
         rate = progress.get("rate_per_minute")
@@ -112,8 +113,9 @@ class Run:
         return RunStatus(
             phase=phase,
             finished=len(finished),
-            failed=sum(trial.state == "failed" for trial in candidates),
-            running=sum(trial.state == "running" for trial in candidates),
+            failed=sum(trial.state is TrialState.FAILED for trial in candidates),
+            pruned=sum(trial.state is TrialState.PRUNED for trial in candidates),
+            running=sum(trial.state is TrialState.RUNNING for trial in candidates),
             budget=budget,
             best=max(complete, key=lambda trial: trial.fitness or float("-inf"), default=None),
             median=latest[len(latest) // 2] if latest else None,

@@ -65,26 +65,13 @@ class Evaluation:
         return json.dumps(data, separators=(",", ":")) + "\n"
 
     @classmethod
-    def from_data(
-        cls,
-        data: Mapping[str, Any],
-        item_lists: Mapping[str, tuple[str, ...]],
-        originals: Mapping[tuple[int, str], Evaluation],
-    ) -> Evaluation:
+    def from_data(cls, data: Mapping[str, Any], table: ItemTable | None) -> Evaluation:
         """The inverse of `to_line`, after JSON.
 
         Args:
             data: the line.
-            item_lists: lists of items by key, of this line and earlier ones.
-            originals: earlier evaluations by trial and split, for copies.
+            table: its item table, or that of the evaluation that it is a copy of.
         """
-        table = None
-        if "table" in data:
-            table = ItemTable.from_data(data["table"], item_lists)
-        elif "tasks" in data:
-            table = ItemTable.from_first_format(data["tasks"])
-        elif "same_as" in data and "failure" not in data:
-            table = originals[data["same_as"], data["split"]].table
         return cls(
             trial=data["trial"],
             split=data["split"],

@@ -6,11 +6,12 @@ its trial is finished in the study, so a crash in between is mended on opening f
 
 from __future__ import annotations
 
-import json
+import gc
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import optuna
@@ -18,47 +19,46 @@ from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, create_trial
 
 from evomerge.errors import RunError
-from evomerge.files.append import append, drop_torn_line, writing
+from evomerge.files.append import drop_torn_line, writing
 from evomerge.run.evaluation import Evaluation
+from evomerge.run.evaluation_file import EvaluationFile
+from evomerge.run.trial import Trial, TrialKind, TrialState
 from evomerge.space.base import Dimension, Value
 from evomerge.space.distributions import distribution_of
 
 JOURNAL = "study.journal"
 EVALUATIONS = "evaluations.jsonl"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """One candidate as the study holds it."""
-
-    number: int
-    kind: str
-    """base, expert, uniform, candidate or mean."""
-    name: str
-    generation: int | None
-    parameters: Mapping[str, Value]
-    recipe_key: str
-    state: str
-    """running, complete or failed."""
-    score: float | None
+_STATES = {
+    optuna.trial.TrialState.COMPLETE: TrialState.COMPLETE,
+    optuna.trial.TrialState.FAIL: TrialState.FAILED,
+    optuna.trial.TrialState.PRUNED: TrialState.PRUNED,
+}
 
 
 class Ledger:
     """All trials and evaluations of one run.
 
-    Use `create` or `open`; `read` gives a view for other processes that neither locks nor repairs.
+    Use `create` or `open`; `read` gives a view for other processes that neither locks nor repairs. What has been
+    recorded is kept in an index beside the study, so that nothing here grows with the number of trials but what asks
+    for all of them. Item tables stay on disk until they are looked at.
     """
 
-    def __init__(
-        self, study: optuna.Study, path: Path, evaluations: list[Evaluation], item_lists: Iterable[str] = ()
-    ) -> None:
+    def __init__(self, study: optuna.Study, evaluations: EvaluationFile) -> None:
         self._study = study
-        self._path = path
-        self._item_lists = set(item_lists)
-        self._evaluations = {(item.trial, item.split): item for item in evaluations}
+        self._file = evaluations
+        self._trials: list[Trial] = []
+        self._by_recipe: dict[tuple[TrialKind, str], int] = {}
+        self._by_generation: dict[int, list[int]] = {}
+        self._evaluations: dict[tuple[int, str], Evaluation] = {}
+        self._originals: dict[tuple[str, str], Evaluation] = {}
+        for frozen in study.get_trials(deepcopy=False):
+            self._remember(_trial(frozen))
+        for evaluation in evaluations.read():
+            self._index(evaluation)
 
     @classmethod
     def create(cls, directory: Path, storage: str, study_name: str) -> Ledger:
@@ -68,7 +68,7 @@ class Ledger:
                 storage=_storage(directory, storage), study_name=study_name, direction=StudyDirection.MAXIMIZE
             )
         (directory / EVALUATIONS).touch()
-        return cls(study, directory / EVALUATIONS, [])
+        return cls(study, EvaluationFile(directory / EVALUATIONS))
 
     @classmethod
     def open(cls, directory: Path, storage: str, study_name: str) -> Ledger:
@@ -80,7 +80,7 @@ class Ledger:
         ledger = cls.read(directory, storage, study_name)
         for trial in ledger.trials():
             evaluation = ledger.evaluation(trial.number, "search")
-            if trial.state == "running" and evaluation is not None:
+            if not trial.state.is_finished and evaluation is not None:
                 ledger._finish(evaluation)
         return ledger
 
@@ -89,21 +89,35 @@ class Ledger:
         """Open for reading only. Raises: RunError if it isn't there or can't be read."""
         if storage == "journal" and not (directory / JOURNAL).exists():
             raise RunError(f"{directory}: {JOURNAL} is missing; restore it, or start a new run directory")
-        with _quiet(), _storage_errors(storage):
-            study = optuna.load_study(storage=_storage(directory, storage), study_name=study_name)
-        return cls(study, directory / EVALUATIONS, *_read_evaluations(directory / EVALUATIONS))
+        with _uncollected():
+            with _quiet(), _storage_errors(storage):
+                study = optuna.load_study(storage=_storage(directory, storage), study_name=study_name)
+            return cls(study, EvaluationFile(directory / EVALUATIONS))
 
     def trials(self) -> list[Trial]:
         """All trials in order of number."""
-        return [_trial(frozen) for frozen in self._study.get_trials(deepcopy=False)]
+        return list(self._trials)
 
     def trial(self, number: int) -> Trial:
         """One trial by number."""
-        return _trial(self._study.get_trials(deepcopy=False)[number])
+        return self._trials[number]
+
+    def generation(self, number: int) -> list[Trial]:
+        """The candidates recorded for a generation, in ask order."""
+        return [self._trials[trial] for trial in self._by_generation.get(number, ())]
+
+    def find(self, kind: TrialKind, recipe_key: str) -> Trial | None:
+        """The first trial of this kind and recipe."""
+        number = self._by_recipe.get((kind, recipe_key))
+        return None if number is None else self._trials[number]
 
     def evaluation(self, trial: int, split: str) -> Evaluation | None:
         """What is known of a trial on a split."""
         return self._evaluations.get((trial, split))
+
+    def evaluation_of(self, recipe_key: str, split: str) -> Evaluation | None:
+        """What is known of a recipe on a split: the evaluation that was not copied from another."""
+        return self._originals.get((recipe_key, split))
 
     def evaluations(self) -> list[Evaluation]:
         """All evaluations, in the order in which they finished."""
@@ -112,7 +126,7 @@ class Ledger:
     def add(
         self,
         *,
-        kind: str,
+        kind: TrialKind,
         name: str,
         recipe_key: str,
         generation: int | None = None,
@@ -120,50 +134,88 @@ class Ledger:
         dimensions: tuple[Dimension, ...] = (),
     ) -> Trial:
         """Record a candidate as running, with all its parameters, in one write."""
-        distributions: dict[str, BaseDistribution] = {
-            item.name: distribution_of(item) for item in dimensions if item.name in (parameters or {})
-        }
-        with writing(self._path.parent):
+        trial = Trial(
+            number=len(self._trials),
+            kind=TrialKind(kind),
+            name=name,
+            generation=generation,
+            parameters=dict(parameters or {}),
+            recipe_key=recipe_key,
+            state=TrialState.RUNNING,
+            score=None,
+        )
+        with writing(self._file.path.parent):
             self._study.add_trial(
                 create_trial(
-                    state=TrialState.RUNNING,
-                    params=dict(parameters or {}),
-                    distributions=distributions,
-                    user_attrs={"kind": kind, "name": name, "generation": generation, "recipe": recipe_key},
+                    state=optuna.trial.TrialState.RUNNING,
+                    params=dict(trial.parameters),
+                    distributions={
+                        item.name: _distribution(item) for item in dimensions if item.name in trial.parameters
+                    },
+                    user_attrs={
+                        "kind": trial.kind.value,
+                        "name": name,
+                        "generation": generation,
+                        "recipe": recipe_key,
+                    },
                 )
             )
-        return self.trial(-1)
+            self._remember(trial)
+        return trial
 
     def record(self, evaluation: Evaluation) -> None:
         """Make an evaluation durable; one on the search split also finishes its trial in the study."""
-        with writing(self._path.parent):
-            append(self._path, evaluation.to_line(self._item_lists))
-            self._evaluations[evaluation.trial, evaluation.split] = evaluation
-            if evaluation.table is not None and evaluation.same_as is None:
-                self._item_lists |= evaluation.table.item_lists.keys()
+        with writing(self._file.path.parent):
+            self._index(self._file.append(evaluation))
             if evaluation.split == "search":
                 self._finish(evaluation)
 
+    def prune(self, trial: int) -> None:
+        """Make it durable that a trial was stopped before it had answered all search items."""
+        with writing(self._file.path.parent):
+            self._study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            self._trials[trial] = replace(self._trials[trial], state=TrialState.PRUNED)
+
+    def _remember(self, trial: Trial) -> None:
+        self._trials.append(trial)
+        self._by_recipe.setdefault((trial.kind, trial.recipe_key), trial.number)
+        if trial.generation is not None:
+            self._by_generation.setdefault(trial.generation, []).append(trial.number)
+
+    def _index(self, evaluation: Evaluation) -> None:
+        self._evaluations[evaluation.trial, evaluation.split] = evaluation
+        if evaluation.same_as is None and evaluation.trial < len(self._trials):
+            self._originals[self._trials[evaluation.trial].recipe_key, evaluation.split] = evaluation
+
     def _finish(self, evaluation: Evaluation) -> None:
-        if evaluation.score is None:
-            self._study.tell(evaluation.trial, state=TrialState.FAIL, skip_if_finished=True)
+        state = TrialState.FAILED if evaluation.score is None else TrialState.COMPLETE
+        if state is TrialState.FAILED:
+            self._study.tell(evaluation.trial, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
         else:
             self._study.tell(evaluation.trial, evaluation.score, skip_if_finished=True)
+        trial = self._trials[evaluation.trial]
+        self._trials[evaluation.trial] = replace(trial, state=state, score=evaluation.score)
 
 
 def _trial(frozen: FrozenTrial) -> Trial:
-    state = {TrialState.COMPLETE: "complete", TrialState.FAIL: "failed"}.get(frozen.state, "running")
+    state = _STATES.get(frozen.state, TrialState.RUNNING)
     attributes = frozen.user_attrs
     return Trial(
         number=frozen.number,
-        kind=attributes.get("kind", "candidate"),
+        kind=TrialKind(attributes.get("kind", TrialKind.CANDIDATE)),
         name=attributes.get("name", f"trial {frozen.number}"),
         generation=attributes.get("generation"),
         parameters=frozen.params,
         recipe_key=attributes.get("recipe", ""),
         state=state,
-        score=frozen.value if state == "complete" else None,
+        score=frozen.value if state is TrialState.COMPLETE else None,
     )
+
+
+@lru_cache(maxsize=4096)
+def _distribution(dimension: Dimension) -> BaseDistribution:
+    """The distribution of a dimension, made once and not for each trial."""
+    return distribution_of(dimension)
 
 
 def _storage(directory: Path, storage: str) -> BaseStorage | str:
@@ -178,26 +230,17 @@ def _clear_stale_lock(directory: Path) -> None:
     (directory / f"{JOURNAL}.lock").unlink(missing_ok=True)
 
 
-def _read_evaluations(path: Path) -> tuple[list[Evaluation], list[str]]:
-    """All complete lines, and the keys of their lists of items; an incomplete last line is a write in progress.
-
-    Raises: RunError for a damaged line.
-    """
-    evaluations: dict[tuple[int, str], Evaluation] = {}
-    item_lists: dict[str, tuple[str, ...]] = {}
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Look for no garbage while a study is read: its many objects all stay, and are gone through again and again."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
     try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        raise RunError(f"{path}: missing; restore it, or start a new run directory") from None
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            data = json.loads(line)
-            item_lists |= {key: tuple(items) for key, items in data.get("items", {}).items()}
-            evaluation = Evaluation.from_data(data, item_lists, evaluations)
-            evaluations[evaluation.trial, evaluation.split] = evaluation
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path}: line {number} is damaged ({error}); restore the file from a copy") from error
-    return list(evaluations.values()), list(item_lists)
+        yield
+    finally:
+        gc.enable()
 
 
 @contextmanager

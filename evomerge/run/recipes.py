@@ -8,7 +8,7 @@ from typing import Any
 
 from evomerge.config.config import Config
 from evomerge.recipe.recipe import Recipe
-from evomerge.run.ledger import Trial
+from evomerge.run.trial import Trial
 
 
 def recipe_of(config: Config, facts: Mapping[str, Any], trial: Trial) -> Recipe:
@@ -16,7 +16,7 @@ def recipe_of(config: Config, facts: Mapping[str, Any], trial: Trial) -> Recipe:
     from evomerge.space import make_space
 
     template = template_recipe(config, dtype=facts["dtype"], options=facts["options"])
-    if trial.kind in {"base", "expert"}:
+    if trial.kind.is_checkpoint:
         return checkpoint_recipe(template, trial.name)
     places = [(layer, kind) for layer, kind in facts["places"]]
     space = make_space(template, places, config.space)

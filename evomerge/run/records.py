@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from evomerge.run.ledger import Ledger, Trial
+from evomerge.run.ledger import Ledger
+from evomerge.run.trial import Trial, TrialKind, TrialState
 from evomerge.space.base import Value
 
 
@@ -14,11 +15,9 @@ class TrialRecord:
     """One trial with everything known of it on the search items."""
 
     number: int
-    kind: str
-    """base, expert, uniform, candidate or mean."""
+    kind: TrialKind
     name: str
-    state: str
-    """running, complete or failed."""
+    state: TrialState
     score: float | None = None
     fitness: float | None = None
     generation: int | None = None
@@ -35,8 +34,9 @@ class RunStatus:
 
     phase: str
     finished: int
-    """Candidates proposed by the algorithm that have a result, failed ones included."""
+    """Candidates proposed by the algorithm that have a result, failed and pruned ones included."""
     failed: int
+    pruned: int
     running: int
     budget: int
     best: TrialRecord | None

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evomerge.score.table import ItemTable
 
@@ -71,6 +72,24 @@ class Objective:
             weight * self.sign(task) * float(aggregates[task][self.metrics[task]])
             for task, weight in self.weights_for(sizes).items()
         )
+
+    def item_scores(self, table: ItemTable, sizes: Mapping[str, int]) -> NDArray[np.float64]:
+        """Each item's share in the score, (items,), higher being better: their mean is the score of these items.
+
+        Without tie-breaks and what is asked of languages. Only where every task's metric is a mean of its items.
+
+        Args:
+            table: of any of a split's items.
+            sizes: number of items by task in the whole split, by which tasks of a group share their weight.
+        """
+        weights = {task: weight for task, weight in self.weights_for(sizes).items() if task in table.tasks}
+        total = sum(weights.values())
+        items = sum(len(table.tasks[task].items) for task in weights)
+        columns = []
+        for task, weight in weights.items():
+            values = np.array(table.tasks[task].values[self.metrics[task]], dtype=np.float64)
+            columns.append(self.sign(task) * values * (weight / total) * (items / len(values)))
+        return np.concatenate(columns)
 
     def penalty(self, aggregates: Mapping[str, Mapping[str, float]], sizes: Mapping[str, int]) -> float:
         """What is taken off the score for text in other languages: each task's penalty, weighted as the task.

@@ -17,7 +17,7 @@ from evomerge.models.open import notes_of, open_expert
 from evomerge.recipe.sources import Sources
 from evomerge.run.directory import PREPARED
 from evomerge.space.base import Dimension
-from evomerge.study.experiment import Experiment, check_names, open_experiment, population_of
+from evomerge.study.experiment import Experiment, check_names, check_pruner, open_experiment, population_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +96,7 @@ def check(config: Config, *, where: str = "config") -> Preflight:
     try:
         benchmark = experiment.benchmark
         items = {split: len(found) for split, found in benchmark.splits.items()}
+        check_pruner(experiment)
         warnings += benchmark.truncated
         notes = [*notes, *benchmark.notes]
         tokens = _tokens(experiment, benchmark)

@@ -14,13 +14,14 @@ from evomerge.algorithms import PROPOSERS
 from evomerge.algorithms.population import default_population
 from evomerge.benchmark import Benchmark, build_benchmark
 from evomerge.config.config import Config
-from evomerge.errors import ConfigError, RecipeError, unknown
+from evomerge.errors import ConfigError, RecipeError, listed, unknown
 from evomerge.inference.architecture import refuse_unless_it_continues_text
 from evomerge.methods import METHODS
 from evomerge.methods.declared import build_method
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.compatible import check_compatible
 from evomerge.models.open import Models, as_family, open_each
+from evomerge.pruners import PRUNERS
 from evomerge.recipe.group import Kind
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.recipes import template_recipe
@@ -107,6 +108,12 @@ def check_names(config: Config, *, where: str) -> dict[str, Any]:
         raise ConfigError(f"{where}: search.algorithm: {message}")
     if config.space.kind not in SPACES:
         raise ConfigError(f"{where}: space.kind: {unknown('search space', config.space.kind, SPACES)}")
+    if config.search.pruner not in PRUNERS:
+        raise ConfigError(f"{where}: search.pruner: {unknown('pruner', config.search.pruner, PRUNERS)}")
+    try:
+        PRUNERS.get(config.search.pruner)(config.search.pruner_options)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
     try:
         method = build_method(
             config.merge.method, config.merge.options, experts=tuple(config.models.experts), seed=config.search.seed
@@ -122,6 +129,17 @@ def population_of(experiment: Experiment, items: int) -> int:
     """Candidates per generation, as given or chosen from dimension, budget and items."""
     settings = experiment.config.search
     return settings.population or default_population(len(experiment.space.dimensions), settings.evaluations, items)
+
+
+def check_pruner(experiment: Experiment) -> None:
+    """Find whether there are scores of items that the pruner can go by. Raises: ConfigError."""
+    objective, pruner = experiment.benchmark.objective, experiment.config.search.pruner
+    others = [] if objective.means is None else sorted(set(objective.metrics) - objective.means)
+    if pruner != "none" and others:
+        raise ConfigError(
+            f"{experiment.where}: search.pruner: {pruner!r} compares items, but the metric of {listed(others)} isn't a "
+            "mean of its items' scores; choose another metric, or pruner: none"
+        )
 
 
 def _check_algorithm(experiment: Experiment) -> None:

@@ -71,7 +71,7 @@ def _chosen(run: Run, number: int | None) -> TrialRecord:
         result = run.result()
         if result is not None:
             return trials[int(result["winner"]["trial"])]
-        scored = [trial for trial in trials if trial.fitness is not None and trial.kind not in {"base", "expert"}]
+        scored = [trial for trial in trials if trial.fitness is not None and not trial.kind.is_checkpoint]
         if not scored:
             raise RunError(f"{run.directory}: no merge has a score yet; see: evomerge status {run.directory}")
         return max(scored, key=lambda trial: (trial.fitness or 0.0, -trial.number))

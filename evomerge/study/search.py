@@ -6,6 +6,7 @@ the ledger already holds are not evaluated a second time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,12 +21,14 @@ from evomerge.algorithms.base import Proposer
 from evomerge.config.config import Config
 from evomerge.errors import ResumeError
 from evomerge.run.directory import open_run
-from evomerge.run.ledger import Trial
 from evomerge.run.lock import lock
 from evomerge.run.observer import Observer, SilentObserver
+from evomerge.run.trial import Trial, TrialKind
 from evomerge.space.base import Genome
+from evomerge.study.candidates import Candidates
+from evomerge.study.conclude import conclude
 from evomerge.study.select import best_uniform
-from evomerge.study.session import Driver
+from evomerge.study.session import Session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,16 +49,8 @@ def search(config: Config, directory: str | Path, *, observer: Observer | None =
         be written. What was evaluated until then is kept.
     """
     directory, observer = Path(directory), observer or SilentObserver()
-    with lock(directory), Driver(config, directory, observer, where) as driver:
-        if driver.finished is not None:
-            return Result(directory=directory, winner=driver.finished["winner"]["trial"], data=driver.finished)
-        uniform = _baselines(driver)
-        proposer = _proposer(driver, uniform)
-        _evolve(driver, proposer)
-        mean = proposer.mean()
-        if mean is not None:
-            driver.evaluate([driver.trial("mean", "distribution mean", mean)], "search")
-        data = driver.conclude()
+    with lock(directory), Session(config, directory, observer, where) as session:
+        data = session.finished or _run(Candidates(session))
     return Result(directory=directory, winner=data["winner"]["trial"], data=data)
 
 
@@ -78,62 +73,74 @@ def resume(
     return search(config, directory, observer=observer, where=str(Path(directory) / "config.yaml"))
 
 
-def _baselines(driver: Driver) -> Genome | None:
+def _run(candidates: Candidates) -> dict[str, Any]:
+    """Baselines, generations, the distribution's mean, and the conclusion."""
+    uniform = _baselines(candidates)
+    proposer = _proposer(candidates.session, uniform)
+    _evolve(candidates, proposer)
+    mean = proposer.mean()
+    if mean is not None:
+        candidates.evaluate([candidates.trial(TrialKind.MEAN, "distribution mean", mean)], "search")
+    return conclude(candidates)
+
+
+def _baselines(candidates: Candidates) -> Genome | None:
     """Score the base, each expert and the uniform merges; return the best uniform genome."""
-    trials = [driver.trial("base", "base")]
-    trials += [driver.trial("expert", name) for name in driver.config.models.experts]
+    session, space = candidates.session, candidates.space
+    trials = [candidates.trial(TrialKind.BASE, "base")]
+    trials += [candidates.trial(TrialKind.EXPERT, name) for name in session.config.models.experts]
     trials += [
-        driver.trial("uniform", f"uniform {index}", genome)
-        for index, genome in enumerate(driver.space.starting_points(driver.config.search.scan), start=1)
+        candidates.trial(TrialKind.UNIFORM, f"uniform {index}", genome)
+        for index, genome in enumerate(space.starting_points(session.config.search.scan), start=1)
     ]
-    driver.observer.phase("baselines", len(trials))
-    driver.clock.phase("baselines")
-    driver.evaluate(trials, "search")
-    best = best_uniform(driver.ledger.trials(), driver.search_evaluations())
-    return driver.space.genome(best[0].parameters) if best else None
+    session.phase("baselines", len(trials))
+    candidates.evaluate(trials, "search")
+    best = best_uniform(candidates.ledger.trials(), candidates.search_evaluations())
+    return space.genome(best[0].parameters) if best else None
 
 
-def _proposer(driver: Driver, uniform: Genome | None) -> Proposer:
+def _proposer(session: Session, uniform: Genome | None) -> Proposer:
     """The configured algorithm, starting from the best uniform merge unless told otherwise."""
-    settings = driver.config.search
-    start = uniform if uniform is not None and settings.initial == "uniform" else driver.space.default()
+    settings = session.config.search
+    start = uniform if uniform is not None and settings.initial == "uniform" else session.space.default()
     dimensions = [
-        replace(item, initial=float(value)) for item, value in zip(driver.space.dimensions, start, strict=True)
+        replace(item, initial=float(value)) for item, value in zip(session.space.dimensions, start, strict=True)
     ]
     proposer: Proposer = PROPOSERS.get(settings.algorithm)(
         dimensions,
         seed=settings.seed,
-        population=driver.population,
+        population=session.population,
         step_size=settings.step_size,
         options=settings.options,
     )
     return proposer
 
 
-def _evolve(driver: Driver, proposer: Proposer) -> None:
+def _evolve(candidates: Candidates, proposer: Proposer) -> None:
     """Spend the budget, generation by generation."""
-    budget, hours = driver.config.search.evaluations, driver.config.search.hours
-    driver.observer.phase("search", budget)
-    driver.clock.phase("search")
+    session = candidates.session
+    budget, hours = session.config.search.evaluations, session.config.search.hours
+    session.phase("search", budget)
     proposed, generation = 0, 0
-    recorded = driver.generations()
+    baselines = [candidates.fitness(trial) for trial in candidates.ledger.trials() if trial.kind.is_baseline]
+    lowest = min((value for value in baselines if value is not None), default=math.inf)
     while proposed < budget:
-        known = recorded.get(generation, [])
-        if not known and hours is not None and driver.clock.hours >= hours:
-            driver.observer.message(f"stopped after {driver.clock.hours:.2f} hours of driving")
+        known = candidates.ledger.generation(generation)
+        if not known and hours is not None and session.clock.hours >= hours:
+            session.observer.message(f"stopped after {session.clock.hours:.2f} hours of driving")
             return
         asked = proposer.ask()
-        genomes = _replayed(driver, asked, known)[: budget - proposed]
-        trials = [
-            known[index]
-            if index < len(known)
-            else driver.trial("candidate", f"candidate {proposed + index}", genome, generation=generation)
-            for index, genome in enumerate(genomes)
+        genomes = _replayed(candidates, asked, known)[: budget - proposed]
+        trials = known[: len(genomes)] + [
+            candidates.trial(TrialKind.CANDIDATE, f"candidate {number}", genome, generation=generation)
+            for number, genome in enumerate(genomes[len(known) :], start=proposed + len(known))
         ]
-        driver.evaluate(trials, "search")
-        fitness = _fitness(driver, trials)
-        failed = sum(driver.fitness(trial) is None for trial in trials)
-        driver.observer.generation(generation, float(fitness.max()), float(median(fitness)), failed)
+        candidates.evaluate(trials, "search")
+        scored = [value for trial in trials if (value := candidates.fitness(trial)) is not None]
+        lowest = min([lowest, *scored])
+        fitness = _fitness(candidates, trials, lowest if math.isfinite(lowest) else 0.0)
+        failed = sum(candidates.fitness(trial) is None and not candidates.is_pruned(trial) for trial in trials)
+        session.observer.generation(generation, float(fitness.max()), float(median(fitness)), failed)
         proposed += len(trials)
         if len(genomes) == len(asked):
             # The budget may cut the last generation short; a proposer can't learn from part of one.
@@ -141,25 +148,34 @@ def _evolve(driver: Driver, proposer: Proposer) -> None:
         generation += 1
 
 
-def _replayed(driver: Driver, asked: list[Genome], known: Sequence[Trial]) -> list[Genome]:
+def _replayed(candidates: Candidates, asked: list[Genome], known: Sequence[Trial]) -> list[Genome]:
     """The genomes of a generation, as recorded where they were. Raises: ResumeError if the replay diverges."""
     genomes = list(asked)
     for index, trial in enumerate(known):
-        recorded = driver.space.genome(trial.parameters)
+        recorded = candidates.space.genome(trial.parameters)
         # Another processor may differ in the last bits, which is harmless; anything more is another search.
         if not np.allclose(recorded, asked[index], rtol=1e-6, atol=1e-9):
             raise ResumeError(
-                f"{driver.directory}: trial {trial.number} isn't what this seed proposes, so the search can't be "
-                "continued exactly. Was it run with other versions of cma, optuna or numpy? They are in run.json"
+                f"{candidates.session.directory}: trial {trial.number} isn't what this seed proposes, so the search "
+                "can't be continued exactly. Was it run with other versions of cma, optuna or numpy? "
+                "They are in run.json"
             )
         genomes[index] = recorded
     return genomes
 
 
-def _fitness(driver: Driver, trials: Sequence[Trial]) -> NDArray[np.float64]:
-    """Fitness in ask order; a failed candidate counts as much as the worst known so far."""
-    so_far = [trial for trial in driver.ledger.trials() if trial.number <= trials[-1].number and trial.kind != "mean"]
-    known = [value for trial in so_far if (value := driver.fitness(trial)) is not None]
-    floor = min(known, default=0.0)
-    values = [driver.fitness(trial) for trial in trials]
-    return np.array([floor if value is None else value for value in values], dtype=np.float64)
+def _fitness(candidates: Candidates, trials: Sequence[Trial], floor: float) -> NDArray[np.float64]:
+    """Fitness in ask order; a pruned candidate's is up to the pruner, a failed one counts as the worst known so far.
+
+    Args:
+        candidates: of the search.
+        trials: a generation.
+        floor: the worst fitness known so far.
+    """
+    found = {trial.number: value for trial in trials if (value := candidates.fitness(trial)) is not None}
+    pruned = [trial for trial in trials if candidates.is_pruned(trial)]
+    if pruned:
+        told = candidates.rivalry.told(pruned, np.array([*found.values()] or [floor], dtype=np.float64))
+        floor = min(floor, float(told.min()))
+        found |= {trial.number: float(value) for trial, value in zip(pruned, told, strict=True)}
+    return np.array([found.get(trial.number, floor) for trial in trials], dtype=np.float64)

@@ -15,9 +15,7 @@ from evomerge.errors import RunError
 from evomerge.estimate.comparisons import holm
 from evomerge.estimate.intervals import Samples, compare_scores, resamples, score_interval, size
 from evomerge.run.evaluation import Evaluation
-from evomerge.run.ledger import Trial
-
-SPLITS = ("search", "validation", "test")
+from evomerge.run.trial import WINNER, Trial, TrialKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,20 +53,20 @@ def shortlist(trials: Sequence[Trial], evaluations: Mapping[int, Evaluation], si
 
     Raises: RunError if no merge has a score.
     """
-    merges = [trial for trial in trials if trial.kind in {"uniform", "candidate"}]
+    merges = [trial for trial in trials if trial.kind.is_ranked]
     best = ranked(merges, evaluations)[:size]
     if not best:
         raise RunError(
             "no merge could be scored: every candidate failed. The reasons are in: evomerge trials RUN --format json"
         )
-    best += [trial for trial in trials if trial.kind == "mean"][-1:]
+    best += [trial for trial in trials if trial.kind is TrialKind.MEAN][-1:]
     best += best_uniform(trials, evaluations)
     return ranked(best, evaluations)
 
 
 def best_uniform(trials: Sequence[Trial], evaluations: Mapping[int, Evaluation]) -> list[Trial]:
     """The uniform merge with the best search fitness, as a list of one; empty if all of them failed."""
-    return ranked([trial for trial in trials if trial.kind == "uniform"], evaluations)[:1]
+    return ranked([trial for trial in trials if trial.kind is TrialKind.UNIFORM], evaluations)[:1]
 
 
 def summary(models: Sequence[Scored], weights: Mapping[str, float]) -> dict[str, Any]:
@@ -78,8 +76,8 @@ def summary(models: Sequence[Scored], weights: Mapping[str, float]) -> dict[str,
         models: with the winner among them, if it has a score.
         weights: of the tasks.
     """
-    winner = next((model for model in models if model.kind == "winner"), None)
-    rivals = [model for model in models if model.kind != "winner"]
+    winner = next((model for model in models if model.kind == WINNER), None)
+    rivals = [model for model in models if model.kind != WINNER]
     comparisons = []
     if winner is not None:
         found = [compare_scores(winner.items, rival.items, weights) for rival in rivals]

@@ -16,6 +16,7 @@ from evomerge.cli import screens
 from evomerge.cli.screens import LiveScreen, PlainScreen, searching, transfer
 from evomerge.run.observer import Observer
 from evomerge.run.records import TrialRecord
+from evomerge.run.trial import TrialKind, TrialState
 
 
 @pytest.fixture
@@ -27,8 +28,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def record(number: int, kind: str = "candidate", score: float | None = 0.5, name: str = "c") -> TrialRecord:
-    state = "complete" if score is not None else "failed"
-    return TrialRecord(number=number, kind=kind, name=name, state=state, score=score, fitness=score)
+    state = TrialState.COMPLETE if score is not None else TrialState.FAILED
+    return TrialRecord(number=number, kind=TrialKind(kind), name=name, state=state, score=score, fitness=score)
 
 
 def everything_from(master: int) -> str:

@@ -33,6 +33,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, config: Path) -> tuple[Pa
     return directory, done.stdout
 
 
+@pytest.mark.slow
 def test_a_search_in_a_pipe_prints_phases_generations_and_the_outcome(finished: tuple[Path, str]) -> None:
     directory, out = finished
     lines = out.splitlines()

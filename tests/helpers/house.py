@@ -12,7 +12,7 @@ from pathlib import Path
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("score", "errors", "streams"),
     ("kernels", "estimate", "recipe", "files", "registry", "demo"),
-    ("methods", "config"),
+    ("methods", "config", "pruners"),
     ("models", "space", "benchmark"),
     ("inference", "materialise", "mergekit", "algorithms", "run"),
     ("execute", "report"),

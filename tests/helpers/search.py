@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import random
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from evomerge.config.config import Config
 from evomerge.run.directory import open_run
+from evomerge.run.observer import SilentObserver
+from evomerge.run.records import TrialRecord
 
 TASK = """
 task: tiny_choice
@@ -92,3 +99,56 @@ def essence(directory: Path) -> dict[str, Any]:
         },
         "result": None if result is None else {key: value for key, value in result.items() if key != "hours"},
     }
+
+
+def changed(config: Config, **changes: dict[str, Any]) -> Config:
+    """The config with some keys of its sections replaced."""
+    data = config.model_dump(mode="json")
+    for section, values in changes.items():
+        data[section].update(values)
+    return Config.from_data(data)
+
+
+class Interrupt(SilentObserver):
+    """Presses Ctrl-C after so many evaluations."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def trial(self, record: TrialRecord) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+class Count(SilentObserver):
+    """Counts what was evaluated."""
+
+    def __init__(self) -> None:
+        self.evaluated: list[int] = []
+
+    def trial(self, record: TrialRecord) -> None:
+        self.evaluated.append(record.number)
+
+
+def start(config_file: Path, directory: Path) -> subprocess.Popen[str]:
+    """A search in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "evomerge", "search", str(config_file), "--run", str(directory)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def kill_after_lines(process: subprocess.Popen[str], path: Path, lines: int) -> None:
+    """Kill a process as soon as a file has so many lines, and wait until it is gone."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists() and path.read_bytes().count(b"\n") >= lines:
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.002)
+    process.wait(30)
+    process.stdout.close()  # type: ignore[union-attr]

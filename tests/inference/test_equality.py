@@ -218,13 +218,13 @@ def test_examples_shared_by_all_questions_are_computed_once_and_score_as_in_lm_e
     names = list(TASKS_WITH_HEADS)
     benchmark, plan, responses, _ = ours(model, tokenizer, tasks, names)
     assert plan.form == "shared"
-    assert len(plan.heads) >= 2
+    assert len(plan.prefixes) >= 2
     assert plan.tokens["shared"] < plan.tokens["packed"] / 2
     check_equal(benchmark, responses, stock(model, tokenizer, tasks, names), names, 1e-4)
     # A window that cuts the examples of the longest questions only.
     longest = max(len(request.context) for request in benchmark.requests("test"))
     benchmark, plan, responses, _ = ours(model, tokenizer, tasks, names, max_length=longest - 40)
-    assert plan.heads
+    assert plan.prefixes
     found = stock(model, tokenizer, tasks, names, max_length=longest - 40)
     check_equal(benchmark, responses, found, names, 1e-4)
 

@@ -126,6 +126,7 @@ def test_a_merge_of_mixtures_is_the_float64_sum_and_runs(
     assert torch.equal(live.model(tokens).logits, logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", STORED)
 @pytest.mark.parametrize("method", METHODS.names())
 def test_every_method_merges_mixtures_alike_live_and_streamed(

@@ -27,11 +27,11 @@ requests = st.lists(
 
 
 def path_to(plan: Plan, row: Row, node: int) -> tuple[int, ...]:
-    """The tokens that a node sees: those of the heads above its row, then its ancestors and itself."""
+    """The tokens that a node sees: those of the prefixes above its row, then its ancestors and itself."""
     above: tuple[int, ...] = ()
-    if row.head is not None:
-        head = plan.heads[row.head]
-        above = path_to(plan, head, head.length - 1)
+    if row.prefix is not None:
+        prefix = plan.prefixes[row.prefix]
+        above = path_to(plan, prefix, prefix.length - 1)
     return above + tuple(int(row.tokens[other]) for other in range(node + 1) if row.ends[other] > node)
 
 
@@ -40,10 +40,10 @@ def path_to(plan: Plan, row: Row, node: int) -> tuple[int, ...]:
 def test_every_answer_token_is_read_once_after_exactly_the_tokens_before_it(
     requests: list[Request], form: str, split: bool
 ) -> None:
-    # Short texts share heads only where a head costs nothing and rows are tiny.
+    # Short texts share prefixes only where a prefix costs nothing and rows are tiny.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trie, "ROW_TOKENS", 4)
-        patch.setattr(trie, "_HEAD_COST", 0)
+        patch.setattr(trie, "_PREFIX_COST", 0)
         check_plan(requests, form, split)
 
 
@@ -57,9 +57,13 @@ def check_plan(requests: list[Request], form: str, split: bool) -> None:
             for step, token in enumerate(request.continuation):
                 wanted[plan.offsets[place] + step] = (request.context + request.continuation[:step], token)
     found = {}
-    used = {head for block in plan.blocks for head in block.heads}
-    for row in [row for block in plan.blocks for row in block.rows] + [plan.heads[number] for number in sorted(used)]:
-        assert row.start == (0 if row.head is None else plan.heads[row.head].start + plan.heads[row.head].length)
+    used = {prefix for block in plan.blocks for prefix in block.prefixes}
+    for row in [row for block in plan.blocks for row in block.rows] + [
+        plan.prefixes[number] for number in sorted(used)
+    ]:
+        assert row.start == (
+            0 if row.prefix is None else plan.prefixes[row.prefix].start + plan.prefixes[row.prefix].length
+        )
         for pick, token, slot in zip(row.picks.tolist(), row.wanted.tolist(), row.slots.tolist(), strict=True):
             node = int(row.reads[pick])
             path = path_to(plan, row, node)
@@ -69,20 +73,20 @@ def check_plan(requests: list[Request], form: str, split: bool) -> None:
     assert found == wanted
     assert plan.num_answers == len(wanted)
     for block in plan.blocks:
-        for place, request, head in block.generations:
+        for place, request, prefix in block.generations:
             assert requests[place] == request
-            if head is not None:
-                above = path_to(plan, plan.heads[head], plan.heads[head].length - 1)
+            if prefix is not None:
+                above = path_to(plan, plan.prefixes[prefix], plan.prefixes[prefix].length - 1)
                 assert request.context[: len(above)] == above
                 assert len(request.context) > len(above)
 
 
-def test_shared_heads_leave_about_one_token_for_each_distinct_prefix() -> None:
+def test_shared_prefixes_leave_about_one_token_for_each_distinct_prefix() -> None:
     torch.manual_seed(0)
-    head = tuple(torch.randint(0, 500, (600,)).tolist())
+    prefix = tuple(torch.randint(0, 500, (600,)).tolist())
     asked: list[Request] = []
     for _ in range(30):
-        context = head + tuple(torch.randint(0, 500, (40,)).tolist())
+        context = prefix + tuple(torch.randint(0, 500, (40,)).tolist())
         asked += [LogLikelihoodRequest(context, tuple(torch.randint(0, 500, (3,)).tolist())) for _ in range(4)]
     found = count_tokens(asked, CONFIG)
     texts = sorted(one.context + one.continuation[:-1] for one in asked)  # type: ignore[union-attr]
@@ -96,7 +100,7 @@ def test_shared_heads_leave_about_one_token_for_each_distinct_prefix() -> None:
 def test_nothing_is_shared_where_nothing_would_be_saved() -> None:
     apart: list[Request] = [LogLikelihoodRequest((number, 1, 2), (3,)) for number in range(50)]
     assert len(set(count_tokens(apart, CONFIG).values())) == 1
-    assert make_plan(apart, "shared", attention=attention_cost(CONFIG)).heads == ()
+    assert make_plan(apart, "shared", attention=attention_cost(CONFIG)).prefixes == ()
 
 
 def test_the_cost_of_attention_falls_with_the_models_width() -> None:

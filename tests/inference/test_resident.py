@@ -11,7 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from evomerge.inference.resident import Heads, ResidentModel
+from evomerge.inference.forward import SharedPrefixes
+from evomerge.inference.resident import ResidentModel
 from evomerge.inference.trie import FORMS
 from evomerge.score.requests import (
     GenerationRequest,
@@ -30,16 +31,16 @@ def questions(*, shots: int = 300, items: int = 12, random_shots: bool = False, 
     def text(length: int) -> tuple[int, ...]:
         return tuple(draw.randrange(5, 380) for _ in range(length))
 
-    heads = [text(shots) for _ in range(3 if random_shots else 1)]
+    prefixes = [text(shots) for _ in range(3 if random_shots else 1)]
     found: list[Request] = []
     for number in range(items):
-        context = heads[number % len(heads)] + text(60 if number % 4 == 0 else 5)
+        context = prefixes[number % len(prefixes)] + text(60 if number % 4 == 0 else 5)
         beginning = text(1)
         found += [LogLikelihoodRequest(context, beginning + text(length)) for length in (0, 1, 3)]
         found.append(LogLikelihoodRequest(context, text(2)))
-    # Contexts that end inside the head, right at its end, and before anything shared.
-    found.append(LogLikelihoodRequest(heads[0][:20], heads[0][20:24]))
-    found.append(LogLikelihoodRequest(heads[0], text(1)))
+    # Contexts that end inside the prefix, right at its end, and before anything shared.
+    found.append(LogLikelihoodRequest(prefixes[0][:20], prefixes[0][20:24]))
+    found.append(LogLikelihoodRequest(prefixes[0], text(1)))
     found.append(LogLikelihoodRequest((7,), text(3)))
     return found
 
@@ -47,16 +48,16 @@ def questions(*, shots: int = 300, items: int = 12, random_shots: bool = False, 
 def prompts(*, shots: int = 300, items: int = 40, seed: int = 0) -> list[Request]:
     """Few-shot prompts to continue; more than there are slots."""
     draw = random.Random(seed)
-    head = tuple(draw.randrange(5, 380) for _ in range(shots))
+    prefix = tuple(draw.randrange(5, 380) for _ in range(shots))
     found: list[Request] = [
         GenerationRequest(
-            head + tuple(draw.randrange(5, 380) for _ in range(1 + number % 30)),
+            prefix + tuple(draw.randrange(5, 380) for _ in range(1 + number % 30)),
             stop=("e", "an"),
             max_tokens=6 + number % 9,
         )
         for number in range(items)
     ]
-    found.append(GenerationRequest(head, stop=(), max_tokens=3))
+    found.append(GenerationRequest(prefix, stop=(), max_tokens=3))
     found.append(found[0])
     return found
 
@@ -77,14 +78,14 @@ def check_alike(one: list[Any], other: list[Any], tolerance: float = 1e-4) -> No
 
 @pytest.mark.parametrize("random_shots", [False, True])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_heads_shared_by_questions_are_computed_once_and_change_no_answer(
+def test_prefixes_shared_by_questions_are_computed_once_and_change_no_answer(
     architecture: str, random_shots: bool
 ) -> None:
     requests = questions(random_shots=random_shots)
     engine = resident(tiny_model(architecture), batch_tokens=700)
     plan = engine.plan(requests)
     assert plan.form == "shared"
-    assert plan.heads or random_shots
+    assert plan.prefixes or random_shots
     assert plan.tokens["shared"] < plan.tokens["packed"] / 3 < plan.tokens["plain"] / 9
     check_alike(engine.respond(plan), engine.respond(engine.plan(requests, form="plain")))
 
@@ -106,7 +107,7 @@ def test_prompts_that_share_a_head_are_continued_as_by_transformers(architecture
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_heads_in_16_bit_agree_within_the_stated_tolerance(dtype: str) -> None:
+def test_prefixes_in_16_bit_agree_within_the_stated_tolerance(dtype: str) -> None:
     requests = questions()
     engine = resident(tiny_model("llama", dtype=dtype))
     plan = engine.plan(requests)
@@ -125,7 +126,7 @@ def test_sliding_windows_are_kept_to(kind: str, shots: int) -> None:
     requests = questions(shots=shots) + prompts(shots=shots, items=10)
     plan = engine.plan(requests)
     assert plan.form == "shared"
-    assert all(head is None for block in plan.blocks for _, _, head in block.generations)
+    assert all(prefix is None for block in plan.blocks for _, _, prefix in block.generations)
     plain = engine.respond(engine.plan(requests, form="plain"))
     check_alike(engine.respond(plan), plain)
     for request, answer in list(zip(requests, plain, strict=True))[-10:]:
@@ -216,9 +217,9 @@ def test_blocks_answered_apart_give_the_same_bytes_with_and_without_what_earlier
     random.Random(1).shuffle(order)
     blocks = [order[:20], order[20:45], order[45:]]
     plan = engine.plan(requests, blocks=blocks)
-    assert plan.heads
-    heads = Heads()
-    together = [engine.respond(plan, block=number, heads=heads) for number in range(3)]
+    assert plan.prefixes
+    prefixes = SharedPrefixes()
+    together = [engine.respond(plan, block=number, prefixes=prefixes) for number in range(3)]
     apart = [engine.respond(plan, block=number) for number in (2, 0, 1)]
     assert together == [apart[1], apart[2], apart[0]]
     everything = engine.respond(plan)
@@ -232,7 +233,7 @@ def test_running_out_of_memory_halves_the_batches_and_is_remembered(monkeypatch:
     engine = resident(model)
     plan = engine.plan(requests)
     expected = engine.respond(plan)
-    budget = engine._budget
+    budget = engine._passes.budget
     forward = model.model.forward
     sizes: list[int] = []
 
@@ -245,7 +246,7 @@ def test_running_out_of_memory_halves_the_batches_and_is_remembered(monkeypatch:
 
     monkeypatch.setattr(model.model, "forward", limited)
     check_alike(engine.respond(plan), expected)
-    assert engine._budget < budget
+    assert engine._passes.budget < budget
     assert engine._generator._slots <= 4
     before = len(sizes)
     check_alike(engine.respond(plan), expected)

@@ -250,6 +250,7 @@ def test_random_numbers_depend_on_the_whole_index() -> None:
     assert not torch.equal(formulas.uniform(some + 2**32, 1, 2), low)
 
 
+@pytest.mark.slow
 def test_loops_compile_where_nothing_can_be_written(tmp_path: Path) -> None:
     package = tmp_path / "evomerge"
     source = Path(evomerge.__file__).parent
@@ -281,6 +282,7 @@ def test_loops_compile_where_nothing_can_be_written(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kinds", [("bfloat16",) * 4, ("bfloat16",) * 7, ("bfloat16", "float32", "float32"), ("float32",)]
 )

@@ -45,6 +45,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
 ELEMENTWISE = [name for name in METHODS.names() if not issubclass(METHODS.get(name), MatrixMethod)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_kernels_write_the_bytes_of_the_loops(name: str, request: pytest.FixtureRequest) -> None:
     method = METHODS.get(name)

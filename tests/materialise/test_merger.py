@@ -386,6 +386,7 @@ def test_a_merged_live_model_answers_as_the_model_that_transformers_builds_from_
     assert torch.equal(live.model(tokens).logits, stock(tokens).logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS.names())
 @pytest.mark.parametrize(("architecture", "dtype"), [("mixtral", "float32"), ("gpt2", "bfloat16")])
 def test_every_method_gives_the_same_bytes_live_and_streamed(
@@ -477,6 +478,7 @@ def test_ties_over_the_model_trims_the_whole_task_vector_live_and_streamed(tmp_p
     assert any(not torch.equal(merged, targets[name]) for name, merged in streamed(merger, plain).items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS.names())
 def test_models_of_different_dtypes_merge_as_the_values_that_they_hold(tmp_path: Path, method: str) -> None:
     merges: type[MergeMethod] = METHODS.get(method)

@@ -74,6 +74,7 @@ def written(folder: Path) -> dict[str, Tensor]:
     return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS.names())
 def test_files_threads_and_order_change_no_byte(
     method: str, families: dict[str, dict[str, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -94,6 +95,7 @@ def test_files_threads_and_order_change_no_byte(
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_another_process_with_other_hashes_writes_the_same_bytes(
     families: dict[str, dict[str, Path]], tmp_path: Path
 ) -> None:

@@ -73,6 +73,7 @@ def files_of(states: Path) -> list[Path]:
     return sorted(states.glob("*/*.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS.names())
 def test_every_method_merges_the_same_bytes_with_kept_states_and_prepares_once(
     tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
@@ -144,6 +145,7 @@ def start(
     return Started(process, out)
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_share_the_tensors_out(tmp_path: Path, models: list[Path], notes: Path) -> None:
     workers = [start(tmp_path / "states", tmp_path / f"out-{index}", models, SECONDS="0.05") for index in range(2)]
     for worker in workers:

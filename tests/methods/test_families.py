@@ -37,6 +37,7 @@ def vector(*numbers: float) -> Tensor:
 ZERO = vector(0.0, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["linear", "task_arithmetic", "multi_slerp", "karcher", "magmax", "ram", "ram_plus"],

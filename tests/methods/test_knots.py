@@ -89,14 +89,14 @@ def test_the_signs_of_singular_vectors_do_not_matter(monkeypatch: pytest.MonkeyP
     tau = [*low_rank((14, 11), 2), -low_rank((14, 11), 1)[0]]
     expected = prepared(tau, density=0.4)
     generator = stream(3, "signs")
-    plain = decompose._decompose
+    plain = decompose._singular_values
 
     def flipped(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         left, values, right = plain(matrix)
         signs = torch.from_numpy(generator.choice([-1.0, 1.0], len(values)))
         return left * signs, values, right * signs[:, None]
 
-    monkeypatch.setattr(decompose, "_decompose", flipped)
+    monkeypatch.setattr(decompose, "_singular_values", flipped)
     for found, part in zip(prepared(tau, density=0.4), expected, strict=True):
         np.testing.assert_allclose(found, part, atol=1e-15)
 

@@ -42,6 +42,7 @@ def inputs_of(base: list[float], *experts: list[float], dtype: torch.dtype = tor
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPARSE)
 def test_one_expert_at_weight_and_density_one_is_returned(name: str) -> None:
     inputs = make_inputs(METHODS.get(name), (6, 8), experts=1)
@@ -200,6 +201,7 @@ def test_breadcrumbs_prefers_the_density_where_it_leaves_no_room_for_gamma() -> 
     assert run("breadcrumbs", inputs, density=0.75, gamma=0.5, weight=1.0).tolist() == [1.0, 2.0, 3.0, 0.0]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     st.lists(

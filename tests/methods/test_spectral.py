@@ -18,7 +18,7 @@ from evomerge.kernels.rounding import round_once
 from evomerge.methods.base import MergeMethod, TensorInputs
 from evomerge.methods.spectral import decompose as decomposing
 from evomerge.methods.spectral.base import MatrixMethod
-from evomerge.methods.spectral.decompose import Lanes, decompose, polar
+from evomerge.methods.spectral.decompose import MatrixPool, decompose, polar
 from evomerge.methods.spectral.singular import IsoC, IsoCts, TsvMerge
 from evomerge.streams import stream
 from evomerge.testing.inputs import make_inputs, merged, options_of
@@ -204,14 +204,14 @@ def test_the_signs_of_singular_vectors_do_not_matter(monkeypatch: pytest.MonkeyP
     tau = task_vectors((14, 11), 3)
     before = {method: sum(prepared(method, tau)) for method in (TsvMerge, IsoC, IsoCts)}
     generator = stream(3, "signs")
-    plain = decomposing._decompose
+    plain = decomposing._singular_values
 
     def flipped(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         left, values, right = plain(matrix)
         signs = torch.from_numpy(generator.choice([-1.0, 1.0], len(values)))
         return left * signs, values, right * signs[:, None]
 
-    monkeypatch.setattr(decomposing, "_decompose", flipped)
+    monkeypatch.setattr(decomposing, "_singular_values", flipped)
     for method, expected in before.items():
         np.testing.assert_allclose(sum(prepared(method, tau)), expected, atol=1e-15)
 
@@ -421,11 +421,11 @@ def test_polar_factors_are_partial_isometries() -> None:
     torch.testing.assert_close(doubled, torch.cat([found, found], dim=1) / 2**0.5, rtol=0, atol=1e-14)
 
 
-def test_lanes_give_results_in_order_and_leave_torch_its_threads() -> None:
+def test_a_pool_gives_results_in_order_and_leaves_torch_its_threads() -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        with decomposing.lanes(torch.device("cpu")) as side_by_side:
+        with decomposing.matrix_pool(torch.device("cpu")) as side_by_side:
             assert side_by_side.count == 2
             assert torch.get_num_threads() == 1
             assert side_by_side.map(lambda item: (item, torch.get_num_threads()), range(5)) == [
@@ -434,4 +434,4 @@ def test_lanes_give_results_in_order_and_leave_torch_its_threads() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-    assert Lanes(1).map(str, [1, 2]) == ["1", "2"]
+    assert MatrixPool(1).map(str, [1, 2]) == ["1", "2"]

@@ -58,6 +58,7 @@ def recipe_of(family: dict[str, Path], experts: dict[str, str], method: str = "t
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["task_arithmetic", "linear", "ties", "dare_ties", "multi_slerp", "tsv_merge"])
 def test_a_merge_is_bit_for_bit_that_of_the_restored_expert(
     family: dict[str, Path], tmp_path: Path, method: str

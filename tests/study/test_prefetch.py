@@ -13,6 +13,8 @@ from evomerge.recipe.sources import ModelReference
 from evomerge.study.prefetch import Fetched, prefetch
 from helpers.search import write_config, write_task
 
+pytestmark = pytest.mark.usefixtures("built_in_tasks")
+
 
 @pytest.fixture
 def config(tmp_path: Path, tiny_llama: dict[str, Path]) -> Path:

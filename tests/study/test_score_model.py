@@ -15,6 +15,8 @@ from evomerge.study.score_model import evaluate
 from evomerge.study.search import search
 from helpers.search import write_config, write_task
 
+pytestmark = pytest.mark.usefixtures("built_in_tasks")
+
 FLOAT32 = ExecutionConfig(backend="inline", cpus_per_worker=1, dtype="float32")
 
 

@@ -8,19 +8,19 @@ import pytest
 from evomerge.errors import RunError
 from evomerge.estimate.intervals import Mean
 from evomerge.run.evaluation import Evaluation
-from evomerge.run.ledger import Trial
+from evomerge.run.trial import Trial, TrialKind, TrialState
 from evomerge.study.select import Scored, best_uniform, shortlist, summary
 
 
 def trial(number: int, kind: str = "candidate", key: str | None = None) -> Trial:
     return Trial(
         number=number,
-        kind=kind,
+        kind=TrialKind(kind),
         name=f"{kind} {number}",
         generation=None,
         parameters={},
         recipe_key=key or str(number),
-        state="complete",
+        state=TrialState.COMPLETE,
         score=None,
     )
 

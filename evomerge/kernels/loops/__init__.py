@@ -1,8 +1,8 @@
 """Loops over raw weights, compiled by numba: one pass over memory, float64 precision, one rounding.
 
-A family's loops lie in the file of the same name as its methods, each a formula for one element; `fused` runs
+A family's loops lie in the file of the same name as its methods, each a formula for one element; `elementwise` runs
 it over whole tensors, on `tuples` of one number per model. LLVM neither reorders nor contracts float64
-operations, so the bytes are those of the same operations in torch. Where results are bfloat16, `narrow`
+operations, so the bytes are those of the same operations in torch. Where results are bfloat16, `proofs`
 proves the same bytes in float32. Loops that merge return whether what they wrote is finite. Threads are the
 caller's business: the loops release the interpreter's lock.
 """

@@ -6,7 +6,7 @@ A formula takes each source's number at an element, ranks that lie beside them, 
     formula(values, ranks, place, numbers) -> value, bound
 
 It is compiled twice: for float64, where the bound is of no use and left out, and for float32, several times
-faster, where `narrow` tells which results are proved; the others are computed again in float64. Elements are
+faster, where `proofs` tells which results are proved; the others are computed again in float64. Elements are
 read two at a time, being the halves of 32-bit words, and never leave the registers on the way.
 """
 
@@ -88,7 +88,8 @@ def _run_narrow(formula: Any, start: int, stop: int, work: Any, wide: Any, small
     """Merge in float32 while that is worthwhile; returns whether all is finite and where it stopped."""
     _, _, words, marks, tried_and_failed = buffers
     _, _, _, _, _, _, _, out, _, streamed = work
-    written = (words.ctypes.data + _LINE - 1) // _LINE * _LINE
+    # Of one type everywhere, these let `_merge_wide` be compiled once.
+    written, code = np.int64((words.ctypes.data + _LINE - 1) // _LINE * _LINE), np.int64(BFLOAT16)
     finite, first = True, start
     while first < stop and proofs.worthwhile(tried_and_failed[0], tried_and_failed[1]):
         count = min(2 * PAIRS, stop - first)
@@ -102,14 +103,14 @@ def _run_narrow(formula: Any, start: int, stop: int, work: Any, wide: Any, small
                     again = 2 * (last - strip)
                     tried_and_failed[1] += again
                     finite = (
-                        _merge_wide(
-                            formula, first + 2 * strip, again, work, wide, buffers, written, BFLOAT16, 2 * strip
-                        )
+                        _merge_wide(formula, first + 2 * strip, again, work, wide, buffers, written, code, 2 * strip)
                         and finite
                     )
         if count % 2:
             rest = count - 1
-            finite = _merge_wide(formula, first + rest, 1, work, wide, buffers, written, BFLOAT16, rest) and finite
+            finite = (
+                _merge_wide(formula, first + rest, count - rest, work, wide, buffers, written, code, rest) and finite
+            )
         _write(written, out + 2 * first, count, streamed)
         first += count
     if streamed:

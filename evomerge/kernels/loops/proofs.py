@@ -9,6 +9,7 @@ is proved.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def worthwhile(tried: int, failed: int) -> bool:
     return 8 * failed <= tried + 4096
 
 
-@contracted
+@partial(contracted, no_cpython_wrapper=False)
 def rounded(value: Any, bound: Any) -> Any:
     """The bfloat16 bits of a float32 result in the upper half of an int32, and a mark, whose upper half is 0 if proved.
 

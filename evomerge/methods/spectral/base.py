@@ -21,7 +21,7 @@ from evomerge.kernels.formulas import Finite
 from evomerge.kernels.fuse import span
 from evomerge.kernels.rounding import round_once
 from evomerge.methods.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
-from evomerge.methods.spectral.decompose import NOT_LINEAR, Lanes, lanes
+from evomerge.methods.spectral.decompose import NOT_LINEAR, MatrixPool, matrix_pool
 
 WEIGHT = Parameter(
     name="weight",
@@ -86,12 +86,12 @@ class MatrixMethod(MergeMethod):
         except re.error as error:
             raise MergeError(f"{self.name}: averaged: no regular expression ({error})") from error
 
-    def parts(self, tau: list[Tensor], lanes: Lanes) -> list[Tensor]:
+    def parts(self, tau: list[Tensor], pool: MatrixPool) -> list[Tensor]:
         """The prepared matrices of one weight.
 
         Args:
             tau: the experts' task vectors, float64, shape (m, n), finite.
-            lanes: to work on several matrices side by side.
+            pool: to work on several matrices side by side.
 
         Returns: matrices of that shape, one for each task vector or one in all.
         """
@@ -111,20 +111,20 @@ class MatrixMethod(MergeMethod):
         base, experts = _slices(inputs.base), [_slices(inputs.experts[index]) for index in order]
         targets = [_slices(found[index]) for index in (order if self.one_each else [0])]
 
-        def fill(index: int, lanes: Lanes) -> None:
+        def fill(index: int, pool: MatrixPool) -> None:
             start = base[index].to(torch.float64)
             tau = [expert[index].to(torch.float64) - start for expert in experts]
             finite = all(math.isfinite(extreme) for vector in tau for extreme in torch.aminmax(vector))
-            parts = self.parts(tau, lanes) if finite else [torch.full_like(start, math.nan)] * count
+            parts = self.parts(tau, pool) if finite else [torch.full_like(start, math.nan)] * count
             for target, part in zip(targets, parts, strict=True):
                 target[index].copy_(round_once(part.to(torch.float64), self._stored_as))
 
         try:
-            with lanes(device) as side_by_side:
+            with matrix_pool(device) as side_by_side:
                 if len(base) == 1:
                     fill(0, side_by_side)
                 else:
-                    side_by_side.map(lambda index: fill(index, Lanes(1)), range(len(base)))
+                    side_by_side.map(lambda index: fill(index, MatrixPool(1)), range(len(base)))
         except MergeError as error:
             raise MergeError(f"{inputs.name}: {error}") from error
         return found

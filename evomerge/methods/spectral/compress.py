@@ -11,7 +11,7 @@ from torch import Tensor
 
 from evomerge.errors import MergeError
 from evomerge.kernels.rounding import round_once
-from evomerge.methods.spectral.decompose import decompose, lanes
+from evomerge.methods.spectral.decompose import decompose, matrix_pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ def compress(tau: Tensor, truncation: Truncation, *, dtype: torch.dtype = torch.
     Raises: MergeError if the singular values don't converge.
     """
     matrices = list(tau.to(torch.float64)) if tau.dim() == 3 else [tau.to(torch.float64)]
-    with lanes(tau.device) as side_by_side:
+    with matrix_pool(tau.device) as side_by_side:
         found = side_by_side.map(decompose, matrices)
     count = max((truncation.count(values, min(tau.shape[-2:])) for _, values, _ in found), default=0)
     lefts = torch.zeros(len(found), tau.shape[-2], count, dtype=torch.float64, device=tau.device)
@@ -116,7 +116,7 @@ def compress(tau: Tensor, truncation: Truncation, *, dtype: torch.dtype = torch.
 def expand(factors: Factors) -> Tensor:
     """The task vector that factors stand for, float64, shape (…, m, n)."""
     left, values, right = (part.to(torch.float64) for part in factors)
-    with lanes(left.device):
+    with matrix_pool(left.device):
         return (left * values[..., None, :]) @ right
 
 

@@ -51,7 +51,7 @@ def decompose(matrix: Tensor, *, floor: float = 0.0) -> Decomposition:
         # The decomposition of the small factor costs a quarter of that of the wide matrix.
         basis, triangle = torch.linalg.qr(matrix.T)
         matrix = triangle.T
-    left, values, right = _decompose(matrix)
+    left, values, right = _singular_values(matrix)
     if basis is not None:
         right = right @ basis.T
     noise = max(floor, float(values[0])) * torch.finfo(matrix.dtype).eps * right.shape[1]
@@ -59,7 +59,7 @@ def decompose(matrix: Tensor, *, floor: float = 0.0) -> Decomposition:
     return Decomposition(left[:, :rank], values[:rank], right[:rank])
 
 
-def _decompose(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _singular_values(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     try:
         left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     except LinAlgError:
@@ -86,7 +86,7 @@ def polar(matrix: Tensor, tolerance: float = 0.0) -> tuple[Tensor, int]:
     return left[:, :rank] @ right[:rank], min(matrix.shape) - rank
 
 
-class Lanes:
+class MatrixPool:
     """Threads that each work on a matrix of their own.
 
     LAPACK's and BLAS' results depend, in the last bits, on the number of threads that share a matrix.
@@ -98,19 +98,19 @@ class Lanes:
 
     def map(self, function: Callable[[A], B], items: Sequence[A]) -> list[B]:
         """What the function gives for each item, in order."""
-        lanes = min(self.count, len(items))
-        if lanes <= 1:
+        threads = min(self.count, len(items))
+        if threads <= 1:
             return [function(item) for item in items]
-        with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return list(pool.map(function, items))
 
 
 @contextmanager
-def lanes(device: torch.device) -> Iterator[Lanes]:
-    """As many lanes as torch may use threads; inside, torch uses one thread for each operation."""
+def matrix_pool(device: torch.device) -> Iterator[MatrixPool]:
+    """As many threads as torch may use; inside, torch uses one thread for each operation."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield Lanes(before if device.type == "cpu" else 1)
+        yield MatrixPool(before if device.type == "cpu" else 1)
     finally:
         torch.set_num_threads(before)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from evomerge.methods.base import Option
 from evomerge.methods.spectral.base import AVERAGED, STACKS, STORED_AS, MatrixMethod
-from evomerge.methods.spectral.decompose import Lanes, decompose
+from evomerge.methods.spectral.decompose import MatrixPool, decompose
 
 # Sums of what cancels to rounding have no sign of their own.
 _CANCELLED = 1e-9
@@ -63,13 +63,13 @@ class KnotsTies(MatrixMethod):
         STORED_AS,
     )
 
-    def parts(self, tau: list[Tensor], lanes: Lanes) -> list[Tensor]:
+    def parts(self, tau: list[Tensor], pool: MatrixPool) -> list[Tensor]:
         """One matrix per expert."""
         if self.option["along"] == "rows":
-            return [part.T for part in self._parts([vector.T for vector in tau], lanes)]
-        return self._parts(tau, lanes)
+            return [part.T for part in self._parts([vector.T for vector in tau], pool)]
+        return self._parts(tau, pool)
 
-    def _parts(self, tau: list[Tensor], lanes: Lanes) -> list[Tensor]:
+    def _parts(self, tau: list[Tensor], pool: MatrixPool) -> list[Tensor]:
         left, values, right = decompose(torch.cat(tau, dim=1))
         rank = int((values > self.option["cutoff"] * values[0]).sum()) if len(values) else 0
         if rank == 0:
@@ -77,7 +77,7 @@ class KnotsTies(MatrixMethod):
         left, values = left[:, :rank], values[:rank, None]
         blocks = list(torch.split(right[:rank], tau[0].shape[1], dim=1))
         scaled = self.option["trim"] == "scaled"
-        blocks = lanes.map(lambda block: block * _largest(block * values if scaled else block, self._density), blocks)
+        blocks = pool.map(lambda block: block * _largest(block * values if scaled else block, self._density), blocks)
         total, size = torch.zeros_like(blocks[0]), torch.zeros_like(blocks[0])
         for block in blocks:
             total += block
@@ -88,7 +88,7 @@ class KnotsTies(MatrixMethod):
         for block in kept:
             agreeing += block != 0.0
         agreeing.clamp_(min=1.0)
-        return lanes.map(lambda block: (left * values.T) @ (block / agreeing), kept)
+        return pool.map(lambda block: (left * values.T) @ (block / agreeing), kept)
 
     @property
     def _density(self) -> float:

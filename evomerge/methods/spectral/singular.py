@@ -17,7 +17,7 @@ from evomerge.kernels.formulas import Finite
 from evomerge.kernels.fuse import span
 from evomerge.methods.base import Coefficients, Option, Parameter, TensorInputs
 from evomerge.methods.spectral.base import AVERAGED, PRECISION, STACKS, STORED_AS, TOLERANCE, MatrixMethod
-from evomerge.methods.spectral.decompose import Lanes, decompose, polar
+from evomerge.methods.spectral.decompose import MatrixPool, decompose, polar
 
 
 class TsvMerge(MatrixMethod):
@@ -51,7 +51,7 @@ class TsvMerge(MatrixMethod):
         STORED_AS,
     )
 
-    def parts(self, tau: list[Tensor], lanes: Lanes) -> list[Tensor]:
+    def parts(self, tau: list[Tensor], pool: MatrixPool) -> list[Tensor]:
         """One matrix per expert, of rank k at most."""
         fraction, side = self.option["fraction"], min(tau[0].shape)
         # Not ⌊r · (1/K)⌋, which rounding makes one less for some r = K.
@@ -59,14 +59,14 @@ class TsvMerge(MatrixMethod):
         dtype = getattr(torch, self.option["precision"])
         found = [
             (left[:, :count], values[:count], right[:count])
-            for left, values, right in lanes.map(lambda vector: decompose(vector.to(dtype)), tau)
+            for left, values, right in pool.map(lambda vector: decompose(vector.to(dtype)), tau)
         ]
         lefts, rights = torch.cat([left for left, _, _ in found], dim=1), torch.cat([right for _, _, right in found])
-        (left, dropped), (right, _) = lanes.map(lambda matrix: polar(matrix, self.option["tolerance"]), [lefts, rights])
+        (left, dropped), (right, _) = pool.map(lambda matrix: polar(matrix, self.option["tolerance"]), [lefts, rights])
         if dropped:
             self.warn_once("tsv_merge: %d of the experts' %d directions coincide", dropped, lefts.shape[1])
         edges = np.cumsum([0, *(len(values) for _, values, _ in found)]).tolist()
-        return lanes.map(
+        return pool.map(
             lambda index: (
                 (left[:, edges[index] : edges[index + 1]] * found[index][1]) @ right[edges[index] : edges[index + 1]]
             ),
@@ -133,7 +133,7 @@ class IsoC(_Isotropic):
     source = "Marczak et al. 2025, No task left behind, arXiv 2502.04959"
     options = (PRECISION, AVERAGED, STACKS, STORED_AS)
 
-    def parts(self, tau: list[Tensor], lanes: Lanes) -> list[Tensor]:
+    def parts(self, tau: list[Tensor], pool: MatrixPool) -> list[Tensor]:
         """D."""
         left, values, right = decompose(_total(tau).to(getattr(torch, self.option["precision"])))
         return [(left * _mean(values)) @ right]
@@ -166,7 +166,7 @@ class IsoCts(_Isotropic):
         STORED_AS,
     )
 
-    def parts(self, tau: list[Tensor], lanes: Lanes) -> list[Tensor]:
+    def parts(self, tau: list[Tensor], pool: MatrixPool) -> list[Tensor]:
         """D."""
         side, count = min(tau[0].shape), len(tau)
         each = min(side // count, round((side - int(side * self.option["common"] + 1e-9)) / count))
@@ -181,10 +181,10 @@ class IsoCts(_Isotropic):
             own = decompose(vector - left @ (left.T @ vector), floor=float(torch.linalg.vector_norm(vector)))
             return own.left[:, :each], own.values[:each], own.right[:each]
 
-        found = [*(lanes.map(specific, tau) if each else []), (left, values, right)]
+        found = [*(pool.map(specific, tau) if each else []), (left, values, right)]
         lefts, rights = torch.cat([part[0] for part in found], dim=1), torch.cat([part[2] for part in found])
         tolerance = self.option["tolerance"]
-        (left, _), (right, _) = lanes.map(lambda matrix: polar(matrix, tolerance), [lefts, rights])
+        (left, _), (right, _) = pool.map(lambda matrix: polar(matrix, tolerance), [lefts, rights])
         return [_mean(torch.cat([part[1] for part in found])) * (left @ right)]
 
 

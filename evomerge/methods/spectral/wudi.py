@@ -7,7 +7,7 @@ from torch import Tensor
 
 from evomerge.methods.base import Option
 from evomerge.methods.spectral.base import AVERAGED, STACKS, STORED_AS, MatrixMethod
-from evomerge.methods.spectral.decompose import Lanes
+from evomerge.methods.spectral.decompose import MatrixPool
 
 
 class Wudi(MatrixMethod):
@@ -45,13 +45,13 @@ class Wudi(MatrixMethod):
         STORED_AS,
     )
 
-    def parts(self, tau: list[Tensor], lanes: Lanes) -> list[Tensor]:
+    def parts(self, tau: list[Tensor], pool: MatrixPool) -> list[Tensor]:
         """One matrix per expert."""
         if self.option["inputs"] == "rows":
-            return [part.T for part in self._parts([vector.T for vector in tau], lanes)]
-        return self._parts(tau, lanes)
+            return [part.T for part in self._parts([vector.T for vector in tau], pool)]
+        return self._parts(tau, pool)
 
-    def _parts(self, tau: list[Tensor], lanes: Lanes) -> list[Tensor]:
+    def _parts(self, tau: list[Tensor], pool: MatrixPool) -> list[Tensor]:
         height, width = tau[0].shape
         basis = None
         if len(tau) * height < width:
@@ -64,7 +64,7 @@ class Wudi(MatrixMethod):
             unit = vector / size if size > 0.0 else vector
             return unit.T @ unit
 
-        grams = lanes.map(gram, tau)
+        grams = pool.map(gram, tau)
         total = torch.zeros_like(grams[0])
         for matrix in grams:
             total += matrix
@@ -80,4 +80,4 @@ class Wudi(MatrixMethod):
             found = torch.cholesky_solve(own.T, factor).T
             return found if basis is None else found @ basis.T
 
-        return lanes.map(solve, range(len(tau)))
+        return pool.map(solve, range(len(tau)))

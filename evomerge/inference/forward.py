@@ -1,0 +1,242 @@
+"""Forward passes over planned rows: shared prefixes once, answers read where they are asked for.
+
+Knows rows and memory. Does not know which form of a plan the model answers alike.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evomerge.inference.cache import Kept
+from evomerge.inference.masks import attention_masks, windows_of
+from evomerge.inference.memory import free_bytes, is_out_of_memory
+from evomerge.inference.plan import Plan
+from evomerge.inference.trie import Row
+from evomerge.score.requests import LogLikelihoodRequest, LogLikelihoodResponse
+
+# Logits of so many entries at a time, so that memory doesn't grow with the vocabulary.
+_LOGITS = 1 << 25
+REFUSALS = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, NotImplementedError)
+"""What a model raises that doesn't take the inputs it is given."""
+
+
+class SharedPrefixes:
+    """What one set of weights makes of a plan's prefixes. Make a new one whenever the weights change."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, Kept] = {}
+        self.values: dict[int, tuple[Tensor, Tensor]] = {}
+
+
+class ForwardPasses:
+    """Runs a live model on rows of tokens.
+
+    Args:
+        model: its parameters may be rewritten between calls.
+        device: where it is.
+        budget: padded tokens in a pass; halved where memory runs out.
+    """
+
+    def __init__(self, model: Any, *, device: torch.device, budget: int) -> None:
+        self.model = model
+        self.device = device
+        self.budget = budget
+        self._head_apart: bool | None = None
+        self._windows = windows_of(model.config)
+
+    def compute(
+        self,
+        plan: Plan,
+        rows: Sequence[Row],
+        needed: Sequence[int],
+        prefixes: SharedPrefixes,
+        values: Tensor,
+        greedy: Tensor,
+        deadline: float | None,
+    ) -> None:
+        """Fill in the answer tokens of rows and of the prefixes that they need."""
+        open_path: list[int] = []
+        for prefix, batch in self._batches(plan, rows, needed):
+            _check_time(deadline)
+            path = path_to(plan, prefix)
+            if path != open_path:
+                for number in open_path:
+                    # Rows come by prefix in depth-first order, so what isn't above this one isn't needed again here.
+                    if number not in path and not self._may_keep(prefixes):
+                        prefixes.kept.pop(number, None)
+                open_path = path
+            below = self.keep_prefixes(plan, path, prefixes)
+            if batch:
+                self.score_rows(batch, below, values, greedy)
+        for number in needed:
+            for answers, target in zip(prefixes.values[number], (values, greedy), strict=True):
+                target[plan.prefixes[number].slots.to(self.device)] = answers
+
+    def _batches(
+        self, plan: Plan, rows: Sequence[Row], needed: Sequence[int]
+    ) -> Iterator[tuple[int | None, list[Row]]]:
+        """Rows below the same prefix, longest first, of at most the budget's padded tokens a batch."""
+        by_prefix: dict[int | None, list[Row]] = {None: [], **{number: [] for number in needed}}
+        for row in rows:
+            by_prefix[row.prefix].append(row)
+        for prefix, below in by_prefix.items():
+            start = 0
+            if not below and prefix is not None:
+                yield prefix, []
+            while start < len(below):
+                count = max(1, self.budget // below[start].length)
+                yield prefix, below[start : start + count]
+                start += count
+
+    def keep_prefixes(self, plan: Plan, path: Sequence[int], prefixes: SharedPrefixes) -> Kept | None:
+        """Keys and values of the last prefix of a path, computed from its parents' where they aren't at hand."""
+        below: Kept | None = None
+        for number in path:
+            if number not in prefixes.kept:
+                row = plan.prefixes[number]
+                kept = Kept() if below is None else below.copy()
+                prefixes.values[number] = self._forward([row], kept)
+                prefixes.kept[number] = kept
+            below = prefixes.kept[number]
+        return below
+
+    def _may_keep(self, prefixes: SharedPrefixes) -> bool:
+        """Whether there is room for the prefixes at hand and more, for later blocks."""
+        return sum(kept.size_bytes for kept in prefixes.kept.values()) < free_bytes(self.device) / 4
+
+    def score_rows(self, rows: Sequence[Row], below: Kept | None, values: Tensor, greedy: Tensor) -> None:
+        """Fill in the answers of some rows; on running out of memory, of each half by itself."""
+        try:
+            found = self._forward(rows, None if below is None else below.below(len(rows)))
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or len(rows) == 1:
+                raise
+            self.budget = max(1, self.budget // 2)
+        else:
+            slots = torch.cat([row.slots for row in rows]).to(self.device)
+            values[slots], greedy[slots] = found
+            return
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = len(rows) // 2
+        self.score_rows(rows[:half], below, values, greedy)
+        self.score_rows(rows[half:], below, values, greedy)
+
+    def _forward(self, rows: Sequence[Row], kept: Kept | None) -> tuple[Tensor, Tensor]:
+        """Log-probability of every answer token of some rows, and whether it is the most probable one."""
+        width = max(row.length for row in rows)
+        start = rows[0].start
+        tokens = torch.zeros((len(rows), width), dtype=torch.long)
+        positions = torch.zeros((len(rows), width), dtype=torch.long)
+        # A padded node reaches only itself, so that no row of the softmax is empty.
+        ends = torch.arange(1, width + 1).repeat(len(rows), 1)
+        picks: list[Tensor] = []
+        reads: list[Tensor] = []
+        num_reads = 0
+        for number, row in enumerate(rows):
+            tokens[number, : row.length] = row.tokens
+            positions[number, : row.length] = row.positions
+            ends[number, : row.length] = row.ends
+            reads.append(row.reads + number * width)
+            picks.append(row.picks + num_reads)
+            num_reads += len(row.reads)
+        inputs: dict[str, Any] = {"input_ids": tokens.to(self.device), "use_cache": False}
+        # Without a prefix above, chains padded on the right need no mask: a causal model never looks at the padding.
+        if start or not all(row.is_chain for row in rows):
+            positions = positions.to(self.device)
+            inputs["position_ids"] = positions
+            inputs["attention_mask"] = attention_masks(
+                ends.to(self.device), positions, start, windows=self._windows, dtype=self.model.dtype
+            )
+        if kept is not None:
+            inputs["past_key_values"] = kept.cache
+        hidden_or_logits = self._run(inputs)
+        read = torch.cat(reads).to(self.device)
+        pick = torch.cat(picks).to(self.device)
+        wanted = torch.cat([row.wanted for row in rows]).to(self.device)
+        found = hidden_or_logits.flatten(0, 1)[read]
+        return self._answers(found, pick, wanted)
+
+    def _answers(self, found: Tensor, pick: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-softmax of the wanted tokens at the places that they are read from, some places at a time.
+
+        Args:
+            found: hidden states, or logits of a model whose head can't be used apart, shape (reads, ...).
+            pick: place of each answer token, shape (answers,).
+            wanted: shape (answers,).
+        """
+        head = self.model.get_output_embeddings() if self._head_apart else None
+        vocabulary = found.shape[1] if head is None else head.weight.shape[0]
+        step = max(1, _LOGITS // vocabulary)
+        values = torch.empty(len(pick), dtype=torch.float32, device=self.device)
+        greedy = torch.empty(len(pick), dtype=torch.bool, device=self.device)
+        for first in range(0, len(found), step):
+            part = found[first : first + step]
+            logits = part if head is None else head(part)
+            if step >= len(found):
+                here: Any = slice(None)
+                place, token = pick, wanted
+            else:
+                here = (pick >= first) & (pick < first + step)
+                place, token = pick[here] - first, wanted[here]
+            total = torch.logsumexp(logits.float(), dim=1)
+            values[here] = logits[place, token].float() - total[place]
+            greedy[here] = logits.argmax(dim=1)[place] == token
+        return values, greedy
+
+    def _run(self, inputs: dict[str, Any]) -> Tensor:
+        """Last hidden states, or logits if the model does more than apply its head to them."""
+        if self._head_apart is None:
+            self._head_apart = self._head_is_all(inputs["input_ids"])
+        if self._head_apart:
+            hidden: Tensor = self.model.base_model(**inputs)[0]
+            return hidden
+        logits: Tensor = self.model(**inputs).logits
+        return logits
+
+    def _head_is_all(self, tokens: Tensor) -> bool:
+        """Whether the model's logits are its head on the last hidden states; some models scale or cap them."""
+        head = self.model.get_output_embeddings()
+        if head is None or self.model.base_model is self.model:
+            return False
+        few = tokens[:1, :64]
+        try:
+            apart = head(self.model.base_model(input_ids=few, use_cache=False)[0]).float()
+        except REFUSALS:
+            return False
+        whole = self.model(input_ids=few, use_cache=False).logits.float()
+        return bool(torch.allclose(apart, whole, rtol=1e-2, atol=1e-2 * float(whole.abs().max())))
+
+
+def path_to(plan: Plan, prefix: int | None) -> list[int]:
+    """A prefix and those above it, from the top."""
+    path = []
+    while prefix is not None:
+        path.append(prefix)
+        prefix = plan.prefixes[prefix].prefix
+    return path[::-1]
+
+
+def log_likelihoods(
+    plan: Plan, places: Sequence[int], values: Tensor, greedy: Tensor
+) -> dict[int, LogLikelihoodResponse]:
+    """Sum the answer tokens of some requests, by position."""
+    tokens, certain = values.cpu().double().numpy(), greedy.cpu().numpy()
+    found = {}
+    for place in places:
+        request = plan.requests[place]
+        if isinstance(request, LogLikelihoodRequest):
+            part = slice(plan.offsets[place], plan.offsets[place] + len(request.continuation))
+            found[place] = LogLikelihoodResponse(float(np.sum(tokens[part])), bool(certain[part].all()))
+    return found
+
+
+def _check_time(deadline: float | None) -> None:
+    if deadline is not None and time.monotonic() > deadline:
+        raise TimeoutError("the time for one candidate is over")

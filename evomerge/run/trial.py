@@ -1,0 +1,74 @@
+"""One trial of a search: what kind of model it is, where it comes from, and how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # For annotations alone: the command line knows kinds without numpy.
+    from evomerge.space.base import Value
+
+WINNER = "winner"
+"""The kind of the winning model in result.json, whatever kind of trial it is."""
+
+
+class TrialKind(StrEnum):
+    """Where a trial's model comes from. The values are those in the study and in result.json."""
+
+    BASE = "base"
+    """The base as it is."""
+    EXPERT = "expert"
+    """One expert as it is."""
+    UNIFORM = "uniform"
+    """A merge with the same coefficients in every group."""
+    CANDIDATE = "candidate"
+    """A merge that the search algorithm proposed."""
+    MEAN = "mean"
+    """The merge at the mean of the algorithm's distribution."""
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """One of the given models, unmerged; its trial has no parameters."""
+        return self in {TrialKind.BASE, TrialKind.EXPERT}
+
+    @property
+    def is_baseline(self) -> bool:
+        """Evaluated before the algorithm proposes anything."""
+        return self.is_checkpoint or self is TrialKind.UNIFORM
+
+    @property
+    def is_ranked(self) -> bool:
+        """A merge that is chosen by its search score; the mean is chosen whatever it scores there."""
+        return self in {TrialKind.UNIFORM, TrialKind.CANDIDATE}
+
+
+class TrialState(StrEnum):
+    """How far a trial is on the search items."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    PRUNED = "pruned"
+    """Stopped before it had answered all items."""
+
+    @property
+    def is_finished(self) -> bool:
+        """It needs no more evaluation."""
+        return self is not TrialState.RUNNING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One candidate as the study holds it."""
+
+    number: int
+    kind: TrialKind
+    name: str
+    generation: int | None
+    parameters: Mapping[str, Value]
+    recipe_key: str
+    state: TrialState
+    score: float | None

@@ -1,0 +1,260 @@
+"""Candidates to outcomes: each recipe evaluated once on a split, whole or block by block, and recorded.
+
+Knows jobs, blocks and scores. Does not know how candidates are proposed, nor which of them wins.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+from evomerge.errors import BenchmarkError
+from evomerge.execute.base import Answers, Failure, Job, Outcome
+from evomerge.recipe.recipe import Recipe
+from evomerge.run.answers import Part
+from evomerge.run.evaluation import Evaluation
+from evomerge.run.recipes import checkpoint_recipe
+from evomerge.run.records import record_of
+from evomerge.run.trial import Trial, TrialKind, TrialState
+from evomerge.space.base import Genome
+from evomerge.study.rivalry import Rivalry, in_order
+from evomerge.study.session import Session
+
+
+class Candidates:
+    """The candidates of an open search, from genome to recorded evaluation."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.space = session.space
+        self.benchmark = session.benchmark
+        self.ledger = session.ledger
+        self.parts = session.parts
+        self.rivalry = Rivalry(session)
+
+    def trial(
+        self, kind: TrialKind, name: str, genome: Genome | None = None, *, generation: int | None = None
+    ) -> Trial:
+        """The trial of this kind and recipe that the ledger holds, or a new one.
+
+        A genome proposed twice is two trials (the second takes over the first's result).
+        """
+        recipe = (
+            checkpoint_recipe(self.session.experiment.template, name) if genome is None else self.space.decode(genome)
+        )
+        key = recipe.key()
+        if kind is not TrialKind.CANDIDATE:
+            trial = self.ledger.find(kind, key)
+            if trial is not None:
+                return trial
+        return self.ledger.add(
+            kind=kind,
+            name=name,
+            recipe_key=key,
+            generation=generation,
+            parameters=None if genome is None else self.space.parameters(genome),
+            dimensions=self.space.dimensions,
+        )
+
+    def recipe(self, trial: Trial) -> Recipe:
+        """The recipe of a trial."""
+        if trial.kind.is_checkpoint:
+            return self._checkpoint(trial.name)
+        return self.space.decode(self.space.genome(trial.parameters))
+
+    def evaluate(self, trials: Sequence[Trial], split: str) -> None:
+        """Evaluate the trials that have no result on `split` yet, each recipe once; return when all are done.
+
+        Where search items are answered in blocks, the pruner decides after each block but the last whether a
+        proposed candidate answers the next. One that doesn't is pruned for good, and has no evaluation.
+        """
+        waiting: dict[str, list[Trial]] = {}
+        for trial in trials:
+            if self.ledger.evaluation(trial.number, split) is not None or self.is_pruned(trial):
+                continue
+            known = self.ledger.evaluation_of(trial.recipe_key, split)
+            if known is not None:
+                self._record(_copy(known, trial.number), trial)
+            else:
+                waiting.setdefault(trial.recipe_key, []).append(trial)
+        if not waiting:
+            return
+        by_number = {same[0].number: same for same in waiting.values()}
+
+        def finish(number: int, outcome: Outcome) -> None:
+            first, *others = by_number[number]
+            evaluation = self._assess(number, split, outcome)
+            self._record(evaluation, first)
+            for other in others:
+                self._record(_copy(evaluation, other.number), other)
+
+        def go_on(first: Trial, post: Callable[[Job], None]) -> None:
+            same = by_number[first.number]
+            if split != "search" or first.kind is not TrialKind.CANDIDATE or self.rivalry.goes_on(first):
+                post(self._job(first, split))
+            else:
+                for trial in same:
+                    self._prune(trial)
+
+        jobs = _Jobs(follow=bool(self.session.blocks(split)))
+        for first, *_ in waiting.values():
+            # A search that was killed between a candidate's last block and its evaluation has all that it needs.
+            if (whole := self._whole(first, split)) is not None:
+                finish(first.number, whole)
+            else:
+                go_on(first, jobs.last)
+        for job, outcome in self.session.executor_for(split).run(jobs):
+            jobs.done()
+            if job.block is None or isinstance(outcome, Failure):
+                finish(job.number, outcome)
+                continue
+            self.parts.add(_part(job, outcome))
+            trial = by_number[job.number][0]
+            if (whole := self._whole(trial, split)) is not None:
+                finish(job.number, whole)
+            else:
+                go_on(trial, jobs.first)
+
+    def is_pruned(self, trial: Trial) -> bool:
+        """Whether a trial was stopped before it had answered all search items."""
+        return self.ledger.trial(trial.number).state is TrialState.PRUNED
+
+    def _checkpoint(self, model: str) -> Recipe:
+        return checkpoint_recipe(self.session.experiment.template, model)
+
+    def _job(self, trial: Trial, split: str) -> Job:
+        """What is to be done next for a trial."""
+        parts = self.parts.of(trial.number, split)
+        return Job(
+            number=trial.number,
+            recipe=self.recipe(trial),
+            split=split,
+            block=len(parts) if self.session.blocks(split) else None,
+            spent_s=sum(part.seconds[phase] for part in parts for phase in ("materialise", "respond")),
+        )
+
+    def _whole(self, trial: Trial, split: str) -> Answers | None:
+        """A trial's answers to all requests of a split, once each of its blocks is there."""
+        parts = self.parts.of(trial.number, split)
+        if not parts or len(parts) < len(self.session.blocks(split)):
+            return None
+        return Answers(
+            responses=tuple(in_order(self.session, split, parts)),
+            seconds={phase: sum(part.seconds[phase] for part in parts) for phase in parts[0].seconds},
+            peak_bytes=max(part.peak_bytes for part in parts),
+            worker=parts[-1].worker,
+        )
+
+    def fitness(self, trial: Trial) -> float | None:
+        """Fitness of an evaluated trial on the search items; None if it failed."""
+        evaluation = self.ledger.evaluation(trial.number, "search")
+        return None if evaluation is None else evaluation.fitness
+
+    def search_evaluations(self) -> dict[int, Evaluation]:
+        """Evaluations on the search items, by trial number."""
+        return {item.trial: item for item in self.ledger.evaluations() if item.split == "search"}
+
+    def _assess(self, trial: int, split: str, outcome: Outcome) -> Evaluation:
+        """Turn a worker's answers into scores. A score that isn't finite is a failure like any other."""
+        if isinstance(outcome, Failure):
+            message = outcome.message
+            if outcome.request is not None:
+                item = self.benchmark.item(split, outcome.request)
+                message += f" (item {item.id} of {item.task})"
+            return Evaluation(trial=trial, split=split, failure=f"{outcome.reason}: {message}")
+        start = time.perf_counter()
+        try:
+            table = self.benchmark.score(split, outcome.responses)
+            aggregates = self.benchmark.aggregate(table)
+        except BenchmarkError as error:
+            return Evaluation(trial=trial, split=split, failure=f"error: {error}", seconds=outcome.seconds)
+        score = self.benchmark.objective.score(aggregates, table.sizes)
+        seconds = {**outcome.seconds, "bookkeeping": time.perf_counter() - start}
+        if not math.isfinite(score):
+            return Evaluation(trial=trial, split=split, failure=f"not_finite: score {score}", seconds=seconds)
+        return Evaluation(
+            trial=trial,
+            split=split,
+            score=score,
+            tie_break=self.benchmark.objective.tie_break(table),
+            penalty=self.benchmark.objective.penalty(aggregates, table.sizes),
+            shortfall=self.benchmark.objective.shortfall(aggregates),
+            table=table,
+            aggregates=aggregates,
+            seconds=seconds,
+            peak_bytes=outcome.peak_bytes,
+            worker=outcome.worker,
+        )
+
+    def _prune(self, trial: Trial) -> None:
+        self.ledger.prune(trial.number)
+        self.session.clock.evaluated()
+        self.session.observer.trial(record_of(self.ledger, self.ledger.trial(trial.number)))
+
+    def _record(self, evaluation: Evaluation, trial: Trial) -> None:
+        self.ledger.record(evaluation)
+        self.session.clock.evaluated()
+        if evaluation.split == "search":
+            trial = self.ledger.trial(trial.number)
+        self.session.observer.trial(record_of(self.ledger, trial))
+
+
+class _Jobs:
+    """Jobs still to be done. Where others may follow an outcome, it ends only when every outcome is known."""
+
+    def __init__(self, *, follow: bool) -> None:
+        self._waiting: deque[Job] = deque()
+        self._running = 0
+        self._follow = follow
+
+    def __iter__(self) -> Iterator[Job | None]:
+        while self._waiting or (self._follow and self._running):
+            if self._waiting:
+                self._running += 1
+                yield self._waiting.popleft()
+            else:
+                yield None
+
+    def done(self) -> None:
+        """One that was drawn has an outcome."""
+        self._running -= 1
+
+    def first(self, job: Job) -> None:
+        """Do this before the others."""
+        self._waiting.appendleft(job)
+
+    def last(self, job: Job) -> None:
+        """Do this after the others."""
+        self._waiting.append(job)
+
+
+def _part(job: Job, outcome: Answers) -> Part:
+    """A block's answers, to be kept."""
+    assert job.block is not None
+    return Part(
+        trial=job.number,
+        split=job.split,
+        block=job.block,
+        responses=outcome.responses,
+        seconds=outcome.seconds,
+        peak_bytes=outcome.peak_bytes,
+        worker=outcome.worker,
+    )
+
+
+def _copy(evaluation: Evaluation, trial: int) -> Evaluation:
+    """The same result for a trial with the same recipe."""
+    return Evaluation(
+        trial=trial,
+        split=evaluation.split,
+        score=evaluation.score,
+        tie_break=evaluation.tie_break,
+        penalty=evaluation.penalty,
+        shortfall=evaluation.shortfall,
+        table=evaluation.table,
+        aggregates=evaluation.aggregates,
+        failure=evaluation.failure,
+        same_as=evaluation.trial,
+    )

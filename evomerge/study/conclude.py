@@ -1,0 +1,103 @@
+"""How a search ends: the winner is chosen on validation, tested beside the baselines, and written to result.json."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from evomerge.benchmark.base import SPLITS
+from evomerge.files.atomic import write_json
+from evomerge.run.evaluation import Evaluation
+from evomerge.run.trial import WINNER, Trial, TrialKind
+from evomerge.score.objective import LANGUAGE
+from evomerge.score.table import ItemTable
+from evomerge.study.candidates import Candidates
+from evomerge.study.select import Scored, best_uniform, shortlist, summary
+from evomerge.study.session import Session, budget_of
+
+
+def conclude(candidates: Candidates) -> dict[str, Any]:
+    """Choose the winner on validation, test it beside the baselines, and write result.json."""
+    session, ledger = candidates.session, candidates.session.ledger
+    trials, evaluations = ledger.trials(), candidates.search_evaluations()
+    best = shortlist(trials, evaluations, session.config.search.shortlist)
+    objective = session.benchmark.objective
+    baselines = [
+        (trial, trial.kind)
+        for trial in [
+            *(trial for trial in trials if trial.kind.is_checkpoint),
+            *best_uniform(trials, evaluations),
+        ]
+    ]
+    compared = list({trial.number: trial for trial in [*best, *(trial for trial, _ in baselines)]}.values())
+    session.phase("validation", len(compared))
+    candidates.evaluate(compared, "validation")
+    scores = {trial.number: ledger.evaluation(trial.number, "validation") for trial in best}
+    validated = [trial for trial in best if (found := scores[trial.number]) is not None and found.fitness is not None]
+    if not validated:
+        validated = best[:1]
+    # max keeps the first of equals, and the shortlist is in order of search fitness.
+    winner = max(validated, key=lambda trial: _fitness_of(scores[trial.number]))
+    models = [*baselines, (winner, WINNER)]
+    session.phase("test", len(models))
+    candidates.evaluate([trial for trial, _ in models], "test")
+    data: dict[str, Any] = {
+        "winner": {"trial": winner.number, "kind": winner.kind, "recipe": candidates.recipe(winner).to_data()},
+        "metrics": dict(objective.metrics),
+        "higher_is_better": dict(objective.higher_is_better),
+        **({"languages": languages} if (languages := session.benchmark.languages) else {}),
+        "evaluations": sum(trial.kind is TrialKind.CANDIDATE for trial in trials),
+        "budget": budget_of(session.config),
+        "hours": round(session.clock.hours, 4),
+        "shortlist": [
+            {
+                "trial": trial.number,
+                "kind": trial.kind,
+                "search": trial.score,
+                "validation": _score_of(scores[trial.number]),
+            }
+            for trial in best
+        ],
+    }
+    for split in SPLITS:
+        data[split] = _summary(candidates.session, models, split)
+    write_json(session.directory / "result.json", data)
+    session.clock.phase("done")
+    return data
+
+
+def _summary(session: Session, models: Sequence[tuple[Trial, str]], split: str) -> dict[str, Any]:
+    """Scores of the models on one split with intervals and comparisons, those without a score left out."""
+    found: list[tuple[Trial, str, float, ItemTable, Evaluation]] = []
+    for trial, kind in models:
+        evaluation = session.ledger.evaluation(trial.number, split)
+        if evaluation is None or evaluation.table is None or evaluation.score is None:
+            session.observer.message(f"{trial.name} has no {split} score: {evaluation and evaluation.failure}")
+            continue
+        found.append((trial, kind, evaluation.score, evaluation.table, evaluation))
+    if not found:
+        return summary([], {})
+    objective = session.benchmark.objective
+    samples = session.benchmark.samples([table for _, _, _, table, _ in found])
+    scored = [
+        Scored(
+            trial=trial.number,
+            name=kind if kind in {TrialKind.UNIFORM, WINNER} else trial.name,
+            kind=kind,
+            score=score,
+            items=items,
+            tasks={task: evaluation.aggregates[task][metric] for task, metric in objective.metrics.items()},
+            languages={task: evaluation.aggregates[task][LANGUAGE] for task in objective.languages},
+        )
+        for (trial, kind, score, _, evaluation), items in zip(found, samples, strict=True)
+    ]
+    return summary(scored, objective.weights_for(found[0][3].sizes))
+
+
+def _fitness_of(evaluation: Evaluation | None) -> float:
+    return -math.inf if evaluation is None or evaluation.fitness is None else evaluation.fitness
+
+
+def _score_of(evaluation: Evaluation | None) -> float | None:
+    return None if evaluation is None else evaluation.score

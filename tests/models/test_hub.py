@@ -1,0 +1,63 @@
+"""Where a model is: a folder, the cache of the hub, or nowhere."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from evomerge.errors import CheckpointError
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.hub import whereabouts
+from evomerge.recipe.sources import ModelReference
+
+
+def test_folders_that_are_no_model_are_refused(copy_of: Callable[[Path], Path], tiny_llama: dict[str, Path]) -> None:
+    folder = copy_of(tiny_llama["base"])
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        Checkpoint.open(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
+        Checkpoint.open(folder)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="LoRA adapter"):
+        Checkpoint.open(folder)
+
+
+@pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "~/nowhere-at-all/x/y"])
+def test_a_path_that_isnt_there_is_no_hub_id(path: str) -> None:
+    with pytest.raises(CheckpointError, match="no such folder; give a model folder or a hub id"):
+        Checkpoint.open(path)
+
+
+def test_a_file_in_place_of_a_folder_is_refused(tiny_llama: dict[str, Path]) -> None:
+    with pytest.raises(CheckpointError, match="is a file; give the folder"):
+        Checkpoint.open(tiny_llama["base"] / "config.json")
+
+
+def test_an_unreachable_hub_says_what_to_do() -> None:
+    reference = ModelReference(path="some-org/some-model", revision="v1")
+    with pytest.raises(CheckpointError, match=r"some-org/some-model at revision 'v1': .*HF_HUB_OFFLINE"):
+        Checkpoint.open(reference)
+
+
+def test_whereabouts_tells_folder_cache_and_unresolved_without_raising(
+    tiny_llama: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = tmp_path / "models--org--tiny"
+    snapshot = cached / "snapshots" / ("0" * 40)
+    shutil.copytree(tiny_llama["base"], snapshot)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert whereabouts(ModelReference(path=str(tiny_llama["base"]))).kind == "folder"
+    assert whereabouts(ModelReference(path="org/tiny"))[:2] == ("cache", snapshot)
+    assert whereabouts(ModelReference(path="org/tiny", revision="v2")).kind == "unresolved"
+    assert whereabouts(ModelReference(path="org/other")).kind == "unresolved"
+    assert whereabouts(ModelReference(path="./nowhere")) == ("unresolved", None, "./nowhere: no such folder")
+    assert Checkpoint.open("org/tiny").folder == snapshot
+    (snapshot / "model.safetensors").unlink()
+    assert whereabouts(ModelReference(path="org/tiny")).kind == "unresolved"

@@ -1,0 +1,45 @@
+"""A small experiment and its undisturbed runs, which the tests of the search compare with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from evomerge.config.config import Config
+from evomerge.study.search import search
+from helpers.search import changed, write_config, write_task
+
+
+@pytest.fixture(scope="session")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_task(tmp_path_factory.mktemp("tasks"))
+
+
+@pytest.fixture(scope="session")
+def config_file(tmp_path_factory: pytest.TempPathFactory, tiny_llama: dict[str, Path], tasks: Path) -> Path:
+    return write_config(tmp_path_factory.mktemp("config") / "tiny.yaml", tiny_llama, tasks)
+
+
+@pytest.fixture(scope="session")
+def config(config_file: Path) -> Config:
+    return Config.from_file(config_file)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, config: Config) -> Path:
+    directory = tmp_path_factory.mktemp("runs") / "undisturbed"
+    search(config, directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def in_blocks(config: Config) -> Config:
+    return changed(config, search={"block": 5})
+
+
+@pytest.fixture(scope="session")
+def undisturbed_in_blocks(tmp_path_factory: pytest.TempPathFactory, in_blocks: Config) -> Path:
+    directory = tmp_path_factory.mktemp("blocks") / "run"
+    search(in_blocks, directory)
+    return directory

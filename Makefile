@@ -3,6 +3,7 @@
 #   make test       install with what the tests need and run them all
 #   make test-fast  all but slow tests and those that start Ray
 #   make lint       style and types
+#   make docs       the pages of docs/ and the reference from the docstrings, into site/
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo demo-small test test-fast lint clean
+.PHONY: demo demo-small test test-fast lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/evomerge demo $(DEMO)
@@ -33,8 +34,11 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --quiet
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) site
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "evomerge needs Python 3.11 or later; set PYTHON")'

@@ -49,7 +49,7 @@ class LiveModel:
             device: where the live parameters are.
 
         Raises: CheckpointError naming the tensors that aren't found, the parameters that no stored
-            tensor fills, or those whose values changed on loading.
+        tensor fills, or those whose values changed on loading.
         """
         config = _config(base)
         with _quietly():

@@ -3,5 +3,5 @@
 Knows mergekit's formats as documented. Does not need mergekit itself.
 
 Results agree with mergekit's within the rounding of its dtype. Every deliberate difference, and every key that is
-refused, is listed in README.md beside this file.
+refused, is listed in docs/mergekit.md.
 """

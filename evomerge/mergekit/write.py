@@ -37,7 +37,7 @@ def to_mergekit(recipe: Recipe) -> str:
         recipe: the merge. Where mergekit draws entries at random, it will draw others; a comment says so.
 
     Raises: RecipeError if mergekit has no such method, option, coefficient, kind of expert or way to select a group's
-        tensors.
+    tensors.
     """
     counterpart = BY_OURS.get("scaled" if recipe.method == "passthrough" else recipe.method)
     if counterpart is None:

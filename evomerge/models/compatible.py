@@ -23,7 +23,7 @@ def check_compatible(base: Checkpoint, experts: Mapping[str, Checkpoint], *, voc
         vocabulary: False leaves out their vocabularies, and the sides that have one entry per token.
 
     Raises: CheckpointError naming each expert and each difference: architecture, depth, width,
-        vocabulary, missing or extra tensors, shapes.
+    vocabulary, missing or extra tensors, shapes.
     """
     problems = [
         f"expert {name!r}: {problem}"

@@ -74,7 +74,7 @@ class Adapter(Checkpoint):
             resized: accept an adapter with a vocabulary of its own, whose embedding and head have other rows.
 
         Raises: CheckpointError if it isn't a LoRA adapter, asks for what isn't a plain sum of base and product,
-            or doesn't fit the base.
+        or doesn't fit the base.
         """
         if not isinstance(reference, ModelReference):
             reference = ModelReference(path=str(reference))

@@ -66,7 +66,7 @@ def open_models(sources: Sources) -> Models:
     Everything that merges opens its models here, so that a search, its workers and an export see the same.
 
     Raises: CheckpointError naming the model and what is wrong with it; RecipeError for slices of layers that
-        aren't there.
+    aren't there.
     """
     return as_family(open_each(sources), sources)
 

@@ -1,10 +1,13 @@
 """The rooms of the package and the floors they stand on: the one place that says so.
 
 The test of storeys holds the imports to this table, and the picture in the README is made from it:
-python -m helpers.house prints it.
+python -m helpers.house prints it, and with the name of a file redraws it there.
 """
 
 from __future__ import annotations
+
+import sys
+from pathlib import Path
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("score", "errors", "streams"),
@@ -21,11 +24,65 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 
 FLOOR = {room: number for number, rooms in enumerate(FLOORS, start=1) for room in rooms}
 
+WORDS: dict[str, str] = {
+    "__main__": "python -m evomerge",
+    "algorithms": "which genomes to try next: CMA-ES, TPE, random",
+    "benchmark": "items in splits, requests out, answers to scores",
+    "cli": "the command line: screens and messages",
+    "config": "the experiment's YAML, a file for each section",
+    "demo": "small models trained from scratch, offline",
+    "errors": "what is wrong, where, and what to do",
+    "estimate": "intervals, paired tests, corpus metrics",
+    "execute": "candidates to workers: in this process or on Ray",
+    "files": "files that survive a crash",
+    "inference": "a live model answers requests",
+    "kernels": "one formula over whole tensors, the same bytes everywhere",
+    "materialise": "from a recipe to merged tensors, live or in a folder",
+    "mergekit": "mergekit's files, read and written",
+    "methods": "merge methods: tensors in, one tensor out",
+    "models": "what is on disk, seen as one family",
+    "pruners": "whether a candidate is worth its next items",
+    "recipe": "the complete merge as data",
+    "registry": "names of parts, each with its import path",
+    "report": "tables, model cards and new rankings of a run",
+    "run": "the run directory: everything about one search, on disk",
+    "score": "plain values: what is asked, answered and scored",
+    "space": "from a genome to a recipe",
+    "streams": "named streams of random numbers",
+    "study": "one search, from config to result",
+    "testing": "tiny real models, and laws that every part keeps",
+}
+"""What each room is for, in a few words."""
+
+BEGIN, END = "<!-- house: drawn by tests/helpers/house.py -->", "<!-- end of house -->"
+"""What a picture stands between in a page."""
+
 
 def picture() -> str:
-    """The floors as the README shows them, the upper ones first."""
-    return "\n".join(f"{number}  {'  '.join(rooms)}" for number, rooms in reversed([*enumerate(FLOORS, start=1)]))
+    """A line for each room with what it is for, the upper floors first; at most 80 columns."""
+    width = max(map(len, FLOOR))
+    lines = []
+    for number, rooms in reversed([*enumerate(FLOORS, start=1)]):
+        for place, room in enumerate(rooms):
+            floor = str(number) if place == 0 else " "
+            lines.append(f"{floor}  {room:<{width}}  {WORDS.get(room, '')}".rstrip())
+    return "\n".join(lines)
+
+
+def block() -> str:
+    """The picture with its marks, as it stands in a page."""
+    return f"{BEGIN}\n```text\n{picture()}\n```\n{END}"
+
+
+def redraw(path: Path) -> None:
+    """Put the picture where the page at `path` has an older one. Raises: ValueError if it has none."""
+    text = path.read_text(encoding="utf-8")
+    start, end = text.index(BEGIN), text.index(END) + len(END)
+    path.write_text(text[:start] + block() + text[end:], encoding="utf-8")
 
 
 if __name__ == "__main__":
-    print(picture())
+    for name in sys.argv[1:]:
+        redraw(Path(name))
+    if not sys.argv[1:]:
+        print(picture())

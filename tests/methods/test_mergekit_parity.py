@@ -1,6 +1,6 @@
 """The same merges by mergekit, on whole small models, within the rounding of its float32 arithmetic.
 
-Where the two differ on purpose (all of it is in evomerge/mergekit/README.md), the case says how our options are set to
+Where the two differ on purpose (all of it is in docs/mergekit.md), the case says how our options are set to
 match, or what is left out:
 
 - ties, breadcrumbs: entries that tie with the last one kept are all kept; mergekit keeps an arbitrary part.

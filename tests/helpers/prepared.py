@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save, save_file
@@ -69,6 +70,49 @@ class Noted(MergeMethod):
         mean = state if self.option["plain"] else next(state)
         assert mean.entries == out.numel()
         out.copy_(inputs.base.double() + float(coefficients["scale"]) * mean.change)
+
+
+HERE = Path(__file__).resolve().parents[1]
+
+
+def equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def files_of(states: Path) -> list[Path]:
+    return sorted(states.glob("*/*.safetensors"))
+
+
+class Started(NamedTuple):
+    process: subprocess.Popen[str]
+    out: Path
+
+    def go(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def wait(self) -> tuple[int, str]:
+        said, _ = self.process.communicate(timeout=120)
+        return self.process.returncode, said
+
+
+def start(
+    states: Path, out: Path, models: Sequence[Path], *, limit: Callable[[], None] | None = None, **environment: str
+) -> Started:
+    """A process that has opened the models and waits for a word to begin."""
+    paths = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "helpers.prepared", str(states), str(out), *map(str, models)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths, **environment},
+        preexec_fn=limit,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return Started(process, out)
 
 
 METHOD = "helpers.prepared:Noted"

@@ -1,3 +1,5 @@
+"""Merged models as folders: complete, loadable, or not there at all."""
+
 from __future__ import annotations
 
 import hashlib
@@ -8,10 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -21,36 +23,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from evomerge.errors import CheckpointError, ExportError, MergeError, RecipeError
 from evomerge.files.fresh_folder import fresh_folder
 from evomerge.inference.live import LiveModel
-from evomerge.materialise.bind import Bound
 from evomerge.materialise.folder import write_folder
 from evomerge.materialise.merger import Merger
-from evomerge.materialise.shards import parse_size
-from evomerge.methods import METHODS
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.open import Models
-from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
-from evomerge.recipe.sources import ModelReference
 from evomerge.study.merge import merge
 from evomerge.testing.models import ARCHITECTURES, tiny_checkpoint, tiny_family
-from helpers.stand_in_methods import METHODS as STAND_INS
-
-
-@pytest.fixture(autouse=True)
-def stand_ins() -> Iterator[None]:
-    with METHODS.extended(STAND_INS):
-        yield
-
-
-def recipe_of(folders: Mapping[str, Path], **settings: Any) -> Recipe:
-    references = {name: ModelReference(path=str(folder)) for name, folder in folders.items()}
-    groups = (
-        Group(name="mlp", kinds=("mlp",), coefficients={"weight": {"a": 0.3, "b": 0.9}}),
-        Group(name="rest", coefficients={"weight": {"a": 0.6, "b": -0.2}, "scale": 0.5}),
-    )
-    return Recipe(
-        **{"base": references.pop("base"), "experts": references, "method": "weighted", "groups": groups, **settings}
-    )
+from helpers.folders import recipe_of, weight_bytes
 
 
 def live_model(recipe: Recipe) -> LiveModel:
@@ -70,10 +50,6 @@ def assert_same_model(folder: Path, live: LiveModel) -> None:
         assert torch.equal(found[name], tensor), name
     tokens = torch.arange(1, 30)[None]
     assert torch.equal(loaded(tokens).logits, live.model(tokens).logits)
-
-
-def weight_bytes(folder: Path) -> int:
-    return sum(tensor.nbytes for file in folder.glob("*.safetensors") for tensor in load_file(file).values())
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -142,27 +118,6 @@ def test_mixed_dtypes_stay_and_every_tensor_is_aligned(tmp_path: Path) -> None:
     assert torch.equal(written["model.layers.0.mlp.flags"], stored["model.layers.0.mlp.flags"])
 
 
-@pytest.mark.parametrize("shard_size", ["10KB", "50KB", 100_000])
-def test_no_shard_exceeds_its_size_but_for_a_single_larger_tensor(
-    tiny_llama: dict[str, Path], tmp_path: Path, shard_size: str | int
-) -> None:
-    out = write_folder(recipe_of(tiny_llama), tmp_path / "merged", shard_size=shard_size)
-    index = json.loads((out / "model.safetensors.index.json").read_text())
-    shards = {file.name: load_file(file) for file in out.glob("*.safetensors")}
-    assert index["weight_map"] == {name: file for file, tensors in shards.items() for name in tensors}
-    assert index["metadata"]["total_size"] == weight_bytes(out)
-    for tensors in shards.values():
-        assert len(tensors) == 1 or sum(t.nbytes for t in tensors.values()) <= parse_size(shard_size)
-
-
-def test_shard_sizes_dont_change_the_merge(tiny_llama: dict[str, Path], tmp_path: Path) -> None:
-    written = []
-    for number, size in enumerate(("5GB", "10KB")):
-        out = write_folder(recipe_of(tiny_llama), tmp_path / str(number), shard_size=size)
-        written.append({name: t for file in out.glob("*.safetensors") for name, t in load_file(file).items()})
-    assert all(torch.equal(written[1][name], tensor) for name, tensor in written[0].items())
-
-
 def test_the_folder_is_complete_and_tells_how_it_was_made(tiny_llama: dict[str, Path], tmp_path: Path) -> None:
     recipe = recipe_of(tiny_llama)
     out = write_folder(recipe, tmp_path / "new" / "merged", files={"README.md": "# A merge\n"})
@@ -196,24 +151,6 @@ def test_progress_counts_bytes_up_to_all_of_them(tiny_llama: dict[str, Path], tm
     assert [at for at, _ in seen] == sorted({at for at, _ in seen})
     assert {total for _, total in seen} == {weight_bytes(out)}
     assert seen[-1][0] == seen[-1][1]
-
-
-def test_merged_tensors_share_the_memory_of_two(
-    tiny_llama: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stream = Merger.stream
-    places, count = set(), 0
-
-    def watched(self: Merger, bound: Bound, *, reuse: bool) -> Iterator[tuple[str, torch.Tensor]]:
-        nonlocal count
-        for name, tensor in stream(self, bound, reuse=reuse):
-            places.add(tensor.untyped_storage().data_ptr())
-            count += 1
-            yield name, tensor
-
-    monkeypatch.setattr(Merger, "stream", watched)
-    write_folder(recipe_of(tiny_llama), tmp_path / "merged", shard_size="10KB")
-    assert len(places) == 2 < count
 
 
 def nothing_left(parent: Path) -> bool:
@@ -338,25 +275,3 @@ def test_nothing_is_written_for_models_or_recipes_that_dont_work(tiny_llama: dic
     with pytest.raises(ExportError, match="plain name"):
         write_folder(recipe_of(tiny_llama), out, files={"../README.md": ""})
     assert nothing_left(out.parent)
-
-
-@pytest.mark.parametrize(
-    ("size", "bytes_"),
-    [
-        ("5GB", 5 * 10**9),
-        ("500MB", 5 * 10**8),
-        ("1.5 gb", 15 * 10**8),
-        ("2GiB", 2**31),
-        ("64KB", 64_000),
-        (12, 12),
-        ("5", 5),
-    ],
-)
-def test_sizes_are_read_as_people_write_them(size: str | int, bytes_: int) -> None:
-    assert parse_size(size) == bytes_
-
-
-@pytest.mark.parametrize("size", ["", "0GB", "-1GB", "five", "5 apples", "5GBs"])
-def test_what_is_no_size_is_refused(size: str) -> None:
-    with pytest.raises(ExportError, match="expected a size such as 5GB"):
-        parse_size(size)

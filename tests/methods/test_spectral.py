@@ -1,4 +1,4 @@
-"""TSV-Merge, Iso-C and Iso-CTS against the papers' procedures in numpy, and their laws."""
+"""Merging of singular vectors: TSV-Merge and isotropic merging, as their papers compute them."""
 
 from __future__ import annotations
 
@@ -11,43 +11,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from evomerge.errors import MergeError
 from evomerge.kernels.rounding import round_once
-from evomerge.methods.base import MergeMethod, TensorInputs
-from evomerge.methods.spectral import decompose as decomposing
 from evomerge.methods.spectral.base import MatrixMethod
-from evomerge.methods.spectral.decompose import MatrixPool, decompose, polar
 from evomerge.methods.spectral.singular import IsoC, IsoCts, TsvMerge
 from evomerge.streams import stream
 from evomerge.testing.inputs import make_inputs, merged, options_of
-
-Matrix = NDArray[np.float64]
+from helpers.matrices import Matrix, inputs_of, prepared, task_vectors
 
 SHAPES = ((12, 12), (30, 9), (9, 30), (13, 20))
-
-
-def task_vectors(shape: tuple[int, int], count: int, seed: int = 0) -> list[Matrix]:
-    generator = stream(seed, "tau", *shape)
-    return [generator.standard_normal(shape) * 0.01 for _ in range(count)]
-
-
-def inputs_of(tau: list[Matrix], *, name: str = "layer.weight", dtype: torch.dtype = torch.float64) -> TensorInputs:
-    """A base of zeros, so that experts are their task vectors exactly."""
-    return TensorInputs(
-        name=name,
-        base=torch.zeros(tau[0].shape, dtype=dtype),
-        experts=tuple(torch.from_numpy(vector).to(dtype) for vector in tau),
-    )
-
-
-def prepared(method: type[MatrixMethod], tau: list[Matrix], **options: object) -> list[Matrix]:
-    names = tuple(f"expert_{index}" for index in range(len(tau)))
-    instance = method(options_of(method, **{"stored_as": "float64", **options}), experts=names, seed=0)
-    state = instance.prepare(inputs_of(tau))
-    assert state is not None
-    return [part.numpy() for part in state]
 
 
 def plain_polar(matrix: Matrix) -> Matrix:
@@ -200,22 +172,6 @@ def test_zero_task_vectors_take_no_part(method: type[MatrixMethod]) -> None:
     assert not sum(prepared(method, [np.zeros((9, 12))] * 2)).any()
 
 
-def test_the_signs_of_singular_vectors_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    tau = task_vectors((14, 11), 3)
-    before = {method: sum(prepared(method, tau)) for method in (TsvMerge, IsoC, IsoCts)}
-    generator = stream(3, "signs")
-    plain = decomposing._singular_values
-
-    def flipped(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        left, values, right = plain(matrix)
-        signs = torch.from_numpy(generator.choice([-1.0, 1.0], len(values)))
-        return left * signs, values, right * signs[:, None]
-
-    monkeypatch.setattr(decomposing, "_singular_values", flipped)
-    for method, expected in before.items():
-        np.testing.assert_allclose(sum(prepared(method, tau)), expected, atol=1e-15)
-
-
 @pytest.mark.parametrize("method", [TsvMerge, IsoC, IsoCts])
 def test_prepared_bytes_do_not_depend_on_the_experts_order(method: type[MatrixMethod]) -> None:
     inputs = make_inputs(method, (70, 67), torch.bfloat16)
@@ -290,148 +246,3 @@ def test_isotropy_goes_from_the_weighted_sum_to_equal_singular_values(method: ty
         coefficients = {"scale": np.asarray(1.5), "isotropy": np.asarray(isotropy), "weight": weight}
         found = merged(method, inputs_of(tau), coefficients, options=options_of(method, stored_as="float64"))
         np.testing.assert_allclose(found.numpy(), 1.5 * ((1 - isotropy) * plain + isotropy * flat), atol=1e-15)
-
-
-COEFFICIENTS = {"scale": np.asarray(1.0), "isotropy": np.asarray(0.5)}
-NAMES = (
-    "model.embed_tokens.weight",
-    "lm_head.weight",
-    "transformer.wte.weight",
-    "transformer.wpe.weight",
-    "gpt_neox.embed_in.weight",
-    "embed_out.weight",
-    "output.weight",
-    "score.weight",
-    "visual.text_projection",
-    "backbone.layers.0.mixer.conv1d.weight",
-)
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("method", [TsvMerge, IsoC])
-def test_tables_and_heads_get_the_mean_of_the_task_vectors(method: type[MergeMethod], name: str) -> None:
-    tau = task_vectors((6, 8), 2)
-    weight = np.array([1.0, 0.5])
-    found = merged(method, inputs_of(tau, name=name), {**COEFFICIENTS, "weight": weight})
-    np.testing.assert_allclose(found.numpy(), (tau[0] + 0.5 * tau[1]) / 2, atol=1e-17)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "model.layers.0.self_attn.q_proj.weight",
-        "model.layers.11.mlp.down_proj.weight",
-        "encoder.layer.3.attention.output.dense.weight",
-        "transformer.h.1.attn.c_attn.weight",
-        "model.layers.0.mlp.gate.weight",
-    ],
-)
-def test_linear_layers_are_taken_as_matrices(name: str) -> None:
-    instance = TsvMerge(options_of(TsvMerge), experts=("a", "b"), seed=0)
-    assert instance.prepare(inputs_of(task_vectors((6, 8), 2), name=name)) is not None
-
-
-def test_which_names_are_averaged_can_be_chosen() -> None:
-    tau = task_vectors((6, 8), 2)
-    everything = TsvMerge(options_of(TsvMerge, averaged=""), experts=("a", "b"), seed=0)
-    assert everything.prepare(inputs_of(tau, name="lm_head.weight")) is not None
-    chosen = TsvMerge(options_of(TsvMerge, averaged=r"\.mlp\."), experts=("a", "b"), seed=0)
-    assert chosen.prepare(inputs_of(tau, name="layers.0.mlp.up_proj.weight")) is None
-    with pytest.raises(MergeError, match="averaged: no regular expression"):
-        TsvMerge(options_of(TsvMerge, averaged="("), experts=("a", "b"), seed=0)
-
-
-@pytest.mark.parametrize("method", [TsvMerge, IsoC, IsoCts])
-def test_a_stack_of_matrices_is_merged_slice_by_slice(method: type[MatrixMethod]) -> None:
-    stacks = [np.stack(task_vectors((6, 8), 4, seed)) for seed in range(2)]
-    found = prepared(method, stacks)
-    for index in range(4):
-        alone = prepared(method, [stack[index] for stack in stacks])
-        assert all((part[index] == other).all() for part, other in zip(found, alone, strict=True))
-    instance = method(options_of(method, stacks=False), experts=("a", "b"), seed=0)
-    assert instance.prepare(inputs_of(stacks)) is None
-    assert instance.prepared_bytes((4, 6, 8), 2) == 0
-
-
-def test_a_slice_that_is_not_finite_spoils_that_slice_alone() -> None:
-    stacks = [np.stack(task_vectors((6, 8), 3, seed)) for seed in range(2)]
-    stacks[1][1, 2, 3] = np.nan
-    for part in prepared(TsvMerge, stacks):
-        assert np.isnan(part[1]).all()
-        assert np.isfinite(part[[0, 2]]).all()
-
-
-def test_the_stated_size_is_that_of_the_prepared_matrices() -> None:
-    for stored_as, size in (("float64", 8), ("float32", 4), ("bfloat16", 2)):
-        many = TsvMerge(options_of(TsvMerge, stored_as=stored_as), experts=("a", "b", "c"), seed=0)
-        assert many.prepared_bytes((10, 20), 3) == 3 * 200 * size
-        one = IsoC(options_of(IsoC, stored_as=stored_as), experts=("a", "b", "c"), seed=0)
-        assert one.prepared_bytes((10, 20), 3) == 200 * size
-        assert one.prepared_bytes((20,), 3) == 0
-
-
-def test_float32_decompositions_come_near_those_in_float64() -> None:
-    tau = task_vectors((20, 30), 3)
-    for method in (TsvMerge, IsoC, IsoCts):
-        rough, fine = sum(prepared(method, tau, precision="float32")), sum(prepared(method, tau))
-        assert 0 < np.abs(rough - fine).max() < 1e-4 * np.abs(fine).max()
-
-
-def test_decompositions_keep_what_can_be_told_from_zero() -> None:
-    generator = stream(4, "rank")
-    for shape in ((5, 40), (40, 5), (20, 20), (1, 7), (7, 1)):
-        matrix = torch.from_numpy(generator.standard_normal(shape))
-        left, values, right = decompose(matrix)
-        assert len(values) == min(shape)
-        torch.testing.assert_close((left * values) @ right, matrix, rtol=0, atol=1e-13)
-        torch.testing.assert_close(left.T @ left, torch.eye(min(shape), dtype=torch.float64), rtol=0, atol=1e-13)
-        torch.testing.assert_close(right @ right.T, torch.eye(min(shape), dtype=torch.float64), rtol=0, atol=1e-13)
-    assert len(decompose(torch.ones(4, 6, dtype=torch.float64)).values) == 1
-    assert len(decompose(torch.zeros(4, 6, dtype=torch.float64)).values) == 0
-    assert decompose(torch.zeros(4, 0, dtype=torch.float64)).left.shape == (4, 0)
-
-
-def test_a_decomposition_that_fails_is_tried_on_the_transpose_and_then_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = torch.linalg.svd, []
-
-    def failing(matrix: torch.Tensor, full_matrices: bool) -> object:
-        calls.append(matrix.shape)
-        if len(calls) == 1 or always:
-            raise torch.linalg.LinAlgError("no convergence")
-        return real(matrix, full_matrices=full_matrices)
-
-    monkeypatch.setattr(torch.linalg, "svd", failing)
-    always = False
-    matrix = torch.from_numpy(task_vectors((6, 7), 1)[0])
-    left, values, right = decompose(matrix)
-    torch.testing.assert_close((left * values) @ right, matrix)
-    always = True
-    with pytest.raises(MergeError, match=r"layer\.weight: singular values don't converge"):
-        prepared(TsvMerge, task_vectors((6, 7), 2))
-
-
-def test_polar_factors_are_partial_isometries() -> None:
-    generator = stream(5, "polar")
-    matrix = torch.from_numpy(generator.standard_normal((9, 5)))
-    found, dropped = polar(matrix)
-    assert dropped == 0
-    torch.testing.assert_close(found.T @ found, torch.eye(5, dtype=torch.float64), rtol=0, atol=1e-14)
-    doubled, dropped = polar(torch.cat([matrix, matrix], dim=1), 1e-9)
-    assert dropped == 4  # of min(9, 10) directions five are there
-    torch.testing.assert_close(doubled, torch.cat([found, found], dim=1) / 2**0.5, rtol=0, atol=1e-14)
-
-
-def test_a_pool_gives_results_in_order_and_leaves_torch_its_threads() -> None:
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        with decomposing.matrix_pool(torch.device("cpu")) as side_by_side:
-            assert side_by_side.count == 2
-            assert torch.get_num_threads() == 1
-            assert side_by_side.map(lambda item: (item, torch.get_num_threads()), range(5)) == [
-                (i, 1) for i in range(5)
-            ]
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-    assert MatrixPool(1).map(str, [1, 2]) == ["1", "2"]

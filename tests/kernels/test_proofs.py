@@ -74,23 +74,23 @@ def test_compiled_loops_write_the_bytes_of_torch(name: str, kind: str) -> None:
     for experts in (2, 5):
         count = min(max(experts, method.min_experts), method.max_experts or experts)
         base, *others = awkward(count)
-        merger = method(
+        instance = method(
             {option.name: option.default for option in method.options}, experts=tuple("abcde"[:count]), seed=7
         )
         inputs = TensorInputs(name="x", base=base if method.base == "required" else None, experts=tuple(others))
         values = coefficients(method, count, kind)
         if kind == "zero" and name in WITHOUT_ZERO:
             with pytest.raises(MergeError):
-                merger.merge(inputs, values, merger.preparer.prepare(merger.bind(inputs)), torch.empty_like(base))
+                instance.merge(inputs, values, instance.prepare(inputs), torch.empty_like(base))
             continue
         written = []
         for torch_alone in (False, True):
             out = torch.empty_like(base)
             if torch_alone:
                 with torch_only():
-                    finite = merger.merge(inputs, values, merger.preparer.prepare(merger.bind(inputs)), out)
+                    finite = instance.merge(inputs, values, instance.prepare(inputs), out)
             else:
-                finite = merger.merge(inputs, values, merger.preparer.prepare(merger.bind(inputs)), out)
+                finite = instance.merge(inputs, values, instance.prepare(inputs), out)
             assert finite in (None, bool(out.isfinite().all()))
             written.append(out)
         assert same_bytes(*written), (experts, (written[0] != written[1]).nonzero()[:5])
@@ -105,13 +105,10 @@ def test_what_is_not_finite_is_noticed_wherever_it_stands(name: str, poison: flo
         base, experts = base[8:], [expert[8:].contiguous() for expert in experts]
         experts[1].view(-1)[min(place, base.numel() - 1)] = poison
         method = METHODS.get(name)
-        merger = method({option.name: option.default for option in method.options}, experts=("a", "b", "c"), seed=7)
+        instance = method({option.name: option.default for option in method.options}, experts=("a", "b", "c"), seed=7)
         inputs = TensorInputs(name="x", base=base, experts=tuple(experts))
         out = torch.empty_like(base)
-        assert (
-            merger.merge(inputs, coefficients(method, 3, "generic"), merger.preparer.prepare(merger.bind(inputs)), out)
-            is False
-        )
+        assert instance.merge(inputs, coefficients(method, 3, "generic"), instance.prepare(inputs), out) is False
 
 
 def test_a_mark_promises_the_same_bfloat16_for_all_numbers_within_the_bound() -> None:
@@ -176,13 +173,13 @@ def test_among_a_million_weights_none_is_rounded_otherwise(name: str) -> None:
     base = torch.randn(1 << 10, 1 << 10, generator=generator)
     experts = tuple((base + torch.randn(base.shape, generator=generator)).bfloat16() for _ in range(3))
     method = METHODS.get(name)
-    merger = method({option.name: option.default for option in method.options}, experts=("a", "b", "c"), seed=7)
+    instance = method({option.name: option.default for option in method.options}, experts=("a", "b", "c"), seed=7)
     inputs = TensorInputs(name="x", base=base.bfloat16(), experts=experts)
     values = coefficients(method, 3, "generic")
     outs = [torch.empty_like(inputs.experts[0]) for _ in range(2)]
-    merger.merge(inputs, values, merger.preparer.prepare(merger.bind(inputs)), outs[0])
+    instance.merge(inputs, values, instance.prepare(inputs), outs[0])
     with torch_only():
-        merger.merge(inputs, values, merger.preparer.prepare(merger.bind(inputs)), outs[1])
+        instance.merge(inputs, values, instance.prepare(inputs), outs[1])
     assert same_bytes(*outs)
 
 
@@ -193,7 +190,7 @@ def test_a_vote_that_float32_takes_for_a_tie_is_decided(side: float) -> None:
     experts = ((base + step).bfloat16(), (base - step).bfloat16())
     method = METHODS.get("ties")
     options = {option.name: option.default for option in method.options}
-    merger = method(options, experts=("a", "b"), seed=7)
+    instance = method(options, experts=("a", "b"), seed=7)
     inputs = TensorInputs(name="x", base=base, experts=experts)
     values = {
         "weight": np.array([0.7 * (1 + side * 1e-12), 0.7]),
@@ -201,7 +198,7 @@ def test_a_vote_that_float32_takes_for_a_tie_is_decided(side: float) -> None:
         "scale": np.asarray(1.0),
     }
     out = torch.empty_like(base)
-    merger.merge(inputs, values, merger.preparer.prepare(merger.bind(inputs)), out)
+    instance.merge(inputs, values, instance.prepare(inputs), out)
     assert torch.equal(out, experts[0 if side > 0 else 1])
 
 
@@ -214,11 +211,11 @@ def test_votes_on_a_common_grid_are_decided_as_by_fractions(spread: int) -> None
     base, *experts = (torch.from_numpy(row).bfloat16().view(128, 256) for row in values)
     method = METHODS.get("ties")
     options = {option.name: option.default for option in method.options} | {"election": "unweighted"}
-    merger = method(options, experts=("a", "b"), seed=7)
+    instance = method(options, experts=("a", "b"), seed=7)
     inputs = TensorInputs(name="x", base=base, experts=tuple(experts))
     numbers = {"weight": np.array([0.61, 0.83]), "density": np.ones(2), "scale": np.asarray(1.0)}
     out = torch.empty_like(base)
-    merger.merge(inputs, numbers, merger.preparer.prepare(merger.bind(inputs)), out)
+    instance.merge(inputs, numbers, instance.prepare(inputs), out)
 
     tied = 0
     for start, one, other, merged in zip(*(t.view(-1).tolist() for t in (base, *experts, out)), strict=True):

@@ -15,7 +15,7 @@ from helpers.stand_in_methods import Weighted
 from helpers.weighted import merger_of
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def stand_ins() -> Iterator[None]:
     Weighted.prepared.clear()
     with METHODS.extended(STAND_INS):
@@ -27,7 +27,7 @@ def llama(tiny_llama: dict[str, Path]) -> Merger:
     return merger_of(tiny_llama)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def noted() -> Iterator[None]:
     with METHODS.extended({"noted": METHOD}):
         yield

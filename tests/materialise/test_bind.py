@@ -19,6 +19,8 @@ from evomerge.recipe.sources import ModelReference
 from evomerge.testing.models import tiny_checkpoint
 from helpers.weighted import everywhere, merger_of, recipe_of
 
+pytestmark = pytest.mark.usefixtures("stand_ins")
+
 
 def test_groups_without_tensors_and_an_expert_that_is_the_base_are_noted(tiny_llama: dict[str, Path]) -> None:
     references = {name: ModelReference(path=str(tiny_llama[name])) for name in ("base", "a")}

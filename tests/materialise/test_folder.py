@@ -32,6 +32,8 @@ from evomerge.study.merge import merge
 from evomerge.testing.models import ARCHITECTURES, tiny_checkpoint, tiny_family
 from helpers.folders import recipe_of, weight_bytes
 
+pytestmark = pytest.mark.usefixtures("stand_ins")
+
 
 def live_model(recipe: Recipe) -> LiveModel:
     base = Checkpoint.open(recipe.base)

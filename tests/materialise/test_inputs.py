@@ -22,6 +22,8 @@ from evomerge.testing.models import tiny_checkpoint, tiny_family
 from helpers.merging import streamed
 from helpers.weighted import BY_LAYER_AND_KIND, everywhere, merger_of, recipe_of
 
+pytestmark = pytest.mark.usefixtures("stand_ins")
+
 
 def test_experts_in_another_dtype_are_merged_as_stored(tmp_path: Path) -> None:
     folders = {

@@ -22,6 +22,8 @@ from helpers.merging import streamed
 from helpers.stand_in_methods import Weighted
 from helpers.weighted import BY_LAYER_AND_KIND, everywhere, merger_of, recipe_of
 
+pytestmark = pytest.mark.usefixtures("stand_ins")
+
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -26,6 +26,8 @@ from helpers.prepared import equal, files_of, merged, merger_of, recipe_of
 from helpers.search import essence, write_config, write_task
 from helpers.worker import REQUESTS, answers, job, make_settings
 
+pytestmark = pytest.mark.usefixtures("noted")
+
 
 def test_states_of_other_options_models_and_orders_are_kept_apart(tmp_path: Path, notes: Path) -> None:
     family = tiny_family(tmp_path / "models")

@@ -17,6 +17,8 @@ from evomerge.materialise.merger import Merger
 from evomerge.materialise.shards import parse_size
 from helpers.folders import recipe_of, weight_bytes
 
+pytestmark = pytest.mark.usefixtures("stand_ins")
+
 
 @pytest.mark.parametrize("shard_size", ["10KB", "50KB", 100_000])
 def test_no_shard_exceeds_its_size_but_for_a_single_larger_tensor(

@@ -22,6 +22,8 @@ from evomerge.methods.base import MergeMethod
 from evomerge.testing.models import tiny_family
 from helpers.prepared import equal, files_of, merged, merger_of, recipe_of, start
 
+pytestmark = pytest.mark.usefixtures("noted")
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS.names())

@@ -16,6 +16,8 @@ from evomerge.methods import METHODS
 from helpers.merging import prepared
 from helpers.prepared import equal, files_of, merged, merger_of, recipe_of, start
 
+pytestmark = pytest.mark.usefixtures("noted")
+
 
 @pytest.mark.slow
 def test_processes_that_start_together_share_the_tensors_out(tmp_path: Path, models: list[Path], notes: Path) -> None:

@@ -85,7 +85,7 @@ def worker_processes() -> list[int]:
             pid = parents.get(pid, 0)
         return False
 
-    return [pid for pid, title in titles.items() if title.startswith("ray::_Process") and is_ours(pid)]
+    return [pid for pid, title in titles.items() if title.startswith("ray::WorkerProcess") and is_ours(pid)]
 
 
 class Sabotage:

@@ -19,7 +19,7 @@ from evomerge.config.execution import ExecutionConfig
 from evomerge.errors import ExecutionError
 from evomerge.execute.base import Failure, Job, Outcome, WorkerSettings
 from evomerge.execute.ray.cluster import check_room, cluster_address, cluster_nodes, connect, default_cpus, first_line
-from evomerge.execute.ray.slots import Process, Queue, Slot, Started
+from evomerge.execute.ray.slots import Queue, Slot, Started, WorkerProcess
 from evomerge.score.requests import Request
 
 _log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class RayExecutor:
                 max_restarts=0,
                 max_task_retries=0,
                 runtime_env={"env_vars": {"OMP_NUM_THREADS": str(settings.threads), "TOKENIZERS_PARALLELISM": "false"}},
-            )(Process)
+            )(WorkerProcess)
             for index in range(self.workers):
                 self._slots.append(Slot(index=index))
                 self._start(self._slots[-1])

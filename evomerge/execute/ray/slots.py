@@ -16,7 +16,7 @@ from evomerge.execute.base import Failure, Job, Outcome, WorkerSettings
 from evomerge.score.requests import Request
 
 
-class Process:
+class WorkerProcess:
     """What runs in an actor: a worker, whose errors travel back as values."""
 
     def __init__(self) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from helpers.house import FLOOR, WORDS, block, picture
 from helpers.pages import ROOT, snippets, text_of
 
 
-def test_the_picture_is_the_table_of_floors() -> None:
-    assert block() in text_of("README.md"), "redraw it: PYTHONPATH=tests python -m helpers.house README.md"
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_the_picture_is_the_table_of_floors(page: str) -> None:
+    assert block() in text_of(page), f"redraw it: PYTHONPATH=tests python -m helpers.house {page}"
 
 
 def test_the_picture_fits_a_terminal_and_has_every_room_once_with_its_words() -> None:

@@ -1,7 +1,7 @@
 """The rooms of the package and the floors they stand on: the one place that says so.
 
-The test of storeys holds the imports to this table, and the picture in the README is made from it:
-python -m helpers.house prints it, and with the name of a file redraws it there.
+The test of storeys holds the imports to this table, and the picture in README.md and CONTRIBUTING.md is made from it:
+python -m helpers.house prints it, and with names of files redraws it there.
 """
 
 from __future__ import annotations

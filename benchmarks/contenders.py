@@ -1,25 +1,35 @@
-"""The ways of scoring a candidate that `benchmarks/scoring.py` compares."""
+"""The ways of scoring a candidate that `scoring.py` compares, and the least that any of them must compute.
+
+A contender is built once for a case; its `candidate` merges with a weight, answers, and returns the score.
+Libraries are imported when their contender is built, so that a comparison needs only those that it names.
+"""
 
 from __future__ import annotations
 
 import argparse
-import logging
+import dataclasses
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks.cases import CASES, METRICS
+from cases import CASES
 
 
 class Ours:
-    """A worker as a search runs it, with the driver's share of the work."""
+    """A worker as a search runs it, with the driver's share of the work.
+
+    Attributes:
+        requests: what a candidate is asked.
+        plan: how the worker answers them.
+        model: the live model, which holds the last candidate.
+        phases: seconds of every candidate so far, by phase.
+    """
 
     def __init__(self, folder: Path, case: str, options: argparse.Namespace) -> None:
         from evomerge.config.config import Config
@@ -45,33 +55,38 @@ class Ours:
             }
         )
         experiment = open_experiment(config)
-        self.benchmark = experiment.benchmark
-        self.worker = Worker(worker_settings(config, dtype=experiment.dtype))
-        self.requests = self.benchmark.requests("search")
-        self.worker.add_requests("search", self.requests)
-        plan = self.worker._plans["search"]
-        self.form, self.tokens = plan.form, dict(plan.tokens)
-        self.phases: dict[str, list[float]] = {"materialise": [], "respond": [], "score": []}
+        self._benchmark = experiment.benchmark
         self._template = experiment.template
+        self._worker = Worker(worker_settings(config, dtype=experiment.dtype))
+        self.requests = self._benchmark.requests("search")
+        self._worker.add_requests("search", self.requests)
+        self._resident, self.plan = self._worker._plans["search"]
+        self.model: Any = self._worker._live.model
+        self.phases: dict[str, list[float]] = {"materialise": [], "respond": [], "score": []}
 
     def candidate(self, weight: float) -> float:
         """Merge, answer, score."""
-        import dataclasses
-
         from evomerge.execute.base import Answers, Job
         from evomerge.recipe.group import Group
 
         coefficients = {"weight": {"expert0": weight, "expert1": weight}}
         recipe = dataclasses.replace(self._template, groups=(Group(name="all", coefficients=coefficients),))
-        outcome = self.worker.evaluate(Job(number=0, recipe=recipe, split="search"))
+        outcome = self._worker.evaluate(Job(number=0, recipe=recipe, split="search"))
         assert isinstance(outcome, Answers), outcome
         start = time.perf_counter()
-        table = self.benchmark.score("search", outcome.responses)
-        score = self.benchmark.objective.score(self.benchmark.aggregate(table), table.sizes)
+        table = self._benchmark.score("search", outcome.responses)
+        score = self._benchmark.objective.score(self._benchmark.aggregate(table), table.sizes)
         self.phases["score"].append(time.perf_counter() - start)
         for phase in ("materialise", "respond"):
             self.phases[phase].append(outcome.seconds[phase])
-        return score
+        return float(score)
+
+    def lengths(self) -> list[int]:
+        """Tokens that the last candidate generates for each request that asks for text."""
+        from evomerge.score.requests import GenerationResponse
+
+        answers = self._resident.respond(self.plan)
+        return [one.tokens for one in answers if isinstance(one, GenerationResponse)]
 
 
 class Stock:
@@ -85,26 +100,23 @@ class Stock:
         self._case = case
         self._manager = TaskManager(include_path=str(folder), include_defaults=False)
         tokenizer = AutoTokenizer.from_pretrained(folder / "base")
-        models = {
-            batch: HFLM(pretrained=ours.worker._live.model, tokenizer=tokenizer, batch_size=batch)
-            for batch in (1, 8, 32)
-        }
-        timed = {}
+        models = {batch: HFLM(pretrained=ours.model, tokenizer=tokenizer, batch_size=batch) for batch in (1, 8, 32)}
+        seconds = {}
         for batch, model in models.items():
             self._model = model
             start = time.perf_counter()
             self.candidate(0.0)
-            timed[batch] = time.perf_counter() - start
-        self._model = models[min(timed, key=lambda batch: timed[batch])]
+            seconds[batch] = time.perf_counter() - start
+        self._model = models[min(seconds, key=lambda batch: seconds[batch])]
 
     def candidate(self, weight: float) -> float:
-        """Evaluate."""
+        """Evaluate; the weight is that of the candidate in the live model already."""
         import lm_eval
 
         found = lm_eval.simple_evaluate(
             model=self._model, tasks=[self._case], task_manager=self._manager, log_samples=False, verbosity="ERROR"
         )
-        return float(found["results"][self._case][METRICS[CASES[self._case]["kind"]]])
+        return float(found["results"][self._case][CASES[self._case].metric])
 
 
 class Mergekit:
@@ -123,7 +135,7 @@ class Mergekit:
         from mergekit.graph import Task
         from mergekit.io.tasks import ReturnTensor
 
-        # Pydantic refuses some tasks in this field, which no other task of mergekit's declares so narrowly.
+        # Pydantic refuses some tasks in this field, which no other task of mergekit's declares so strictly.
         ReturnTensor.model_fields["tensor_task"].annotation = Task
         ReturnTensor.model_rebuild(force=True)
         from mergekit.evo.config import EvolMergeConfiguration
@@ -138,7 +150,7 @@ class Mergekit:
                     "merge_method": "task_arithmetic",
                     "normalize": False,
                 },
-                "tasks": [{"name": case, "metric": METRICS[CASES[case]["kind"]]}],
+                "tasks": [{"name": case, "metric": CASES[case].metric}],
                 "apply_chat_template": False,
                 "fewshot_as_multiturn": False,
             }
@@ -187,51 +199,53 @@ class Mergekit:
 class Bare:
     """Seconds of the forward passes that no scorer can do without, at the bare model's best batch size.
 
-    Every distinct prefix of a request is one token, at the model's speed on rows as long as the median request;
-    then the head where an answer is read; then one step of all texts that are still growing, until the longest ends.
+    Every distinct prefix of a request is one token, at the model's speed on rows as long as the median request; then
+    the output layer where an answer is read; then one step of all texts that are still growing, until the longest ends.
     """
 
     def __init__(self, ours: Ours) -> None:
         from evomerge.score.requests import GenerationRequest, LogLikelihoodRequest
 
         self._ours = ours
-        self._model: Any = ours.worker._live.model
+        self._model = ours.model
         choices = [one for one in ours.requests if isinstance(one, LogLikelihoodRequest)]
         texts = sorted({one.context + one.continuation[:-1] for one in choices})
         contexts = sorted({one.context for one in ours.requests if isinstance(one, GenerationRequest)})
-        self._tokens = distinct(texts) + distinct(contexts)
-        self._reads = len(
+        self._num_tokens = distinct_prefixes(texts) + distinct_prefixes(contexts)
+        self._num_read = len(
             {one.context + one.continuation[:end] for one in choices for end in range(len(one.continuation))}
         )
         self._generates = bool(contexts)
         self._length = int(statistics.median(map(len, texts + contexts)))
         counts = [count for count in (1, 2, 4, 8, 16, 32) if count == 1 or count * self._length <= 2048]
-        self._rows = min(counts, key=self._per_token)
+        self._rows = min(counts, key=self._token_s)
 
     def seconds(self) -> float:
         """Measure now."""
         import torch
 
-        head = self._model.get_output_embeddings()
-        hidden = torch.zeros(256, head.weight.shape[1], dtype=self._model.dtype)
+        output_layer = self._model.get_output_embeddings()
+        hidden = torch.zeros(256, output_layer.weight.shape[1], dtype=self._model.dtype)
         with torch.inference_mode():
-            total = self._tokens * self._per_token(self._rows) + self._reads * timed(lambda: head(hidden)) / len(hidden)
+            read_s = timed(lambda: output_layer(hidden)) / len(hidden)
+            total_s = self._num_tokens * self._token_s(self._rows) + self._num_read * read_s
         if self._generates:
-            lengths = generated(self._ours)
-            going = [sum(length > step for length in lengths) for step in range(1, max(lengths))]
-            times = {count: self._step(count) for count in {_rounded(count) for count in going}}
-            total += sum(times[_rounded(count)] for count in going)
-        return total
+            lengths = self._ours.lengths()
+            growing = [_rounded(sum(length > step for length in lengths)) for step in range(1, max(lengths))]
+            step_s = {count: self._step_s(count) for count in set(growing)}
+            total_s += sum(step_s[count] for count in growing)
+        return total_s
 
-    def _per_token(self, rows: int) -> float:
+    def _token_s(self, rows: int) -> float:
+        """Seconds for a token in a pass of so many rows."""
         import torch
 
         tokens = torch.full((rows, self._length), 5)
         with torch.inference_mode():
             return timed(lambda: self._model.base_model(input_ids=tokens, use_cache=False)) / tokens.numel()
 
-    def _step(self, rows: int) -> float:
-        """One more token of so many texts, on a cache that grows while this is measured."""
+    def _step_s(self, rows: int) -> float:
+        """Seconds for one more token of so many texts, on a cache that grows while this is measured."""
         import torch
         from transformers import DynamicCache
 
@@ -248,24 +262,15 @@ def _rounded(count: int) -> int:
     return 1 << (count.bit_length() - 1)
 
 
-def generated(ours: Ours) -> list[int]:
-    """Tokens that the candidate just merged generates for each request."""
-    from evomerge.score.requests import GenerationResponse
-
-    responses = ours.worker._resident.respond(ours.worker._plans["search"])
-    return [one.tokens for one in responses if isinstance(one, GenerationResponse)]
-
-
-def distinct(texts: list[tuple[int, ...]]) -> int:
-    """Distinct prefixes of sorted texts."""
+def distinct_prefixes(texts: list[tuple[int, ...]]) -> int:
+    """How many distinct prefixes sorted texts have."""
     from evomerge.inference.trie import common
 
-    shared = sum(common(one, other) for one, other in pairwise(texts))
-    return sum(map(len, texts)) - shared
+    return sum(map(len, texts)) - sum(common(one, other) for one, other in pairwise(texts))
 
 
 def timed(work: Callable[[], Any], least_s: float = 0.2) -> float:
-    """Median seconds of several runs after one."""
+    """Median seconds of several runs, after one that warms up."""
     work()
     runs: list[float] = []
     while sum(runs) < least_s or len(runs) < 3:
@@ -273,16 +278,3 @@ def timed(work: Callable[[], Any], least_s: float = 0.2) -> float:
         work()
         runs.append(time.perf_counter() - start)
     return statistics.median(runs)
-
-
-@dataclass(frozen=True)
-class Quiet:
-    """Loggers that report every evaluation."""
-
-    names: tuple[str, ...] = ("lm_eval", "mergekit", "lm-eval")
-
-    def __enter__(self) -> None:
-        for name in self.names:
-            logging.getLogger(name).setLevel(logging.ERROR)
-
-    def __exit__(self, *_: Any) -> None: ...

@@ -25,13 +25,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# Threads that stay awake after torch has copied would take cores from the merge that is timed next.
+# OpenMP reads this when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import torch
 
-from benchmarks.merge_stream import SIZES, measure_stream, merge_once
-from benchmarks.report import Report
-
-# Threads that stay awake after torch has copied would take cores from the merge that is timed next.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+from merge_stream import SIZES, measure_stream
+from report import Report
 
 
 def main() -> None:
@@ -42,38 +43,32 @@ def main() -> None:
     common.add_argument("--experts", type=int, default=3)
     common.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     common.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16", "float16"])
-    common.add_argument("--methods", nargs="+")
-    common.add_argument("--json", type=Path)
-    live = commands.add_parser("live", parents=[common])
+    common.add_argument("--methods", nargs="+", help="all, if none is named")
+    common.add_argument("--json", type=Path, help="where figures are written, and those of an earlier run read")
+    live = commands.add_parser("live", parents=[common], help="in place, against copying")
     live.add_argument("--parameters", type=float, default=5e7)
     live.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     live.add_argument("--side", type=int, default=2048, help="rows and columns of each matrix")
     live.add_argument("--repeats", type=int, default=7)
-    stream = commands.add_parser("stream", parents=[common])
+    stream = commands.add_parser("stream", parents=[common], help="to disk, against mergekit")
     stream.add_argument("--sizes", nargs="+", choices=SIZES, default=["50M"])
     stream.add_argument("--tools", nargs="+", choices=["evomerge", "mergekit"], default=["evomerge", "mergekit"])
     stream.add_argument("--folder", type=Path, help="where models are made, and deleted again")
     stream.add_argument("--repeats", type=int, default=3)
-    once = commands.add_parser("once")
-    once.add_argument("tool")
-    once.add_argument("recipe", type=Path)
-    once.add_argument("out", type=Path)
-    once.add_argument("threads", type=int)
     options = parser.parse_args()
-    {"live": measure_live, "stream": measure_stream, "once": merge_once}[options.command](options)
+    {"live": measure_live, "stream": measure_stream}[options.command](options)
 
 
 def measure_live(options: argparse.Namespace) -> None:
-    """Every method in place, against copying."""
+    """Merge by every method in place, and print its speed beside that of copying."""
     from evomerge.methods import METHODS
 
     torch.set_num_threads(options.threads)
     report = Report(options.json)
     models = make_matrices(options)
     outputs = [torch.empty_like(tensor) for tensor in models[0]]
-    size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in outputs)
     print(
-        f"{size_bytes // outputs[0].element_size() / 1e6:.0f}M parameters, {options.dtype}, base and "
+        f"{sum(tensor.numel() for tensor in outputs) / 1e6:.0f}M parameters, {options.dtype}, base and "
         f"{options.experts} experts, {options.threads} threads, load {os.getloadavg()[0]:.1f}\n\n"
         f"{'method':18}{'merge ms':>10}{'low':>9}{'high':>9}{'copy GB/s':>11}{'of copying':>12}"
         f"{'of linear':>11}{'prepare s':>11}{'state MB':>10}"
@@ -91,7 +86,7 @@ def measure_live(options: argparse.Namespace) -> None:
     for name in dict.fromkeys(["task_arithmetic", *names]):
         row = report.find(**settings, method=name)
         if row is None:
-            row = {**settings, **_measure_method(METHODS.get(name), models, outputs, size_bytes, options)}
+            row = {**settings, **_measure_method(METHODS.get(name), models, outputs, options)}
             report.add(row)
         linear = report.find(**settings, method="task_arithmetic")
         assert linear is not None
@@ -121,12 +116,16 @@ def _measure_method(
     method: Any,
     models: list[list[torch.Tensor]],
     outputs: list[torch.Tensor],
-    size_bytes: int,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Prepare once, then merge and copy in turn, with coefficients that no search would find special."""
-    import numpy as np
+    """Prepare once, then merge and copy in turn.
 
+    Args:
+        method: the class.
+        models: from `make_matrices`.
+        outputs: a tensor to write into for each of the base's.
+        options: of the command line.
+    """
     from evomerge.methods.base import TensorInputs
 
     count = min(max(options.experts, method.min_experts), method.max_experts or options.experts)
@@ -135,14 +134,7 @@ def _measure_method(
         experts=tuple(f"expert_{index}" for index in range(count)),
         seed=0,
     )
-    generator = np.random.default_rng(0)
-    coefficients = {
-        parameter.name: np.minimum(
-            parameter.default * generator.uniform(0.85, 0.95, (count,) if parameter.per_expert else ()),
-            np.inf if parameter.maximum is None else parameter.maximum,
-        )
-        for parameter in method.parameters
-    }
+    coefficients = _coefficients(method, count)
     inputs = [
         TensorInputs(
             name=f"matrix_{index}",
@@ -152,10 +144,10 @@ def _measure_method(
         for index, tensors in enumerate(zip(*models, strict=True))
     ]
     began = time.perf_counter()
-    instance.survey(lambda: iter(inputs))
+    instance.collect_statistics(lambda: iter(inputs))
     states = [instance.prepare(item) for item in inputs]
     _synchronise(options.device)
-    prepared = time.perf_counter() - began
+    prepare_s = time.perf_counter() - began
 
     def merge() -> None:
         for item, state, out in zip(inputs, states, outputs, strict=True):
@@ -166,20 +158,39 @@ def _measure_method(
             target.copy_(source)
 
     merging, copying = _in_turn([merge, copy], options)
+    size_bytes = _size_bytes(outputs)
     bandwidth = 2 * size_bytes / statistics.median(copying)
-    read = 1 if method.name in ("passthrough", "scaled") else count + (method.base == "required")
-    stated = sum(instance.prepared_bytes(tuple(out.shape), count) for out in outputs) + instance.surveyed_bytes(count)
+    num_read = 1 if method.name in ("passthrough", "scaled") else count + (method.base == "required")
+    state_bytes = sum(instance.prepared_bytes(tuple(out.shape), count) for out in outputs)
     return {
         "method": method.name,
         "merge_ms": 1e3 * statistics.median(merging),
         "lowest_ms": 1e3 * min(merging),
         "highest_ms": 1e3 * max(merging),
         "copy_gb_s": bandwidth / 1e9,
-        "fraction_of_copying": (read + 1) * size_bytes / statistics.median(merging) / bandwidth,
-        "prepare_s": prepared,
-        "state_bytes_stated": stated,
+        "fraction_of_copying": (num_read + 1) * size_bytes / statistics.median(merging) / bandwidth,
+        "prepare_s": prepare_s,
+        "state_bytes_stated": state_bytes + instance.statistics_bytes(count),
         "load": os.getloadavg()[0],
     }
+
+
+def _coefficients(method: Any, num_experts: int) -> dict[str, Any]:
+    """A little below the defaults, so that no coefficient is one that a method could take a short cut for."""
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    return {
+        parameter.name: np.minimum(
+            parameter.default * generator.uniform(0.85, 0.95, (num_experts,) if parameter.per_expert else ()),
+            np.inf if parameter.maximum is None else parameter.maximum,
+        )
+        for parameter in method.parameters
+    }
+
+
+def _size_bytes(tensors: list[torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _in_turn(works: list[Callable[[], None]], options: argparse.Namespace) -> list[list[float]]:
@@ -197,6 +208,7 @@ def _in_turn(works: list[Callable[[], None]], options: argparse.Namespace) -> li
 
 
 def _synchronise(device: str) -> None:
+    """Wait for a GPU's kernels."""
     if device == "cuda":
         torch.cuda.synchronize()
 

@@ -1,4 +1,11 @@
-"""Merging folders to disk, whole processes: ours beside mergekit's."""
+"""Merging folders to disk, whole processes: ours beside mergekit's.
+
+`merge.py stream` makes the models and starts this file once for each merge, as
+
+    python benchmarks/merge_stream.py evomerge|mergekit FILE OUT THREADS
+
+which prints the seconds after the tool's imports and the peak memory beyond mapped files, as JSON.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +21,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.report import Report
+from report import Report
 
 
 @dataclass(frozen=True)
@@ -39,39 +46,57 @@ SIZES = {
     "3B": Size(layers=26, hidden=3072, intermediate=8192, vocabulary=49152),
 }
 
-# By mergekit's name: parameters of each model, parameters of the merge, number of experts (None: as many as there are).
-FILES: dict[str, tuple[dict[str, float], dict[str, Any], int | None]] = {
-    "linear": ({"weight": 0.47}, {}, None),
-    "task_arithmetic": ({"weight": 0.47}, {}, None),
-    "slerp": ({}, {"t": 0.37}, 1),
-    "nuslerp": ({"weight": 0.47}, {}, 2),
-    "multislerp": ({"weight": 0.47}, {}, None),
-    "karcher": ({}, {}, None),
-    "model_stock": ({}, {}, None),
-    "ties": ({"weight": 0.47, "density": 0.43}, {}, None),
-    "dare_linear": ({"weight": 0.47, "density": 0.43}, {}, None),
-    "dare_ties": ({"weight": 0.47, "density": 0.43}, {}, None),
-    "della_linear": ({"weight": 0.47, "density": 0.43}, {}, None),
-    "della": ({"weight": 0.47, "density": 0.43}, {}, None),
-    "breadcrumbs": ({"weight": 0.47, "density": 0.83}, {}, None),
-    "breadcrumbs_ties": ({"weight": 0.47, "density": 0.83}, {}, None),
-    "sce": ({}, {"select_topk": 0.43}, None),
-    "ram": ({}, {}, None),
-    "ramplus_tl": ({}, {}, None),
-    "arcee_fusion": ({}, {}, 1),
-    "nearswap": ({}, {"t": 0.001}, 1),
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a mergekit file of one method says."""
+
+    each: dict[str, float] = field(default_factory=dict)
+    """Parameters of each expert."""
+    shared: dict[str, Any] = field(default_factory=dict)
+    """Parameters of the merge."""
+    experts: int | None = None
+    """How many it takes; None: as many as there are."""
+    has_base: bool = True
+
+
+WEIGHT = {"weight": 0.47}
+SPARSE = {"weight": 0.47, "density": 0.43}
+BAND = {"weight": 0.47, "density": 0.83}
+
+METHODS = {
+    "linear": Setting(each=WEIGHT, has_base=False),
+    "task_arithmetic": Setting(each=WEIGHT),
+    "slerp": Setting(shared={"t": 0.37}, experts=1),
+    "nuslerp": Setting(each=WEIGHT, experts=2),
+    "multislerp": Setting(each=WEIGHT),
+    "karcher": Setting(has_base=False),
+    "model_stock": Setting(),
+    "ties": Setting(each=SPARSE),
+    "dare_linear": Setting(each=SPARSE),
+    "dare_ties": Setting(each=SPARSE),
+    "della_linear": Setting(each=SPARSE),
+    "della": Setting(each=SPARSE),
+    "breadcrumbs": Setting(each=BAND),
+    "breadcrumbs_ties": Setting(each=BAND),
+    "sce": Setting(shared={"select_topk": 0.43}),
+    "ram": Setting(),
+    "ramplus_tl": Setting(),
+    "arcee_fusion": Setting(experts=1),
+    "nearswap": Setting(shared={"t": 0.001}, experts=1),
 }
-WITHOUT_BASE = ("linear", "karcher")
+"""By mergekit's names."""
 
 
 def measure_stream(options: argparse.Namespace) -> None:
-    """Every method to disk, against mergekit."""
+    """Merge by every method to disk with each tool in turn, and print a line for each."""
     import yaml
 
     report = Report(options.json)
     for size in options.sizes:
-        with _folder(options, size) as folder:
-            parameters = _make_folders(folder, SIZES[size], options)
+        with _folder_for(size, options) as folder:
+            _write_models(folder, SIZES[size], options)
+            parameters = _num_parameters(SIZES[size])
             print(
                 f"\n{size}: {parameters / 1e6:.0f}M parameters, {options.dtype}, base and {options.experts} experts, "
                 f"{options.threads} threads, load {os.getloadavg()[0]:.1f}\n\n"
@@ -86,28 +111,30 @@ def measure_stream(options: argparse.Namespace) -> None:
                 "threads": options.threads,
                 "tools": options.tools,
             }
-            for method in options.methods or FILES:
+            for method in options.methods or METHODS:
                 row = report.find(**settings, method=method)
                 if row is None:
                     recipe = folder / "merge.yaml"
-                    recipe.write_text(yaml.safe_dump(_file(method, folder, options)))
+                    recipe.write_text(yaml.safe_dump(_merge_file(METHODS[method], method, folder, options)))
                     row = {**settings, "method": method, **_merge_in_turn(recipe, folder / "out", options)}
                     report.add(row)
-                _print_streamed(row)
+                print(_line(row), flush=True)
 
 
-def _print_streamed(row: dict[str, Any]) -> None:
+def _line(row: dict[str, Any]) -> str:
+    """The ratio of the last tool's seconds to the first one's, then each tool's figures."""
     medians = [statistics.median(row[tool]["process_s"]) for tool in row["tools"]]
     cells = [f"{row['method']:18}{medians[-1] / medians[0]:7.2f}"]
     for tool, median in zip(row["tools"], medians, strict=True):
         seconds, merging = row[tool]["process_s"], statistics.median(row[tool]["merge_s"])
         times = f"{median:.2f} ({min(seconds):.2f}, {max(seconds):.2f})"
         cells.append(f"{times:>26}{merging:>9.2f}{max(row[tool]['peak_bytes']) / 1e9:6.2f}")
-    print("".join(cells), flush=True)
+    return "".join(cells)
 
 
 @contextmanager
-def _folder(options: argparse.Namespace, size: str) -> Iterator[Path]:
+def _folder_for(size: str, options: argparse.Namespace) -> Iterator[Path]:
+    """A temporary folder with room for the base, the experts and a merge."""
     shape = SIZES[size]
     needed = (options.experts + 2) * _num_parameters(shape) * getattr(torch, options.dtype).itemsize
     parent = options.folder or Path(tempfile.gettempdir())
@@ -122,15 +149,15 @@ def _folder(options: argparse.Namespace, size: str) -> Iterator[Path]:
 
 def _shapes(size: Size) -> dict[str, tuple[int, ...]]:
     """Tensors of a Llama with grouped queries, by name."""
-    hidden, narrow = size.hidden, size.hidden // 2
+    hidden, keys = size.hidden, size.hidden // 2
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (size.vocabulary, hidden)}
     for layer in range(size.layers):
         at = f"model.layers.{layer}"
         shapes |= {
             f"{at}.input_layernorm.weight": (hidden,),
             f"{at}.self_attn.q_proj.weight": (hidden, hidden),
-            f"{at}.self_attn.k_proj.weight": (narrow, hidden),
-            f"{at}.self_attn.v_proj.weight": (narrow, hidden),
+            f"{at}.self_attn.k_proj.weight": (keys, hidden),
+            f"{at}.self_attn.v_proj.weight": (keys, hidden),
             f"{at}.self_attn.o_proj.weight": (hidden, hidden),
             f"{at}.post_attention_layernorm.weight": (hidden,),
             f"{at}.mlp.gate_proj.weight": (size.intermediate, hidden),
@@ -144,8 +171,8 @@ def _num_parameters(size: Size) -> int:
     return sum(torch.Size(shape).numel() for shape in _shapes(size).values())
 
 
-def _make_folders(folder: Path, size: Size, options: argparse.Namespace) -> int:
-    """Write the base and the experts, a few layers to a file; returns the number of parameters."""
+def _write_models(folder: Path, size: Size, options: argparse.Namespace) -> None:
+    """The base and the experts, a few layers to a file."""
     from safetensors.torch import save_file
 
     heads = size.hidden // 64
@@ -171,10 +198,10 @@ def _make_folders(folder: Path, size: Size, options: argparse.Namespace) -> int:
     shapes = list(_shapes(size).items())
     files = [shapes[start : start + 45] for start in range(0, len(shapes), 45)]
     places: dict[str, str] = {}
-    for number, part in enumerate(files, start=1):
+    for number, stored in enumerate(files, start=1):
         file = f"model-{number:05d}-of-{len(files):05d}.safetensors"
-        places |= {tensor: file for tensor, _ in part}
-        base = {tensor: torch.randn(shape, generator=generator) * 0.02 for tensor, shape in part}
+        places |= {tensor: file for tensor, _ in stored}
+        base = {tensor: torch.randn(shape, generator=generator) * 0.02 for tensor, shape in stored}
         for index, name in enumerate(names):
             # A shift of the base along itself is as good a task vector as any, and is quickly made.
             tensors = {
@@ -185,49 +212,50 @@ def _make_folders(folder: Path, size: Size, options: argparse.Namespace) -> int:
     for name in names:
         index = {"metadata": {}, "weight_map": places}
         (folder / name / "model.safetensors.index.json").write_text(json.dumps(index))
-    return _num_parameters(size)
 
 
-def _file(method: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """A mergekit file, with coefficients that differ a little between experts."""
-    own, shared, count = FILES[method]
-    experts = [
-        {
-            "model": str(folder / f"expert_{index}"),
-            **({"parameters": {key: value + 0.013 * index for key, value in own.items()}} if own else {}),
-        }
-        for index in range(count or options.experts)
-    ]
-    base = {} if method in WITHOUT_BASE else {"base_model": str(folder / "base")}
+def _merge_file(setting: Setting, method: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """A mergekit file, with parameters that differ a little between experts."""
+    models: list[dict[str, Any]] = []
+    for index in range(setting.experts or options.experts):
+        model: dict[str, Any] = {"model": str(folder / f"expert_{index}")}
+        if setting.each:
+            model["parameters"] = {name: value + 0.013 * index for name, value in setting.each.items()}
+        models.append(model)
     if method == "slerp":
-        experts.insert(0, {"model": str(folder / "base")})
-    parameters = {"parameters": shared} if shared else {}
-    return {"merge_method": method, "models": experts, **base, **parameters, "dtype": options.dtype}
+        models.insert(0, {"model": str(folder / "base")})
+    found = {"merge_method": method, "models": models, "dtype": options.dtype}
+    if setting.has_base:
+        found["base_model"] = str(folder / "base")
+    if setting.shared:
+        found["parameters"] = setting.shared
+    return found
 
 
 def _merge_in_turn(recipe: Path, out: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Figures of each tool's repetitions, after one that warms up. A merge that fails ends the benchmark."""
     found: dict[str, Any] = {tool: {"process_s": [], "merge_s": [], "peak_bytes": []} for tool in options.tools}
     for repetition in range(options.repeats + 1):
         for tool in options.tools:
-            command = [sys.executable, "-W", "ignore", __file__, "once", tool, str(recipe), str(out)]
+            command = [sys.executable, "-W", "ignore", __file__, tool, str(recipe), str(out), str(options.threads)]
             began = time.perf_counter()
-            done = subprocess.run([*command, str(options.threads)], capture_output=True, text=True)
-            process = time.perf_counter() - began
+            done = subprocess.run(command, capture_output=True, text=True)
+            process_s = time.perf_counter() - began
             if done.returncode != 0:
                 sys.exit(f"{tool} failed on {recipe.read_text()}\n{done.stderr[-3000:]}")
             shutil.rmtree(out)
             once = json.loads(done.stdout.splitlines()[-1])
             if repetition:
-                found[tool]["process_s"].append(process)
+                found[tool]["process_s"].append(process_s)
                 found[tool]["merge_s"].append(once["merge_s"])
                 found[tool]["peak_bytes"].append(once["peak_bytes"])
     return {**found, "load": os.getloadavg()[0]}
 
 
-def merge_once(options: argparse.Namespace) -> None:
-    """One merge by one tool; prints its seconds and its peak memory beyond mapped files."""
-    torch.set_num_threads(options.threads)
-    work = {"evomerge": _with_evomerge, "mergekit": _with_mergekit}[options.tool](options.recipe, options.out)
+def merge_once(tool: str, recipe: Path, out: Path, threads: int) -> dict[str, float]:
+    """Merge by one tool in this process: its seconds, and its peak memory beyond mapped files in bytes."""
+    torch.set_num_threads(threads)
+    work = {"evomerge": _with_evomerge, "mergekit": _with_mergekit}[tool](recipe, out)
     peak, done = 0, threading.Event()
 
     def watch() -> None:
@@ -239,17 +267,19 @@ def merge_once(options: argparse.Namespace) -> None:
     thread = threading.Thread(target=watch)
     thread.start()
     began = time.perf_counter()
-    work()
-    seconds = time.perf_counter() - began
-    done.set()
-    thread.join()
-    print(json.dumps({"merge_s": seconds, "peak_bytes": peak}))
+    try:
+        work()
+        seconds = time.perf_counter() - began
+    finally:
+        done.set()
+        thread.join()
+    return {"merge_s": seconds, "peak_bytes": peak}
 
 
 def _with_evomerge(recipe: Path, out: Path) -> Callable[[], object]:
-    from evomerge.materialise.folder import write_folder
+    from evomerge.study.merge import merge
 
-    return lambda: write_folder(recipe, out)
+    return lambda: merge(recipe, out)
 
 
 def _with_mergekit(recipe: Path, out: Path) -> Callable[[], object]:
@@ -261,3 +291,8 @@ def _with_mergekit(recipe: Path, out: Path) -> Callable[[], object]:
     configuration = MergeConfiguration.model_validate(yaml.safe_load(recipe.read_text()))
     settings = MergeOptions(copy_tokenizer=False, write_model_card=False, quiet=True, random_seed=0)
     return lambda: run_merge(configuration, str(out), settings)
+
+
+if __name__ == "__main__":
+    _tool, _recipe, _out, _threads = sys.argv[1:]
+    print(json.dumps(merge_once(_tool, Path(_recipe), Path(_out), int(_threads))))

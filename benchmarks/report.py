@@ -1,4 +1,7 @@
-"""What a benchmark writes: the machine, the versions and the figures, as JSON."""
+"""Figures by their settings, in a JSON file that says which machine and versions they are of.
+
+A row that the file already holds needn't be measured again.
+"""
 
 from __future__ import annotations
 
@@ -13,28 +16,33 @@ PACKAGES = ("evomerge", "mergekit", "torch", "numba", "numpy", "safetensors")
 
 
 class Report:
-    """Rows by their settings, kept in a JSON file if there is one."""
+    """Rows of settings and figures, written to a JSON file if there is one.
+
+    Args:
+        path: of the file, whose rows are taken over; None keeps rows in memory only.
+    """
 
     def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.rows: list[dict[str, Any]] = []
+        self._path = path
+        self._rows: list[dict[str, Any]] = []
         if path is not None and path.exists():
-            self.rows = json.loads(path.read_text())["rows"]
+            self._rows = json.loads(path.read_text())["rows"]
 
     def find(self, **settings: Any) -> dict[str, Any] | None:
-        """The row with these settings."""
-        return next((row for row in self.rows if all(row.get(key) == value for key, value in settings.items())), None)
+        """The first row with these settings."""
+        return next((row for row in self._rows if all(row.get(key) == value for key, value in settings.items())), None)
 
     def add(self, row: dict[str, Any]) -> None:
-        """Keep a row."""
-        self.rows.append(row)
-        if self.path is not None:
+        """Add a row, and write the file anew."""
+        self._rows.append(row)
+        if self._path is not None:
             machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-            data = {"machine": machine, "versions": _versions(), "rows": self.rows}
-            self.path.write_text(json.dumps(data, indent=2) + "\n")
+            data = {"machine": machine, "versions": _versions(), "rows": self._rows}
+            self._path.write_text(json.dumps(data, indent=2) + "\n")
 
 
 def _versions() -> dict[str, str]:
+    """Versions of the packages that are installed."""
     found = {}
     for package in PACKAGES:
         try:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import logging
 import os
 import statistics
 import tempfile
@@ -28,9 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from candidate import SIZES, machine, write_models
-
-from benchmarks.cases import CASES, write_task
-from benchmarks.contenders import Bare, Mergekit, Ours, Quiet, Stock
+from cases import CASES, write_task
+from contenders import Bare, Mergekit, Ours, Stock
 
 CONTENDERS = ("stock", "disk", "memory", "limit")
 
@@ -67,8 +67,17 @@ def main() -> None:
 
 
 def measure(size: str, case: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """One size and case: every contender on the same candidates."""
-    write_task(folder, case, options)
+    """One size and case: every contender on the same candidates, in turn.
+
+    Args:
+        size: its name, for the record.
+        case: one of CASES.
+        options: of the command line.
+        folder: holds the models "base", "expert0" and "expert1".
+
+    Returns: seconds and scores of each contender, ours by phase as well, without the candidate that warms up.
+    """
+    write_task(folder, case, items=options.items, words=options.words, new_tokens=options.new_tokens)
     ours = Ours(folder, case, options)
     contenders: dict[str, Callable[[float], Any]] = {"ours": ours.candidate}
     if "stock" in options.against:
@@ -76,50 +85,60 @@ def measure(size: str, case: str, options: argparse.Namespace, folder: Path) -> 
     if {"disk", "memory"} & set(options.against):
         mergekit = Mergekit(folder, case, options)
         contenders |= {name: getattr(mergekit, name) for name in ("disk", "memory") if name in options.against}
+    bare = Bare(ours) if "limit" in options.against else None
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     scores: dict[str, list[float]] = {name: [] for name in contenders}
-    bare = Bare(ours) if "limit" in options.against else None
-    limits: list[float] = []
+    limit: list[float] = []
     for repeat in range(-1, options.repeats):
         weight = 0.2 + 0.1 * repeat
         for name, contender in contenders.items():
             gc.collect()
             start = time.perf_counter()
             score = contender(weight)
-            took = time.perf_counter() - start
-            if repeat >= 0:  # the first candidate warms up
-                seconds[name].append(took)
-                scores[name].append(score)
+            seconds[name].append(time.perf_counter() - start)
+            scores[name].append(score)
         if bare is not None and repeat >= 0:
-            limits.append(bare.seconds())
-    ours.phases = {name: values[1:] for name, values in ours.phases.items()}
-    result = {"size": size, "case": case, "form": ours.form, "tokens": ours.tokens, "seconds": seconds}
-    return result | {"phases": ours.phases, "scores": scores, "limit": limits}
+            limit.append(bare.seconds())
+    return {
+        "size": size,
+        "case": case,
+        "form": ours.plan.form,
+        "tokens": dict(ours.plan.tokens),
+        "seconds": _warm(seconds),
+        "phases": _warm(ours.phases),
+        "scores": _warm(scores),
+        "limit": limit,
+    }
+
+
+def _warm(values: dict[str, list[float]]) -> dict[str, list[float]]:
+    """All but the first candidate's."""
+    return {name: found[1:] for name, found in values.items()}
 
 
 def line(result: dict[str, Any]) -> str:
     """Seconds of ours by phase, then each contender's with its ratio to ours."""
-    seconds = result["seconds"]
-    phases = " + ".join(f"{name} {statistics.median(values):.3f}" for name, values in result["phases"].items())
-    parts = [
+    seconds, phases = result["seconds"], result["phases"]
+    medians = " + ".join(f"{name} {statistics.median(values):.3f}" for name, values in phases.items())
+    texts = [
         f"{result['size']} {result['case']} ({result['form']}, tokens {result['tokens']}): "
-        f"ours {spread(seconds['ours'])} = {phases}"
+        f"ours {spread(seconds['ours'])} = {medians}"
     ]
+    # lm-eval on the live model has nothing to merge, so it is compared with ours without that.
+    without_merge = [sum(pair) for pair in zip(phases["respond"], phases["score"], strict=True)]
     for name, values in seconds.items():
-        if name == "ours":
-            continue
-        # lm-eval on the live model has nothing to merge.
-        own = (
-            [a + b for a, b in zip(result["phases"]["respond"], result["phases"]["score"], strict=True)]
-            if name == "stock"
-            else seconds["ours"]
-        )
-        ratio = statistics.median(other / mine for other, mine in zip(values, own, strict=True))
-        parts.append(f"{name} {spread(values)}, ratio {ratio:.1f}")
+        if name != "ours":
+            ratio = _median_ratio(values, without_merge if name == "stock" else seconds["ours"])
+            texts.append(f"{name} {spread(values)}, ratio {ratio:.1f}")
     if result["limit"]:
-        shares = [own / least for own, least in zip(result["phases"]["respond"], result["limit"], strict=True)]
-        parts.append(f"limit {spread(result['limit'])}, respond is {statistics.median(shares):.2f} of it")
-    return "; ".join(parts)
+        share = _median_ratio(phases["respond"], result["limit"])
+        texts.append(f"limit {spread(result['limit'])}, respond is {share:.2f} of it")
+    return "; ".join(texts)
+
+
+def _median_ratio(values: list[float], others: list[float]) -> float:
+    """Median over repeats of a value over the other one of the same repeat."""
+    return statistics.median(value / other for value, other in zip(values, others, strict=True))
 
 
 def spread(values: list[float]) -> str:
@@ -128,8 +147,8 @@ def spread(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    for variable in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_PROGRESS_BARS"):
+    for variable in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
         os.environ.setdefault(variable, "1")
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    with Quiet():
-        main()
+    for logger in ("lm_eval", "lm-eval", "mergekit"):  # they report every evaluation
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    main()

@@ -1,0 +1,88 @@
+"""The scripts that measure speed run as their report says, at the smallest size, from any folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+# Imports torch last of all, and prints what OpenMP will read then.
+SPY = """
+import os, runpy, sys
+class Spy:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("OMP_WAIT_POLICY"))
+            os._exit(0)
+sys.meta_path.insert(0, Spy())
+runpy.run_path(sys.argv[1])
+"""
+
+
+def run(folder: Path, *command: str) -> str:
+    variables = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, *command], cwd=folder, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def measure(folder: Path, script: str, *arguments: str) -> dict[str, Any]:
+    run(folder, str(FOLDER / script), *arguments, "--threads", "1", "--repeats", "1", "--json", "found.json")
+    found: dict[str, Any] = json.loads((folder / "found.json").read_text())
+    return found
+
+
+@pytest.mark.slow
+def test_merging_in_place_is_measured_and_what_is_measured_is_not_measured_again(tmp_path: Path) -> None:
+    small = ("live", "--parameters", "2e4", "--side", "64", "--methods")
+    (linear, ties) = measure(tmp_path, "merge.py", *small, "ties")["rows"]
+    assert [linear["method"], ties["method"]] == ["task_arithmetic", "ties"]
+    assert ties["state_bytes_stated"] > linear["state_bytes_stated"] == 0
+    for row in (linear, ties):
+        assert 0 < row["lowest_ms"] <= row["merge_ms"] <= row["highest_ms"]
+        assert row["copy_gb_s"] > 0
+    *again, sce = measure(tmp_path, "merge.py", *small, "ties", "sce")["rows"]
+    assert again == [linear, ties]
+    assert sce["method"] == "sce"
+
+
+def test_threads_do_not_stay_awake_between_the_works_that_are_timed_in_turn(tmp_path: Path) -> None:
+    assert run(tmp_path, "-c", SPY, str(FOLDER / "merge.py")) == "passive\n"
+
+
+@pytest.mark.slow
+def test_merging_to_disk_is_measured_with_both_tools(tmp_path: Path) -> None:
+    arguments = ("stream", "--sizes", "50M", "--experts", "1", "--methods", "linear", "--folder", str(tmp_path))
+    (row,) = measure(tmp_path, "merge.py", *arguments)["rows"]
+    for tool in ("evomerge", "mergekit"):
+        found = row[tool]
+        assert len(found["process_s"]) == len(found["merge_s"]) == len(found["peak_bytes"]) == 1
+        assert found["process_s"][0] > found["merge_s"][0] > 0
+        assert found["peak_bytes"][0] > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["found.json"]
+
+
+@pytest.mark.slow
+def test_a_candidate_is_scored_by_all_contenders_alike(tmp_path: Path) -> None:
+    arguments = ("--sizes", "1M", "--cases", "choice0", "generate", "--items", "4", "--words", "6", "--new-tokens", "4")
+    for result in measure(tmp_path, "scoring.py", *arguments)["results"]:
+        ours = result["scores"]["ours"]
+        assert result["scores"] == {"ours": ours, "stock": ours, "disk": ours}
+        assert [len(values) for values in result["seconds"].values()] == [1, 1, 1]
+        assert sum(values[0] for values in result["phases"].values()) <= result["seconds"]["ours"][0]
+        assert result["limit"][0] > 0
+
+
+@pytest.mark.slow
+def test_a_candidate_is_measured_by_phase(tmp_path: Path) -> None:
+    arguments = ("--sizes", "1M", "--items", "4", "--words", "6")
+    (result,) = measure(tmp_path, "candidate.py", *arguments)["results"]
+    assert set(result["seconds"]) == {"materialise", "respond", "bookkeeping"}
+    assert all(value > 0 for values in result["seconds"].values() for value in values)

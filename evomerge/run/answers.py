@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import RunError
-from evomerge.files.append import append, drop_torn_line, writing
+from evomerge.files.append import drop_torn_line, writing
+from evomerge.files.lines import Lines, Place
 from evomerge.score.requests import (
     ClassificationResponse,
     FunctionResponse,
@@ -64,64 +64,44 @@ class Parts:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / PARTS
-        self._places: dict[tuple[int, str], list[tuple[int, int]]] = {}
+        self._lines = Lines(directory / PARTS)
+        self._places: dict[tuple[int, str], list[Place]] = {}
         self._at_hand: OrderedDict[tuple[int, str], list[Part]] = OrderedDict()
-        drop_torn_line(self._path)
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            start = 0
-            for number, line in enumerate(file, start=1):
-                try:
-                    self._remember(Part.from_data(json.loads(line)), start, len(line))
-                except (ValueError, KeyError, TypeError) as error:
-                    raise self._damaged(f"line {number}", error) from error
-                start += len(line)
-        self._at_hand.clear()
+        drop_torn_line(self._lines.path)
+        if self._lines.path.exists():
+            for part, place in self._lines.read(lambda data, place: (Part.from_data(data), place)):
+                self._remember(part, place)
 
     def of(self, trial: int, split: str) -> tuple[Part, ...]:
         """A trial's finished blocks, in order, from the first."""
-        places = self._places.get((trial, split))
-        return () if places is None else tuple(self._read((trial, split), places))
+        key = (trial, split)
+        return tuple(self._read(key)) if key in self._places else ()
 
     def add(self, part: Part) -> None:
         """Make a block's answers durable. Raises: RunError if the directory can't be written."""
-        line = part.to_line()
-        with writing(self._path.parent):
-            start = self._path.stat().st_size if self._path.exists() else 0
-            append(self._path, line)
-        self._remember(part, start, len(line.encode()))
-
-    def _remember(self, part: Part, start: int, size: int) -> None:
         key = (part.trial, part.split)
-        places = self._places.setdefault(key, [])
-        if part.block != len(places):
-            return
-        parts = self._read(key, places)
-        places.append((start, size))
-        parts.append(part)
+        known = self._read(key)
+        with writing(self._lines.path.parent):
+            place = self._lines.append(part.to_line())
+        if self._remember(part, place):
+            known.append(part)
 
-    def _read(self, key: tuple[int, str], places: Sequence[tuple[int, int]]) -> list[Part]:
+    def _remember(self, part: Part, place: Place) -> bool:
+        """Note where a part lies; whether it is the trial's next."""
+        places = self._places.setdefault((part.trial, part.split), [])
+        if part.block != len(places):
+            return False
+        places.append(place)
+        return True
+
+    def _read(self, key: tuple[int, str]) -> list[Part]:
         """The parts of a trial: those at hand, or from their lines."""
         if key not in self._at_hand:
-            self._at_hand[key] = [self._line(start, size) for start, size in places]
+            self._at_hand[key] = [self._lines.at(place, Part.from_data) for place in self._places.get(key, ())]
             if len(self._at_hand) > _AT_HAND:
                 self._at_hand.popitem(last=False)
         self._at_hand.move_to_end(key)
         return self._at_hand[key]
-
-    def _line(self, start: int, size: int) -> Part:
-        with self._path.open("rb") as file:
-            file.seek(start)
-            line = file.read(size)
-        try:
-            return Part.from_data(json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
-            raise self._damaged(f"the line at byte {start}", error) from error
-
-    def _damaged(self, which: str, error: Exception) -> RunError:
-        return RunError(f"{self._path}: {which} is damaged ({error}); restore the file from a copy")
 
 
 def _to_data(response: Response) -> Any:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evomerge.files.lines import Lines
 from evomerge.run.answers import Part, Parts
 from evomerge.score.requests import LogLikelihoodResponse
 
@@ -35,6 +37,17 @@ def test_parts_of_more_trials_than_are_at_hand_read_back_in_order(tmp_path_facto
         assert found.of(100, "search") == ()
         for trial, known in added.items():
             assert found.of(trial, "search") == tuple(known)
+
+
+def test_opening_goes_through_the_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = Parts(tmp_path)
+    for block in range(2):
+        for trial in range(100):
+            parts.add(part(trial, block))
+    with monkeypatch.context() as patched:
+        patched.setattr(Lines, "at", None)
+        again = Parts(tmp_path)
+    assert again.of(0, "search") == (part(0, 0), part(0, 1))
 
 
 def test_a_block_that_is_there_already_or_comes_too_early_is_left_out(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from evomerge.errors import BenchmarkError
 from evomerge.execute.base import Answers, Failure, Job, Outcome
@@ -41,10 +42,7 @@ class Candidates:
 
         A genome proposed twice is two trials (the second takes over the first's result).
         """
-        recipe = (
-            checkpoint_recipe(self.session.experiment.template, name) if genome is None else self.space.decode(genome)
-        )
-        key = recipe.key()
+        key = (self._checkpoint(name) if genome is None else self.space.decode(genome)).key()
         if kind is not TrialKind.CANDIDATE:
             trial = self.ledger.find(kind, key)
             if trial is not None:
@@ -245,16 +243,5 @@ def _part(job: Job, outcome: Answers) -> Part:
 
 
 def _copy(evaluation: Evaluation, trial: int) -> Evaluation:
-    """The same result for a trial with the same recipe."""
-    return Evaluation(
-        trial=trial,
-        split=evaluation.split,
-        score=evaluation.score,
-        tie_break=evaluation.tie_break,
-        penalty=evaluation.penalty,
-        shortfall=evaluation.shortfall,
-        table=evaluation.table,
-        aggregates=evaluation.aggregates,
-        failure=evaluation.failure,
-        same_as=evaluation.trial,
-    )
+    """The same result for a trial with the same recipe, which took nothing."""
+    return replace(evaluation, trial=trial, same_as=evaluation.trial, seconds={}, peak_bytes=0, worker="")

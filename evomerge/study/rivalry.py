@@ -7,7 +7,9 @@ the order in which workers answer, nor on interruptions.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -62,14 +64,13 @@ class Rivalry:
             items = [item for block in session.blocks("search")[:blocks] for item in block]
             responses = in_order(session, "search", session.parts.of(trial, "search")[:blocks])
             table = benchmark.score("search", responses, items=items)
-            self._scores[trial, blocks] = benchmark.objective.item_scores(table, self._sizes())
+            self._scores[trial, blocks] = benchmark.objective.item_scores(table, self._sizes)
         return self._scores[trial, blocks]
 
-    def _sizes(self) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for item in self._session.benchmark.splits["search"]:
-            found[item.task] = found.get(item.task, 0) + 1
-        return found
+    @cached_property
+    def _sizes(self) -> Counter[str]:
+        """Search items by task."""
+        return Counter(item.task for item in self._session.benchmark.splits["search"])
 
     def _has(self, trial: int, blocks: int) -> bool:
         return len(self._session.parts.of(trial, "search")) >= blocks

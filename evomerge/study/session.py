@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 from contextlib import suppress
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -106,8 +107,12 @@ class Session:
 
     def blocks(self, split: str) -> list[list[int]]:
         """Positions of the items of each block; empty if the split is answered at once."""
-        size = self.config.search.block if split == "search" else None
-        return [] if size is None else self.benchmark.blocks(split, size)
+        return self._search_blocks if split == "search" else []
+
+    @cached_property
+    def _search_blocks(self) -> list[list[int]]:
+        size = self.config.search.block
+        return [] if size is None else self.benchmark.blocks("search", size)
 
     def executor_for(self, split: str) -> Executor:
         """The executor, with the split's requests made known to it; workers start if there are none yet.

@@ -5,14 +5,14 @@ Opens headers and tokenizers only: no weights are merged, no device is touched, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from evomerge.algorithms import PROPOSERS
 from evomerge.algorithms.population import default_population
-from evomerge.benchmark import Benchmark, build_benchmark
+from evomerge.benchmark import SPLITS, Benchmark, build_benchmark
 from evomerge.config.config import Config
 from evomerge.errors import ConfigError, RecipeError, listed, unknown
 from evomerge.inference.architecture import refuse_unless_it_continues_text
@@ -24,6 +24,7 @@ from evomerge.models.open import Models, as_family, open_each
 from evomerge.pruners import PRUNERS
 from evomerge.recipe.group import Kind
 from evomerge.recipe.recipe import Recipe
+from evomerge.registry import Registry
 from evomerge.run.recipes import template_recipe
 from evomerge.space import SPACES, make_space
 from evomerge.space.base import Space
@@ -50,14 +51,7 @@ class Experiment:
     @cached_property
     def benchmark(self) -> Benchmark:
         """The items that candidates answer, built with the base's files. Raises: BenchmarkError, CheckpointError."""
-        if self.config.benchmark.kind == "lm_eval":
-            refuse_unless_it_continues_text(self.base)
-        return build_benchmark(
-            self.config.benchmark,
-            self.base,
-            max_length=self.config.execution.max_length,
-            where=self.where,
-        )
+        return open_benchmark(self.config, self.base, where=self.where)
 
     @cached_property
     def places(self) -> list[tuple[int, Kind]]:
@@ -73,6 +67,22 @@ class Experiment:
     def space(self) -> Space:
         """The search space over these models."""
         return make_space(self.template, self.places, self.config.space, where=self.where)
+
+
+def open_benchmark(config: Config, base: Checkpoint, *, where: str, splits: Sequence[str] = SPLITS) -> Benchmark:
+    """Build the config's benchmark for a base that can answer it.
+
+    Args:
+        config: its `benchmark` section, and the context window that candidates are given.
+        base: the model whose files make the items.
+        where: the config's file, for messages.
+        splits: the splits to make, if not all are wanted.
+
+    Raises: BenchmarkError; CheckpointError for a base of another kind than the benchmark asks.
+    """
+    if config.benchmark.kind == "lm_eval":
+        refuse_unless_it_continues_text(base)
+    return build_benchmark(config.benchmark, base, max_length=config.execution.max_length, where=where, splits=splits)
 
 
 def open_experiment(config: Config, *, where: str = "config") -> Experiment:
@@ -100,16 +110,15 @@ def check_names(config: Config, *, where: str) -> dict[str, Any]:
 
     Raises: ConfigError.
     """
-    if config.merge.method not in METHODS:
-        message = unknown("merge method", config.merge.method, METHODS)
-        raise ConfigError(f"{where}: merge.method: {message}")
-    if config.search.algorithm not in PROPOSERS:
-        message = unknown("search algorithm", config.search.algorithm, PROPOSERS)
-        raise ConfigError(f"{where}: search.algorithm: {message}")
-    if config.space.kind not in SPACES:
-        raise ConfigError(f"{where}: space.kind: {unknown('search space', config.space.kind, SPACES)}")
-    if config.search.pruner not in PRUNERS:
-        raise ConfigError(f"{where}: search.pruner: {unknown('pruner', config.search.pruner, PRUNERS)}")
+    named: tuple[tuple[str, str, Registry[Any]], ...] = (
+        ("merge.method", config.merge.method, METHODS),
+        ("search.algorithm", config.search.algorithm, PROPOSERS),
+        ("space.kind", config.space.kind, SPACES),
+        ("search.pruner", config.search.pruner, PRUNERS),
+    )
+    for key, name, registry in named:
+        if name not in registry:
+            raise ConfigError(f"{where}: {key}: {unknown(registry.kind, name, registry)}")
     try:
         PRUNERS.get(config.search.pruner)(config.search.pruner_options)
     except ConfigError as error:

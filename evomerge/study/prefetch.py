@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from evomerge.benchmark import build_benchmark
 from evomerge.config.config import Config
 from evomerge.errors import EvomergeError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.hub import resolve, whereabouts
 from evomerge.recipe.sources import ModelReference
-from evomerge.study.experiment import check_names
+from evomerge.study.experiment import check_names, open_benchmark
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +41,8 @@ def prefetch(config: Config, *, where: str = "config") -> Iterator[Fetched]:
     Raises: ConfigError for what is wrong with the config itself.
     """
     check_names(config, where=where)
-    references = {"base": config.models.base.reference()} | {
-        name: model.reference() for name, model in config.models.experts.items()
-    }
     missing = False
-    for name, reference in references.items():
+    for name, reference in config.models.sources().references.items():
         fetched = _model(name, reference)
         missing |= name == "base" and fetched.state == "failed"
         yield fetched
@@ -83,12 +79,8 @@ def _problem(config: Config, index: int | None, where: str) -> str | None:
     own = slice(None) if index is None else slice(index, index + 1)
     try:
         base = Checkpoint.open(config.models.base.reference())
-        build_benchmark(
-            config.benchmark.model_copy(update={"tasks": config.benchmark.tasks[own]}),
-            base,
-            max_length=config.execution.max_length,
-            where=where,
-        )
+        alone = config.benchmark.model_copy(update={"tasks": config.benchmark.tasks[own]})
+        open_benchmark(config.model_copy(update={"benchmark": alone}), base, where=where)
     except EvomergeError as error:
         # Built alone, each task is the first; a person counts them as in the config.
         return str(error).replace("benchmark.tasks[0]", f"benchmark.tasks[{index}]")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from evomerge.benchmark import SPLITS, Benchmark, build_benchmark
+from evomerge.benchmark import SPLITS, Benchmark
 from evomerge.config.benchmark import BenchmarkConfig, SplitConfig
 from evomerge.config.config import Config
 from evomerge.config.execution import ExecutionConfig
@@ -14,11 +14,11 @@ from evomerge.errors import ExecutionError
 from evomerge.estimate.intervals import score_interval
 from evomerge.execute.base import Failure, Job, Outcome, WorkerSettings
 from evomerge.execute.settings import make_executor, worker_settings
-from evomerge.inference.architecture import refuse_unless_it_continues_text
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.recipes import checkpoint_recipe, template_recipe
 from evomerge.score.table import ItemTable
+from evomerge.study.experiment import open_benchmark
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,16 +57,8 @@ def evaluate(
     """
     config = _experiment(model, benchmark, execution or ExecutionConfig(), whole=split is None)
     checkpoint = Checkpoint.open(config.models.base.reference())
-    if config.benchmark.kind == "lm_eval":
-        refuse_unless_it_continues_text(checkpoint)
     chosen = split or "test"
-    built = build_benchmark(
-        config.benchmark,
-        checkpoint,
-        max_length=config.execution.max_length,
-        where=where,
-        splits=SPLITS if split else (chosen,),
-    )
+    built = open_benchmark(config, checkpoint, where=where, splits=SPLITS if split else (chosen,))
     settings = worker_settings(config, dtype=str(checkpoint.dtype).removeprefix("torch."))
     recipe = checkpoint_recipe(template_recipe(config, dtype=settings.dtype, options={}), "base")
     outcome = _answer(config.execution, settings, built, recipe, chosen)

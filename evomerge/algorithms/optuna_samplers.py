@@ -51,7 +51,7 @@ class _SamplerProposer(Proposer):
         """Draw each dimension that matters, given those before it."""
         values: dict[str, Any] = {}
         for item in self.dimensions:
-            if item.condition is None or values.get(item.condition.dimension) in item.condition.values:
+            if item.matters(values):
                 values[item.name] = _suggest(trial, item.name, self._distributions[item.name])
         return np.array(
             [item.coordinate(values[item.name]) if item.name in values else item.low for item in self.dimensions]

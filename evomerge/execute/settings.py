@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, cast
 
+from evomerge.execute import EXECUTORS
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from evomerge.config.config import Config
     from evomerge.config.execution import ExecutionConfig
     from evomerge.execute.base import Executor, WorkerSettings
-from evomerge.execute import EXECUTORS
 
 THREADS_PER_WORKER = 4
 """CPU threads of a worker on a cluster or when Ray sizes itself; more help little below billions of parameters."""

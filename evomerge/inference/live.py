@@ -6,7 +6,6 @@ transformers renames, stacks, interleaves or transposes tensors on loading. Does
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,14 +15,12 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import CheckpointError
+from evomerge.inference.architecture import class_of
+from evomerge.inference.placement import find_boxes, refuse_incomplete, verified_view
 from evomerge.models.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-from evomerge.inference.architecture import class_of
-from evomerge.inference.placement import find_boxes, refuse_incomplete, verified_view
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

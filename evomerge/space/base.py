@@ -98,6 +98,10 @@ class Dimension:
     def _last(self) -> int:
         return len(self.choices) - 1
 
+    def matters(self, values: Mapping[str, Value]) -> bool:
+        """Whether the condition, if there is one, is met by the values of the dimensions before."""
+        return self.condition is None or values.get(self.condition.dimension) in self.condition.values
+
     def contains(self, coordinate: float) -> bool:
         """Whether a genome may have this number here."""
         whole = self.kind == "continuous" or float(coordinate).is_integer()
@@ -149,8 +153,7 @@ def active(dimensions: Sequence[Dimension], genome: Genome) -> list[bool]:
     """Which dimensions matter at this point: those without a condition, and those whose condition is met."""
     values: dict[str, Value] = {}
     for dimension, coordinate in zip(dimensions, genome, strict=True):
-        condition = dimension.condition
-        if condition is None or values.get(condition.dimension) in condition.values:
+        if dimension.matters(values):
             values[dimension.name] = dimension.value(coordinate)
     return [dimension.name in values for dimension in dimensions]
 

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from numpy.typing import NDArray
 
-from evomerge.methods.base import TensorInputs
 from evomerge.methods.spectral.wudi import Wudi
 from evomerge.streams import stream
-from evomerge.testing.inputs import options_of
-
-Matrix = NDArray[np.float64]
+from helpers.matrices import Matrix, prepared
 
 
 def task_vectors(shape: tuple[int, int], count: int, rank: int | None = None, seed: int = 0) -> list[Matrix]:
@@ -22,18 +17,6 @@ def task_vectors(shape: tuple[int, int], count: int, rank: int | None = None, se
         0.01 * generator.standard_normal((shape[0], inner)) @ generator.standard_normal((inner, shape[1]))
         for _ in range(count)
     ]
-
-
-def prepared(tau: list[Matrix], **options: object) -> list[Matrix]:
-    names = tuple(f"expert_{index}" for index in range(len(tau)))
-    inputs = TensorInputs(
-        name="layer.weight",
-        base=torch.zeros(tau[0].shape, dtype=torch.float64),
-        experts=tuple(torch.from_numpy(vector) for vector in tau),
-    )
-    state = Wudi(options_of(Wudi, **{"stored_as": "float64", **options}), experts=names, seed=0).prepare(inputs)
-    assert state is not None
-    return [part.numpy() for part in state]
 
 
 def loss(x: Matrix, tau: list[Matrix]) -> float:
@@ -55,12 +38,12 @@ def plain_wudi(tau: list[Matrix], ridge: float) -> Matrix:
 def test_the_sum_of_parts_solves_the_least_squares_problem(shape: tuple[int, int], ridge: float) -> None:
     for count in (1, 2, 3):
         tau = task_vectors(shape, count)
-        np.testing.assert_allclose(sum(prepared(tau, ridge=ridge)), plain_wudi(tau, ridge), rtol=0, atol=1e-9)
+        np.testing.assert_allclose(sum(prepared(Wudi, tau, ridge=ridge)), plain_wudi(tau, ridge), rtol=0, atol=1e-9)
 
 
 def test_the_parts_disturb_the_tasks_less_than_the_sum_and_the_mean_do() -> None:
     tau = task_vectors((12, 30), 3, rank=6)
-    found = loss(sum(prepared(tau)), tau)
+    found = loss(sum(prepared(Wudi, tau)), tau)
     assert found < 1e-3 * loss(sum(tau) / 3, tau)
     assert found < 1e-3 * loss(sum(tau), tau)
 
@@ -74,58 +57,60 @@ def test_gradient_descent_from_the_sum_leads_to_the_same_place() -> None:
         x = x - 0.9 * step
         if np.abs(step).max() < 1e-16:
             break
-    np.testing.assert_allclose(sum(prepared(tau, ridge=1e-9)), x, atol=1e-6)
+    np.testing.assert_allclose(sum(prepared(Wudi, tau, ridge=1e-9)), x, atol=1e-6)
 
 
 def test_one_expert_alone_keeps_its_task_vector() -> None:
     tau = task_vectors((8, 11), 1)
-    np.testing.assert_allclose(prepared(tau)[0], tau[0], rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(prepared(Wudi, tau)[0], tau[0], rtol=1e-8, atol=1e-12)
 
 
 def test_experts_with_orthogonal_inputs_keep_their_task_vectors() -> None:
     generator = stream(1, "orthogonal")
     right, _ = np.linalg.qr(generator.standard_normal((12, 8)))
     tau = [generator.standard_normal((9, 4)) @ right[:, part].T for part in (slice(0, 4), slice(4, 8))]
-    for part, vector in zip(prepared(tau), tau, strict=True):
+    for part, vector in zip(prepared(Wudi, tau), tau, strict=True):
         np.testing.assert_allclose(part, vector, atol=1e-5)
 
 
 def test_equal_experts_share_their_task_vector() -> None:
     tau = task_vectors((8, 11), 1)[0]
-    first, second = prepared([tau, tau], ridge=1e-9)
+    first, second = prepared(Wudi, [tau, tau], ridge=1e-9)
     np.testing.assert_allclose(first, second, atol=1e-16)
     np.testing.assert_allclose(first + second, tau, atol=1e-5 * np.abs(tau).max())
 
 
 def test_a_strong_ridge_is_the_sum() -> None:
     tau = task_vectors((6, 9), 3)
-    np.testing.assert_allclose(sum(prepared(tau, ridge=1e9)), sum(tau), atol=1e-9)
+    np.testing.assert_allclose(sum(prepared(Wudi, tau, ridge=1e9)), sum(tau), atol=1e-9)
 
 
 def test_inputs_may_be_rows() -> None:
     tau = task_vectors((6, 9), 2)
-    for part, turned in zip(prepared(tau, inputs="rows"), prepared([vector.T for vector in tau]), strict=True):
+    for part, turned in zip(
+        prepared(Wudi, tau, inputs="rows"), prepared(Wudi, [vector.T for vector in tau]), strict=True
+    ):
         assert (part == turned.T).all()
 
 
 def test_parts_scale_with_the_task_vectors() -> None:
     tau = task_vectors((6, 9), 2)
-    small = prepared([1e-30 * vector for vector in tau])
-    for part, other in zip(small, prepared(tau), strict=True):
+    small = prepared(Wudi, [1e-30 * vector for vector in tau])
+    for part, other in zip(small, prepared(Wudi, tau), strict=True):
         np.testing.assert_allclose(part * 1e30, other, atol=1e-12)
 
 
 def test_an_expert_counts_by_its_direction_and_not_by_its_length() -> None:
     tau = task_vectors((6, 9), 2)
-    first, second = prepared(tau)
-    longer = prepared([tau[0], 100.0 * tau[1]])
+    first, second = prepared(Wudi, tau)
+    longer = prepared(Wudi, [tau[0], 100.0 * tau[1]])
     np.testing.assert_allclose(longer[0], first, atol=1e-12)
     np.testing.assert_allclose(longer[1], 100.0 * second, atol=1e-10)
 
 
 def test_zero_task_vectors_take_no_part() -> None:
     tau = task_vectors((6, 9), 1)[0]
-    first, second = prepared([tau, np.zeros((6, 9))])
+    first, second = prepared(Wudi, [tau, np.zeros((6, 9))])
     np.testing.assert_allclose(first, tau, atol=1e-9)
     assert not second.any()
-    assert not sum(prepared([np.zeros((6, 9))] * 2)).any()
+    assert not sum(prepared(Wudi, [np.zeros((6, 9))] * 2)).any()

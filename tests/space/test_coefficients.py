@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,23 +14,12 @@ from torch import Tensor
 from evomerge.config.space import SpaceConfig
 from evomerge.errors import ConfigError
 from evomerge.methods.base import Coefficients, MergeMethod, Parameter, TensorInputs
-from evomerge.recipe.group import Kind
 from evomerge.recipe.recipe import Recipe
-from evomerge.recipe.sources import ModelReference
 from evomerge.space.coefficients import CoefficientSpace
+from helpers import spaces
+from helpers.spaces import PLACES
 
-LAYERS = 6
-PLACES: list[tuple[int, Kind]] = [
-    (0, "embedding"),
-    *((layer, kind) for layer in range(LAYERS) for kind in ("attention", "mlp", "norm")),  # type: ignore[misc]
-    (LAYERS - 1, "head"),
-]
-TEMPLATE = Recipe(
-    base=ModelReference(path="base"),
-    experts={"maths": ModelReference(path="maths"), "swahili": ModelReference(path="swahili")},
-    method="toy",
-    dtype="float32",
-)
+TEMPLATE = replace(spaces.TEMPLATE, method="toy")
 
 
 class Toy(MergeMethod):

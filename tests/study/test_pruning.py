@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from evomerge.config.config import Config
 from evomerge.errors import ConfigError
 from evomerge.execute.base import Executor, Job, Outcome
+from evomerge.pruners.median import MedianStopping
 from evomerge.run.directory import open_run
 from evomerge.run.ledger import JOURNAL
 from evomerge.score.objective import Objective
@@ -134,6 +136,21 @@ def test_the_order_in_which_workers_answer_changes_no_decision(
     monkeypatch.setattr(session_module, "make_executor", lambda *args: Shuffled(make(*args)))
     search(pruning, tmp_path / "run")
     assert essence(tmp_path / "run") == essence(pruned_run)
+
+
+def test_rivals_are_the_generation_before_and_the_uniform_merges_for_the_first(
+    tmp_path: Path, pruning: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(MedianStopping, "goes_on", lambda self, candidate, rivals: seen.append(len(rivals)) or True)
+    search(pruning, tmp_path / "run")
+    blocks = Counter(trial for trial, _ in answered(tmp_path / "run"))
+    candidates = [trial for trial in open_run(tmp_path / "run").trials() if trial.number in blocks]
+    before = Counter(-1 if trial.kind == "uniform" else trial.generation for trial in candidates)
+    expected = [before[trial.generation - 1] for trial in candidates if trial.generation is not None]
+    assert len({*before}) > 3
+    # Asked after each block but the last.
+    assert Counter(seen) == Counter(expected * (max(blocks.values()) - 1))
 
 
 def test_a_pruner_without_blocks_or_with_a_wrong_name_is_refused(tmp_path: Path, config: Config) -> None:

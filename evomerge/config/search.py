@@ -40,7 +40,5 @@ class SearchConfig(Section):
     @model_validator(mode="after")
     def _pruner_needs_blocks(self) -> Self:
         if self.pruner != "none" and self.block is None:
-            raise ValueError(
-                f"pruner {self.pruner!r} is asked after each block of items; set search.block, such as a fifth of them"
-            )
+            raise ValueError("a pruner is asked after each block of items; set search.block, such as a fifth of them")
         return self

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from evomerge.cli import compression, demo, models, runs, search, setup
+from evomerge.cli import check, compression, demo, models, runs, search, setup
 from evomerge.cli.guard import Commands
 
 _START = "Start"
@@ -52,7 +52,7 @@ def _options(
 app.command(rich_help_panel=_START)(demo.demo)
 app.command(rich_help_panel=_START)(setup.init)
 app.command(rich_help_panel=_START)(setup.methods)
-app.command(rich_help_panel=_SEARCH)(setup.check)
+app.command(rich_help_panel=_SEARCH)(check.check)
 app.command(rich_help_panel=_SEARCH)(setup.prefetch)
 app.command(rich_help_panel=_SEARCH)(search.search)
 app.command(rich_help_panel=_SEARCH)(search.resume)

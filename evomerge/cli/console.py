@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-# Pipes and files have no width of their own; tables there are cut at none that matters.
-_WIDTH_OF_A_FILE = 240
+# Pipes and files have no width of their own; tables there are as wide as most terminals.
+_WIDTH_OF_A_FILE = 80
 
 
 def stdout() -> Console:
@@ -25,8 +27,15 @@ def stderr() -> Console:
 def _console(*, stderr: bool) -> Console:
     console = Console(stderr=stderr, highlight=False)
     if not console.is_terminal:
-        console = Console(stderr=stderr, highlight=False, width=_WIDTH_OF_A_FILE, color_system=None)
+        given = os.environ.get("COLUMNS", "")
+        width = int(given) if given.isdecimal() and int(given) else _WIDTH_OF_A_FILE
+        console = Console(stderr=stderr, highlight=False, width=width, color_system=None)
     return console
+
+
+def say(console: Console, text: str | Text) -> None:
+    """Print prose: wrapped between words on a terminal; in a pipe or file a line stays a line."""
+    console.print(Text(text) if isinstance(text, str) else text, soft_wrap=not console.is_terminal)
 
 
 def table(*columns: str, title: str | None = None, right: tuple[str, ...] = ()) -> Table:

@@ -37,6 +37,15 @@ def peak_bytes(device: torch.device) -> int:
         return peak if sys.platform == "darwin" else 1024 * peak
 
 
+def process_bytes() -> int | None:
+    """What this process holds now: Python, its libraries and their data; None where the system doesn't say."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("VmRSS:")[2].split(maxsplit=1)[0])
+    except (OSError, IndexError):
+        return None
+
+
 def open_device(name: str) -> torch.device:
     """The device of this name. Raises: ExecutionError if it isn't there."""
     device = torch.device(name)

@@ -48,9 +48,12 @@ _HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
 
 class Whereabouts(NamedTuple):
-    """Where a model was found without asking the network, and how to say it to a person."""
+    """Where a model was found without asking the network, and how to say it to a person.
 
-    kind: Literal["folder", "cache", "unresolved"]
+    An unresolved one may be on the hub; an impossible one is neither a folder nor a hub id.
+    """
+
+    kind: Literal["folder", "cache", "unresolved", "impossible"]
     path: Path | None
     message: str
 
@@ -71,7 +74,8 @@ def whereabouts(reference: ModelReference) -> Whereabouts:
     if folder.is_dir():
         return Whereabouts("folder", folder, f"{reference.path}: local folder")
     if not _is_hub_id(reference.path):
-        return Whereabouts("unresolved", None, f"{reference.path}: no such folder")
+        found = "is a file, not a folder" if folder.exists() else "no such folder"
+        return Whereabouts("impossible", None, f"{reference.path}: {found}")
     try:
         cached = _snapshot(reference, local_files_only=True)
         if is_adapter(cached):
@@ -83,7 +87,9 @@ def whereabouts(reference: ModelReference) -> Whereabouts:
             read_headers(cached)
     except Exception:
         at = f" at revision {reference.revision}" if reference.revision else ""
-        return Whereabouts("unresolved", None, f"{reference.path}{at}: not on this machine; downloaded when needed")
+        return Whereabouts(
+            "unresolved", None, f"{reference.path}{at}: not on this machine; fetched from the hub if it is there"
+        )
     return Whereabouts("cache", cached, f"{reference.path}: in the hub's cache")
 
 

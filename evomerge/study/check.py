@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+import torch
+
 from evomerge.benchmark.base import Benchmark
+from evomerge.benchmark.lm_eval.tasks import check_tasks
 from evomerge.config.config import Config
-from evomerge.errors import BenchmarkError
+from evomerge.errors import BenchmarkError, ConfigError
+from evomerge.execute.device import process_bytes
 from evomerge.execute.settings import choose_backend, worker_settings
 from evomerge.inference.plan import count_tokens
 from evomerge.materialise.merger import Merger
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.hub import Whereabouts, is_adapter, is_compressed, whereabouts
-from evomerge.models.open import notes_of, open_expert
+from evomerge.models.open import notes_of
 from evomerge.recipe.sources import Sources
 from evomerge.run.directory import PREPARED
 from evomerge.space.base import Dimension
 from evomerge.study.experiment import Experiment, check_names, check_pruner, open_experiment, population_of
+from evomerge.study.storage import check_storage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +64,12 @@ class Preflight:
     """Where these files will lie; RUN stands for the run directory."""
     mapped_bytes: int | None = None
     """The models' files, memory-mapped once per node."""
+    process_bytes: int | None = None
+    """What Python and the libraries take in each worker, going by this process."""
     unresolved: list[str] = field(default_factory=list)
-    """Models that aren't on this machine."""
+    """Models that aren't on this machine, one of each path and why."""
+    unchecked: list[str] = field(default_factory=list)
+    """What couldn't be looked at from here."""
     notes: list[str] = field(default_factory=list)
     """How models that aren't whole checkpoints become experts, and what else of one's own will be run."""
     warnings: list[str] = field(default_factory=list)
@@ -77,20 +87,25 @@ class Preflight:
 def check(config: Config, *, where: str = "config") -> Preflight:
     """Find everything wrong with a config that can be found here, and size the search.
 
-    Models that aren't on this machine are listed as unresolved, and what depends on them is left out;
-    a benchmark whose data can't be reached becomes a warning.
+    Models that aren't on this machine are listed as unresolved. An expert among them is sized as if it were the base;
+    without the base, tasks and metrics are looked at and the rest is left out. What wasn't looked at is in `unchecked`.
 
-    Raises: EvomergeError subclasses for what is wrong.
+    Raises: EvomergeError subclasses for what is wrong; ConfigError for a path where no model can be.
     """
     check_names(config, where=where)
     sources = config.models.sources()
     places = {name: whereabouts(reference) for name, reference in sources.references.items()}
-    unresolved = [found.message for found in places.values() if found.kind == "unresolved"]
-    if unresolved:
-        models = _found(sources, places, _sizes_of_resolved(sources, places))
-        return Preflight(models=models, unresolved=unresolved, backend=choose_backend(config.execution))
-    experiment = open_experiment(config, where=where)
-    sizes = {name: model.size_bytes for name, model in experiment.opened.by_name.items()}
+    _refuse_impossible(places, where)
+    away = {name: found.message for name, found in places.items() if found.kind == "unresolved"}
+    storage = check_storage(config.storage, where=where)
+    unchecked = [] if storage is None else [storage]
+    if "base" in away:
+        return _without_base(config, sources, places, unchecked, where)
+    unchecked += [
+        f"expert {name!r}: whether it fits the base; sizes take it to be as large as the base" for name in away
+    ]
+    experiment = open_experiment(_with_stand_ins(config, away), where=where)
+    sizes = {name: model.size_bytes for name, model in experiment.opened.by_name.items() if name not in away}
     warnings: list[str] = []
     notes = notes_of(experiment.models)
     try:
@@ -104,28 +119,10 @@ def check(config: Config, *, where: str = "config") -> Preflight:
         if not error.unreachable:
             raise
         items, tokens = {}, {}
-        warnings.append(f"the benchmark's data can't be reached from here, so it wasn't checked: {error}")
+        unchecked.append(_unreachable(error))
     population = population_of(experiment, items.get("search", 100))
-    backend = choose_backend(config.execution)
-    workers = config.execution.workers
-    if backend == "ray" and workers is not None and population % workers:
-        warnings.append(
-            f"a population of {population} doesn't divide among {workers} workers, so some wait at the end of each "
-            f"generation; search.population: {-(-population // workers) * workers} would"
-        )
-    generations = config.search.evaluations / population
-    if generations < 5:
-        warnings.append(
-            f"{config.search.evaluations} evaluations are only {generations:.1f} generations of {population}; "
-            "CMA-ES learns little in fewer than 10: raise search.evaluations or coarsen the space"
-        )
-    # What is told of shares of right answers isn't known of a function's scores.
-    shares = config.benchmark.kind in {"lm_eval", "labels"}
-    if shares and items and min(items["validation"], items["test"]) < 100:
-        warnings.append(
-            f"{items['validation']} validation and {items['test']} test items: differences below "
-            f"{100 * 1.96 * (0.25 / min(items['validation'], items['test'])) ** 0.5:.0f} points will not show"
-        )
+    warnings += _warnings(config, population, items)
+    unchecked += _devices(config, experiment.dtype)
     merger = Merger(experiment.models)
     bound = merger.bind(experiment.space.decode(experiment.space.default()))
     state_bytes = merger.preparer.state_bytes(bound)
@@ -133,7 +130,7 @@ def check(config: Config, *, where: str = "config") -> Preflight:
     scan = len(experiment.space.starting_points(config.search.scan))
     experts = len(config.models.experts)
     return Preflight(
-        experiment=experiment,
+        experiment=None if away else experiment,
         models=_found(sources, places, sizes),
         dtype=experiment.dtype,
         dimensions=list(experiment.space.dimensions),
@@ -147,15 +144,99 @@ def check(config: Config, *, where: str = "config") -> Preflight:
             "validation": config.search.shortlist + 3 + experts,
             "test": 3 + experts,
         },
-        backend=backend,
+        backend=choose_backend(config.execution),
         live_bytes=bound.size_bytes,
         prepared_bytes=merger.preparer.prepared_bytes(bound) - (0 if on_gpu else state_bytes),
         state_bytes=state_bytes,
         state_folder=config.execution.prepared_directory or f"RUN/{PREPARED}",
-        mapped_bytes=sum(sizes.values()),
+        mapped_bytes=sum(model.size_bytes for model in experiment.opened.by_name.values()),
+        process_bytes=process_bytes(),
+        unresolved=list(away.values()),
+        unchecked=unchecked,
         notes=notes,
         warnings=warnings,
     )
+
+
+def _refuse_impossible(places: Mapping[str, Whereabouts], where: str) -> None:
+    """Raises: ConfigError naming each model whose path is neither a folder here nor a hub id."""
+    wrong = [
+        f"{where}: {'models.base' if name == 'base' else f'models.experts.{name}'}: {found.message}; give a model "
+        "folder or a hub id such as org/name"
+        for name, found in places.items()
+        if found.kind == "impossible"
+    ]
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+
+
+def _with_stand_ins(config: Config, away: Collection[str]) -> Config:
+    """The config with the base in the place of experts that aren't on this machine."""
+    experts = {name: config.models.base if name in away else expert for name, expert in config.models.experts.items()}
+    return config.model_copy(update={"models": config.models.model_copy(update={"experts": experts})})
+
+
+def _without_base(
+    config: Config, sources: Sources, places: Mapping[str, Whereabouts], unchecked: list[str], where: str
+) -> Preflight:
+    """What can be said of an experiment whose base isn't on this machine."""
+    unchecked = [*unchecked, "whether the models fit each other; dimensions, memory, items and cost"]
+    if config.benchmark.kind == "lm_eval":
+        try:
+            check_tasks(config.benchmark, where)
+        except BenchmarkError as error:
+            if not error.unreachable:
+                raise
+            unchecked.append(_unreachable(error))
+    else:
+        unchecked.append(f"benchmark.{config.benchmark.kind}, which is read with the base's files")
+    return Preflight(
+        models=_found(sources, places, _sizes_of_resolved(sources, places)),
+        unresolved=[found.message for found in places.values() if found.kind == "unresolved"],
+        unchecked=unchecked,
+        backend=choose_backend(config.execution),
+    )
+
+
+def _unreachable(error: BenchmarkError) -> str:
+    return f"the benchmark, whose data can't be reached from here: {error}"
+
+
+def _devices(config: Config, dtype: str) -> list[str]:
+    """What of the workers' machines can't be seen from here."""
+    execution = config.execution
+    address = execution.ray_address or os.environ.get("RAY_ADDRESS")
+    if choose_backend(execution) == "ray" and address:
+        return [f"the Ray cluster at {address} and its machines, reached when the search starts"]
+    if worker_settings(config, dtype=dtype).device.startswith("cuda") and not torch.cuda.is_available():
+        return ["GPUs: the config asks for them and this machine shows none"]
+    return []
+
+
+def _warnings(config: Config, population: int, items: Mapping[str, int]) -> list[str]:
+    """What is allowed and hardly wise."""
+    warnings = []
+    workers = config.execution.workers
+    if choose_backend(config.execution) == "ray" and workers is not None and population % workers:
+        warnings.append(
+            f"a population of {population} doesn't divide among {workers} workers, so some wait at the end of each "
+            f"generation; search.population: {-(-population // workers) * workers} would"
+        )
+    generations = config.search.evaluations / population
+    if config.search.algorithm == "cma" and generations < 5:
+        warnings.append(
+            f"{config.search.evaluations} evaluations are only {generations:.1f} generations of {population}; "
+            "CMA-ES learns little in fewer than 10: raise search.evaluations or coarsen the space"
+        )
+    # What is told of shares of right answers isn't known of a function's scores.
+    shares = config.benchmark.kind in {"lm_eval", "labels"}
+    if shares and items and min(items["validation"], items["test"]) < 100:
+        half = 100 * 1.96 * (0.25 / min(items["validation"], items["test"])) ** 0.5
+        warnings.append(
+            f"{items['validation']} validation and {items['test']} test items: an accuracy near 50% is known to "
+            f"± {half:.0f} points, so small differences will not show"
+        )
+    return warnings
 
 
 def _found(sources: Sources, places: Mapping[str, Whereabouts], sizes: Mapping[str, int]) -> list[ModelFound]:
@@ -167,17 +248,11 @@ def _found(sources: Sources, places: Mapping[str, Whereabouts], sizes: Mapping[s
 
 def _sizes_of_resolved(sources: Sources, places: Mapping[str, Whereabouts]) -> dict[str, int]:
     """Sizes of the models that are here; without its base, an adapter's or compressed expert's isn't known."""
-    base = None if places["base"].kind == "unresolved" else Checkpoint.open(sources.base)
-    sizes = {} if base is None else {"base": base.size_bytes}
-    for name, reference in sources.experts.items():
-        path = places[name].path
-        if path is None:
-            continue
-        if base is not None:
-            sizes[name] = open_expert(reference, base, resized=sources.vocabulary != "same").size_bytes
-        elif not is_adapter(path) and not is_compressed(path):
-            sizes[name] = Checkpoint.open(reference).size_bytes
-    return sizes
+    return {
+        name: Checkpoint.open(reference).size_bytes
+        for name, reference in sources.references.items()
+        if (path := places[name].path) is not None and not is_adapter(path) and not is_compressed(path)
+    }
 
 
 def _tokens(experiment: Experiment, benchmark: Benchmark) -> dict[str, int]:

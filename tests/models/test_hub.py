@@ -57,7 +57,7 @@ def test_whereabouts_tells_folder_cache_and_unresolved_without_raising(
     assert whereabouts(ModelReference(path="org/tiny"))[:2] == ("cache", snapshot)
     assert whereabouts(ModelReference(path="org/tiny", revision="v2")).kind == "unresolved"
     assert whereabouts(ModelReference(path="org/other")).kind == "unresolved"
-    assert whereabouts(ModelReference(path="./nowhere")) == ("unresolved", None, "./nowhere: no such folder")
+    assert whereabouts(ModelReference(path="./nowhere")) == ("impossible", None, "./nowhere: no such folder")
     assert Checkpoint.open("org/tiny").folder == snapshot
     (snapshot / "model.safetensors").unlink()
     assert whereabouts(ModelReference(path="org/tiny")).kind == "unresolved"

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evomerge.benchmark.base import SPLITS
+from evomerge.benchmark.lm_eval.isolation import undisturbed
 from evomerge.benchmark.lm_eval.language import check_language
 from evomerge.config.benchmark import BenchmarkConfig, LanguageConfig, SplitConfig, TaskConfig
 from evomerge.errors import BenchmarkError, unknown
@@ -43,6 +45,15 @@ class LoadedGroup:
     tasks: tuple[str, ...]
     by_size: bool
     """Whether its tasks count by their numbers of items, for the metric that they are scored by."""
+
+
+def check_tasks(config: BenchmarkConfig, where: str) -> None:
+    """Load the tasks of a config with their data, to find what is wrong with them without a base.
+
+    Raises: BenchmarkError, as `load_tasks`.
+    """
+    with undisturbed():
+        load_tasks(config, where, SPLITS)
 
 
 def load_tasks(

@@ -1,0 +1,169 @@
+"""`evomerge check`: what is wrong with a config, and what its search will take."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from evomerge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from evomerge.study.check import Preflight
+    from evomerge.study.experiment import Experiment
+
+_SHOWN_DIMENSIONS = 12
+_STATES = {"folder": "a folder", "cache": "in the hub's cache", "unresolved": "not on this machine"}
+
+
+def check(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.", show_default=False)],
+    pilot: Annotated[
+        bool, typer.Option("--pilot", help="Also time one candidate, to estimate the whole search.")
+    ] = False,
+    dimensions: Annotated[bool, typer.Option("--dimensions", help="List every searched coefficient.")] = False,
+) -> None:
+    """Validate a config and show its cost: dimensions, groups, memory, disk. Scores nothing without --pilot.
+
+    Works without network, and says what it couldn't look at then. Exit code 1 if anything is wrong.
+
+    **Example:** `evomerge check configs/swahili.yaml --pilot`
+    """
+    from evomerge.cli.console import say, stdout
+    from evomerge.config.config import Config
+    from evomerge.study.check import check as run_check
+
+    experiment = Config.from_file(config)
+    console = stdout()
+    report = run_check(experiment, where=str(config))
+    _show(console, report, every_dimension=dimensions)
+    if pilot and report.experiment is None:
+        raise ConfigError(f"{config}: the pilot needs every model on this machine; unresolved ones are listed above")
+    if pilot and report.experiment is not None:
+        _show_pilot(console, report.experiment, shared=bool(report.state_bytes))
+    say(console, _conclusion(report, shlex.quote(str(config))))
+
+
+def _conclusion(report: Preflight, config: str) -> str:
+    """What the check comes to, and the next command."""
+    if report.unchecked:
+        found = "Nothing wrong was found in what could be looked at"
+    elif report.warnings:
+        found = "No mistake was found; see the warnings above"
+    else:
+        found = "No mistake was found"
+    return f"{found}. Next: evomerge {'prefetch' if report.unresolved else 'search'} {config}"
+
+
+def _show(console: Console, report: Preflight, *, every_dimension: bool) -> None:
+    from evomerge.cli.console import say, size, table
+
+    models = table("model", "from", "is", "size", right=("size",))
+    for model in report.models:
+        bytes_ = "" if model.size_bytes is None else size(model.size_bytes)
+        style = "yellow" if model.state == "unresolved" else None
+        models.add_row(model.name, Text(model.path), _STATES[model.state], bytes_, style=style)
+    console.print(models, "")
+    if report.dimensions:
+        console.print(_sizes(report), "")
+        _show_dimensions(console, report, every=every_dimension)
+    for note in report.notes:
+        say(console, f"Note: {note}")
+    for warning in report.warnings:
+        say(console, Text.assemble(("Warning: ", "yellow"), warning))
+    for unchecked in report.unchecked:
+        say(console, Text.assemble(("Not checked: ", "yellow"), unchecked))
+
+
+_FORMS = {
+    "shared": "prefixes shared by items",
+    "packed": "answers that share their context",
+    "plain": "nothing shared",
+}
+
+
+def _tokens(tokens: Mapping[str, int]) -> str:
+    """What a candidate costs in each form, and which is taken."""
+    (best, fewest), *others = tokens.items()
+    rest = ", ".join(f"{count:,} with {_FORMS[form]}" for form, count in others if count > fewest)
+    unless = "; tried out on the model when workers start" if best != "plain" else ""
+    return f"{fewest:,} a candidate, with {_FORMS[best]}" + (f" ({rest}{unless})" if rest else "")
+
+
+def _sizes(report: Preflight) -> Table:
+    from evomerge.cli.console import size
+
+    grid = Table.grid(padding=(0, 2))
+    rows = [
+        ("searched", f"{len(report.dimensions)} coefficients over {report.groups} parameter groups"),
+        ("population", f"{report.population} candidates a generation"),
+        ("evaluations", f"at most {', '.join(f'{count} {phase}' for phase, count in report.evaluations.items())}"),
+    ]
+    if report.items:
+        rows.append(("items", ", ".join(f"{count} {split}" for split, count in report.items.items())))
+    if report.tokens:
+        rows.append(("tokens", _tokens(report.tokens)))
+    rows.append(("runs", f"{'on Ray workers' if report.backend == 'ray' else 'in this process'}, in {report.dtype}"))
+    if report.memory_bytes_per_worker is not None and report.live_bytes is not None:
+        prepared = f" ({size(report.live_bytes)} live, the rest prepared)" if report.prepared_bytes else ""
+        mapped = size(report.mapped_bytes or 0)
+        merge = f"{size(report.memory_bytes_per_worker)} a worker for the merge{prepared}"
+        rest = f"and what a batch needs; {mapped} of files mapped, shared by the workers of a machine"
+        rows.append(("memory", f"{merge}{_process(report)}, {rest}"))
+        states = ""
+        if report.state_bytes:
+            states = f", {size(report.state_bytes)} prepared"
+            where = f"{size(report.state_bytes)} once for the run, in {report.state_folder}"
+            rows.append(("prepared", f"{where}; mapped, shared by the workers of a machine"))
+        items = "besides, a few hundred bytes for each item of each candidate"
+        rows.append(("disk", f"{size(report.live_bytes)} for the export{states}; {items}"))
+    for key, value in rows:
+        grid.add_row(Text(key, style="dim"), Text(value))
+    return grid
+
+
+def _process(report: Preflight) -> str:
+    """What Python and the libraries take, where it is known."""
+    from evomerge.cli.console import size
+
+    return f" + {size(report.process_bytes)} for Python and its libraries" if report.process_bytes else ""
+
+
+def _show_dimensions(console: Console, report: Preflight, *, every: bool) -> None:
+    from evomerge.cli.console import table
+
+    shown = report.dimensions if every else report.dimensions[:_SHOWN_DIMENSIONS]
+    listed = table("coefficient", "from", "to", "start", right=("from", "to", "start"))
+    for dimension in shown:
+        listed.add_row(Text(dimension.name), f"{dimension.low:g}", f"{dimension.high:g}", f"{dimension.initial:g}")
+    console.print(listed)
+    if len(shown) < len(report.dimensions):
+        console.print(f"and {len(report.dimensions) - len(shown)} more; all of them: --dimensions")
+    console.print()
+
+
+def _show_pilot(console: Console, experiment: Experiment, *, shared: bool) -> None:
+    from evomerge.cli.console import duration, size
+    from evomerge.study.pilot import pilot, time_preparing
+
+    estimate = time_preparing(experiment)
+    if estimate:
+        console.print(f"preparing the method: about {duration(estimate)} by one worker, going by a few tensors")
+    console.print("timing one candidate ...")
+    report = pilot(experiment)
+    phases = ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in report.seconds.items())
+    console.print(f"one candidate: {duration(sum(report.seconds.values()))} ({phases}), peak {size(report.peak_bytes)}")
+    if shared:
+        among = "" if report.workers == 1 else ", which they share out"
+        console.print(f"the method is prepared once for the run: {duration(report.prepare_s)} by one worker{among}")
+    else:
+        console.print(f"each worker prepares the method once: {duration(report.prepare_s)}")
+    workers = "1 worker" if report.workers == 1 else f"{report.workers} workers"
+    console.print(f"the whole search: about {duration(3600 * report.hours)} with {workers}, start-up aside")

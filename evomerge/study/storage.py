@@ -1,0 +1,59 @@
+"""Whether trials can be kept where a config says, found out without writing anything there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from evomerge.errors import ConfigError
+
+
+def check_storage(storage: str, *, where: str) -> str | None:
+    """Look at the storage of a config; return a sentence if it couldn't be looked at from here.
+
+    Args:
+        storage: `journal`, or the URL of a database.
+        where: the config's file, for messages.
+
+    Raises: ConfigError for a URL that can't be read, a driver that isn't installed or a folder that isn't there.
+    """
+    if storage == "journal":
+        return None
+    from sqlalchemy import create_engine
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+    place = f"{where}: storage"
+    try:
+        url = make_url(storage)
+    except (ArgumentError, ValueError) as error:
+        raise ConfigError(
+            f"{place}: neither `journal` nor the URL of a database, such as sqlite:////data/trials.db"
+        ) from error
+    shown = url.render_as_string(hide_password=True)
+    if url.get_backend_name() == "sqlite":
+        _check_file(url.database, place, shown)
+        return None
+    try:
+        engine = create_engine(url)
+    except (NoSuchModuleError, ModuleNotFoundError) as error:
+        raise ConfigError(f"{place}: {shown} needs a driver that isn't installed: {error}") from error
+    try:
+        with engine.connect():
+            return None
+    except (SQLAlchemyError, OSError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+        return f"the storage {shown}, which doesn't answer from here: {reason}"
+    finally:
+        engine.dispose()
+
+
+def _check_file(database: str | None, place: str, shown: str) -> None:
+    """Raises: ConfigError for a database in memory, or in a folder that isn't there or can't be written."""
+    if not database or database == ":memory:":
+        raise ConfigError(f"{place}: {shown} is kept in memory and ends with the process; give a file")
+    path = Path(database)
+    if not path.parent.is_dir():
+        raise ConfigError(f"{place}: {shown}: no such folder: {path.parent}; make it first")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(f"{place}: {shown}: {path} can't be written")

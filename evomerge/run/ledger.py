@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, create_trial
@@ -47,15 +48,16 @@ class Ledger:
     for all of them. Item tables stay on disk until they are looked at.
     """
 
-    def __init__(self, study: optuna.Study, evaluations: EvaluationFile) -> None:
-        self._study = study
+    def __init__(self, storage: BaseStorage, study_name: str, evaluations: EvaluationFile) -> None:
+        self._storage = storage
+        self._study = storage.get_study_id_from_name(study_name)
         self._file = evaluations
         self._trials: list[Trial] = []
         self._by_recipe: dict[tuple[TrialKind, str], int] = {}
         self._by_generation: dict[int, list[int]] = {}
         self._evaluations: dict[tuple[int, str], Evaluation] = {}
         self._originals: dict[tuple[str, str], Evaluation] = {}
-        for frozen in study.get_trials(deepcopy=False):
+        for frozen in storage.get_all_trials(self._study, deepcopy=False):
             self._remember(_trial(frozen))
         for evaluation in evaluations.read():
             self._index(evaluation)
@@ -64,11 +66,10 @@ class Ledger:
     def create(cls, directory: Path, storage: str, study_name: str) -> Ledger:
         """A new, empty ledger. Raises: RunError if the storage can't be used or has that study."""
         with _quiet(), _storage_errors(storage):
-            study = optuna.create_study(
-                storage=_storage(directory, storage), study_name=study_name, direction=StudyDirection.MAXIMIZE
-            )
+            opened = _storage(directory, storage)
+            optuna.create_study(storage=opened, study_name=study_name, direction=StudyDirection.MAXIMIZE)
         (directory / EVALUATIONS).touch()
-        return cls(study, EvaluationFile(directory / EVALUATIONS))
+        return cls(opened, study_name, EvaluationFile(directory / EVALUATIONS))
 
     @classmethod
     def open(cls, directory: Path, storage: str, study_name: str) -> Ledger:
@@ -91,8 +92,9 @@ class Ledger:
             raise RunError(f"{directory}: {JOURNAL} is missing; restore it, or start a new run directory")
         with _uncollected():
             with _quiet(), _storage_errors(storage):
-                study = optuna.load_study(storage=_storage(directory, storage), study_name=study_name)
-            return cls(study, EvaluationFile(directory / EVALUATIONS))
+                opened = _storage(directory, storage)
+                optuna.load_study(storage=opened, study_name=study_name)
+            return cls(opened, study_name, EvaluationFile(directory / EVALUATIONS))
 
     def trials(self) -> list[Trial]:
         """All trials in order of number."""
@@ -145,8 +147,9 @@ class Ledger:
             score=None,
         )
         with writing(self._file.path.parent):
-            self._study.add_trial(
-                create_trial(
+            self._storage.create_new_trial(
+                self._study,
+                template_trial=create_trial(
                     state=optuna.trial.TrialState.RUNNING,
                     params=dict(trial.parameters),
                     distributions={
@@ -158,7 +161,7 @@ class Ledger:
                         "generation": generation,
                         "recipe": recipe_key,
                     },
-                )
+                ),
             )
             self._remember(trial)
         return trial
@@ -173,7 +176,7 @@ class Ledger:
     def prune(self, trial: int) -> None:
         """Make it durable that a trial was stopped before it had answered all search items."""
         with writing(self._file.path.parent):
-            self._study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            self._tell(trial, optuna.trial.TrialState.PRUNED)
             self._trials[trial] = replace(self._trials[trial], state=TrialState.PRUNED)
 
     def _remember(self, trial: Trial) -> None:
@@ -189,12 +192,18 @@ class Ledger:
 
     def _finish(self, evaluation: Evaluation) -> None:
         state = TrialState.FAILED if evaluation.score is None else TrialState.COMPLETE
-        if state is TrialState.FAILED:
-            self._study.tell(evaluation.trial, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
-        else:
-            self._study.tell(evaluation.trial, evaluation.score, skip_if_finished=True)
         trial = self._trials[evaluation.trial]
-        self._trials[evaluation.trial] = replace(trial, state=state, score=evaluation.score)
+        if not trial.state.is_finished:
+            if evaluation.score is None or math.isnan(evaluation.score):
+                self._tell(trial.number, optuna.trial.TrialState.FAIL)
+            else:
+                self._tell(trial.number, optuna.trial.TrialState.COMPLETE, (evaluation.score,))
+        self._trials[trial.number] = replace(trial, state=state, score=evaluation.score)
+
+    def _tell(self, trial: int, state: optuna.trial.TrialState, values: Sequence[float] | None = None) -> None:
+        """Finish a trial in the study. `Study.tell` would copy it with all its distributions to do so."""
+        identity = self._storage.get_trial_id_from_study_id_trial_number(self._study, trial)
+        self._storage.set_trial_state_values(identity, state, values)
 
 
 def _trial(frozen: FrozenTrial) -> Trial:
@@ -218,9 +227,9 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
     return distribution_of(dimension)
 
 
-def _storage(directory: Path, storage: str) -> BaseStorage | str:
+def _storage(directory: Path, storage: str) -> BaseStorage:
     if storage != "journal":
-        return storage
+        return RDBStorage(storage)
     path = str(directory / JOURNAL)
     return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from evomerge.streams import stream
 
@@ -43,7 +43,7 @@ def weighted_mean(scores: Scores, weights: Mapping[str, float]) -> float:
 
 def wilson(successes: float, items: int, level: float = 0.95) -> Interval:
     """Wilson's score interval for a proportion (Wilson 1927)."""
-    z = float(stats.norm.ppf(0.5 + level / 2))
+    z = float(special.ndtri(0.5 + level / 2))
     share = successes / items
     centre = (share + z * z / (2 * items)) / (1 + z * z / items)
     half = z / (1 + z * z / items) * np.sqrt(share * (1 - share) / items + z * z / (4 * items * items))
@@ -77,7 +77,7 @@ def compare(first: Scores, second: Scores, weights: Mapping[str, float], *, leve
         if _is_binary(a) and _is_binary(b):
             won, lost, items = int(np.sum(a > b)), int(np.sum(a < b)), len(a)
             error = np.sqrt(won + lost - (won - lost) ** 2 / items) / items
-            half = float(stats.norm.ppf(0.5 + level / 2) * error)
+            half = float(special.ndtri(0.5 + level / 2) * error)
             return Comparison(difference, Interval(difference - half, difference + half), mcnemar(won, lost))
     return Comparison(difference, _bootstrap(differences, weights, level), _sign_flip(differences, weights))
 
@@ -86,7 +86,7 @@ def mcnemar(won: int, lost: int) -> float:
     """McNemar's exact two-sided p for as many items won and lost by the first of two models."""
     if won + lost == 0:
         return 1.0
-    return float(min(1.0, 2 * stats.binom.cdf(min(won, lost), won + lost, 0.5)))
+    return float(min(1.0, 2 * special.bdtr(min(won, lost), won + lost, 0.5)))
 
 
 def holm(p_values: list[float]) -> list[float]:

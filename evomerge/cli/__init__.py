@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from evomerge.cli import check, compression, demo, models, runs, search, setup
+from evomerge.cli import check, compression, demo, models, runs, search, setup, status
 from evomerge.cli.guard import Commands
 
 _START = "Start"
@@ -56,7 +56,7 @@ app.command(rich_help_panel=_SEARCH)(check.check)
 app.command(rich_help_panel=_SEARCH)(setup.prefetch)
 app.command(rich_help_panel=_SEARCH)(search.search)
 app.command(rich_help_panel=_SEARCH)(search.resume)
-app.command(rich_help_panel=_SEARCH)(runs.status)
+app.command(rich_help_panel=_SEARCH)(status.status)
 app.command(rich_help_panel=_RESULTS)(runs.trials)
 app.command(rich_help_panel=_RESULTS)(runs.items)
 app.command(rich_help_panel=_RESULTS)(models.export)

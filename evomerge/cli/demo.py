@@ -38,9 +38,6 @@ def demo(
     from evomerge.cli.screens import searching, transfer
     from evomerge.cli.search import show
     from evomerge.config.config import Config
-    from evomerge.demo.build import build_demo
-    from evomerge.study.export import export
-    from evomerge.study.search import search
 
     run = directory / "run"
     again = [
@@ -50,15 +47,23 @@ def demo(
         *(["--seed", str(seed)] if seed else []),
         *(["--small"] if small else []),
     ]
+    # Before torch is imported, which takes seconds.
+    typer.echo(f"Everything goes to {directory}")
     with stoppable(run, start=shlex.join(again)):
         with _building() as stages:
+            from evomerge.demo.build import build_demo
+
             path = build_demo(directory, seed=seed, small=small, progress=stages)
         config = _budgeted(Config.from_file(path), evaluations or _budget(run))
         with searching(run, title="evomerge demo") as observer:
+            from evomerge.study.search import search
+
             result = search(config, run, observer=observer, where=str(path))
         # A demo that is continued with a larger budget may find another winner.
         winner = directory / f"winner-trial-{result.winner}"
         if not winner.exists():
+            from evomerge.study.export import export
+
             with transfer("exporting the winner") as progress:
                 export(run, winner, progress=progress)
     show(

@@ -1,4 +1,4 @@
-"""`evomerge status` and `evomerge trials`: reading a run, also while it is being driven."""
+"""`evomerge trials` and `evomerge items`: reading a run, also while it is being driven."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import csv
 import json
 import shlex
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
@@ -16,15 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evomerge.cli.models import Split
-from evomerge.run.trial import TrialKind, TrialState
+from evomerge.errors import RunError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from evomerge.run.directory import Run
-    from evomerge.run.records import RunStatus, TrialRecord
-
-_REFRESH_S = 2.0
+    from evomerge.run.records import TrialRecord
 
 
 class Format(StrEnum):
@@ -35,36 +29,12 @@ class Format(StrEnum):
     csv = "csv"
 
 
-def status(
-    directory: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.", show_default=False)],
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep looking until nobody drives the run.")] = False,
-) -> None:
-    """Show how far a run is: phase, best so far, rate, time left; the result once it has ended.
-
-    **Example:** `evomerge status runs/swahili --watch`
-    """
-    from evomerge.cli.console import stdout
-    from evomerge.run.directory import open_run
-
-    console, run = stdout(), open_run(directory)
-    current = run.status()
-    if not watch or not current.driver_alive:
-        console.print(_status_screen(run, current))
-        return
-    if not console.is_terminal:
-        _watch_lines(run)
-        return
-    from rich.live import Live
-
-    with Live(_status_screen(run, current), console=console, auto_refresh=False) as live:
-        while current.driver_alive:
-            time.sleep(_REFRESH_S)
-            current = run.status()
-            live.update(_status_screen(run, current), refresh=True)
-
-
 def trials(
     directory: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.", show_default=False)],
+    trial: Annotated[
+        int | None,
+        typer.Argument(metavar="[N]", min=0, help="One trial by number, with its parameters.", show_default=False),
+    ] = None,
     format_: Annotated[Format, typer.Option("--format", "-f", help="How to print them.")] = Format.table,
     weights: Annotated[
         str | None, typer.Option(help="Rank anew with other weights of tasks, such as maths=2,xcopa_sw=1.")
@@ -73,30 +43,52 @@ def trials(
         list[str] | None, typer.Option(help="Rank anew by another metric of a task, as task=metric; may be repeated.")
     ] = None,
 ) -> None:
-    """List every trial: number, state, values, parameters and the seconds of each phase.
+    """List every trial with its scores, or show one: parameters, seconds of each phase, why it failed.
+
+    Scores are on the search items; those of the shortlist also on validation, those of the winner and the baselines
+    also on test items. JSON and CSV hold everything.
 
     With `--weights` or `--metric` scores are computed anew from the recorded item table, without any model, and
     trials are listed best first; `evomerge export RUN OUT --trial N` writes one of them.
 
-    **Examples:** `evomerge trials runs/swahili`,
+    **Examples:** `evomerge trials runs/swahili`, `evomerge trials runs/swahili 12`,
     `evomerge trials runs/swahili --format json | jq '.[] | select(.state == "failed")'`
     """
+    from evomerge.cli.tables import marks_of
     from evomerge.run.directory import open_run
 
-    if weights or metric:
+    run, anew = open_run(directory), bool(weights or metric)
+    marks = {} if anew else marks_of(run)
+    if anew:
         from evomerge.report.rescore import rescore
 
         found = rescore(directory, weights=_weights(weights or ""), metrics=dict(map(_named, metric or ())))
-        records = [replace(item.trial, score=item.score, fitness=item.fitness) for item in found]
+        # Their validation and test scores are by the run's own objective.
+        records = [
+            replace(item.trial, score=item.score, fitness=item.fitness, validation=None, test=None) for item in found
+        ]
     else:
-        records = open_run(directory).trials()
+        records = run.trials()
+    if trial is not None:
+        records = [record for record in records if record.number == trial]
+        if not records:
+            raise RunError(f"{directory}: no trial {trial}; see: evomerge trials {shlex.quote(str(directory))}")
     if format_ is Format.json:
-        json.dump([_plain(record) for record in records], sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
+        plain = [{**_plain(record), "mark": marks.get(record.number)} for record in records]
+        json.dump(plain, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
         sys.stdout.write("\n")
     elif format_ is Format.csv:
-        _write_csv(records)
+        _write_csv(records, marks)
     else:
-        _print_table(records)
+        from evomerge.cli.console import stdout
+        from evomerge.cli.tables import print_trial, print_trials
+        from evomerge.run.lock import is_locked
+
+        alive = is_locked(directory)
+        if trial is not None:
+            print_trial(stdout(), records[0], marks.get(trial), alive=alive)
+        else:
+            print_trials(stdout(), records, marks, alive=alive, anew=anew)
 
 
 def items(
@@ -135,121 +127,20 @@ def _named(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _status_screen(run: Run, status: RunStatus) -> RenderableType:
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    from evomerge.cli.console import duration, score
-    from evomerge.cli.results import finding, result_table
-
-    result = run.result()
-    grid = Table.grid(padding=(0, 2))
-    for key, value in (
-        ("run", str(run.directory)),
-        ("phase", _phase(run, status)),
-        (
-            "candidates",
-            f"{status.finished} of {status.budget}, {status.running} running, {status.failed} failed{_pruned(status)}",
-        ),
-        ("best", _best(status.best)),
-        ("median", f"fitness {score(status.median)} in the last generation" if status.median is not None else "–"),
-        ("rate", f"{status.rate_per_minute:.1f} a minute" if status.rate_per_minute and status.driver_alive else "–"),
-        ("time left", duration(status.seconds_left) if status.seconds_left is not None else "–"),
-    ):
-        if value != "–":
-            grid.add_row(Text(key, style="dim"), Text(value))
-    if result is None or status.driver_alive:
-        return grid
-    return Group(grid, "", result_table(result), Text(finding(result)))
-
-
-def _phase(run: Run, status: RunStatus) -> str:
-    if status.driver_alive:
-        return status.phase
-    if run.result() is not None:
-        return "done"
-    during = "" if status.phase == "not started" else f" during {status.phase}"
-    return f"stopped{during}; continue with: evomerge resume {shlex.quote(str(run.directory))}"
-
-
-def _best(best: TrialRecord | None) -> str:
-    from evomerge.cli.console import score
-
-    if best is None:
-        return "–"
-    return f"score {score(best.score)}, fitness {score(best.fitness)}: trial {best.number} ({best.name})"
-
-
-def _watch_lines(run: Run) -> None:
-    """One plain line whenever something has changed."""
-    from evomerge.cli.console import duration, score
-
-    last = ""
-    while True:
-        status = run.status()
-        parts = [
-            status.phase,
-            f"{status.finished}/{status.budget} candidates",
-            f"{status.failed} failed{_pruned(status)}",
-        ]
-        if status.best is not None:
-            parts.append(f"best {score(status.best.score)}")
-        line = ", ".join(parts)
-        if line != last:
-            left = f", {duration(status.seconds_left)} left" if status.seconds_left is not None else ""
-            print(line + left, flush=True)
-            last = line
-        if not status.driver_alive:
-            print(_phase(run, status), flush=True)
-            return
-        time.sleep(_REFRESH_S)
-
-
-def _print_table(records: Sequence[TrialRecord]) -> None:
-    from rich.text import Text
-
-    from evomerge.cli.console import duration, score, stdout, table
-
-    columns = ("trial", "name", "gen.", "state", "score", "time")
-    made = table(*columns, right=("trial", "gen.", "score", "time"))
-    for column in made.columns:
-        column.no_wrap = True
-    # The one column that may shrink; its text is cut, not wrapped.
-    made.add_column(Text("parameters, or why it failed", no_wrap=True, overflow="ellipsis"))
-    for record in records:
-        parameters = " ".join(
-            f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
-            for name, value in record.parameters.items()
-        )
-        made.add_row(
-            str(record.number),
-            Text(f"{record.kind} {record.name}" if record.kind is TrialKind.EXPERT else record.name),
-            "" if record.generation is None else str(record.generation),
-            record.state,
-            score(record.score),
-            duration(sum(record.seconds.values())) if record.seconds else "",
-            Text(record.reason or parameters, no_wrap=True, overflow="ellipsis"),
-            style={TrialState.FAILED: "red", TrialState.RUNNING: "dim", TrialState.PRUNED: "dim"}.get(record.state),
-        )
-    stdout().print(made)
-
-
-def _pruned(status: RunStatus) -> str:
-    return f", {status.pruned} pruned" if status.pruned else ""
-
-
-def _write_csv(records: Sequence[TrialRecord]) -> None:
+def _write_csv(records: Sequence[TrialRecord], marks: Mapping[int, str]) -> None:
     """One row a trial; parameters and seconds in a column each, empty where a trial has none."""
     parameters = list(dict.fromkeys(name for record in records for name in record.parameters))
     phases = list(dict.fromkeys(name for record in records for name in record.seconds))
-    plain = ("number", "kind", "name", "state", "generation", "score", "fitness", "reason")
+    plain = ("number", "kind", "name", "state", "generation", "score", "fitness", "reason", "validation", "test")
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow([*plain, *(f"seconds.{name}" for name in phases), *(f"parameters.{name}" for name in parameters)])
+    writer.writerow(
+        [*plain, "mark", *(f"seconds.{name}" for name in phases), *(f"parameters.{name}" for name in parameters)]
+    )
     for record in records:
         writer.writerow(
             [
                 *(getattr(record, name) for name in plain),
+                marks.get(record.number),
                 *(record.seconds.get(name) for name in phases),
                 *(record.parameters.get(name) for name in parameters),
             ]

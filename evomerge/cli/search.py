@@ -33,12 +33,14 @@ def search(
     """
     from evomerge.cli.screens import searching
     from evomerge.config.config import Config
-    from evomerge.study.search import search as run_search
 
     directory = run or Path("runs") / config.stem
     experiment = Config.from_file(config)
     start = f"evomerge search {shlex.quote(str(config))} --run {shlex.quote(str(directory))}"
     with stoppable(directory, start=start), searching(directory, title=str(directory)) as observer:
+        # Takes seconds, in which something is on the screen already.
+        from evomerge.study.search import search as run_search
+
         result = run_search(experiment, directory, observer=observer, where=str(config))
     show(result)
 
@@ -53,10 +55,11 @@ def resume(
     **Example:** `evomerge resume runs/swahili --evaluations 1000`
     """
     from evomerge.cli.screens import searching
-    from evomerge.study.search import resume as run_resume
 
     start = f"evomerge resume {shlex.quote(str(directory))}"
     with stoppable(directory, start=start), searching(directory, title=str(directory)) as observer:
+        from evomerge.study.search import resume as run_resume
+
         result = run_resume(directory, evaluations=evaluations, hours=hours, observer=observer)
     show(result)
 
@@ -66,19 +69,22 @@ def show(result: Result, *, files: Mapping[str, Path] | None = None, commands: S
 
     `files` and `commands` replace those that fit any search.
     """
-    from rich.table import Table
-    from rich.text import Text
-
-    from evomerge.cli.console import stdout
+    from evomerge.cli.console import say, stdout
     from evomerge.cli.results import finding, result_table
+    from evomerge.report.nothing_right import nothing_right
+    from evomerge.run.directory import open_run
 
     directory = shlex.quote(str(result.directory))
     console = stdout()
-    console.print("", result_table(result.data), "", Text(finding(result.data)), "", sep="\n")
-    places = Table.grid(padding=(0, 2))
+    console.print("", result_table(result.data), "", sep="\n")
+    say(console, finding(result.data))
+    run = open_run(result.directory)
+    remark = nothing_right(run, (trial.score for trial in run.trials() if trial.score is not None))
+    if remark is not None:
+        say(console, f"\n{remark}")
+    console.print()
     for what, where in (files or {f"trial {result.winner} won; all figures": result.directory / "result.json"}).items():
-        places.add_row(Text(what), Text(str(where), overflow="fold"))
-    console.print(places)
+        say(console, f"{what}: {where}")
     console.print("\nNext:")
     for command in commands or (f"evomerge export {directory} OUT", f"evomerge trials {directory}"):
-        console.print(Text(f"  {command}", style="cyan"), soft_wrap=True)
+        console.print(f"  {command}", style="cyan", soft_wrap=True, markup=False)

@@ -16,7 +16,7 @@ class Clock:
         self._earlier = float(read_json(self._path, missing_ok=True).get("driving_seconds", 0.0))
         self._start = time.monotonic()
         self._phase = "models"
-        self._phase_start = self._start
+        self._counting_since = self._start
         self._evaluated = 0
         self._written = float("-inf")
 
@@ -27,8 +27,13 @@ class Clock:
 
     def phase(self, name: str) -> None:
         """A phase begins."""
-        self._phase, self._phase_start, self._evaluated = name, time.monotonic(), 0
+        self._phase = name
+        self.count_afresh()
         self._write()
+
+    def count_afresh(self) -> None:
+        """Evaluations are counted from now: what came before, such as starting workers, says nothing of their rate."""
+        self._counting_since, self._evaluated = time.monotonic(), 0
 
     def evaluated(self) -> None:
         """One more candidate was evaluated."""
@@ -38,12 +43,13 @@ class Clock:
 
     def _write(self) -> None:
         now = self._written = time.monotonic()
-        elapsed = now - self._phase_start
+        elapsed = now - self._counting_since
+        rate = round(60 * self._evaluated / elapsed, 2) if self._evaluated and elapsed > 0 else None
         write_json(
             self._path,
             {
                 "phase": self._phase,
                 "driving_seconds": round(self._earlier + now - self._start, 1),
-                "rate_per_minute": round(60 * self._evaluated / elapsed, 2) if self._evaluated else None,
+                "rate_per_minute": rate,
             },
         )

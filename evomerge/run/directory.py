@@ -13,8 +13,10 @@ lock               held by the driver
 
 from __future__ import annotations
 
+import math
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,10 @@ from evomerge.errors import ResumeError, RunError, listed
 from evomerge.files.atomic import read_json, write_atomically, write_json
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.ledger import Ledger
-from evomerge.run.lock import is_locked
+from evomerge.run.lock import driver_of, is_locked
+from evomerge.run.plan import Plan
 from evomerge.run.recipes import recipe_of
-from evomerge.run.records import RunStatus, TrialRecord, record_of
+from evomerge.run.records import RunStatus, TrialRecord, leaders, record_of
 from evomerge.run.trial import TrialKind, TrialState
 
 FORMAT_VERSION = 2
@@ -100,10 +103,11 @@ class Run:
         alive = is_locked(self.directory)
         phase = progress.get("phase", "not started")
         rate = progress.get("rate_per_minute")
-        budget = self.config.search.evaluations
+        driven_s = float(progress.get("driving_seconds", 0.0)) + (self._since_progress() if alive else 0.0)
         left = None
-        if phase == "search" and alive and rate:
-            left = 60.0 * max(0, budget - len(finished)) / rate
+        if alive:
+            left = self.plan().seconds_left(phase, self._done(phase, trials), rate, driven_s=driven_s)
+        unfinished = sum(trial.state is TrialState.RUNNING for trial in candidates)
         generations = [trial.generation for trial in finished if trial.generation is not None]
         latest = sorted(
             trial.fitness
@@ -115,14 +119,36 @@ class Run:
             finished=len(finished),
             failed=sum(trial.state is TrialState.FAILED for trial in candidates),
             pruned=sum(trial.state is TrialState.PRUNED for trial in candidates),
-            running=sum(trial.state is TrialState.RUNNING for trial in candidates),
-            budget=budget,
-            best=max(complete, key=lambda trial: trial.fitness or float("-inf"), default=None),
+            running=unfinished if alive else 0,
+            budget=self.config.search.evaluations,
+            best=max(complete, key=lambda trial: -math.inf if trial.fitness is None else trial.fitness, default=None),
             median=latest[len(latest) // 2] if latest else None,
             rate_per_minute=rate,
             seconds_left=left,
             driver_alive=alive,
+            driver=driver_of(self.directory),
+            driven_s=driven_s,
+            leaders=leaders(trials),
+            interrupted=0 if alive else unfinished,
         )
+
+    def plan(self) -> Plan:
+        """The evaluations of the whole run by phase."""
+        return Plan.of(self.config, self.facts)
+
+    def _since_progress(self) -> float:
+        """Seconds since progress.json was written, by the file system's time."""
+        try:
+            return max(0.0, time.time() - (self.directory / "progress.json").stat().st_mtime)
+        except OSError:
+            return 0.0
+
+    def _done(self, phase: str, trials: Sequence[TrialRecord]) -> int:
+        """Evaluations of a phase that are done."""
+        if phase in {"validation", "test"}:
+            return sum(getattr(trial, phase) is not None for trial in trials)
+        kinds = [trial for trial in trials if trial.kind.is_baseline == (phase == "baselines")]
+        return sum(trial.state.is_finished for trial in kinds)
 
 
 def open_run(directory: str | Path) -> Run:

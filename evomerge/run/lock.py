@@ -45,6 +45,16 @@ def lock(directory: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_UN)
 
 
+def driver_of(directory: Path) -> str | None:
+    """The process and machine that drive a run, as they wrote it down; None if none does, or it can't be read."""
+    if not is_locked(directory):
+        return None
+    try:
+        return (directory / "lock").read_text(encoding="utf-8").strip() or None
+    except (OSError, ValueError):
+        return None
+
+
 def is_locked(directory: Path) -> bool:
     """Whether a driver is at work in a run directory."""
     try:

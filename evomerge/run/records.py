@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from evomerge.run.ledger import Ledger
@@ -12,7 +12,7 @@ from evomerge.space.base import Value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRecord:
-    """One trial with everything known of it on the search items."""
+    """One trial with everything known of it; what isn't said otherwise is of the search items."""
 
     number: int
     kind: TrialKind
@@ -26,6 +26,10 @@ class TrialRecord:
     """By phase: materialise, respond, bookkeeping."""
     reason: str | None = None
     """Why it failed."""
+    validation: float | None = None
+    """Score on the validation items, of those that were chosen for it."""
+    test: float | None = None
+    """Score on the test items, of the winner and the baselines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +48,16 @@ class RunStatus:
     """Of the last complete generation."""
     rate_per_minute: float | None
     seconds_left: float | None
+    """Of the whole run, if every item goes on taking as long."""
     driver_alive: bool
+    driver: str | None = None
+    """Process and machine that drive the run now."""
+    driven_s: float = 0.0
+    """Seconds of driving, over all sessions."""
+    leaders: Mapping[str, TrialRecord] = field(default_factory=dict)
+    """The best trial of each kind by score on the search items: base, each expert, uniform, candidate, mean."""
+    interrupted: int = 0
+    """Candidates that were being evaluated when the driver stopped."""
 
 
 def record_of(ledger: Ledger, trial: Trial) -> TrialRecord:
@@ -61,4 +74,25 @@ def record_of(ledger: Ledger, trial: Trial) -> TrialRecord:
         parameters=trial.parameters,
         seconds=evaluation.seconds if evaluation is not None else {},
         reason=evaluation.failure if evaluation is not None else None,
+        validation=_score(ledger, trial, "validation"),
+        test=_score(ledger, trial, "test"),
     )
+
+
+def _score(ledger: Ledger, trial: Trial, split: str) -> float | None:
+    evaluation = ledger.evaluation(trial.number, split)
+    return None if evaluation is None else evaluation.score
+
+
+def leaders(trials: Iterable[TrialRecord]) -> dict[str, TrialRecord]:
+    """The best trial of each kind on the search items by fitness, each expert by itself; the first of equals."""
+    found: dict[str, TrialRecord] = {}
+    for trial in trials:
+        name = f"expert {trial.name}" if trial.kind is TrialKind.EXPERT else trial.kind.value
+        if trial.score is not None and (name not in found or _rank(trial) > _rank(found[name])):
+            found[name] = trial
+    return found
+
+
+def _rank(trial: TrialRecord) -> float:
+    return trial.fitness if trial.fitness is not None else trial.score or 0.0

@@ -124,6 +124,8 @@ class Session:
             blocks = [self.benchmark.places(split, items) for items in self.blocks(split)]
             executor.add_requests(split, self.benchmark.requests(split), blocks or None)
             self._splits.add(split)
+            self.observer.phase("ready", None)
+            self.clock.count_afresh()
         return executor
 
     def _start_workers(self) -> Executor:

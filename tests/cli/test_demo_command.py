@@ -33,7 +33,12 @@ def test_the_demo_builds_searches_tests_and_exports(cli: Any, tmp_path: Path) ->
     done = cli("demo", folder, "--seed", 3)
     assert done.exit_code == 0, done.stderr
     lines = [line.rstrip() for line in done.stdout.splitlines()]
-    assert lines[:3] == ["training the base", "training the swahili expert", "opening the models"]
+    assert lines[:4] == [
+        f"Everything goes to {folder}",
+        "training the base",
+        "training the swahili expert",
+        "loading libraries",
+    ]
     assert any(line.startswith("Accuracy on 24 test items, held out") for line in lines)
     assert any("test items that the search never saw" in line for line in lines)
     (winner,) = folder.glob("winner-trial-*")

@@ -6,13 +6,16 @@ import io
 import os
 import pty
 import re
+import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from evomerge.cli import screens
+from evomerge.cli import progress, screens
+from evomerge.cli.progress import Progress
 from evomerge.cli.screens import LiveScreen, PlainScreen, searching, transfer
 from evomerge.run.observer import Observer
 from evomerge.run.records import TrialRecord
@@ -24,12 +27,20 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """A clock that the test turns by hand."""
     now = [0.0]
     monkeypatch.setattr(screens.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     return now
 
 
 def record(number: int, kind: str = "candidate", score: float | None = 0.5, name: str = "c") -> TrialRecord:
     state = TrialState.COMPLETE if score is not None else TrialState.FAILED
     return TrialRecord(number=number, kind=TrialKind(kind), name=name, state=state, score=score, fitness=score)
+
+
+def after(earlier: Sequence[TrialRecord] = (), directory: Path | None = None) -> Progress:
+    """The state of a search of which an earlier session did something."""
+    made = Progress(directory)
+    made.recall(earlier)
+    return made
 
 
 def everything_from(master: int) -> str:
@@ -63,15 +74,14 @@ def drive(observer: Observer, clock: list[float]) -> None:
 
 def test_a_pipe_gets_a_line_for_each_phase_and_generation_and_nothing_else(clock: list[float]) -> None:
     out = io.StringIO()
-    drive(PlainScreen(Console(file=out, width=240), []), clock)
+    drive(PlainScreen(Console(file=out, width=240), Progress()), clock)
     assert out.getvalue().splitlines() == [
         "opening the models",
         "scoring base, experts and uniform merges: 3 evaluations",
+        "scores so far: base 0.1000, expert maths 0.2000, best uniform 0.3000",
         "searching: 16 evaluations",
-        "generation 0: best fitness 0.4000, median 0.3500, best so far 0.4000, "
-        "4/16 evaluated, 60.0 a minute, 12 s left",
-        "generation 1: best fitness 0.5000, median 0.3500, best so far 0.5000, "
-        "8/16 evaluated, 60.0 a minute, 8.0 s left, 1 failed",
+        "generation 0: best fitness 0.4000, median 0.3500, best so far 0.4000, 4/16 evaluated, 60.0 a minute",
+        "generation 1: best fitness 0.5000, median 0.3500, best so far 0.5000, 8/16 evaluated, 60.0 a minute, 1 failed",
         "something [to] know",
         "scoring the best on validation items: 5 evaluations",
     ]
@@ -79,9 +89,11 @@ def test_a_pipe_gets_a_line_for_each_phase_and_generation_and_nothing_else(clock
 
 def test_a_resumed_search_counts_what_was_done_and_repeats_no_line(clock: list[float]) -> None:
     out = io.StringIO()
-    screen = PlainScreen(Console(file=out, width=240), [record(number) for number in range(8)])
+    screen = PlainScreen(Console(file=out, width=240), after([record(number) for number in range(8)]))
     screen.phase("search", 16)
     screen.phase("workers", None)
+    clock[0] += 1000
+    screen.phase("ready", None)
     screen.generation(0, 0.4, 0.3, 0)
     screen.generation(1, 0.6, 0.3, 0)
     for number in range(4):
@@ -89,16 +101,16 @@ def test_a_resumed_search_counts_what_was_done_and_repeats_no_line(clock: list[f
         screen.trial(record(number))
     screen.generation(2, 0.5, 0.3, 0)
     assert out.getvalue().splitlines() == [
+        "scores so far: best candidate 0.5000",
         "searching: 16 evaluations, 8 of them already done",
         "starting workers",
-        "generation 2: best fitness 0.5000, median 0.3000, best so far 0.6000, "
-        "12/16 evaluated, 60.0 a minute, 4.0 s left",
+        "generation 2: best fitness 0.5000, median 0.3000, best so far 0.6000, 12/16 evaluated, 60.0 a minute",
     ]
 
 
 def test_the_live_display_shows_where_the_search_is(clock: list[float]) -> None:
     console = Console(width=110, color_system=None, file=io.StringIO())
-    screen = LiveScreen(console, [], "runs/swahili")
+    screen = LiveScreen(console, Progress(), "runs/swahili")
     observer_calls = drive
     observer_calls(screen, clock)
     screen.phase("search", 16)
@@ -112,19 +124,18 @@ def test_the_live_display_shows_where_the_search_is(clock: list[float]) -> None:
         "searching",
         "1/16",
         "30.0 a minute",
-        "30 s left",
         "generation 1",
         "fitness: best 0.5000",
     ):
         assert part in shown
     assert "failed 1" in shown
     assert "▁█" in shown
-    assert re.search(r"base 0\.1000\s+maths 0\.2000\s+best uniform 0\.3000\s+best candidate 0\.7000", shown)
+    assert re.search(r"base 0\.1000\s+expert maths 0\.2000\s+best uniform 0\.3000\s+best candidate 0\.7000", shown)
 
 
 def test_the_live_display_fits_a_narrow_terminal(clock: list[float]) -> None:
     console = Console(width=60, color_system=None, file=io.StringIO())
-    screen = LiveScreen(console, [], "a/rather/long/run/directory/somewhere/on/the/disk/of/a/cluster")
+    screen = LiveScreen(console, Progress(), "a/rather/long/run/directory/somewhere/on/the/disk/of/a/cluster")
     drive(screen, clock)
     with console.capture() as capture:
         console.print(screen)
@@ -134,12 +145,12 @@ def test_the_live_display_fits_a_narrow_terminal(clock: list[float]) -> None:
 def test_a_run_with_nothing_left_to_do_shows_no_display() -> None:
     console = Console(width=60, color_system=None, file=io.StringIO())
     with console.capture() as capture:
-        console.print(LiveScreen(console, [record(0)], "x"), end="")
+        console.print(LiveScreen(console, after([record(0)]), "x"), end="")
     assert capture.get() == ""
 
 
 def test_a_long_search_keeps_its_sparkline_short(clock: list[float]) -> None:
-    screen = LiveScreen(Console(width=100, file=io.StringIO()), [], "x")
+    screen = LiveScreen(Console(width=100, file=io.StringIO()), Progress(), "x")
     screen.phase("search", 500)
     for generation in range(500):
         screen.generation(generation, generation / 500, 0.1, 0)
@@ -176,7 +187,7 @@ def test_a_terminal_gets_the_live_display(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_starting_workers_within_a_phase_does_not_end_it(clock: list[float]) -> None:
     console = Console(width=110, color_system=None, file=io.StringIO())
-    screen = LiveScreen(console, [record(0, "base", 0.25, "base"), record(1, "uniform", 0.5)], "x")
+    screen = LiveScreen(console, after([record(0, "base", 0.25, "base"), record(1, "uniform", 0.5)]), "x")
 
     def shown() -> str:
         with console.capture() as capture:
@@ -187,11 +198,57 @@ def test_starting_workers_within_a_phase_does_not_end_it(clock: list[float]) -> 
     screen.phase("workers", None)
     assert "starting workers" in shown()
     assert "2/5" in shown()
+    screen.phase("ready", None)
+    assert "scoring base" in shown()
+    screen.phase("workers", None)
     assert re.search(r"base 0\.2500\s+best uniform 0\.5000", shown())
     clock[0] += 1
     screen.trial(record(2, "uniform", 0.4))
     assert "scoring base" in shown()
     assert "3/5" in shown()
+
+
+def test_a_minute_in_which_nothing_ends_is_not_silent(clock: list[float]) -> None:
+    out = io.StringIO()
+    screen = PlainScreen(Console(file=out, width=240), Progress())
+    screen.phase("models", None)
+    clock[0] += 59
+    screen.beat()
+    clock[0] += 1
+    screen.beat()
+    screen.phase("baselines", 3)
+    screen.trial(record(0, "base", 0.1, "base"))
+    for _ in range(90):
+        clock[0] += 1
+        screen.beat()
+    assert out.getvalue().splitlines() == [
+        "opening the models",
+        "still opening the models, 1 min 00 s so far",
+        "scoring base, experts and uniform merges: 3 evaluations",
+        "still scoring base, experts and uniform merges, 1/3 evaluated, 1.0 a minute, 2 min 00 s so far",
+    ]
+
+
+def test_a_pipe_hears_something_at_once_and_each_minute_without_an_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(screens, "_MINUTE_S", 0.2)
+    monkeypatch.setattr(screens, "_TICK_S", 0.02)
+    with searching(tmp_path, title="x"):
+        assert capfd.readouterr().out == "loading libraries\n"
+        time.sleep(0.5)
+    assert "still loading libraries, " in capfd.readouterr().out
+
+
+def test_the_time_left_is_that_of_the_whole_run(clock: list[float], run: Path) -> None:
+    screen = PlainScreen(Console(file=(out := io.StringIO()), width=240), after(directory=run))
+    screen.phase("search", 8)
+    for number in range(4):
+        clock[0] += 1
+        screen.trial(record(number))
+    screen.generation(0, 0.5, 0.5, 0)
+    # 4 more candidates, 9 evaluations on validation and 5 on test items, a second each.
+    assert out.getvalue().splitlines()[-1].endswith("60.0 a minute, about 18 s left in all")
 
 
 def test_finished_trials_of_an_existing_run_are_counted(run: Path) -> None:

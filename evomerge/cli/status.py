@@ -1,0 +1,164 @@
+"""`evomerge status`: how far a run is, also while it is being driven."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from evomerge.run.trial import TrialKind
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from evomerge.run.directory import Run
+    from evomerge.run.records import RunStatus, TrialRecord
+
+_REFRESH_S = 2.0
+_MINUTE_S = 60.0
+
+
+def status(
+    directory: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.", show_default=False)],
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep looking until nobody drives the run.")] = False,
+) -> None:
+    """Show how far a run is and who drives it: phase, leaders, rate, time left; the result once it has ended.
+
+    **Example:** `evomerge status runs/swahili --watch`
+    """
+    from evomerge.cli.console import stdout
+    from evomerge.run.directory import open_run
+
+    console, run = stdout(), open_run(directory)
+    current = run.status()
+    if not watch or not current.driver_alive:
+        _show(console, run, current)
+        return
+    if not console.is_terminal:
+        _watch_lines(run)
+        return
+    from rich.live import Live
+
+    with Live(_screen(run, current), console=console, auto_refresh=False, transient=True) as live:
+        while current.driver_alive:
+            time.sleep(_REFRESH_S)
+            current = run.status()
+            live.update(_screen(run, current), refresh=True)
+    _show(console, run, current)
+
+
+def _show(console: Console, run: Run, status: RunStatus) -> None:
+    """The run as it is now, and its result if it has ended."""
+    from evomerge.cli.console import say
+    from evomerge.cli.results import finding, result_table
+
+    console.print(_screen(run, status))
+    result = run.result()
+    if result is None or status.driver_alive or not _has_ended(run):
+        return
+    console.print("", result_table(result), "", sep="\n")
+    say(console, finding(result))
+    say(console, f"\nNext: evomerge export {shlex.quote(str(run.directory))} OUT")
+
+
+def _screen(run: Run, status: RunStatus) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    from evomerge.cli.console import duration, score
+
+    grid = Table.grid(padding=(0, 2))
+    best, left = status.best, status.seconds_left
+    rows: list[tuple[str, str | None]] = [
+        ("run", str(run.directory)),
+        ("phase", _phase(run, status)),
+        ("driver", status.driver if status.driver_alive else None),
+        ("elapsed", f"{duration(status.driven_s)} of driving" if status.driven_s >= 0.05 else None),
+        ("candidates", _candidates(status)),
+        ("best", None if best is None else _best(best)),
+        ("median", None if status.median is None else f"fitness {score(status.median)} in the last generation"),
+        ("rate", f"{status.rate_per_minute:.1f} a minute" if status.rate_per_minute and status.driver_alive else None),
+        ("time left", None if left is None else f"about {duration(left)} for all that is to come"),
+    ]
+    for key, value in rows:
+        if value is not None:
+            grid.add_row(Text(key, style="dim"), Text(value, overflow="fold"))
+    if not status.leaders:
+        return grid
+    grid.add_row(Text("leaders", style="dim"), _leaders(status))
+    return grid
+
+
+def _leaders(status: RunStatus) -> RenderableType:
+    """The best of each kind with its score on the search items."""
+    from rich.table import Table
+
+    from evomerge.cli.console import score
+    from evomerge.cli.names import leader_name
+
+    made = Table.grid(padding=(0, 2))
+    made.add_column()
+    made.add_column(justify="right", no_wrap=True)
+    made.add_column(no_wrap=True)
+    for kind, trial in status.leaders.items():
+        made.add_row(leader_name(kind), score(trial.score), f"trial {trial.number}")
+    return made
+
+
+def _candidates(status: RunStatus) -> str:
+    parts = [f"{status.finished} of {status.budget} done"]
+    for count, what in (
+        (status.running, "running"),
+        (status.interrupted, "interrupted"),
+        (status.failed, "failed"),
+        (status.pruned, "pruned"),
+    ):
+        if count:
+            parts.append(f"{count} {what}")
+    return ", ".join(parts)
+
+
+def _best(best: TrialRecord) -> str:
+    from evomerge.cli.console import score
+
+    kind = "a candidate" if best.kind is TrialKind.CANDIDATE else "a uniform merge"
+    return f"trial {best.number}, {kind}: score {score(best.score)}, fitness {score(best.fitness)}"
+
+
+def _has_ended(run: Run) -> bool:
+    """Whether the result is that of the present budget."""
+    result = run.result()
+    return result is not None and result["budget"] == run.config.search.model_dump(include=set(result["budget"]))
+
+
+def _phase(run: Run, status: RunStatus) -> str:
+    if status.driver_alive:
+        return status.phase
+    if _has_ended(run):
+        return "done"
+    during = "" if status.phase in {"not started", "done"} else f" during {status.phase}"
+    return f"stopped{during}; continue with: evomerge resume {shlex.quote(str(run.directory))}"
+
+
+def _watch_lines(run: Run) -> None:
+    """One plain line whenever something has changed, and at least each minute."""
+    from evomerge.cli.console import duration, score
+
+    last, said = "", float("-inf")
+    while True:
+        status = run.status()
+        parts = [status.phase, _candidates(status)]
+        if status.best is not None:
+            parts.append(f"best {score(status.best.score)}")
+        line = ", ".join(parts)
+        if line != last or time.monotonic() - said >= _MINUTE_S:
+            left = f", about {duration(status.seconds_left)} left" if status.seconds_left is not None else ""
+            print(line + left, flush=True)
+            last, said = line, time.monotonic()
+        if not status.driver_alive:
+            print(_phase(run, status), flush=True)
+            return
+        time.sleep(_REFRESH_S)

@@ -1,0 +1,48 @@
+"""Whether every model of a run scores nothing, and what to look at then."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+
+from evomerge.run.directory import Run
+
+_SHOWN_ANSWERS = 3
+_SHOWN_CHARACTERS = 60
+
+
+def nothing_right(run: Run, scores: Iterable[float]) -> str | None:
+    """A few sentences if all the scores are 0 and that is the worst they can be; else None.
+
+    Args:
+        run: its tasks say which way is better, and its records hold the answers.
+        scores: of some models on the search items.
+    """
+    found = list(scores)
+    tasks = run.facts.get("benchmark", {}).get("tasks", [])
+    if not found or any(found) or not all(task.get("higher_is_better", False) for task in tasks):
+        return None
+    filters = sorted({str(task["metric"]) for task in tasks})
+    answers = _answers(run)
+    seen = f" Some of the answers: {'; '.join(map(repr, answers))}." if answers else ""
+    return (
+        "Every model scores 0: either the tasks are too hard for these models, or right answers aren't recognised. "
+        f"Look at what the models answer, and whether the metric's filter ({', '.join(filters)}) finds it there.{seen} "
+        f"All answers: evomerge items {shlex.quote(str(run.directory))} answers.parquet --split search"
+    )
+
+
+def _answers(run: Run) -> list[str]:
+    """The first generated texts that the last evaluated model gave to search items, cut short."""
+    for evaluation in reversed(run.ledger().evaluations()):
+        if evaluation.split != "search" or evaluation.table is None:
+            continue
+        for scores in evaluation.table.tasks.values():
+            texts = scores.answers.texts() if scores.answers is not None else None
+            if texts:
+                return [_cut(own[0]) for own in texts[:_SHOWN_ANSWERS] if own]
+    return []
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"

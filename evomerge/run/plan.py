@@ -1,0 +1,72 @@
+"""How much of a run is still to come, and how long that takes.
+
+Knows phases, their evaluations and the items of each split. Does not know what is evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from evomerge.config.config import Config
+
+_SPLITS = {"baselines": "search", "search": "search", "validation": "validation", "test": "test"}
+"""The phases in order, and the items that they are evaluated on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Evaluations by phase, and by phase the items of one evaluation."""
+
+    evaluations: Mapping[str, int]
+    items: Mapping[str, int]
+    hours: float | None = None
+    """Limit of driving, after which no more candidates are proposed."""
+
+    @classmethod
+    def of(cls, config: Config, facts: Mapping[str, Any]) -> Plan:
+        """The plan of a run, from its config and the facts in run.json."""
+        search, experts = config.search, len(config.models.experts)
+        tasks = facts.get("benchmark", {}).get("tasks", [])
+        sizes = {
+            split: sum(task.get("items", {}).get(split, 0) for task in tasks)
+            for split in ("search", "validation", "test")
+        }
+        return cls(
+            evaluations={
+                "baselines": 1 + experts + search.scan,
+                "search": search.evaluations + 1,
+                "validation": search.shortlist + 2 + experts,
+                "test": experts + 3,
+            },
+            items={phase: sizes[split] or sizes["search"] or 1 for phase, split in _SPLITS.items()},
+            hours=search.hours,
+        )
+
+    def seconds_left(
+        self, phase: str, done: int, rate: float | None, *, total: int | None = None, driven_s: float = 0.0
+    ) -> float | None:
+        """Seconds until the run ends, if every item goes on taking as long; None where that isn't known.
+
+        Args:
+            phase: the present one.
+            done: its evaluations that are done.
+            rate: its evaluations a minute.
+            total: its evaluations, where they are known better.
+            driven_s: seconds of driving so far, for the limit of hours.
+        """
+        if not rate or phase not in self.items:
+            return None
+        item_s = 60.0 / rate / self.items[phase]
+        later = [*self.items][[*self.items].index(phase) :]
+        left = 0.0
+        for name in later:
+            count = self.evaluations[name] if name != phase or total is None else total
+            if name == phase:
+                count = max(0, count - done)
+            seconds = count * self.items[name] * item_s
+            if name == "search" and self.hours is not None:
+                seconds = min(seconds, max(0.0, 3600 * self.hours - driven_s - left))
+            left += seconds
+        return left

@@ -24,7 +24,8 @@ class SearchConfig(Section):
     step_size: Annotated[float, Field(gt=0, le=1)] = 0.15
     """Initial standard deviation as a fraction of each coefficient's range."""
     scan: Annotated[int, Field(ge=1)] = 16
-    """Uniform merges (the same coefficients in every group) scored before the search starts."""
+    """Uniform merges (the same coefficients in every group), spread over the experts' weights, scored before the
+    search starts."""
     block: Positive | None = None
     """Search items after which a candidate's answers are on disk, and it can be stopped; None: all of them."""
     pruner: str = "none"
@@ -32,7 +33,7 @@ class SearchConfig(Section):
     pruner_options: dict[str, int] = Field(default_factory=dict)
     """Settings of the pruner; a wrong name is refused with the right ones."""
     shortlist: Positive = 5
-    """Best candidates re-scored on validation; the distribution's mean joins them."""
+    """Best merges scored again on validation; the distribution's mean and as many uniform merges join them."""
     seed: int = 0
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Settings of the algorithm itself, such as `active` of cma; a wrong name is refused with the right ones."""

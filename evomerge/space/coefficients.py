@@ -5,7 +5,6 @@ Knows parameter groups and bounds. Does not know how a genome is proposed or sco
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -19,6 +18,7 @@ from evomerge.recipe.group import Coefficient, Group, Kind
 from evomerge.recipe.recipe import Recipe
 from evomerge.space.base import Dimension, Genome, Space, check_dimensions
 from evomerge.space.groups import cells_of, mixing_of
+from evomerge.space.scan import spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,31 +143,21 @@ class CoefficientSpace(Space):
         return replace(self.template, groups=tuple(groups))
 
     def starting_points(self, count: int) -> list[Genome]:
-        """Genomes with the same coefficients in every group: the default, then a grid of the first parameter.
+        """Genomes with the same coefficients in every group: the default, then others of the first parameter.
 
-        The grid is full over experts where at least three levels per expert fit into `count`,
-        else all experts share each level. Levels are evenly spaced inside the bounds.
+        If it has one coefficient for each expert, they are spread over the experts: see `spread`.
         """
-        main = [
-            coordinate
-            for coordinate in self._coordinates
-            if coordinate.parameter.name == self._coordinates[0].parameter.name
-        ]
-        points = [self.default()]
-        remaining = count - 1
-        levels = int((remaining + 0.5) ** (1 / len(main))) if remaining > 0 else 0
-        together = levels < 3
-        number = remaining if together else levels
-        steps = [(index + 1) / (number + 1) for index in range(number)]
-        for position in (
-            [(step,) * len(main) for step in steps] if together else itertools.product(steps, repeat=len(main))
-        ):
+        name = self._coordinates[0].parameter.name
+        main = [coordinate for coordinate in self._coordinates if coordinate.parameter.name == name]
+        points = {self.default().tobytes(): self.default()}
+        for weights in spread(len(main), main[0].low, main[0].high, count - 1) if count > 1 else ():
             genome = self.default()
-            for coordinate, step in zip(main, position, strict=True):
-                genome[coordinate.columns] = coordinate.low + step * (coordinate.high - coordinate.low)
-            if not any(np.array_equal(genome, point) for point in points):
-                points.append(genome)
-        return points
+            for coordinate, weight in zip(main, weights, strict=True):
+                genome[coordinate.columns] = weight
+            points.setdefault(genome.tobytes(), genome)
+            if len(points) == count:
+                break
+        return list(points.values())
 
 
 def _check_range(parameter: Parameter, low: float, high: float, place: str) -> None:

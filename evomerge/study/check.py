@@ -141,7 +141,8 @@ def check(config: Config, *, where: str = "config") -> Preflight:
         evaluations={
             "baselines": 1 + experts + scan,
             "search": config.search.evaluations,
-            "validation": config.search.shortlist + 3 + experts,
+            # The best few of all and the mean, the best few uniform merges, the base and the experts.
+            "validation": config.search.shortlist + 1 + min(config.search.shortlist, scan) + 1 + experts,
             "test": 3 + experts,
         },
         backend=choose_backend(config.execution),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from evomerge.run.trial import WINNER, Trial, TrialKind
 from evomerge.score.objective import LANGUAGE
 from evomerge.score.table import ItemTable
 from evomerge.study.candidates import Candidates
-from evomerge.study.select import Scored, best_uniform, shortlist, summary
+from evomerge.study.select import SELECTION, Scored, best_uniform, best_validated, shortlist, summary
 from evomerge.study.session import Session, budget_of
 
 
@@ -21,25 +20,19 @@ def conclude(candidates: Candidates) -> dict[str, Any]:
     """Choose the winner on validation, test it beside the baselines, and write result.json."""
     session, ledger = candidates.session, candidates.session.ledger
     trials, evaluations = ledger.trials(), candidates.search_evaluations()
-    best = shortlist(trials, evaluations, session.config.search.shortlist)
+    size = session.config.search.shortlist
+    uniform_size = 1 if session.run.facts.get("selection", 1) < SELECTION else size
+    best, uniform = shortlist(trials, evaluations, size, uniform_size), best_uniform(trials, evaluations, uniform_size)
     objective = session.benchmark.objective
-    baselines = [
-        (trial, trial.kind)
-        for trial in [
-            *(trial for trial in trials if trial.kind.is_checkpoint),
-            *best_uniform(trials, evaluations),
-        ]
-    ]
-    compared = list({trial.number: trial for trial in [*best, *(trial for trial, _ in baselines)]}.values())
+    checkpoints = [trial for trial in trials if trial.kind.is_checkpoint]
+    compared = list({trial.number: trial for trial in [*best, *checkpoints, *uniform]}.values())
     session.phase("validation", len(compared))
     candidates.evaluate(compared, "validation")
-    scores = {trial.number: ledger.evaluation(trial.number, "validation") for trial in best}
-    validated = [trial for trial in best if (found := scores[trial.number]) is not None and found.fitness is not None]
-    if not validated:
-        validated = best[:1]
-    # max keeps the first of equals, and the shortlist is in order of search fitness.
-    winner = max(validated, key=lambda trial: _fitness_of(scores[trial.number]))
-    models = [*baselines, (winner, WINNER)]
+    scores = {trial.number: ledger.evaluation(trial.number, "validation") for trial in compared}
+    # Both are in order of search fitness, which decides between equals.
+    winner = best_validated(best, scores)
+    control = [best_validated(uniform, scores)] if uniform else []
+    models: list[tuple[Trial, str]] = [*((trial, trial.kind) for trial in [*checkpoints, *control]), (winner, WINNER)]
     session.phase("test", len(models))
     candidates.evaluate([trial for trial, _ in models], "test")
     data: dict[str, Any] = {
@@ -93,10 +86,6 @@ def _summary(session: Session, models: Sequence[tuple[Trial, str]], split: str) 
         for (trial, kind, score, _, evaluation), items in zip(found, samples, strict=True)
     ]
     return summary(scored, objective.weights_for(found[0][3].sizes))
-
-
-def _fitness_of(evaluation: Evaluation | None) -> float:
-    return -math.inf if evaluation is None or evaluation.fitness is None else evaluation.fitness
 
 
 def _score_of(evaluation: Evaluation | None) -> float | None:

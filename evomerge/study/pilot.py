@@ -79,7 +79,8 @@ def pilot(experiment: Experiment, *, repeats: int = 3) -> PilotReport:
         if phase != "prepare"
     }
     settings = config.search
-    total = settings.evaluations + settings.scan + settings.shortlist + 2 * len(config.models.experts) + 6
+    shortlist = settings.shortlist + min(settings.shortlist, settings.scan)
+    total = settings.evaluations + settings.scan + shortlist + 2 * len(config.models.experts) + 5
     return PilotReport(
         workers=workers,
         seconds=seconds,

@@ -89,14 +89,27 @@ def _baselines(candidates: Candidates) -> Genome | None:
     session, space = candidates.session, candidates.space
     trials = [candidates.trial(TrialKind.BASE, "base")]
     trials += [candidates.trial(TrialKind.EXPERT, name) for name in session.config.models.experts]
-    trials += [
-        candidates.trial(TrialKind.UNIFORM, f"uniform {index}", genome)
-        for index, genome in enumerate(space.starting_points(session.config.search.scan), start=1)
-    ]
+    trials += _uniform(candidates)
     session.phase("baselines", len(trials))
     candidates.evaluate(trials, "search")
-    best = best_uniform(candidates.ledger.trials(), candidates.search_evaluations())
+    best = best_uniform(candidates.ledger.trials(), candidates.search_evaluations(), 1)
     return space.genome(best[0].parameters) if best else None
+
+
+def _uniform(candidates: Candidates) -> list[Trial]:
+    """The uniform merges: those of the run if it has them all, whichever this release would choose now."""
+    trials = [trial for trial in candidates.ledger.trials() if trial.kind is TrialKind.UNIFORM]
+    if candidates.ledger.evaluations():
+        # All of them are recorded before the first model is scored.
+        return trials
+    count = candidates.session.config.search.scan
+    for genome in candidates.space.starting_points(count):
+        if len(trials) == count:
+            break
+        trial = candidates.trial(TrialKind.UNIFORM, f"uniform {len(trials) + 1}", genome)
+        if trial not in trials:
+            trials.append(trial)
+    return trials
 
 
 def _proposer(session: Session, uniform: Genome | None) -> Proposer:

@@ -1,12 +1,14 @@
 """Choosing the winner and testing it honestly.
 
-The search score of the best candidate is mostly luck, so the best few and the distribution's mean are
-scored again on validation items; the best there is the winner, and only it and the baselines are
-tested. Pure functions over what the ledger holds.
+The search score of the best candidate is mostly luck, so the best few, the distribution's mean and the best few
+uniform merges are scored again on validation items. The best there is the winner, the best uniform merge there is
+what it is compared with, and only these, the base and the experts are tested. Pure functions over what the ledger
+holds.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +18,10 @@ from evomerge.estimate.comparisons import holm
 from evomerge.estimate.intervals import Samples, compare_scores, resamples, score_interval, size
 from evomerge.run.evaluation import Evaluation
 from evomerge.run.trial import WINNER, Trial, TrialKind
+
+SELECTION = 2
+"""The present rule of selection, as run.json has it. In runs without a word on it, rule 1, the best uniform merge is
+the one with the best search fitness; by rule 2 as many are validated as there are candidates on the shortlist."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +54,14 @@ def ranked(trials: Sequence[Trial], evaluations: Mapping[int, Evaluation]) -> li
     return list(by_recipe.values())
 
 
-def shortlist(trials: Sequence[Trial], evaluations: Mapping[int, Evaluation], size: int) -> list[Trial]:
-    """The `size` best merges by search fitness, then the newest mean and the best uniform merge, each recipe once.
+def shortlist(trials: Sequence[Trial], evaluations: Mapping[int, Evaluation], size: int, uniform: int) -> list[Trial]:
+    """The merges to validate, by search fitness, each recipe once.
 
+    Args:
+        trials: all of a run.
+        evaluations: on the search items, by trial number.
+        size: how many of the best merges of any kind. The newest mean joins them whatever it scores.
+        uniform: how many of the best uniform merges.
     Raises: RunError if no merge has a score.
     """
     merges = [trial for trial in trials if trial.kind.is_ranked]
@@ -60,13 +71,23 @@ def shortlist(trials: Sequence[Trial], evaluations: Mapping[int, Evaluation], si
             "no merge could be scored: every candidate failed. The reasons are in: evomerge trials RUN --format json"
         )
     best += [trial for trial in trials if trial.kind is TrialKind.MEAN][-1:]
-    best += best_uniform(trials, evaluations)
+    best += best_uniform(trials, evaluations, uniform)
     return ranked(best, evaluations)
 
 
-def best_uniform(trials: Sequence[Trial], evaluations: Mapping[int, Evaluation]) -> list[Trial]:
-    """The uniform merge with the best search fitness, as a list of one; empty if all of them failed."""
-    return ranked([trial for trial in trials if trial.kind is TrialKind.UNIFORM], evaluations)[:1]
+def best_uniform(trials: Sequence[Trial], evaluations: Mapping[int, Evaluation], size: int) -> list[Trial]:
+    """At most `size` uniform merges, those with the best search fitness, best first; empty if all of them failed."""
+    return ranked([trial for trial in trials if trial.kind is TrialKind.UNIFORM], evaluations)[:size]
+
+
+def best_validated(trials: Sequence[Trial], validation: Mapping[int, Evaluation | None]) -> Trial:
+    """The trial with the best fitness on validation items, the first of equals; the first of all if none has one."""
+
+    def fitness(trial: Trial) -> float:
+        found = validation[trial.number]
+        return -math.inf if found is None or found.fitness is None else found.fitness
+
+    return max(trials, key=fitness)
 
 
 def summary(models: Sequence[Scored], weights: Mapping[str, float]) -> dict[str, Any]:

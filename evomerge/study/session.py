@@ -25,6 +25,7 @@ from evomerge.run.ledger import Ledger
 from evomerge.run.observer import Observer
 from evomerge.space.base import Space
 from evomerge.study.experiment import Experiment, check_pruner, open_experiment, population_of
+from evomerge.study.select import SELECTION
 
 _VERSIONS = ("evomerge", "torch", "transformers", "lm-eval", "cma", "optuna", "numpy")
 
@@ -148,6 +149,7 @@ class Session:
             "places": [list(place) for place in self.experiment.places],
             "items": self.benchmark.fingerprint,
             "population": population,
+            "selection": SELECTION,
             "space": space.describe(),
             "benchmark": self.benchmark.describe(),
             "versions": versions,

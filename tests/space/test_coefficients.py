@@ -121,13 +121,36 @@ def test_the_scan_starts_with_the_default_and_is_uniform_inside_the_bounds() -> 
     for genome in scan:
         groups = found.decode(genome).groups
         assert all(group.coefficients == groups[0].coefficients for group in groups)
-        assert 0.0 < groups[0].coefficients["weight"]["maths"] < 1.5  # type: ignore[index]
+        weights = groups[0].coefficients["weight"]
+        assert all(0.0 <= weight < 1.5 for weight in weights.values())  # type: ignore[union-attr]
 
 
-def test_a_small_scan_moves_all_experts_together() -> None:
-    scan = space(granularity="all").starting_points(7)
-    assert len(scan) == 7
+@pytest.mark.parametrize("experts", [2, 3, 4, 7])
+def test_the_default_scan_tries_different_weights_for_any_number_of_experts_and_keeps_the_rest(experts: int) -> None:
+    names = [f"expert{number}" for number in range(experts)]
+    template = replace(TEMPLATE, experts=dict.fromkeys(names, TEMPLATE.base))
+    found = CoefficientSpace(template, Toy, PLACES, SpaceConfig(granularity="layer"))
+    scan = found.starting_points(16)
+    assert len(scan) == 16
+    groups = [found.decode(genome).groups[0].coefficients for genome in scan]
+    assert all(group["density"] == 1.0 for group in groups)
+    weights = np.array([list(group["weight"].values()) for group in groups])  # type: ignore[union-attr]
+    assert len(np.unique(weights, axis=0)) == 16
+    assert np.sum(np.ptp(weights, axis=1) == 0) >= 3
+    for expert in range(experts):
+        assert any(row[expert] > 0 and row.sum() == row[expert] for row in weights)
+
+
+def test_a_scan_without_room_for_each_expert_moves_all_together() -> None:
+    scan = space(granularity="all").starting_points(5)
+    assert len(scan) == 5
     assert all(genome[0] == genome[1] for genome in scan)
+
+
+def test_a_parameter_that_the_experts_share_is_scanned_evenly() -> None:
+    found = space(granularity="all", parameters={"weight": {"low": 0, "high": 1, "shared": True}})
+    scan = [float(genome[0]) for genome in found.starting_points(5)]
+    np.testing.assert_allclose(scan, [0.5, 0.2, 0.4, 0.6, 0.8])
 
 
 @pytest.mark.parametrize(

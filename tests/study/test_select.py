@@ -9,7 +9,7 @@ from evomerge.errors import RunError
 from evomerge.estimate.intervals import Mean
 from evomerge.run.evaluation import Evaluation
 from evomerge.run.trial import Trial, TrialKind, TrialState
-from evomerge.study.select import Scored, best_uniform, shortlist, summary
+from evomerge.study.select import Scored, best_uniform, best_validated, shortlist, summary
 
 
 def trial(number: int, kind: str = "candidate", key: str | None = None) -> Trial:
@@ -40,20 +40,31 @@ def test_the_shortlist_holds_the_best_the_newest_mean_and_the_best_uniform() -> 
         trial(10, "mean"),
     ]
     scores = {0: 0.99, 1: 0.98, 2: 0.2, 3: 0.3, 4: 0.5, 5: 0.7, 6: None, 7: 0.6, 8: 0.1, 9: 0.65, 10: 0.05}
-    found = shortlist(trials, evaluations(scores), 2)
+    found = shortlist(trials, evaluations(scores), 2, 1)
     assert [item.number for item in found] == [5, 7, 3, 10]
+    assert [item.number for item in shortlist(trials, evaluations(scores), 2, 2)] == [5, 7, 3, 2, 10]
+
+
+def test_the_uniform_merge_to_compare_with_is_the_best_on_validation_of_those_best_in_the_search() -> None:
+    trials = [trial(number, "uniform") for number in range(4)]
+    best = best_uniform(trials, evaluations({0: 0.5, 1: 0.9, 2: 0.8, 3: None}), 2)
+    assert [item.number for item in best] == [1, 2]
+    assert best_validated(best, evaluations({1: 0.3, 2: 0.7})).number == 2
+    assert best_validated(best, evaluations({1: 0.7, 2: 0.7})).number == 1
+    assert best_validated(best, {1: None, 2: evaluations({2: 0.1})[2]}).number == 2
+    assert best_validated(best, {**evaluations({1: None}), 2: None}).number == 1
 
 
 def test_the_same_recipe_is_listed_once_and_the_earlier_of_equals_comes_first() -> None:
     trials = [trial(0, key="a"), trial(1, key="b"), trial(2, key="a"), trial(3, key="c")]
-    found = shortlist(trials, evaluations({0: 0.5, 1: 0.5, 2: 0.5, 3: 0.4}), 2)
+    found = shortlist(trials, evaluations({0: 0.5, 1: 0.5, 2: 0.5, 3: 0.4}), 2, 1)
     assert [item.number for item in found] == [0, 1]
 
 
 def test_when_every_merge_failed_there_is_no_winner() -> None:
     with pytest.raises(RunError, match="every candidate failed"):
-        shortlist([trial(0, "base"), trial(1)], evaluations({0: 0.5, 1: None}), 3)
-    assert best_uniform([trial(0, "uniform")], evaluations({0: None})) == []
+        shortlist([trial(0, "base"), trial(1)], evaluations({0: 0.5, 1: None}), 3, 3)
+    assert best_uniform([trial(0, "uniform")], evaluations({0: None}), 3) == []
 
 
 def test_a_summary_compares_the_winner_with_each_rival_on_the_same_items() -> None:

@@ -60,11 +60,15 @@ class Parts:
 
     Parts stay on disk; those of the trials asked for last are kept at hand.
 
+    Args:
+        directory: the run directory.
+        study: the name of the run's study, which the lines' checksums are of as well.
+
     Raises: RunError naming a damaged line.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._lines = Lines(directory / PARTS)
+    def __init__(self, directory: Path, study: str = "") -> None:
+        self._lines = Lines(directory / PARTS, of=study)
         self._places: dict[tuple[int, str], list[Place]] = {}
         self._at_hand: OrderedDict[tuple[int, str], list[Part]] = OrderedDict()
         drop_torn_line(self._lines.path)

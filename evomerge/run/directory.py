@@ -17,14 +17,16 @@ import math
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from evomerge.config.config import Config
 from evomerge.errors import ResumeError, RunError, listed
 from evomerge.files.atomic import read_json, write_atomically, write_json
+from evomerge.files.lines import remedy
 from evomerge.recipe.recipe import Recipe
-from evomerge.run.ledger import Ledger
+from evomerge.run.ledger import EVALUATIONS, JOURNAL, Ledger
 from evomerge.run.lock import driver_of, is_locked
 from evomerge.run.plan import Plan
 from evomerge.run.recipes import recipe_of
@@ -39,17 +41,9 @@ PREPARED = "prepared"
 _READABLE = (1, FORMAT_VERSION)
 
 # What a driver that was killed while it made the directory may have left there.
-_OWN_FILES = frozenset(
-    {
-        "lock",
-        "config.yaml",
-        "study.journal",
-        "study.journal.lock",
-        "evaluations.jsonl",
-        ".config.yaml.tmp",
-        ".run.json.tmp",
-    }
-)
+_OWN_FILES = frozenset({"lock", "config.yaml", JOURNAL, EVALUATIONS})
+# Halves of files, and the lock files that Optuna puts beside a journal, also under another name to delete them.
+_LEFT_OVER = (".*.tmp", f"{JOURNAL}.lock*")
 
 
 class Run:
@@ -165,18 +159,37 @@ def create_run(directory: Path, config: Config, facts: Mapping[str, Any]) -> Run
 
     Raises: RunError if the directory holds files of something else, or can't be written.
     """
+    clear_left_over(directory)
     foreign = sorted(entry.name for entry in directory.iterdir() if entry.name not in _OWN_FILES)
     if foreign:
         raise RunError(
             f"{directory}: holds {listed(foreign)} and no run; choose a new or an empty directory with --run"
         )
+    if _has_lines(directory / EVALUATIONS, 1) or _has_lines(directory / JOURNAL, 3):
+        raise RunError(f"{directory}: holds the records of a run, but run.json is missing; {remedy(directory)}")
     study = f"{directory.resolve().name}-{uuid.uuid4().hex[:8]}"
-    for leftover in ("study.journal", "study.journal.lock", "evaluations.jsonl"):
-        (directory / leftover).unlink(missing_ok=True)
+    for name in (JOURNAL, EVALUATIONS):
+        (directory / name).unlink(missing_ok=True)
     write_atomically(directory / "config.yaml", config.to_yaml())
     Ledger.create(directory, config.storage, study)
     write_json(directory / "run.json", {"format": FORMAT_VERSION, "study": study, **facts})
     return Run(directory)
+
+
+def clear_left_over(directory: Path) -> None:
+    """Delete what killed drivers left half-made. For the driver alone, which holds the run's lock."""
+    for pattern in _LEFT_OVER:
+        for path in directory.glob(pattern):
+            if path.is_file() or path.is_symlink():
+                path.unlink(missing_ok=True)
+
+
+def _has_lines(path: Path, least: int) -> bool:
+    """Whether a file has so many lines."""
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        return sum(1 for _ in islice(file, least)) == least
 
 
 def update_config(run: Run, config: Config) -> None:

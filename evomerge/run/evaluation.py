@@ -31,6 +31,8 @@ class Evaluation:
     failure: str | None = None
     same_as: int | None = None
     """The trial whose identical recipe was evaluated instead."""
+    recipe: str = field(default="", compare=False)
+    """Key of the trial's recipe, once it is recorded; runs from before have none."""
 
     @property
     def fitness(self) -> float | None:
@@ -49,6 +51,7 @@ class Evaluation:
             known: keys of lists of items that earlier lines hold; any other list is written out.
         """
         data: dict[str, Any] = {"trial": self.trial, "split": self.split}
+        data |= {"recipe": self.recipe} if self.recipe else {}
         if self.same_as is not None:
             data["same_as"] = self.same_as
         if self.failure is not None:
@@ -86,4 +89,5 @@ class Evaluation:
             worker=data["worker"],
             failure=data.get("failure"),
             same_as=data.get("same_as"),
+            recipe=data.get("recipe", ""),
         )

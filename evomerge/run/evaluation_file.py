@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RunError
-from evomerge.files.lines import Lines, Place
+from evomerge.files.lines import Lines, Place, remedy
 from evomerge.run.evaluation import Evaluation
 from evomerge.score.table import ItemTable, TaskScores
 
@@ -21,11 +21,16 @@ _AT_HAND = 16
 
 
 class EvaluationFile:
-    """The evaluations of one run on disk. Written by the driver alone; an incomplete last line is not read."""
+    """The evaluations of one run on disk. Written by the driver alone; an incomplete last line is not read.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file.
+        study: the name of the run's study, which the lines' checksums are of as well.
+    """
+
+    def __init__(self, path: Path, study: str = "") -> None:
         self.path = path
-        self._lines = Lines(path)
+        self._lines = Lines(path, of=study)
         self._item_lists: dict[str, tuple[str, ...]] = {}
         self._tables: dict[tuple[int, str], ItemTable] = {}
         self._at_hand: OrderedDict[Place, Mapping[str, TaskScores]] = OrderedDict()
@@ -33,7 +38,7 @@ class EvaluationFile:
     def read(self) -> Iterator[Evaluation]:
         """Every evaluation, in the order of the lines. Raises: RunError if the file or a line can't be read."""
         if not self.path.exists():
-            raise RunError(f"{self.path}: missing; restore it, or start a new run directory")
+            raise RunError(f"{self.path}: missing; {remedy(self.path.parent)}")
         yield from self._lines.read(self._evaluation)
 
     def append(self, evaluation: Evaluation) -> Evaluation:

@@ -18,14 +18,15 @@ from pathlib import Path
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, create_trial
 
 from evomerge.errors import RunError
 from evomerge.files.append import drop_torn_line, writing
+from evomerge.files.lines import remedy
 from evomerge.run.evaluation import Evaluation
 from evomerge.run.evaluation_file import EvaluationFile
+from evomerge.run.journal import Journal
 from evomerge.run.trial import Trial, TrialKind, TrialState
 from evomerge.space.base import Dimension, Value
 from evomerge.space.distributions import distribution_of
@@ -52,6 +53,7 @@ class Ledger:
         self._storage = storage
         self._study = storage.get_study_id_from_name(study_name)
         self._file = evaluations
+        self._ahead: dict[tuple[int, str], Evaluation] = {}
         self._trials: list[Trial] = []
         self._by_recipe: dict[tuple[TrialKind, str], int] = {}
         self._by_generation: dict[int, list[int]] = {}
@@ -65,36 +67,45 @@ class Ledger:
     @classmethod
     def create(cls, directory: Path, storage: str, study_name: str) -> Ledger:
         """A new, empty ledger. Raises: RunError if the storage can't be used or has that study."""
-        with _quiet(), _storage_errors(storage):
-            opened = _storage(directory, storage)
+        with _quiet(), _storage_errors(directory, storage):
+            opened = _storage(directory, storage, study_name)
             optuna.create_study(storage=opened, study_name=study_name, direction=StudyDirection.MAXIMIZE)
         (directory / EVALUATIONS).touch()
-        return cls(opened, study_name, EvaluationFile(directory / EVALUATIONS))
+        return cls(opened, study_name, EvaluationFile(directory / EVALUATIONS, study_name))
 
     @classmethod
     def open(cls, directory: Path, storage: str, study_name: str) -> Ledger:
-        """Open for writing: repair torn last lines, and finish trials whose evaluation was already on disk."""
+        """Open for writing: repair torn last lines, and finish trials whose evaluation was already on disk.
+
+        Raises: RunError if it isn't there or can't be read, naming a damaged line, or if its files disagree.
+        """
         if storage == "journal":
-            _clear_stale_lock(directory)
             drop_torn_line(directory / JOURNAL)
         drop_torn_line(directory / EVALUATIONS)
         ledger = cls.read(directory, storage, study_name)
+        for evaluation in ledger._ahead.values():
+            if not evaluation.recipe:
+                raise RunError(
+                    f"{directory / EVALUATIONS}: holds an evaluation of trial {evaluation.trial}, but the study has "
+                    f"{len(ledger._trials)} trials, so some are lost; {remedy(directory)}"
+                )
         for trial in ledger.trials():
-            evaluation = ledger.evaluation(trial.number, "search")
-            if not trial.state.is_finished and evaluation is not None:
-                ledger._finish(evaluation)
+            found = ledger.evaluation(trial.number, "search")
+            if found is not None:
+                _check_agree(directory, trial, found)
+                ledger._finish(found)
         return ledger
 
     @classmethod
     def read(cls, directory: Path, storage: str, study_name: str) -> Ledger:
         """Open for reading only. Raises: RunError if it isn't there or can't be read."""
         if storage == "journal" and not (directory / JOURNAL).exists():
-            raise RunError(f"{directory}: {JOURNAL} is missing; restore it, or start a new run directory")
+            raise RunError(f"{directory / JOURNAL}: missing; {remedy(directory)}")
         with _uncollected():
-            with _quiet(), _storage_errors(storage):
-                opened = _storage(directory, storage)
+            with _quiet(), _storage_errors(directory, storage):
+                opened = _storage(directory, storage, study_name)
                 optuna.load_study(storage=opened, study_name=study_name)
-            return cls(opened, study_name, EvaluationFile(directory / EVALUATIONS))
+            return cls(opened, study_name, EvaluationFile(directory / EVALUATIONS, study_name))
 
     def trials(self) -> list[Trial]:
         """All trials in order of number."""
@@ -120,6 +131,14 @@ class Ledger:
     def evaluation_of(self, recipe_key: str, split: str) -> Evaluation | None:
         """What is known of a recipe on a split: the evaluation that was not copied from another."""
         return self._originals.get((recipe_key, split))
+
+    @property
+    def lost(self) -> list[int]:
+        """Numbers of the trials that have ended, though no evaluation on the search items is there any more."""
+        ended = {TrialState.COMPLETE, TrialState.FAILED}
+        return [
+            one.number for one in self._trials if one.state in ended and (one.number, "search") not in self._evaluations
+        ]
 
     def evaluations(self) -> list[Evaluation]:
         """All evaluations, in the order in which they finished."""
@@ -164,10 +183,21 @@ class Ledger:
                 ),
             )
             self._remember(trial)
-        return trial
+        # What was evaluated before the study lost its last trials needs no second time.
+        for key in [key for key in self._ahead if key[0] == trial.number]:
+            evaluation = self._ahead.pop(key)
+            self._index(evaluation)
+            if evaluation.split == "search" and key in self._evaluations:
+                with writing(self._file.path.parent):
+                    self._finish(evaluation)
+        return self._trials[trial.number]
 
     def record(self, evaluation: Evaluation) -> None:
         """Make an evaluation durable; one on the search split also finishes its trial in the study."""
+        trial = self._trials[evaluation.trial]
+        evaluation = replace(evaluation, recipe=trial.recipe_key)
+        if evaluation.split == "search":
+            _check_agree(self._file.path.parent, trial, evaluation)
         with writing(self._file.path.parent):
             self._index(self._file.append(evaluation))
             if evaluation.split == "search":
@@ -186,18 +216,27 @@ class Ledger:
             self._by_generation.setdefault(trial.generation, []).append(trial.number)
 
     def _index(self, evaluation: Evaluation) -> None:
-        self._evaluations[evaluation.trial, evaluation.split] = evaluation
-        if evaluation.same_as is None and evaluation.trial < len(self._trials):
-            self._originals[self._trials[evaluation.trial].recipe_key, evaluation.split] = evaluation
+        """Take an evaluation as its trial's, unless that has another recipe: a study that lost its last trials can
+        get others in their place.
+        """
+        if evaluation.trial >= len(self._trials):
+            self._ahead[evaluation.trial, evaluation.split] = evaluation
+            return
+        recipe = self._trials[evaluation.trial].recipe_key
+        if evaluation.recipe in {"", recipe}:
+            self._evaluations[evaluation.trial, evaluation.split] = evaluation
+            if evaluation.same_as is None:
+                self._originals[recipe, evaluation.split] = evaluation
 
     def _finish(self, evaluation: Evaluation) -> None:
-        state = TrialState.FAILED if evaluation.score is None else TrialState.COMPLETE
         trial = self._trials[evaluation.trial]
-        if not trial.state.is_finished:
-            if evaluation.score is None or math.isnan(evaluation.score):
-                self._tell(trial.number, optuna.trial.TrialState.FAIL)
-            else:
-                self._tell(trial.number, optuna.trial.TrialState.COMPLETE, (evaluation.score,))
+        if trial.state.is_finished:
+            return
+        state = TrialState.FAILED if evaluation.score is None else TrialState.COMPLETE
+        if evaluation.score is None or math.isnan(evaluation.score):
+            self._tell(trial.number, optuna.trial.TrialState.FAIL)
+        else:
+            self._tell(trial.number, optuna.trial.TrialState.COMPLETE, (evaluation.score,))
         self._trials[trial.number] = replace(trial, state=state, score=evaluation.score)
 
     def _tell(self, trial: int, state: optuna.trial.TrialState, values: Sequence[float] | None = None) -> None:
@@ -227,16 +266,31 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
     return distribution_of(dimension)
 
 
-def _storage(directory: Path, storage: str) -> BaseStorage:
+def _check_agree(directory: Path, trial: Trial, evaluation: Evaluation) -> None:
+    """Compare how a trial ended with its evaluation on the search items. Raises: RunError if they disagree."""
+    score = None if evaluation.score is None or math.isnan(evaluation.score) else evaluation.score
+    if trial.state.is_finished and (trial.state is TrialState.PRUNED or trial.score != score):
+        ended = trial.state.value if trial.score is None else f"{trial.state.value} with score {trial.score}"
+        raise RunError(
+            f"{directory}: trial {trial.number} is {ended} in {JOURNAL}, and its evaluation in {EVALUATIONS} has "
+            f"score {evaluation.score}; {remedy(directory)}"
+        )
+
+
+def _storage(directory: Path, storage: str, study_name: str) -> BaseStorage:
     if storage != "journal":
         return RDBStorage(storage)
-    path = str(directory / JOURNAL)
-    return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
-
-
-def _clear_stale_lock(directory: Path) -> None:
-    """Remove the lock file that a killed driver left behind; the run's own lock shows that none is at work."""
-    (directory / f"{JOURNAL}.lock").unlink(missing_ok=True)
+    journal = Journal(directory / JOURNAL, study_name)
+    try:
+        return JournalStorage(journal)
+    except RunError:
+        raise
+    except Exception as error:
+        # Optuna replays what it reads, and knows nothing of what a line may not be.
+        raise RunError(
+            f"{directory / JOURNAL}: line {journal.lines.number} is damaged ({type(error).__name__}: {error}); "
+            f"{remedy(directory)}"
+        ) from error
 
 
 @contextmanager
@@ -253,18 +307,19 @@ def _uncollected() -> Iterator[None]:
 
 
 @contextmanager
-def _storage_errors(storage: str) -> Iterator[None]:
+def _storage_errors(directory: Path, storage: str) -> Iterator[None]:
+    where = str(directory / JOURNAL) if storage == "journal" else f"storage {storage}"
     try:
         yield
     except optuna.exceptions.DuplicatedStudyError as error:
-        raise RunError(f"storage {storage}: {error}") from error
+        raise RunError(f"{where}: {error}") from error
     except KeyError as error:
-        raise RunError(f"storage {storage}: the study of this run isn't there any more") from error
+        raise RunError(f"{where}: the study of this run isn't there any more; {remedy(directory)}") from error
     except (ImportError, ValueError) as error:
-        raise RunError(f"storage {storage}: can't be opened: {error}") from error
+        raise RunError(f"{where}: can't be opened: {error}") from error
     except Exception as error:
         if type(error).__module__.split(".")[0] in {"sqlalchemy", "redis"}:
-            raise RunError(f"storage {storage}: can't be opened: {error}") from error
+            raise RunError(f"{where}: can't be opened: {error}") from error
         raise
 
 

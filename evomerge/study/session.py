@@ -15,11 +15,12 @@ from typing import Any
 
 from evomerge.benchmark.base import Benchmark
 from evomerge.config.config import Config
+from evomerge.errors import listed
 from evomerge.execute.base import Executor
 from evomerge.execute.settings import make_executor, worker_settings
 from evomerge.run.answers import Parts
 from evomerge.run.clock import Clock
-from evomerge.run.directory import PREPARED, Run, create_run, update_config
+from evomerge.run.directory import PREPARED, Run, clear_left_over, create_run, update_config
 from evomerge.run.identity import check_same_experiment
 from evomerge.run.ledger import Ledger
 from evomerge.run.observer import Observer
@@ -66,7 +67,10 @@ class Session:
         return self
 
     def _open(self) -> None:
-        existing = Run(self.directory) if (self.directory / "run.json").exists() else None
+        existing = None
+        if (self.directory / "run.json").exists():
+            clear_left_over(self.directory)
+            existing = Run(self.directory)
         if existing is not None:
             check_same_experiment(existing, {"identity": self.config.identity()}, where=self.where)
             update_config(existing, self.config)
@@ -93,7 +97,12 @@ class Session:
         self.population = self.run.facts["population"]
         self.clock = Clock(self.directory)
         self.ledger = Ledger.open(self.directory, self.config.storage, self.run.facts["study"])
-        self.parts = Parts(self.directory)
+        if lost := self.ledger.lost:
+            self.observer.message(
+                f"evaluations.jsonl: the evaluations of {len(lost)} trials are lost and made again: "
+                f"{listed(map(str, lost))}"
+            )
+        self.parts = Parts(self.directory, self.run.facts["study"])
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -17,8 +17,10 @@ import pytest
 from evomerge.errors import RunError
 from evomerge.run.evaluation import Evaluation
 from evomerge.run.ledger import EVALUATIONS, JOURNAL, Ledger
+from evomerge.run.trial import TrialKind
 from evomerge.score.table import ItemAnswers, ItemTable, TaskScores
 from evomerge.space.base import Dimension
+from helpers.records import without_checksums
 
 DIMENSIONS = (Dimension(name="weight.a", low=0.0, high=1.0, initial=0.5),)
 ANSWERS = ItemAnswers.of([[-1.5, -2.5], [-0.25]], [[], []], [12, 9])
@@ -78,6 +80,20 @@ def test_optuna_reads_the_study_with_its_own_calls(tmp_path: Path) -> None:
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE", "FAIL"]
 
 
+def test_attributes_that_a_dashboard_adds_between_trials_are_taken_as_they_are(tmp_path: Path) -> None:
+    ledger = create(tmp_path)
+    ledger.record(evaluation(add(ledger)))
+    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / JOURNAL))
+    study = optuna.load_study(study_name="study", storage=optuna.storages.JournalStorage(backend))
+    study.set_user_attr("note", "promising")
+    ledger.record(evaluation(add(ledger)))
+    assert [trial.score for trial in reopen(tmp_path).trials()] == [0.5, 0.5]
+    assert "promising" in (tmp_path / JOURNAL).read_text()
+    study.add_trial(optuna.trial.create_trial(value=0.9, params={}))
+    with pytest.raises(RunError, match=rf"{JOURNAL}: line 7 is damaged \(it has no checksum"):
+        reopen(tmp_path)
+
+
 def test_sqlite_works_as_any_optuna_url(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     ledger = Ledger.create(tmp_path, storage, "study")
@@ -124,7 +140,7 @@ def test_a_damaged_line_in_the_middle_is_named_and_nothing_is_changed(tmp_path: 
     assert path.read_bytes() == before
 
 
-def test_the_lock_left_by_a_killed_driver_does_not_block(tmp_path: Path) -> None:
+def test_a_lock_file_of_optuna_does_not_block(tmp_path: Path) -> None:
     create(tmp_path)
     (tmp_path / f"{JOURNAL}.lock").touch()
     ledger = reopen(tmp_path)
@@ -139,19 +155,18 @@ def test_an_interrupt_waits_until_a_write_is_whole(
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    unlink = os.unlink
+    sync = os.fsync
 
-    def unlink_at_a_bad_moment(path: str) -> None:
-        unlink(path)
+    def sync_at_a_bad_moment(handle: int) -> None:
         signal.raise_signal(number)
+        sync(handle)
 
     ledger = create(tmp_path)
     trial = add(ledger)
     before = signal.signal(number, stop)
     try:
         with monkeypatch.context() as patched:
-            # The last step in which Optuna releases the journal's lock.
-            patched.setattr("optuna.storages.journal._file.os.unlink", unlink_at_a_bad_moment)
+            patched.setattr("evomerge.files.append.os.fsync", sync_at_a_bad_moment)
             with pytest.raises(KeyboardInterrupt):
                 ledger.record(evaluation(trial))
         assert signal.getsignal(number) is stop
@@ -239,3 +254,62 @@ def test_tables_of_the_first_format_are_read_and_the_run_is_continued(tmp_path: 
     assert second.table is not None
     assert first.table.tasks["t"].answers is None
     assert replace(first.table.tasks["t"], answers=ANSWERS) == second.table.tasks["t"]
+
+
+def test_evaluations_of_trials_that_the_study_lost_are_taken_over_by_the_same_trials(tmp_path: Path) -> None:
+    ledger = create(tmp_path)
+    for key in ("k0", "k1", "k2"):
+        number = add_with_key(ledger, key)
+        ledger.record(evaluation(number))
+    journal = (tmp_path / JOURNAL).read_bytes().splitlines(keepends=True)
+    (tmp_path / JOURNAL).write_bytes(b"".join(journal[:3]))
+    again = reopen(tmp_path)
+    assert [trial.state for trial in again.trials()] == ["complete"]
+    assert [item.trial for item in again.evaluations()] == [0]
+    assert again.trial(add_with_key(again, "k1")).score == 0.5
+    # Another recipe than before: the evaluation isn't its own.
+    assert again.trial(add_with_key(again, "other")).state == "running"
+    assert again.evaluation(2, "search") is None
+    again.record(evaluation(2, 0.75))
+    assert [item.score for item in reopen(tmp_path).evaluations()] == [0.5, 0.5, 0.75]
+
+
+def add_with_key(ledger: Ledger, key: str) -> int:
+    return ledger.add(kind=TrialKind.CANDIDATE, name="c", recipe_key=key, generation=0).number
+
+
+def test_evaluations_that_are_lost_are_counted_and_may_be_made_again_with_the_same_score_only(tmp_path: Path) -> None:
+    ledger = create(tmp_path)
+    for _ in range(2):
+        ledger.record(evaluation(add(ledger)))
+    lines = (tmp_path / EVALUATIONS).read_bytes().splitlines(keepends=True)
+    (tmp_path / EVALUATIONS).write_bytes(lines[0])
+    again = reopen(tmp_path)
+    assert again.lost == [1]
+    with pytest.raises(RunError, match=r"trial 1 is complete with score 0\.5 in study\.journal.*has score 0\.25"):
+        again.record(evaluation(1, 0.25))
+    again.record(evaluation(1))
+    assert reopen(tmp_path).lost == []
+
+
+def test_a_study_without_checksums_that_disagrees_with_its_evaluations_is_refused(tmp_path: Path) -> None:
+    ledger = create(tmp_path)
+    ledger.record(evaluation(add(ledger)))
+    for name in (JOURNAL, EVALUATIONS):
+        without_checksums(tmp_path / name)
+    assert reopen(tmp_path).trials()[0].score == 0.5
+    journal = tmp_path / JOURNAL
+    journal.write_text(journal.read_text().replace('"values":[0.5]', '"values":[0.7]'))
+    with pytest.raises(RunError, match=r"score 0\.7 in study\.journal.*score 0\.5"):
+        reopen(tmp_path)
+
+
+@pytest.mark.parametrize("line", ['{"op_code":99,"worker_id":"x"}', '{"op_code":4}', "[]", "1"])
+def test_a_line_that_optuna_cannot_replay_is_named(tmp_path: Path, line: str) -> None:
+    ledger = create(tmp_path)
+    ledger.record(evaluation(add(ledger)))
+    without_checksums(tmp_path / JOURNAL)
+    lines = (tmp_path / JOURNAL).read_text().splitlines()
+    (tmp_path / JOURNAL).write_text("\n".join([*lines[:2], line, *lines[2:], ""]))
+    with pytest.raises(RunError, match=rf"{JOURNAL}: line 3 is damaged"):
+        reopen(tmp_path)

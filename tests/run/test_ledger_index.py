@@ -16,6 +16,7 @@ from evomerge.run.ledger import EVALUATIONS, Ledger
 from evomerge.run.trial import TrialKind, TrialState
 from evomerge.score.table import ItemTable, TaskScores
 from evomerge.space.base import Dimension
+from helpers.records import without_checksums
 
 DIMENSIONS = (Dimension(name="weight.a", low=0.0, high=1.0, initial=0.5),)
 
@@ -93,11 +94,12 @@ def test_a_table_is_read_from_its_line_when_it_is_looked_at(tmp_path: Path) -> N
         assert tables[number] == table(number / 64)
 
 
-def test_a_damaged_table_is_named_when_it_is_looked_at_and_the_others_are_read(tmp_path: Path) -> None:
+def test_a_damaged_table_without_checksum_is_named_when_it_is_looked_at_and_the_others_are_read(tmp_path: Path) -> None:
     ledger = Ledger.create(tmp_path, "journal", "study")
     for number in range(3):
         ledger.record(evaluation(add(ledger, TrialKind.CANDIDATE, str(number), 0), 0.5))
     path = tmp_path / EVALUATIONS
+    without_checksums(path)
     lines = path.read_text().splitlines()
     data = json.loads(lines[1])
     data["table"]["scores"] = data["table"]["scores"][:-8]
@@ -107,3 +109,15 @@ def test_a_damaged_table_is_named_when_it_is_looked_at_and_the_others_are_read(t
     assert second.score == 0.5
     with pytest.raises(RunError, match=f"the line at byte {len(lines[0]) + 1} is damaged"):
         len(second.table.tasks)  # type: ignore[union-attr]
+
+
+def test_a_damaged_table_with_a_checksum_is_named_on_opening(tmp_path: Path) -> None:
+    ledger = Ledger.create(tmp_path, "journal", "study")
+    for number in range(3):
+        ledger.record(evaluation(add(ledger, TrialKind.CANDIDATE, str(number), 0), 0.5))
+    path = tmp_path / EVALUATIONS
+    first, second, third = path.read_bytes().splitlines(keepends=True)
+    middle = len(second) // 2
+    path.write_bytes(first + second[:middle] + bytes([second[middle] ^ 1]) + second[middle + 1 :] + third)
+    with pytest.raises(RunError, match=rf"{EVALUATIONS}: line 2 is damaged"):
+        Ledger.read(tmp_path, "journal", "study")

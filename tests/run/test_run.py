@@ -153,3 +153,18 @@ def test_a_folder_of_something_else_does_not_become_a_run(tmp_path: Path) -> Non
     with pytest.raises(RunError, match=r"holds thesis\.tex and no run"):
         create_run(tmp_path, CONFIG, FACTS)
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("name", ["study.journal.lock", "study.journal.lock1b2c.rename", ".run.json.tmp"])
+def test_what_a_killed_driver_left_half_made_does_not_block_and_is_deleted(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    create_run(tmp_path, CONFIG, FACTS)
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", ["evaluations.jsonl", "study.journal"])
+def test_records_without_run_json_are_not_taken_for_a_start_that_was_killed(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("{}\n" * 3)
+    with pytest.raises(RunError, match=r"holds the records of a run, but run\.json is missing"):
+        create_run(tmp_path, CONFIG, FACTS)
+    assert (tmp_path / name).read_text() == "{}\n" * 3

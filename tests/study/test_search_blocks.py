@@ -104,9 +104,9 @@ def test_a_candidate_killed_before_its_evaluation_was_written_is_scored_from_its
     with Session(in_blocks, directory, SilentObserver(), "here") as session:
         candidates = Candidates(session)
         trial = candidates.trial(TrialKind.BASE, "base")
-        parts = open_run(undisturbed_in_blocks).directory / "parts.jsonl"
+        parts = undisturbed_in_blocks / "parts.jsonl"
         (directory / "parts.jsonl").write_text("".join(parts.read_text().splitlines(keepends=True)[:3]))
-        candidates.parts = Parts(directory)
+        candidates.parts = Parts(directory, open_run(undisturbed_in_blocks).facts["study"])
         candidates.evaluate([trial], "search")
         (evaluation,) = candidates.ledger.evaluations()
     assert len((directory / "parts.jsonl").read_text().splitlines()) == 3

@@ -67,11 +67,13 @@ def methods(
     if name is not None:
         _show_method(console, METHODS.get(name))
         return
-    made = table("method", "what it does", "coefficients")
+    made = table("method", "what it does (its coefficients)")
     for known in METHODS:
         method: type[MergeMethod] = METHODS.get(known)
-        made.add_row(known, Text(method.summary), ", ".join(parameter.name for parameter in method.parameters))
+        coefficients = ", ".join(parameter.name for parameter in method.parameters)
+        made.add_row(known, Text(f"{method.summary} ({coefficients})" if coefficients else method.summary))
     console.print(made)
+    console.print("\nOne of them in full: evomerge methods NAME", markup=False)
 
 
 def _show_method(console: Console, method: type[MergeMethod]) -> None:
@@ -80,23 +82,30 @@ def _show_method(console: Console, method: type[MergeMethod]) -> None:
     console.print(Text.assemble((method.name, "bold"), f": {method.summary}"))
     console.print(Text(method.source, style="dim"))
     if method.parameters:
-        made = table("coefficient", "default", "searched", "defined", "meaning", right=("default",))
+        made = table("coefficient", "meaning, default and range")
         for parameter in method.parameters:
-            low, high = ("" if bound is None else f"{bound:g}" for bound in (parameter.minimum, parameter.maximum))
-            made.add_row(
-                parameter.name,
-                f"{parameter.default:g}",
-                f"{parameter.low:g} to {parameter.high:g}",
-                f"{low or '-∞'} to {high or '∞'}",
-                Text(parameter.description + (" One for each expert." if parameter.per_expert else "")),
+            per_expert = " One for each expert." if parameter.per_expert else ""
+            values = (
+                f"Default {parameter.default:g}; searched from {parameter.low:g} to {parameter.high:g}; "
+                f"{_range(parameter.minimum, parameter.maximum)}."
             )
+            made.add_row(parameter.name, Text(f"{parameter.description}{per_expert}\n{values}"))
         console.print("", made)
     if method.options:
-        made = table("option", "default", "choices", "meaning")
+        made = table("option", "meaning, default and choices")
         for option in method.options:
-            choices = ", ".join(map(_yaml, option.choices or ()))
-            made.add_row(option.name, _yaml(option.default), choices, Text(option.description))
+            choices = f"; one of {', '.join(map(_yaml, option.choices))}" if option.choices else ""
+            made.add_row(option.name, Text(f"{option.description}\nDefault {_yaml(option.default)}{choices}."))
         console.print("", made)
+
+
+def _range(low: float | None, high: float | None) -> str:
+    """The values for which a coefficient is defined."""
+    if low is None and high is None:
+        return "any number is allowed"
+    if low is None or high is None:
+        return f"allowed from {low:g} up" if low is not None else f"allowed up to {high:g}"
+    return f"allowed from {low:g} to {high:g}"
 
 
 def _yaml(value: bool | int | float | str) -> str:

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from evomerge.config.benchmark import BenchmarkConfig, Files
 from evomerge.config.execution import ExecutionConfig, ExportConfig
+from evomerge.config.explain import explain
 from evomerge.config.models import ModelConfig, ModelsConfig
 from evomerge.config.search import SearchConfig
 from evomerge.config.section import Section
 from evomerge.config.space import MergeConfig, SpaceConfig
-from evomerge.errors import ConfigError, unknown
+from evomerge.errors import ConfigError
 
 
 class Config(Section):
@@ -72,7 +73,7 @@ class Config(Section):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise ConfigError(_explain(error, where)) from error
+            raise ConfigError(explain(error, cls, where)) from error
 
     def relative_to(self, folder: Path) -> Config:
         """The same experiment with local folders that exist below `folder` made absolute."""
@@ -124,43 +125,3 @@ class Config(Section):
         if data["space"]["kind"] == SpaceConfig().kind:
             del data["space"]["kind"]
         return data
-
-
-def _explain(error: ValidationError, where: str) -> str:
-    """One line per mistake: file, key path, value, remedy."""
-    lines = []
-    for problem in error.errors():
-        path = ".".join(str(part) for part in problem["loc"]) or "(top level)"
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"{where}: {path}: {_unknown_key(problem['loc'])}")
-        elif problem["type"] == "missing":
-            lines.append(f"{where}: {path}: missing; this key is required")
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            value = problem["input"]
-            shown = "" if isinstance(value, dict | list) else f" (found {value!r})"
-            lines.append(f"{where}: {path}: {message}{shown}")
-    return "\n".join(lines)
-
-
-def _unknown_key(location: tuple[int | str, ...]) -> str:
-    """Name the key that isn't known and those that are, in its section."""
-    section: Any = Config
-    for part in location[:-1]:
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            field = section.model_fields.get(str(part))
-            # A part that is no field is a key or an index inside the section's own mapping or list.
-            section = _section_of(field.annotation) if field else section
-    known = list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
-    return unknown("key", str(location[-1]), known)
-
-
-def _section_of(annotation: Any) -> Any:
-    """The Section class inside an annotation such as `dict[str, ParameterConfig]` or `X | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _section_of(argument)
-        if found is not None:
-            return found
-    return None

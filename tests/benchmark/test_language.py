@@ -93,7 +93,7 @@ def test_whatever_misses_a_requirement_comes_after_everything_that_meets_it() ->
 
 def test_a_bare_code_only_measures() -> None:
     assert LanguageConfig.model_validate("sw") == LanguageConfig(code="sw")
-    with pytest.raises(ConfigError, match=r"tasks\.0\.language\.at_least: Input should be less than or equal to 1"):
+    with pytest.raises(ConfigError, match=r"tasks\[0\]\.language\.at_least: must be at most 1"):
         Config.from_yaml(
             "models: {base: x, experts: {a: y}}\nbenchmark: {tasks: [{task: t, language: {code: sw, at_least: 90}}]}"
         )

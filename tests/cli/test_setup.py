@@ -32,9 +32,10 @@ def test_init_never_overwrites(cli: Any, tmp_path: Path) -> None:
 
 
 def test_methods_lists_each_with_its_coefficients(cli: Any) -> None:
-    lines = {line.split()[0]: line for line in cli("methods").stdout.splitlines()}
+    lines = {line.split()[0]: line for line in cli("methods").stdout.splitlines() if line.strip()}
     assert set(METHODS) <= set(lines)
-    assert "weight" in lines["task_arithmetic"]
+    assert "(weight)" in lines["task_arithmetic"]
+    assert all(len(line.rstrip()) <= 80 for line in lines.values())
 
 
 @pytest.mark.parametrize("name", METHODS.names())
@@ -42,9 +43,11 @@ def test_a_method_shows_everything_that_it_declares(cli: Any, name: str) -> None
     done = cli("methods", name)
     assert done.exit_code == 0, done.stderr
     method = METHODS.get(name)
+    assert all(len(line.rstrip()) <= 80 for line in done.stdout.splitlines()[2:])
+    shown = " ".join(done.stdout.split())
     for declared in (*method.parameters, *method.options):
-        assert declared.name in done.stdout
-        assert declared.description in done.stdout
+        assert declared.name in shown
+        assert " ".join(declared.description.split()) in shown
 
 
 def test_an_unknown_method_is_answered_with_the_nearest(cli: Any) -> None:

@@ -24,7 +24,7 @@ def with_section(text: str) -> str:
     [
         ("searhc: {}", r"x\.yaml: searhc: unknown key 'searhc'\. Did you mean 'search'\?"),
         ("search: {evaluation: 3}", r"search\.evaluation: .*Did you mean 'evaluations'"),
-        ("search: {evaluations: 0}", r"search\.evaluations: .*greater than or equal to 1 \(found 0\)"),
+        ("search: {evaluations: 0}", r"search\.evaluations: must be at least 1 \(found 0\)"),
         ("space: {parameters: {weight: {low: 1, high: 0}}}", r"space\.parameters\.weight: low 1 is not below high 0"),
         ("space: {parameters: {weight: {hihg: 1}}}", r"weight\.hihg: .*Did you mean 'high'"),
         ("space: {kinds: [attn]}", r"space\.kinds: unknown module kind 'attn'"),

@@ -7,11 +7,26 @@ without a traceback. Every class also subclasses the builtin that a caller would
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+from reprlib import Repr
+from typing import Any
+
+# Control characters but tab and newline, marks that turn the direction of text round, and halves of characters.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 20
+_SHORT.maxlevel = 4
+_MAX_SHOWN = 400
 
 
 class EvomergeError(Exception):
     """Root of every error raised for a user's mistake or an unusable environment."""
+
+    def __str__(self) -> str:
+        """The message, without characters that would act on a terminal."""
+        return printable(super().__str__())
 
 
 class ConfigError(EvomergeError, ValueError):
@@ -85,6 +100,20 @@ def unknown(kind: str, name: str, available: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"unknown {kind} {name!r}.{hint} Available: {', '.join(names) or 'none'}."
+
+
+def printable(text: str) -> str:
+    r"""Text from anywhere, safe to show: control characters are written as in Python, such as \x1b."""
+    return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def shown(value: Any) -> str:
+    """A value in a message, as Python writes it, cut where it is long."""
+    try:
+        text = _SHORT.repr(value)
+    except Exception:
+        text = f"a value of type {type(value).__name__}"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def listed(names: Iterable[str], limit: int = 3) -> str:

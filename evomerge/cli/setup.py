@@ -44,13 +44,10 @@ def init(
 
 
 def _converted(genome: Path) -> str:
+    from evomerge.files.outside import read_text
     from evomerge.mergekit.genome import genome_to_config
 
-    try:
-        text = genome.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{genome}: can't be read: {error.strerror}") from error
-    return genome_to_config(text, where=str(genome), folder=genome.parent)
+    return genome_to_config(read_text(genome, ConfigError), where=str(genome), folder=genome.parent)
 
 
 def methods(

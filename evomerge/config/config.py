@@ -20,7 +20,9 @@ from evomerge.config.models import ModelConfig, ModelsConfig
 from evomerge.config.search import SearchConfig
 from evomerge.config.section import Section
 from evomerge.config.space import MergeConfig, SpaceConfig
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, shown
+from evomerge.files.outside import check_plain, read_text
+from evomerge.files.outside_yaml import parse_yaml
 
 
 class Config(Section):
@@ -50,26 +52,19 @@ class Config(Section):
         Raises: ConfigError naming the file, each wrong key with its value, and the remedy.
         """
         path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
-        return cls.from_yaml(text, where=str(path)).relative_to(path.parent)
+        return cls.from_yaml(read_text(path, ConfigError), where=str(path)).relative_to(path.parent)
 
     @classmethod
     def from_yaml(cls, text: str, *, where: str = "config") -> Config:
         """Parse YAML text. Raises: ConfigError."""
-        try:
-            data = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{where}: not valid YAML: {error}") from error
-        if not isinstance(data, dict):
-            raise ConfigError(f"{where}: expected sections such as models and benchmark, got {data!r}")
-        return cls.from_data(data, where=where)
+        return cls.from_data(parse_yaml(text, where, ConfigError), where=where)
 
     @classmethod
     def from_data(cls, data: dict[str, Any], *, where: str = "config") -> Config:
         """Build from plain data, with `where` as the place named in errors. Raises: ConfigError."""
+        if not isinstance(data, dict):
+            raise ConfigError(f"{where}: expected sections such as models and benchmark, got {shown(data)}")
+        check_plain(data, where, ConfigError)
         try:
             return cls.model_validate(data)
         except ValidationError as error:

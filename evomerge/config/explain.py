@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from evomerge.errors import unknown
+from evomerge.errors import shown, unknown
 
 _WORDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "int_type": lambda _: "expected a whole number",
@@ -90,7 +90,7 @@ def _found(value: Any) -> str:
         return " (found nothing)"
     if isinstance(value, Mapping | list | tuple):
         return "" if value else " (found none)"
-    return f" (found {value!r})"
+    return f" (found {shown(value)})"
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from evomerge.errors import RecipeError, unknown
+from evomerge.errors import RecipeError, shown, unknown
+from evomerge.files.outside_yaml import parse_yaml
 from evomerge.recipe.sources import ModelReference
 
 _RESERVED = {"base", "uniform", "winner", "mean"}
@@ -16,10 +15,7 @@ _RESERVED = {"base", "uniform", "winner", "mean"}
 
 def parsed(text: str, where: str) -> Any:
     """YAML as plain data. Raises: RecipeError."""
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{where}: not valid YAML: {error}") from error
+    return parse_yaml(text, where, RecipeError)
 
 
 def reference(value: Any, where: str, folder: Path | None) -> ModelReference:
@@ -59,10 +55,10 @@ def _one_model(value: Any, where: str, folder: Path | None) -> ModelReference:
         data = mapping(value, where, {"path", "revision"})
         path, revision = data.get("path"), data.get("revision")
         if not isinstance(path, str) or not path:
-            raise RecipeError(f"{where}.path: expected a folder or a hub id, got {path!r}")
+            raise RecipeError(f"{where}.path: expected a folder or a hub id, got {shown(path)}")
         return _local(path, revision, folder)
     if not isinstance(value, str) or not value:
-        raise RecipeError(f"{where}: expected a folder or a hub id, got {value!r}")
+        raise RecipeError(f"{where}: expected a folder or a hub id, got {shown(value)}")
     if "+" in value:
         raise RecipeError(f"{where}: {value!r}: has more than one +, which stands between a model and one adapter")
     path, _, revision = value.partition("@")
@@ -79,7 +75,7 @@ def _local(path: str, revision: Any, folder: Path | None) -> ModelReference:
 def mapping(value: Any, where: str, known: set[str] | None) -> Mapping[str, Any]:
     """The value, if it is a mapping of known keys; None knows every key. Raises: RecipeError."""
     if not isinstance(value, Mapping):
-        raise RecipeError(f"{where}: expected a mapping, got {value!r}")
+        raise RecipeError(f"{where}: expected a mapping, got {shown(value)}")
     for key in value:
         if known is not None and key not in known:
             raise RecipeError(f"{where}: {unknown('key', str(key), known)}")
@@ -89,7 +85,7 @@ def mapping(value: Any, where: str, known: set[str] | None) -> Mapping[str, Any]
 def sequence(value: Any, where: str) -> list[Any]:
     """The value, if it is a list with something in it. Raises: RecipeError."""
     if not isinstance(value, list) or not value:
-        raise RecipeError(f"{where}: expected a list with at least one entry, got {value!r}")
+        raise RecipeError(f"{where}: expected a list with at least one entry, got {shown(value)}")
     return value
 
 

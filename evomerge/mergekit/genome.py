@@ -5,7 +5,6 @@ A genome file says what is searched and on which tasks. What has no counterpart 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from typing import Any
 import yaml
 
 from evomerge.config.config import Config
-from evomerge.errors import ConfigError, RecipeError, unknown
+from evomerge.errors import ConfigError, RecipeError, shown, unknown
+from evomerge.files.outside import read_json
 from evomerge.mergekit.documents import mapping, named, parsed, reference, sequence
 from evomerge.methods import METHODS
 from evomerge.methods.base import MergeMethod
@@ -142,7 +142,7 @@ def _depth(models: tuple[ModelReference, ...]) -> int | None:
     for model in models:
         found = whereabouts(model).path
         if found is not None and (found / "config.json").is_file():
-            return configured_depth(json.loads((found / "config.json").read_text(encoding="utf-8")))
+            return configured_depth(read_json(found / "config.json", ConfigError))
     return None
 
 
@@ -165,7 +165,7 @@ def _options(genome: Mapping[str, Any], method: str, where: str, notes: list[str
 def _space(genome: Mapping[str, Any], method: str, depth: int | None, where: str, notes: list[str]) -> dict[str, Any]:
     layers = genome.get("layer_granularity", 0)
     if type(layers) is not int:
-        raise ConfigError(f"{where}: genome.layer_granularity: expected a number of layers, got {layers!r}")
+        raise ConfigError(f"{where}: genome.layer_granularity: expected a number of layers, got {shown(layers)}")
     if depth is not None and layers > 0 and depth % layers:
         raise ConfigError(f"{where}: genome.layer_granularity: {layers} layers don't divide the models' {depth}")
     smooth = _flag(genome, "smooth", f"{where}: genome")
@@ -182,7 +182,8 @@ def _space(genome: Mapping[str, Any], method: str, depth: int | None, where: str
     elif blocks is not None and blocks > 1:
         space = {"granularity": "blocks", "blocks": blocks}
     kinds: list[str] = []
-    for text in genome.get("filters") or []:
+    filters = genome.get("filters")
+    for text in [] if filters is None else sequence(filters, f"{where}: genome.filters"):
         kind = _KIND_OF_FILTER.get(str(text).strip("."))
         if kind is None:
             notes.append(f"filter {text!r}: no kind of module; space.kinds are {', '.join(_kinds())}")
@@ -205,7 +206,7 @@ def _benchmark(top: Mapping[str, Any], where: str, notes: list[str]) -> dict[str
         place = f"{where}: tasks[{index}]"
         task = mapping({"name": entry} if isinstance(entry, str) else entry, place, {"name", "weight", "metric"})
         if not isinstance(task.get("name"), str):
-            raise ConfigError(f"{place}.name: expected a task's name, got {task.get('name')!r}")
+            raise ConfigError(f"{place}.name: expected a task's name, got {shown(task.get('name'))}")
         weight = task.get("weight", 1.0)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or weight <= 0:
             raise ConfigError(f"{place}.weight: {weight!r}: a weight is a number above 0; scores are higher for better")
@@ -231,5 +232,5 @@ def _flag(data: Mapping[str, Any], key: str, where: str, *, default: bool = Fals
     value = data.get(key, default)
     if not isinstance(value, bool):
         separator = "." if where.endswith("genome") else ": "
-        raise ConfigError(f"{where}{separator}{key}: expected true or false, got {value!r}")
+        raise ConfigError(f"{where}{separator}{key}: expected true or false, got {shown(value)}")
     return value

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evomerge.errors import RecipeError, unknown
+from evomerge.files.outside_yaml import read_yaml
 from evomerge.mergekit.documents import mapping, parsed, reference
 from evomerge.mergekit.methods import BY_THEIRS
 from evomerge.mergekit.reading import Reading, check_names
@@ -45,23 +44,19 @@ def load_recipe(path: str | Path, *, report: Callable[[str], None] | None = None
     Raises: RecipeError, CheckpointError.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"{path}: can't be read: {error.strerror}") from error
-    if is_mergekit(text):
-        return read_mergekit(text, where=str(path), folder=path.parent, report=report)
-    _refuse_other_files(text, str(path))
-    return Recipe.from_yaml(text, where=str(path)).relative_to(path.parent)
+    data = read_yaml(path, RecipeError)
+    if _is_merge(data):
+        return _read(data, str(path), path.parent, report)
+    _refuse_other_files(data, str(path))
+    return Recipe.from_data(data, where=str(path)).relative_to(path.parent)
 
 
 def is_mergekit(text: str) -> bool:
     """Whether this is one of mergekit's merge files, to judge by its keys."""
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError:
+        return _is_merge(parsed(text, "mergekit file"))
+    except RecipeError:
         return False
-    return isinstance(data, dict) and "merge_method" in data and "evomerge" not in data
 
 
 def read_mergekit(
@@ -87,7 +82,15 @@ def read_mergekit(
 
     Raises: RecipeError with the place in the file, for anything that isn't supported or isn't right.
     """
-    top = mapping(parsed(text, where), where, _TOP)
+    return _read(parsed(text, where), where, folder, report)
+
+
+def _is_merge(data: Any) -> bool:
+    return isinstance(data, dict) and "merge_method" in data and "evomerge" not in data
+
+
+def _read(data: Any, where: str, folder: Path | None, report: Callable[[str], None] | None) -> Recipe:
+    top = mapping(data, where, _TOP)
     method = top.get("merge_method")
     if not isinstance(method, str) or method not in BY_THEIRS:
         raise RecipeError(f"{where}: merge_method: {unknown('mergekit method', str(method), BY_THEIRS)}")
@@ -156,12 +159,8 @@ def _refuse_unsupported(top: Mapping[str, Any], where: str) -> None:
         raise RecipeError(f"{where}: expected either models or slices")
 
 
-def _refuse_other_files(text: str, where: str) -> None:
+def _refuse_other_files(data: Any, where: str) -> None:
     """Say what a file is that is no recipe, but another of the files around merging."""
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return
     if not isinstance(data, dict) or "evomerge" in data:
         return
     if "genome" in data:

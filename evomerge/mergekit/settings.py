@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evomerge.errors import RecipeError
+from evomerge.errors import RecipeError, shown
 from evomerge.mergekit.documents import mapping
 
 
@@ -57,14 +57,14 @@ def _to_number(value: Any, where: str) -> float:
         if isinstance(value, bool):
             raise ValueError
         return float(value)
-    except (TypeError, ValueError):
-        raise RecipeError(f"{where}: expected a number, got {value!r}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise RecipeError(f"{where}: expected a number, got {shown(value)}") from None
 
 
 def _to_bool(value: Any, where: str) -> bool:
     known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     if str(value).lower() not in known:
-        raise RecipeError(f"{where}: expected true or false, got {value!r}")
+        raise RecipeError(f"{where}: expected true or false, got {shown(value)}")
     return known[str(value).lower()]
 
 
@@ -85,7 +85,7 @@ def parameters_of(value: Any, where: str) -> Mapping[str, Any]:
         for condition in conditions_of(setting) or [{"value": setting}]:
             value = condition["value"]
             if any(isinstance(entry, list | Mapping) or entry is None for entry in _listed(value)):
-                raise RecipeError(f"{place}: expected a value or a list of values, got {value!r}")
+                raise RecipeError(f"{place}: expected a value or a list of values, got {shown(value)}")
     return parameters
 
 

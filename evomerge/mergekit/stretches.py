@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import RecipeError
+from evomerge.errors import RecipeError, shown
 from evomerge.mergekit.documents import mapping, named, reference, sequence, with_adapter
 from evomerge.mergekit.methods import Counterpart
 from evomerge.mergekit.settings import parameters_of
@@ -104,7 +104,7 @@ def _stretch(data: Mapping[str, Any], where: str, folder: Path | None, start: in
             or not all(type(layer) is int for layer in span)
             or not 0 <= span[0] < span[1]
         ):
-            raise RecipeError(f"{place}.layer_range: expected [first, end], end not included, got {span!r}")
+            raise RecipeError(f"{place}.layer_range: expected [first, end], end not included, got {shown(span)}")
         sources.append(replace(source, layers=(span[0], span[1] - 1)))
     _refuse_twice(sources)
     lengths = [last - first + 1 for first, last in (source.layers or (0, -1) for source in sources)]

@@ -5,7 +5,6 @@ No tensor is loaded and nothing is unpickled; names inside files may not leave t
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from evomerge.errors import CheckpointError, listed
+from evomerge.errors import CheckpointError, listed, shown
+from evomerge.files import outside
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -60,13 +60,7 @@ class TensorInfo:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object in a file. Raises: CheckpointError if it can't be read or is none."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: can't be read as JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path}: expected a JSON object")
-    return data
+    return outside.read_json(path, CheckpointError)
 
 
 def read_headers(folder: Path) -> dict[str, TensorInfo]:
@@ -92,9 +86,9 @@ def _read_shards(folder: Path) -> dict[str, TensorInfo]:
     files: dict[str, None] = {}
     for file in weight_map.values():
         if not isinstance(file, str) or not _stays_inside(file):
-            raise CheckpointError(f"{index}: refers to {file!r}, outside its folder, which isn't safe to follow")
+            raise CheckpointError(f"{index}: refers to {shown(file)}, outside its folder, which isn't safe to follow")
         files[file] = None
-    absent = [file for file in files if not (folder / file).is_file()]
+    absent = [file for file in files if not _is_file(folder / file)]
     if absent:
         raise CheckpointError(f"{folder}: shards named by {INDEX} are missing: {listed(absent)}; download them again")
     shards = {file: read_header(folder / file) for file in files}
@@ -110,34 +104,41 @@ def _read_shards(folder: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is longer than a file system takes
+        return False
+
+
 def _stays_inside(file: str) -> bool:
     path = PurePosixPath(file.replace("\\", "/"))
-    return bool(file) and not path.is_absolute() and ".." not in path.parts and ":" not in file
+    return bool(file) and not path.is_absolute() and ".." not in path.parts and ":" not in file and "\0" not in file
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
     """The tensors of one safetensors file, checked against the file's size. Raises: CheckpointError."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= length <= _MAX_HEADER_BYTES:
-            raise CheckpointError(f"{path}: is not a safetensors file, or was cut short; download it again")
-        header = file.read(length)
     try:
-        entries = json.loads(header)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: its header can't be read; the file is damaged or was cut short") from error
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            prefix = file.read(8)
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+            if not 2 <= length <= _MAX_HEADER_BYTES:
+                raise CheckpointError(f"{path}: is not a safetensors file, or was cut short; download it again")
+            header = file.read(length)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from error
+    if len(header) < length:
+        raise CheckpointError(f"{path}: its header can't be read; the file is damaged or was cut short")
+    entries = outside.parse_json(header, f"{path}: its header can't be read; the file is damaged", CheckpointError)
+    if not isinstance(entries, dict):
+        raise CheckpointError(f"{path}: its header is no JSON object; the file is damaged")
     tensors = {}
     end = 0
     for name, entry in entries.items():
         if name == "__metadata__":
             continue
-        try:
-            shape, dtype = tuple(int(side) for side in entry["shape"]), DTYPES[entry["dtype"]]
-            start, stop = entry["data_offsets"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path}: {name}: its header entry can't be read ({error})") from error
+        shape, dtype, start, stop = _entry(entry, f"{path}: {name}")
         if stop - start != prod(shape) * dtype.itemsize:
             raise CheckpointError(f"{path}: {name}: {stop - start} bytes don't hold shape {sides(shape)} of {dtype}")
         tensors[name] = TensorInfo(name=name, shape=shape, dtype=dtype, size_bytes=stop - start, file=path)
@@ -153,6 +154,25 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: is damaged: {error}") from error
     return tensors
+
+
+def _entry(entry: Any, where: str) -> tuple[tuple[int, ...], torch.dtype, int, int]:
+    """Shape, dtype, first byte and end of one tensor. Raises: CheckpointError."""
+    if not isinstance(entry, dict):
+        raise CheckpointError(f"{where}: its header entry can't be read ({shown(entry)} is no mapping)")
+    shape, name, span = entry.get("shape"), entry.get("dtype"), entry.get("data_offsets")
+    if not isinstance(shape, list) or not all(_is_size(side) for side in shape):
+        raise CheckpointError(f"{where}: its header entry can't be read (shape {shown(shape)})")
+    if not isinstance(name, str) or name not in DTYPES:
+        raise CheckpointError(f"{where}: its header entry can't be read (dtype {shown(name)})")
+    if not isinstance(span, list) or len(span) != 2 or not all(_is_size(byte) for byte in span):
+        raise CheckpointError(f"{where}: its header entry can't be read (data_offsets {shown(span)})")
+    return tuple(shape), DTYPES[name], span[0], span[1]
+
+
+def _is_size(value: Any) -> bool:
+    """Whether this is a number of bytes or entries that a file can have."""
+    return type(value) is int and 0 <= value < 2**63
 
 
 def sides(shape: tuple[int, ...] | list[int]) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from evomerge.errors import RecipeError
+from evomerge.errors import RecipeError, shown
 from evomerge.recipe.group import KINDS, Coefficient, Group
 from evomerge.recipe.sources import VOCABULARIES, ModelReference, Slice, VocabularyPolicy
 
@@ -17,7 +17,7 @@ _EXPONENT = re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$")
 def parse_mapping(value: Any, where: str, known: set[str] | None) -> Mapping[str, Any]:
     """A mapping without unknown keys. Raises: RecipeError."""
     if not isinstance(value, Mapping):
-        raise RecipeError(f"{where}: expected a mapping, got {value!r}")
+        raise RecipeError(f"{where}: expected a mapping, got {shown(value)}")
     unexpected = [key for key in value if known is not None and key not in known]
     if unexpected:
         raise RecipeError(f"{where}: unknown key {unexpected[0]!r}; known keys: {', '.join(sorted(known or ()))}")
@@ -31,7 +31,7 @@ def parse_reference(value: Any, where: str) -> ModelReference:
     data = parse_mapping(value, where, {"path", "revision"})
     path, revision = data.get("path"), data.get("revision")
     if not isinstance(path, str) or not path:
-        raise RecipeError(f"{where}.path: expected a folder or a hub id, got {path!r}")
+        raise RecipeError(f"{where}.path: expected a folder or a hub id, got {shown(path)}")
     return ModelReference(path=path, revision=None if revision is None else str(revision))
 
 
@@ -40,7 +40,7 @@ def parse_vocabulary(value: Any, where: str) -> VocabularyPolicy:
     for policy in VOCABULARIES:
         if value == policy:
             return policy
-    raise RecipeError(f"{where}: expected one of {', '.join(VOCABULARIES)}, got {value!r}")
+    raise RecipeError(f"{where}: expected one of {', '.join(VOCABULARIES)}, got {shown(value)}")
 
 
 def parse_slices(value: Any, where: str, models: tuple[str, ...]) -> tuple[Slice, ...]:
@@ -48,7 +48,7 @@ def parse_slices(value: Any, where: str, models: tuple[str, ...]) -> tuple[Slice
     if value is None:
         return ()
     if not isinstance(value, list) or not value:
-        raise RecipeError(f"{where}: expected a list of slices, got {value!r}")
+        raise RecipeError(f"{where}: expected a list of slices, got {shown(value)}")
     return tuple(_slice(part, f"{where}[{index}]", models) for index, part in enumerate(value))
 
 
@@ -66,7 +66,7 @@ def _layers(value: Any, where: str) -> tuple[int, int]:
         or not all(isinstance(layer, int) and not isinstance(layer, bool) and layer >= 0 for layer in value)
         or value[0] > value[1]
     ):
-        raise RecipeError(f"{where}: expected [first, last], both included, got {value!r}")
+        raise RecipeError(f"{where}: expected [first, last], both included, got {shown(value)}")
     return value[0], value[1]
 
 
@@ -75,15 +75,17 @@ def parse_group(value: Any, where: str, experts: tuple[str, ...]) -> Group:
     data = parse_mapping(value, where, {"name", "layers", "kinds", "names", "coefficients"})
     layers, kinds, names = data.get("layers"), data.get("kinds"), data.get("names")
     if kinds is not None and (not isinstance(kinds, list) or any(kind not in KINDS for kind in kinds)):
-        raise RecipeError(f"{where}.kinds: expected a list of {', '.join(KINDS)}, got {kinds!r}")
+        raise RecipeError(f"{where}.kinds: expected a list of {', '.join(KINDS)}, got {shown(kinds)}")
     if names is not None and (not isinstance(names, list) or not all(isinstance(part, str) for part in names)):
-        raise RecipeError(f"{where}.names: expected a list of texts that occur in tensor names, got {names!r}")
+        raise RecipeError(f"{where}.names: expected a list of texts that occur in tensor names, got {shown(names)}")
     coefficients: dict[str, Coefficient] = {}
     for name, coefficient in parse_mapping(data.get("coefficients") or {}, f"{where}.coefficients", None).items():
         place = f"{where}.coefficients.{name}"
         if isinstance(coefficient, Mapping):
             if set(coefficient) != set(experts):
-                raise RecipeError(f"{place}: expected one value for each of {', '.join(experts)}, got {coefficient!r}")
+                raise RecipeError(
+                    f"{place}: expected one value for each of {', '.join(experts)}, got {shown(coefficient)}"
+                )
             coefficients[name] = {expert: _number(coefficient[expert], f"{place}.{expert}") for expert in experts}
         elif isinstance(coefficient, list):
             raise RecipeError(
@@ -105,5 +107,5 @@ def _number(value: Any, where: str) -> float:
     if isinstance(value, str) and _EXPONENT.match(value):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) == float("inf"):
-        raise RecipeError(f"{where}: expected a finite number, got {value!r}")
+        raise RecipeError(f"{where}: expected a finite number, got {shown(value)}")
     return float(value)

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import RecipeError
+from evomerge.errors import RecipeError, shown
+from evomerge.files.outside import check_plain, read_text
 from evomerge.recipe.group import Group
 from evomerge.recipe.parse import parse_group, parse_mapping, parse_reference, parse_slices, parse_vocabulary
 from evomerge.recipe.sources import ModelReference, Sources, reference_to_data, slice_to_data
@@ -90,23 +91,15 @@ class Recipe(Sources):
     @classmethod
     def from_yaml(cls, text: str, *, where: str = "recipe") -> Recipe:
         """Read a recipe. Raises: RecipeError naming the key and what was expected."""
-        import yaml
+        from evomerge.files.outside_yaml import parse_yaml
 
-        try:
-            data = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"{where}: not valid YAML: {error}") from error
-        return cls.from_data(data, where=where)
+        return cls.from_data(parse_yaml(text, where, RecipeError), where=where)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Recipe:
         """Read a recipe file; relative model paths are relative to the file's folder."""
         path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise RecipeError(f"{path}: can't be read: {error.strerror}") from error
-        recipe = cls.from_yaml(text, where=str(path))
+        recipe = cls.from_yaml(read_text(path, RecipeError), where=str(path))
         return recipe.relative_to(path.parent)
 
     def relative_to(self, folder: Path) -> Recipe:
@@ -127,23 +120,26 @@ class Recipe(Sources):
     @classmethod
     def from_data(cls, data: Any, *, where: str = "recipe") -> Recipe:
         """Build a recipe from plain data. Raises: RecipeError for unknown, missing or malformed keys."""
+        check_plain(data, where, RecipeError)
         top = parse_mapping(data, where, {"evomerge", "models", "method", "options", "dtype", "seed", "groups"})
         version = top.get("evomerge")
         if version != FORMAT_VERSION:
-            raise RecipeError(f"{where}: evomerge: format version {version!r}; this release reads {FORMAT_VERSION}")
+            raise RecipeError(
+                f"{where}: evomerge: format version {shown(version)}; this release reads {FORMAT_VERSION}"
+            )
         models = parse_mapping(top.get("models"), f"{where}: models", {"base", "experts", "vocabulary", "slices"})
         experts = parse_mapping(models.get("experts"), f"{where}: models.experts", None)
         if not experts:
             raise RecipeError(f"{where}: models.experts: name at least one expert")
         method = top.get("method")
         if not isinstance(method, str):
-            raise RecipeError(f"{where}: method: expected a method's name, got {method!r}")
+            raise RecipeError(f"{where}: method: expected a method's name, got {shown(method)}")
         seed = top.get("seed", 0)
         if not isinstance(seed, int) or isinstance(seed, bool):
-            raise RecipeError(f"{where}: seed: expected an integer, got {seed!r}")
+            raise RecipeError(f"{where}: seed: expected an integer, got {shown(seed)}")
         groups = top.get("groups") or []
         if not isinstance(groups, list):
-            raise RecipeError(f"{where}: groups: expected a list, got {groups!r}")
+            raise RecipeError(f"{where}: groups: expected a list, got {shown(groups)}")
         return cls(
             base=parse_reference(models.get("base"), f"{where}: models.base"),
             experts={

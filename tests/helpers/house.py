@@ -11,7 +11,8 @@ from pathlib import Path
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("score", "errors", "streams"),
-    ("kernels", "estimate", "recipe", "files", "registry", "demo"),
+    ("files",),
+    ("kernels", "estimate", "recipe", "registry", "demo"),
     ("methods", "config", "pruners"),
     ("models", "space", "benchmark"),
     ("inference", "materialise", "mergekit", "algorithms", "run"),
@@ -34,7 +35,7 @@ WORDS: dict[str, str] = {
     "errors": "what is wrong, where, and what to do",
     "estimate": "intervals, paired tests, corpus metrics",
     "execute": "candidates to workers: in this process or on Ray",
-    "files": "files that survive a crash",
+    "files": "files that survive a crash, files from anywhere",
     "inference": "a live model answers requests",
     "kernels": "one formula over whole tensors, the same bytes everywhere",
     "materialise": "from a recipe to merged tensors, live or in a folder",

@@ -1,11 +1,12 @@
 """Intervals and paired comparisons of item scores.
 
-Every function takes scores by task: a mapping from task name to one value per item. Several tasks
-are combined as a weighted mean of task means, and resampled within each task.
+Scores by task are a mapping from task name to one value per item. Several tasks are combined as a weighted mean of task
+means. No interval is of zero width: that nothing differs on some items is no proof for all others.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -13,18 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from evomerge.estimate.proportions import Interval, paired, unseen, wilson
 from evomerge.streams import stream
 
 Scores = Mapping[str, NDArray[np.float64]]
 
 RESAMPLES = 10_000
-
-
-class Interval(NamedTuple):
-    """A two-sided confidence interval."""
-
-    low: float
-    high: float
 
 
 class Comparison(NamedTuple):
@@ -41,45 +36,80 @@ def weighted_mean(scores: Scores, weights: Mapping[str, float]) -> float:
     return float(sum(weights[task] * float(np.mean(values)) for task, values in scores.items()) / total)
 
 
-def wilson(successes: float, items: int, level: float = 0.95) -> Interval:
-    """Wilson's score interval for a proportion (Wilson 1927)."""
-    z = float(special.ndtri(0.5 + level / 2))
-    share = successes / items
-    centre = (share + z * z / (2 * items)) / (1 + z * z / items)
-    half = z / (1 + z * z / items) * np.sqrt(share * (1 - share) / items + z * z / (4 * items * items))
-    return Interval(float(max(0.0, centre - half)), float(min(1.0, centre + half)))
-
-
 def mean_interval(scores: Scores, weights: Mapping[str, float], *, level: float = 0.95) -> Interval:
-    """Interval of the weighted mean: Wilson for one task of right or wrong, else a percentile bootstrap."""
-    if len(scores) == 1:
-        (values,) = scores.values()
-        if _is_binary(values):
-            return wilson(float(values.sum()), len(values), level)
-    return _bootstrap(scores, weights, level)
+    """Interval of the weighted mean: Wilson's for a task of right or wrong, else a percentile bootstrap."""
+    return combined(
+        {task: (float(np.mean(values)), interval_of_mean(values, level)) for task, values in scores.items()}, weights
+    )
 
 
 def compare(first: Scores, second: Scores, weights: Mapping[str, float], *, level: float = 0.95) -> Comparison:
     """Compare two models on the same items.
 
-    One task of right or wrong: McNemar's exact test, and the interval of a difference of paired
-    proportions (SE = sqrt(b + c - (b - c)^2 / n) / n with b, c the discordant counts). Otherwise a
-    bootstrap interval and a sign-flip permutation test, within tasks.
+    One task of right or wrong: McNemar's exact test, else a sign-flip permutation test within tasks. The interval is
+    Tango's for each task of right or wrong, else a bootstrap, combined over tasks.
 
     Raises: ValueError if the two don't cover the same tasks and numbers of items.
     """
     if {task: len(values) for task, values in first.items()} != {task: len(values) for task, values in second.items()}:
         raise ValueError("a paired comparison needs the same items for both models")
     differences = {task: first[task] - second[task] for task in first}
-    difference = weighted_mean(differences, weights)
+    found = {
+        task: (float(np.mean(values)), interval_of_difference(first[task], second[task], level))
+        for task, values in differences.items()
+    }
+    difference, interval = weighted_mean(differences, weights), combined(found, weights)
     if len(first) == 1:
         (a,), (b,) = first.values(), second.values()
         if _is_binary(a) and _is_binary(b):
-            won, lost, items = int(np.sum(a > b)), int(np.sum(a < b)), len(a)
-            error = np.sqrt(won + lost - (won - lost) ** 2 / items) / items
-            half = float(special.ndtri(0.5 + level / 2) * error)
-            return Comparison(difference, Interval(difference - half, difference + half), mcnemar(won, lost))
-    return Comparison(difference, _bootstrap(differences, weights, level), _sign_flip(differences, weights))
+            return Comparison(difference, interval, mcnemar(int(np.sum(a > b)), int(np.sum(a < b))))
+    return Comparison(difference, interval, _sign_flip(differences, weights))
+
+
+def interval_of_mean(values: NDArray[np.float64], level: float) -> Interval:
+    """Interval of one task's mean, shape (items,)."""
+    if _is_binary(values):
+        return wilson(float(values.sum()), len(values), level)
+    return _bootstrap(values, level) or around(float(values[0]), abs(float(values[0])), len(values), level)
+
+
+def interval_of_difference(first: NDArray[np.float64], second: NDArray[np.float64], level: float) -> Interval:
+    """Interval of the difference of one task's means on the same items, shape (items,) each.
+
+    With few items that differ, resamples of these alone vary too little. As with right and wrong (Bonett & Price 2012)
+    one more item is added that the first model wins, and one that it loses, each by as much as items that differ do.
+    """
+    if _is_binary(first) and _is_binary(second):
+        return paired(int(np.sum(first > second)), int(np.sum(first < second)), len(first), level)
+    differences, items = first - second, len(first)
+    if not differences.any():
+        return around(0.0, float(np.ptp(np.concatenate([first, second]))), items, level)
+    typical = float(np.sqrt(np.mean(np.square(differences[differences != 0]))))
+    found = _bootstrap(np.append(differences, [typical, -typical]), level)
+    assert found is not None
+    return Interval(*(end * (items + 2) / items for end in found))
+
+
+def around(value: float, reach: float, items: int, level: float) -> Interval:
+    """Interval of what was the same on every item, so that resampling shows no spread.
+
+    As many items may be otherwise as could be without one of them among these, each by as much as `reach`: the range
+    of the items' scores, or 1 where that is less, since scores mostly go from 0 to 1.
+    """
+    half = unseen(items, level) * max(1.0, reach)
+    return Interval(value - half, value + half)
+
+
+def combined(tasks: Mapping[str, tuple[float, Interval]], weights: Mapping[str, float]) -> Interval:
+    """Interval of a weighted mean of independent tasks from each one's value and interval (Zou & Donner 2008)."""
+    total = sum(weights[task] for task in tasks)
+    parts = [(weights[task] / total, value, interval) for task, (value, interval) in tasks.items()]
+    if len(parts) == 1:
+        return parts[0][2]
+    centre = sum(weight * value for weight, value, _ in parts)
+    below = math.hypot(*(weight * (value - interval.low) for weight, value, interval in parts))
+    above = math.hypot(*(weight * (interval.high - value) for weight, value, interval in parts))
+    return Interval(centre - below, centre + above)
 
 
 def mcnemar(won: int, lost: int) -> float:
@@ -103,12 +133,11 @@ def _is_binary(values: NDArray[np.float64]) -> bool:
     return bool(np.all((values == 0) | (values == 1)))
 
 
-def _bootstrap(scores: Scores, weights: Mapping[str, float], level: float) -> Interval:
-    generator = stream(0, "bootstrap")
-    total = sum(weights[task] for task in scores)
-    means = np.zeros(RESAMPLES)
-    for task, values in scores.items():
-        means += weights[task] / total * _resample(values, generator)
+def _bootstrap(values: NDArray[np.float64], level: float) -> Interval | None:
+    """Percentiles of means of resampled items; None where all items have the same value."""
+    if np.ptp(values) == 0:
+        return None
+    means = _resample(values, stream(0, "bootstrap"))
     low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
     return Interval(float(low), float(high))
 

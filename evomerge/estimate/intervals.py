@@ -4,7 +4,7 @@ A corpus metric (F1, BLEU, a perplexity) is a function of all its items' records
 from resampling items with replacement (Koehn 2004, "Statistical significance tests for machine translation
 evaluation"), its paired p from exchanging the two models' records of items at random (approximate
 randomisation: Riezler & Maxwell 2005, "On some pitfalls in automatic evaluation and significance testing").
-Means keep the tests of `comparisons`.
+Means keep the tests and intervals of `comparisons`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.estimate.comparisons import RESAMPLES, Comparison, Interval, compare, mean_interval
+from evomerge.estimate.comparisons import (
+    RESAMPLES,
+    Comparison,
+    around,
+    combined,
+    compare,
+    interval_of_difference,
+    interval_of_mean,
+)
+from evomerge.estimate.proportions import Interval
 from evomerge.streams import stream
 
 SLOW_RESAMPLES = 1_000
@@ -81,17 +90,22 @@ def resamples(samples: Samples) -> int:
 
 
 def score_interval(samples: Samples, weights: Mapping[str, float], *, level: float = 0.95) -> Interval:
-    """Interval of the weighted mean of the tasks' metrics: that of `mean_interval` for means, else a bootstrap.
+    """Interval of the weighted mean of the tasks' metrics: for a mean as in `mean_interval`, else a bootstrap.
 
     Args:
         samples: one model's results by task.
         weights: of the tasks; they needn't sum to 1.
         level: of confidence.
     """
-    means = _means(samples)
-    if means is not None:
-        return mean_interval(means, weights, level=level)
-    return _quantiles(_bootstrap([samples], weights)[0], level)
+    found = {}
+    for task, sample in samples.items():
+        if isinstance(sample, Mean):
+            interval = interval_of_mean(sample.values, level)
+        else:
+            (drawn,) = _bootstrap([sample])
+            interval = _quantiles(drawn, level) or _around(sample, value(sample), level)
+        found[task] = value(sample), interval
+    return combined(found, weights)
 
 
 def compare_scores(first: Samples, second: Samples, weights: Mapping[str, float], *, level: float = 0.95) -> Comparison:
@@ -104,11 +118,19 @@ def compare_scores(first: Samples, second: Samples, weights: Mapping[str, float]
     means, others = _means(first), _means(second)
     if means is not None and others is not None:
         return compare(means, others, weights, level=level)
+    found = {}
+    for task, sample in first.items():
+        other, difference = second[task], value(sample) - value(second[task])
+        if isinstance(sample, Mean) and isinstance(other, Mean):
+            interval = interval_of_difference(sample.values, other.values, level)
+        else:
+            drawn = _bootstrap([sample, other])
+            interval = _quantiles(drawn[0] - drawn[1], level) or _around(sample, difference, level)
+        found[task] = difference, interval
     total = sum(weights[task] for task in first)
-    difference = sum(weights[task] / total * (value(first[task]) - value(second[task])) for task in first)
-    drawn = _bootstrap([first, second], weights)
-    interval = _quantiles(drawn[0] - drawn[1], level)
-    return Comparison(float(difference), interval, _randomisation(first, second, weights, difference))
+    difference = sum(weights[task] / total * each for task, (each, _) in found.items())
+    p = _randomisation(first, second, weights, difference)
+    return Comparison(float(difference), combined(found, weights), p)
 
 
 def _means(samples: Samples) -> dict[str, NDArray[np.float64]] | None:
@@ -133,18 +155,15 @@ def _slices(total: int, items: int) -> Iterator[slice]:
         yield slice(start, min(start + rows, total))
 
 
-def _bootstrap(models: Sequence[Samples], weights: Mapping[str, float]) -> NDArray[np.float64]:
-    """Scores of every model on the same resampled items, shape (models, resamples)."""
+def _bootstrap(models: Sequence[Sample]) -> NDArray[np.float64]:
+    """One task's metric of every model on the same resampled items, shape (models, resamples)."""
     generator = stream(0, "bootstrap")
-    total = sum(weights[task] for task in models[0])
-    count = min(map(resamples, models))
+    items, count = size(models[0]), min(resamples({"": sample}) for sample in models)
     scores = np.zeros((len(models), count))
-    for task in models[0]:
-        items = size(models[0][task])
-        for part in _slices(count, items):
-            chosen = generator.integers(items, size=(part.stop - part.start, items))
-            for row, samples in enumerate(models):
-                scores[row, part] += weights[task] / total * _resampled(samples[task], chosen)
+    for part in _slices(count, items):
+        chosen = generator.integers(items, size=(part.stop - part.start, items))
+        for row, sample in enumerate(models):
+            scores[row, part] = _resampled(sample, chosen)
     return scores
 
 
@@ -204,6 +223,25 @@ def _as_whole(sample: Sample) -> Whole:
     )
 
 
-def _quantiles(drawn: NDArray[np.float64], level: float) -> Interval:
+def _quantiles(drawn: NDArray[np.float64], level: float) -> Interval | None:
+    """Percentiles of what was drawn; None where it is always the same."""
     low, high = np.nanquantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
-    return Interval(float(low), float(high))
+    return None if np.nanmin(drawn) == np.nanmax(drawn) else Interval(float(low), float(high))
+
+
+def _around(sample: Sample, found: float, level: float) -> Interval:
+    """Interval of a value that is the same for any choice of the items, from what each item does to the metric.
+
+    The pseudo-values of the jackknife take the place of a mean's values, but no further than the metric is from zero.
+    """
+    items, whole = size(sample), value(sample)
+    if isinstance(sample, Whole):
+        records = list(sample.records)
+        without = [sample.sign * sample.metric(records[:place] + records[place + 1 :]) for place in range(items)]
+    else:
+        totals = _as_totals(sample)
+        without = list(totals.sign * totals.metric(totals.records.sum(axis=0) - totals.records))
+    pseudo = items * whole - (items - 1) * np.array(without, dtype=np.float64)
+    pseudo = pseudo[np.isfinite(pseudo)]
+    reach = min(float(np.ptp(pseudo)) if pseudo.size else 0.0, abs(whole))
+    return around(found, reach, items, level)

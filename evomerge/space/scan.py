@@ -9,8 +9,9 @@ import itertools
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.stats import qmc
+from torch.quasirandom import SobolEngine
 
 Weights = NDArray[np.float64]
 
@@ -61,8 +62,11 @@ def _between(experts: int, low: float, high: float, absent: float, count: int) -
     How far is one dimension more of the sequence: nearly all points of a box with many sides are far from a corner,
     and merges that add much of every expert are rarely good ones.
     """
-    sequence = qmc.Sobol(experts + 1, scramble=False)
-    # Twice as many as are wanted, since some may coincide with others; the first point of the sequence is a corner.
-    for *position, part in sequence.random_base2(2 + int(count).bit_length())[1:]:
+    # At least twice as many as are wanted, since some may coincide with others.
+    drawn = SobolEngine(experts + 1).draw(  # type: ignore[no-untyped-call]
+        4 << count.bit_length(), dtype=torch.float64
+    )
+    # The first is a corner.
+    for *position, part in drawn[1:].tolist():
         point = low + np.array(position) * (high - low)
         yield absent + part * (point - absent)

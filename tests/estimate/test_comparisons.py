@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from evomerge.estimate.comparisons import compare, holm, mcnemar, mean_interval, weighted_mean, wilson
+from evomerge.estimate.comparisons import compare, holm, mcnemar, mean_interval, weighted_mean
+from evomerge.estimate.proportions import Interval, paired, unseen, wilson
 
 
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -26,14 +27,18 @@ def test_mcnemar_is_the_exact_binomial_test(won: int, lost: int) -> None:
     assert mcnemar(won, lost) == pytest.approx(reference, abs=1e-12)
 
 
-def test_a_paired_difference_of_proportions_has_the_textbook_interval() -> None:
-    first = np.array([1.0] * 30 + [1.0] * 12 + [0.0] * 4 + [0.0] * 54)
-    second = np.array([1.0] * 30 + [0.0] * 12 + [1.0] * 4 + [0.0] * 54)
+@pytest.mark.parametrize("copies", [1, 100])
+def test_a_paired_difference_of_proportions_has_the_score_interval_and_with_many_items_the_textbooks(
+    copies: int,
+) -> None:
+    first = np.array(([1.0] * 30 + [1.0] * 12 + [0.0] * 4 + [0.0] * 54) * copies)
+    second = np.array(([1.0] * 30 + [0.0] * 12 + [1.0] * 4 + [0.0] * 54) * copies)
     found = compare({"t": first}, {"t": second}, {"t": 1.0})
-    half = 1.959963984540054 * np.sqrt(12 + 4 - 64 / 100) / 100
+    half = 1.959963984540054 * np.sqrt((12 + 4 - 64 / 100) * copies) / 100 / copies
     assert found.difference == pytest.approx(0.08)
-    assert found.interval == pytest.approx((0.08 - half, 0.08 + half))
-    assert found.p == pytest.approx(stats.binomtest(4, 16).pvalue)
+    assert found.interval == paired(12 * copies, 4 * copies, 100 * copies)
+    assert found.interval == pytest.approx((0.08 - half, 0.08 + half), abs=0.01 / copies)
+    assert found.p == pytest.approx(stats.binomtest(4 * copies, 16 * copies).pvalue, abs=1e-9)
 
 
 def test_a_bootstrap_interval_of_one_continuous_task_is_close_to_the_t_interval() -> None:
@@ -64,6 +69,58 @@ def test_a_model_against_itself_is_no_difference() -> None:
     found = compare(scores, scores, {"t": 1.0, "u": 1.0})
     assert found.difference == 0
     assert found.p == 1.0
+
+
+def test_no_interval_is_of_zero_width_where_no_item_differs() -> None:
+    ones, graded = np.ones(40), np.random.default_rng(0).random(40)
+    logs = -3.0 * graded
+    for scores in ({"t": ones}, {"t": graded}, {"t": logs}, {"t": ones, "u": graded}):
+        weights = dict.fromkeys(scores, 1.0)
+        low, high = compare(scores, scores, weights).interval
+        assert low < 0 < high
+        assert high - low > 0.05
+        assert np.ptp(mean_interval(scores, weights)) > 0
+    assert compare({"t": graded}, {"t": graded}, {"t": 1.0}).interval.high == pytest.approx(unseen(40))
+    bound = unseen(40) * np.ptp(logs)
+    assert compare({"t": logs}, {"t": logs}, {"t": 1.0}).interval.high == pytest.approx(bound)
+
+
+def test_tasks_of_right_or_wrong_are_combined_from_each_ones_own_interval() -> None:
+    first = {"a": np.array([1.0] * 30), "b": np.array([1.0] * 12 + [0.0] * 38)}
+    second = {"a": np.array([1.0] * 30), "b": np.array([1.0] * 9 + [0.0] * 3 + [1.0] + [0.0] * 37)}
+    one, other = paired(0, 0, 30), paired(3, 1, 50)
+    low, high = compare(first, second, {"a": 1.0, "b": 3.0}).interval
+    assert low == pytest.approx(0.03 - np.hypot(0.25 * one.low, 0.75 * (0.04 - other.low)))
+    assert high == pytest.approx(0.03 + np.hypot(0.25 * one.high, 0.75 * (other.high - 0.04)))
+    alone: Interval = mean_interval({"a": first["a"]}, {"a": 1.0})
+    assert alone == wilson(30, 30)
+
+
+def test_two_graded_tasks_with_rare_disagreements_have_intervals_that_hold_the_truth() -> None:
+    generator = np.random.default_rng(3)
+
+    def holds() -> bool:
+        second = {task: generator.random(60) * 0.5 for task in ("a", "b")}
+        first = {
+            task: values + np.where(generator.random(60) < 0.03, generator.choice([-0.4, 0.4], 60), 0.0)
+            for task, values in second.items()
+        }
+        low, high = compare(first, second, {"a": 1.0, "b": 2.0}).interval
+        return low <= 0 <= high
+
+    assert np.mean([holds() for _ in range(80)]) > 0.9
+
+
+def test_graded_scores_that_rarely_differ_and_to_one_side_have_intervals_that_hold_the_truth() -> None:
+    generator, none = np.random.default_rng(4), np.zeros(60)
+
+    def holds() -> bool:
+        better = np.where(generator.random(60) < 0.02, generator.uniform(0.0, 1.0, 60), 0.0)
+        low, high = compare({"t": better}, {"t": none}, {"t": 1.0}).interval
+        return low <= 0.02 * 0.5 <= high
+
+    # Resampling the differences alone has it six times of ten.
+    assert np.mean([holds() for _ in range(150)]) > 0.88
 
 
 def test_models_with_other_items_are_not_compared() -> None:

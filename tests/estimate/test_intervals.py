@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -13,6 +14,7 @@ from evomerge.estimate.comparisons import RESAMPLES, compare, mean_interval
 from evomerge.estimate.intervals import (
     SLOW_RESAMPLES,
     Mean,
+    Sample,
     Totals,
     Whole,
     compare_scores,
@@ -21,6 +23,7 @@ from evomerge.estimate.intervals import (
     size,
     value,
 )
+from evomerge.estimate.proportions import unseen
 
 
 def ratio(sums: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -94,7 +97,23 @@ def test_where_lower_is_better_the_lower_model_wins() -> None:
 
 def test_two_models_with_the_same_answers_do_not_differ() -> None:
     found = compare_scores({"t": as_totals(FIRST)}, {"t": as_totals(FIRST)}, {"t": 1.0})
-    assert (found.difference, found.interval, found.p) == (0.0, (0.0, 0.0), 1.0)
+    assert (found.difference, found.p) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("kind", [as_totals, as_whole])
+def test_the_same_answers_of_a_corpus_metric_may_hide_a_difference_on_others(
+    kind: Callable[[NDArray[np.float64]], Sample],
+) -> None:
+    def largest(values: NDArray[np.float64]) -> float:
+        low, high = compare_scores({"t": kind(values)}, {"t": kind(values)}, {"t": 1.0}).interval
+        assert low == pytest.approx(-high)
+        return high
+
+    # Scores in some unit of their own, up to ten.
+    assert largest(FIRST - FIRST.min()) == pytest.approx(unseen(80) * (FIRST - FIRST.min()).mean())
+    assert largest(np.zeros(80)) == pytest.approx(unseen(80))
+    low, high = score_interval({"t": kind(np.zeros(80))}, {"t": 1.0})
+    assert low < 0 < high
 
 
 def test_tasks_are_combined_by_weight_and_kinds_may_be_mixed() -> None:

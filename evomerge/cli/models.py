@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from evomerge.study.score_model import TaskScore
 
 _SHARD_SIZE = "Largest size of a safetensors file, such as 2GB."
+_CARRY_CODE = "Take Python files of the base along, and the auto_map that names them. They aren't run here."
 
 
 class Split(StrEnum):
@@ -41,6 +42,7 @@ def export(
         typer.Option(min=0, help="Number of a trial. Default: the winner, or the best so far.", show_default=False),
     ] = None,
     shard_size: Annotated[str | None, typer.Option(help=f"{_SHARD_SIZE} Default: the config's.")] = None,
+    carry_code: Annotated[bool, typer.Option("--carry-code", help=_CARRY_CODE)] = False,
 ) -> None:
     """Write the winner of a run as a Hugging Face model folder, with its recipe and a model card.
 
@@ -51,7 +53,15 @@ def export(
 
     notes: list[str] = []
     with transfer(f"exporting to {out}") as progress:
-        folder = write(directory, out, trial=trial, shard_size=shard_size, progress=progress, report=notes.append)
+        folder = write(
+            directory,
+            out,
+            trial=trial,
+            shard_size=shard_size,
+            progress=progress,
+            report=notes.append,
+            carry_code=carry_code,
+        )
     for note in notes:
         typer.echo(f"Note: {note}")
     typer.echo(f"Wrote {folder}")
@@ -61,6 +71,7 @@ def merge(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe or mergekit file.", show_default=False)],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The model folder to make.", show_default=False)],
     shard_size: Annotated[str, typer.Option(help=_SHARD_SIZE)] = "5GB",
+    carry_code: Annotated[bool, typer.Option("--carry-code", help=_CARRY_CODE)] = False,
 ) -> None:
     """Realise one merge from a recipe.
 
@@ -74,7 +85,9 @@ def merge(
 
     notes: list[str] = []
     with _of_file(recipe), transfer(f"merging to {out}") as progress:
-        folder = merge_file(recipe, out, shard_size=shard_size, progress=progress, report=notes.append)
+        folder = merge_file(
+            recipe, out, shard_size=shard_size, progress=progress, report=notes.append, carry_code=carry_code
+        )
     for note in notes:
         typer.echo(f"Note: {note}")
     typer.echo(f"Wrote {folder}")

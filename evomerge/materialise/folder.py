@@ -15,8 +15,10 @@ import torch
 from evomerge.errors import ExportError
 from evomerge.files.atomic import json_text
 from evomerge.files.fresh_folder import fresh_folder
+from evomerge.materialise.loads import check_loads
 from evomerge.materialise.merger import Merger
 from evomerge.materialise.shards import parse_size, write_weights
+from evomerge.models.carried import carry, without_code
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.open import notes_of, open_models
 from evomerge.recipe.recipe import Recipe
@@ -32,11 +34,13 @@ def write_folder(
     report: Callable[[str], None] | None = None,
     device: torch.device | str = "cpu",
     states: Path | None = None,
+    carry_code: bool = False,
 ) -> Path:
     """Realise a recipe as a model folder that transformers loads.
 
-    Holds weights, config, generation config, the base's or the united tokenizer and recipe.yaml. Tensors are
-    merged and written one at a time. The folder appears by one rename when everything is written.
+    Holds weights, config, the other files of the base but for what `carried` leaves out, the base's or the united
+    tokenizer and recipe.yaml. That transformers loads config and tokenizer as it does the base's is tried before any
+    weight is written. Tensors are merged and written one at a time. The folder appears by one rename at the end.
 
     Args:
         recipe: the merge.
@@ -49,11 +53,13 @@ def write_folder(
             recipe, such as the tokens that were added.
         device: where tensors are merged.
         states: a folder that may hold what the method prepares, as that of a run does; None: nothing is.
+        carry_code: take Python files of the base along, and the `auto_map` that names them. They aren't run here.
 
     Returns: `out` as a path.
 
     Raises:
-        ExportError: `out` is taken, its disk is too small or can't be written to.
+        ExportError: `out` is taken, its disk is too small or can't be written to, or what loads of the base wouldn't
+            load of the folder.
         CheckpointError, RecipeError, MergeError: as from `open_models` and `Merger`.
     """
     out = Path(out).expanduser().absolute()
@@ -62,14 +68,16 @@ def write_folder(
     models = open_models(recipe)
     merger = Merger(models, device=device, states=states)
     bound = merger.bind(recipe)
-    if report is not None:
-        for note in (*notes_of(models), *merger.notes(bound)):
-            report(note)
+    notes = [*notes_of(models), *merger.notes(bound)]
     try:
         with fresh_folder(out) as folder:
             _refuse_small_disk(out, bound.size_bytes)
+            notes += _write_texts(folder, models.base, recipe, bound.dtype, files or {}, carry_code)
+            if report is not None:
+                for note in notes:
+                    report(note)
+            check_loads(models.base, folder)
             write_weights(folder, merger, bound, limit, progress)
-            _write_texts(folder, models.base, recipe, bound.dtype, files or {})
     except OSError as error:
         if isinstance(error, ExportError):
             raise
@@ -105,17 +113,21 @@ def _gigabytes(size: int) -> str:
     return f"{size / 10**9:.2f} GB" if size >= 10**7 else f"{size / 10**6:.2f} MB"
 
 
-def _write_texts(folder: Path, base: Checkpoint, recipe: Recipe, dtype: torch.dtype, files: Mapping[str, str]) -> None:
-    base.write_tokenizer(folder)
-    if (generation := base.folder / "generation_config.json").is_file():
-        shutil.copyfile(generation, folder / generation.name)
-    config = _with_dtype(base.config, str(dtype).removeprefix("torch."))
+def _write_texts(
+    folder: Path, base: Checkpoint, recipe: Recipe, dtype: torch.dtype, files: Mapping[str, str], code: bool
+) -> list[str]:
+    """Write everything but the weights; what a person should know of it, a sentence each."""
+    notes = carry(base.folder, folder, code=code)
+    if not base.has_own_tokenizer:
+        base.write_tokenizer(folder)
+    config = _with_dtype(base.config if code else without_code(base.config), str(dtype).removeprefix("torch."))
     (folder / "config.json").write_text(json_text(config), encoding="utf-8")
     (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     for name, text in files.items():
         if Path(name).name != name:
             raise ExportError(f"{name!r}: further files lie in the folder itself; give a plain name")
         (folder / name).write_text(text, encoding="utf-8")
+    return notes
 
 
 def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,9 +20,10 @@ from torch import Tensor
 
 from evomerge.errors import CheckpointError
 from evomerge.models.architecture import Layout, is_computed
+from evomerge.models.carried import carry
 from evomerge.models.headers import TensorInfo, read_headers, read_json
 from evomerge.models.hub import TOKENIZER_FILES, is_adapter, is_compressed, resolve
-from evomerge.models.tokens import POSITIONS, Tokens, Vocabulary, token_ids
+from evomerge.models.tokens import POSITIONS, Tokens, Vocabulary, load_tokenizer, token_ids
 from evomerge.recipe.sources import ModelReference
 
 
@@ -134,6 +134,16 @@ class Checkpoint:
         return True
 
     @property
+    def has_own_tokenizer(self) -> bool:
+        """Whether its tokenizer is the one in its folder."""
+        return True
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its folder holds every tensor, rather than what another model is to be changed by."""
+        return True
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know of how it becomes an expert, one sentence each."""
         return ()
@@ -174,36 +184,25 @@ class Checkpoint:
         )
 
     def vocabulary(self) -> Vocabulary | None:
-        """Size and fingerprint of the tokenizer's vocabulary; None without tokenizer files that say it."""
+        """Size and fingerprint of the tokenizer's vocabulary; None if it has none. Raises: as `tokens`."""
         tokens = self.tokens()
         if tokens is None:
             return None
-        every = {**tokens.regular, **tokens.added}
+        every = tokens.every
         text = json.dumps(sorted(every.items(), key=lambda item: (item[1], item[0])))
         return Vocabulary(len(every), hashlib.sha256(text.encode()).hexdigest()[:16])
 
     def tokens(self) -> Tokens | None:
-        """The ids of its tokens, as the tokenizer's files say them; None if none does."""
+        """The ids of its tokens; None if it has no tokenizer. Raises: CheckpointError if that can't be read."""
         return token_ids(self.folder)
 
     def tokenizer(self) -> Any:
         """Its tokenizer, through transformers. Raises: CheckpointError if there is none or it can't be read."""
-        from transformers import AutoTokenizer
-
-        try:
-            return AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
-        except Exception as error:
-            raise CheckpointError(
-                f"{self.folder}: its tokenizer can't be loaded; copy the tokenizer files of the original model there "
-                f"({type(error).__name__}: {error})"
-            ) from error
+        return load_tokenizer(self.folder)
 
     def write_tokenizer(self, folder: Path) -> None:
-        """Put the files of its tokenizer and chat template into a folder."""
-        for pattern in TOKENIZER_FILES:
-            for path in sorted(self.folder.glob(pattern)):
-                if path.is_file():
-                    shutil.copyfile(path, folder / path.name)
+        """Put the files of its tokenizer and chat template into a folder, without code or what names it."""
+        carry(self.folder, folder, only=TOKENIZER_FILES)
 
     def _read(self, info: TensorInfo) -> Tensor:
         if info.file not in self._files:
@@ -232,7 +231,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{folder}: config.json is missing; is this a model folder in Hugging Face layout?")
     config = read_json(path)
-    if "quantization_config" in config:
+    if config.get("quantization_config"):
         raise CheckpointError(f"{folder}: its weights are quantised, which can't be merged; use the original weights")
     return config
 

@@ -8,10 +8,7 @@ from evomerge.errors import CheckpointError, listed
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.headers import sides
 from evomerge.models.names import match_names
-
-_ADVICE = (
-    "models.vocabulary matches models by token: `union` keeps the tokens of all of them, `base` the base's tokens alone"
-)
+from evomerge.models.vocabulary_checks import VOCABULARY_ADVICE, token_problems
 
 
 def check_compatible(base: Checkpoint, experts: Mapping[str, Checkpoint], *, vocabulary: bool = True) -> None:
@@ -66,7 +63,7 @@ def _differences(base: Checkpoint, expert: Checkpoint, vocabulary: bool) -> list
         if vocabulary and rows != base_rows:
             found.append(
                 f"{where}: its embedding has {rows} tokens, the base's has {base_rows} ({base.embedding.name}); "
-                f"{_ADVICE}"
+                f"{VOCABULARY_ADVICE}"
             )
     if found:
         return found
@@ -90,10 +87,7 @@ def _differences(base: Checkpoint, expert: Checkpoint, vocabulary: bool) -> list
     ]
     if kinds:
         found.append(f"{where}: integers in one model and floating-point numbers in the other: {listed(kinds)}")
-    tokens = _different_tokens(base, expert) if vocabulary else []
-    if tokens:
-        found.append(f"{where}: its tokenizer numbers tokens otherwise than the base's: {listed(tokens)}; {_ADVICE}")
-    return found
+    return found + (token_problems(base, expert) if vocabulary else [])
 
 
 def _labels(model: Checkpoint) -> list[str]:
@@ -103,17 +97,3 @@ def _labels(model: Checkpoint) -> list[str]:
         return []
     names = [str(name) for _, name in sorted(named.items(), key=lambda pair: int(pair[0]))]
     return [] if all(name == f"LABEL_{number}" for number, name in enumerate(names)) else names
-
-
-def _different_tokens(base: Checkpoint, expert: Checkpoint) -> list[str]:
-    """Regular tokens whose ids differ. Added tokens may differ: fine-tunes rename and use reserved ones."""
-    ours, theirs = base.tokens(), expert.tokens()
-    if ours is None or theirs is None:
-        return []
-    added = set(ours.added.values()) | set(theirs.added.values())
-    return [
-        f"{token!r} {theirs.regular.get(token, 'absent')} (base {ours.regular.get(token, 'absent')})"
-        for token in dict.fromkeys([*ours.regular, *theirs.regular])
-        if ours.regular.get(token) != theirs.regular.get(token)
-        and not {ours.regular.get(token), theirs.regular.get(token)} & added
-    ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,10 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from evomerge.errors import ExportError, MergeError, unknown
+from evomerge.files.atomic import json_text
 from evomerge.files.fresh_folder import fresh_folder
 from evomerge.methods.spectral.compress import Truncation, expand, factor_bytes, squared_error
 from evomerge.methods.spectral.compress import compress as decompose
 from evomerge.methods.spectral.decompose import NOT_LINEAR
+from evomerge.models.carried import carry, without_code
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.compatible import check_compatible
 from evomerge.models.compressed import PARTS, CompressedTensor, Compression, fingerprint
@@ -111,10 +112,11 @@ def compress(
                 error=(error / energy_found) ** 0.5 if energy_found else 0.0,
                 tensors={name: files.placed(name, record) for name, record in records.items()},
             )
-            for file in ("config.json", "generation_config.json"):
-                if (end.folder / file).is_file():
-                    shutil.copyfile(end.folder / file, folder / file)
-            end.write_tokenizer(folder)
+            carry(end.folder, folder)
+            if (end.folder / "config.json").is_file():
+                (folder / "config.json").write_text(json_text(without_code(end.config)), encoding="utf-8")
+            if not end.has_own_tokenizer:
+                end.write_tokenizer(folder)
             (folder / COMPRESSED).write_text(manifest.to_json(), encoding="utf-8")
     except OSError as problem:
         raise ExportError(

@@ -162,6 +162,11 @@ class CompressedExpert(Checkpoint):
         return self.manifest.size_bytes
 
     @property
+    def is_whole(self) -> bool:
+        """False: its folder holds factors of a base."""
+        return False
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """How it was compressed, and how far it is from the expert that it stands for."""
         (kept,) = self.manifest.kept.items()

@@ -15,16 +15,17 @@ from evomerge.recipe.sources import ModelReference
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 COMPRESSED = "compressed.json"
+VOCABULARY_FILES = (
+    "tokenizer.json", "tokenizer*.model*", "vocab.json", "vocab.txt", "vocab.bpe", "merges.txt", "bpe.codes",
+    "dict.txt", "added_tokens.json", "tekken*.json", "*.tiktoken", "tiktoken.model", "spiece.model", "spm.model",
+    "*.spm", "sentencepiece*.model",
+)  # fmt: skip
+"""Patterns of the files that hold a tokenizer's tokens, in the forms that transformers reads."""
+
 TOKENIZER_FILES = (
+    *VOCABULARY_FILES,
     "tokenizer*",
     "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "*.tiktoken",
-    "spiece.model",
-    "sentencepiece*.model",
     "chat_template*",
     "preprocessor_config.json",
     "processor_config.json",
@@ -43,6 +44,13 @@ _DOWNLOADED = (
     COMPRESSED,
     "factors-*.safetensors",
     *TOKENIZER_FILES,
+    "*.json",
+    "*.txt",
+    "*.model",
+    "*.jinja",
+    "*.py",
+    "LICENSE*",
+    "NOTICE*",
 )
 _HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 

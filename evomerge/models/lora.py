@@ -134,6 +134,11 @@ class Adapter(Checkpoint):
         return sum(info.size_bytes for info in (*self._replaced.values(), *factors))
 
     @property
+    def is_whole(self) -> bool:
+        """False: its folder holds an adapter of a base."""
+        return False
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know of it: what it changes, and whether it names another base."""
         changed = len(self._updates) + len(self._replaced)

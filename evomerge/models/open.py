@@ -13,6 +13,7 @@ from evomerge.models.compressed import CompressedExpert
 from evomerge.models.hub import is_adapter, is_compressed, resolve
 from evomerge.models.lora import Adapter
 from evomerge.models.stack import stack
+from evomerge.models.vocabulary_checks import token_notes
 from evomerge.recipe.sources import ModelReference, Sources
 
 
@@ -103,4 +104,5 @@ def notes_of(models: Models) -> list[str]:
     return [
         *models.base.notes,
         *(f"expert {name!r}: {note}" for name, expert in models.experts.items() for note in expert.notes),
+        *token_notes(*models),
     ]

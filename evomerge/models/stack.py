@@ -77,6 +77,11 @@ class StackedCheckpoint(Checkpoint):
         return False
 
     @property
+    def has_own_tokenizer(self) -> bool:
+        """Whether the model's tokenizer is the one in its folder."""
+        return self.source.has_own_tokenizer
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What is to be known of the model itself, then what the stack is made of."""
         return (*self.source.notes, *self.remarks)

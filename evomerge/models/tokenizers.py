@@ -16,13 +16,8 @@ from typing import Any
 from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.hub import TOKENIZER_FILES
-from evomerge.models.tokens import Tokens
+from evomerge.models.tokens import Tokens, load_tokenizer, vocabulary_files
 
-# Files that hold the vocabulary in another form than tokenizer.json.
-_OTHER_FORMS = (
-    "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "*.tiktoken", "spiece.model", "tokenizer.model",
-    "sentencepiece*.model",
-)  # fmt: skip
 _Brought = Mapping[str, Sequence[str]]  # the regular tokens that each expert brings
 _LITERAL_CLASS = "PreTrainedTokenizerFast"
 _ADVICE = "models.vocabulary: base keeps the base's tokenizer and merges what both have"
@@ -94,15 +89,16 @@ class UnionTokenizer:
         """Put its files into a folder, with the other tokenizer files of the base. Raises: as `load`."""
         with TemporaryDirectory() as made:
             self._write_and_load(base, Path(made))
+            for path in vocabulary_files(folder):
+                path.unlink()
             for pattern in TOKENIZER_FILES:
                 for path in sorted(Path(made).glob(pattern)):
                     (folder / path.name).write_bytes(path.read_bytes())
 
     def _write_and_load(self, base: Checkpoint, folder: Path) -> Any:
         base.write_tokenizer(folder)
-        for pattern in _OTHER_FORMS:
-            for path in folder.glob(pattern):
-                path.unlink()
+        for path in vocabulary_files(folder):
+            path.unlink()
         _write_json(folder / "config.json", base.config)
         _write_json(folder / "tokenizer.json", self.data)
         path = folder / "tokenizer_config.json"
@@ -115,7 +111,10 @@ class UnionTokenizer:
         # Some classes of transformers build a tokenizer of their own from the file's vocabulary, mostly the same one.
         for name in (settings.get("tokenizer_class", _LITERAL_CLASS), _LITERAL_CLASS):
             _write_json(path, {**settings, "tokenizer_class": name})
-            loaded = _load(folder)
+            try:
+                loaded = load_tokenizer(folder)
+            except CheckpointError as error:
+                raise CheckpointError(f"the union of the tokenizers can't be loaded: {error}; {_ADVICE}") from error
             if loaded.get_vocab() == self.ids and _same_model(loaded, self.data["model"]):
                 loaded.name_or_path = str(base.folder)
                 return loaded
@@ -129,8 +128,7 @@ def read_tokenization(checkpoint: Checkpoint) -> Tokenization | None:
 
     Raises: CheckpointError if there are files that can't be read.
     """
-    patterns = [pattern for pattern in TOKENIZER_FILES if not pattern.startswith("chat_template")]
-    if not any(path.is_file() for pattern in patterns for path in checkpoint.folder.glob(pattern)):
+    if not vocabulary_files(checkpoint.folder) and not (checkpoint.folder / "tokenizer_config.json").is_file():
         return None
     tokenizer = checkpoint.tokenizer()
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -322,17 +320,6 @@ def examples(tokens: Sequence[str], tokenization: Tokenization | UnionTokenizer,
     texts = [token if decoder is None else decoder.decode([token]) for token in tokens[:most]]
     shown = [repr(token if "\ufffd" in text or not text else text) for token, text in zip(tokens, texts, strict=False)]
     return ", ".join([*shown, "..."] if len(tokens) > most else shown)
-
-
-def _load(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        raise CheckpointError(
-            f"{folder}: the union of the tokenizers can't be loaded ({type(error).__name__}: {error}); {_ADVICE}"
-        ) from error
 
 
 def _same_model(loaded: Any, model: Mapping[str, Any]) -> bool:

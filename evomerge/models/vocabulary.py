@@ -88,6 +88,11 @@ class MatchedCheckpoint(Checkpoint):
         return False
 
     @property
+    def has_own_tokenizer(self) -> bool:
+        """Whether its tokenizer is the base's, in whose folder that lies."""
+        return self.tokenization is None
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What is to be known of the model itself, then what its vocabulary gained and lost."""
         return (*self.source.notes, *self.remarks)
@@ -157,7 +162,8 @@ def match_vocabularies(
     seen: dict[str, Checkpoint] = {}
     for name, expert in experts.items():
         sizes = {expert.tensors[names[name][tensor]].shape[0] for tensor in base.token_tensors}
-        if seen_base is base and sizes == {rows} and is_in_place(has[name], ids):
+        fits = seen_base is base and sizes == {rows} and theirs[name].ids.keys() <= ids.keys()
+        if fits and is_in_place(has[name], ids):
             seen[name] = expert
         else:
             remarks = _remarks(theirs[name], merged or known[""], has[name])

@@ -22,6 +22,7 @@ def export(
     shard_size: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     report: Callable[[str], None] | None = None,
+    carry_code: bool = False,
 ) -> Path:
     """Write the winner of a run, or a trial by number, as a model folder.
 
@@ -32,6 +33,7 @@ def export(
         shard_size: largest size of a safetensors file, such as "5GB"; None takes the config's.
         progress: called with bytes written and bytes in all.
         report: called with each sentence that a person should know of the models, such as tokens that were added.
+        carry_code: take Python files of the base along, and the `auto_map` that names them. They aren't run here.
     Returns: the folder.
     Raises: RunError if there is no such trial or none with a score, ExportError if `out` can't be
         written, CheckpointError if the run's models are gone or have changed.
@@ -47,6 +49,7 @@ def export(
         report=report,
         files={"README.md": model_card(run, record, recipe, name=Path(out).name)},
         states=_prepared(run),
+        carry_code=carry_code,
     )
 
 

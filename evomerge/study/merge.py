@@ -20,6 +20,7 @@ def merge(
     progress: Callable[[int, int], None] | None = None,
     report: Callable[[str], None] | None = None,
     device: torch.device | str = "cpu",
+    carry_code: bool = False,
 ) -> Path:
     """Realise a recipe as a model folder that transformers loads.
 
@@ -30,6 +31,7 @@ def merge(
         progress: called with bytes written and bytes in all after each tensor.
         report: called with each sentence that a person should know, before anything is written.
         device: where tensors are merged.
+        carry_code: take Python files of the base along, and the `auto_map` that names them. They aren't run here.
 
     Returns: `out` as a path.
 
@@ -37,4 +39,6 @@ def merge(
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, report=report)
-    return write_folder(recipe, out, shard_size=shard_size, progress=progress, report=report, device=device)
+    return write_folder(
+        recipe, out, shard_size=shard_size, progress=progress, report=report, device=device, carry_code=carry_code
+    )

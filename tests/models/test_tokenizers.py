@@ -181,15 +181,15 @@ def test_a_class_that_reads_something_else_is_not_named_and_if_none_is_right_tha
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened, found = made(tmp_path, bpe(290), a=bpe(330))
-    load = tokenizers._load
+    load = tokenizers.load_tokenizer
     wrong = opened.tokenizer()
     monkeypatch.setattr(
         tokenizers,
-        "_load",
+        "load_tokenizer",
         lambda folder: load(folder) if '"PreTrained' in (folder / "tokenizer_config.json").read_text() else wrong,
     )
     assert found.load(opened).get_vocab() == found.ids
-    monkeypatch.setattr(tokenizers, "_load", lambda folder: wrong)
+    monkeypatch.setattr(tokenizers, "load_tokenizer", lambda folder: wrong)
     with pytest.raises(CheckpointError, match=r"doesn't read the union .* as it was written"):
         found.load(opened)
 

@@ -47,7 +47,7 @@ def check(
     if pilot and report.experiment is None:
         raise ConfigError(f"{config}: the pilot needs every model on this machine; unresolved ones are listed above")
     if pilot and report.experiment is not None:
-        _show_pilot(console, report.experiment, shared=bool(report.state_bytes))
+        _show_pilot(console, report, report.experiment)
     say(console, _conclusion(report, shlex.quote(str(config))))
 
 
@@ -149,21 +149,41 @@ def _show_dimensions(console: Console, report: Preflight, *, every: bool) -> Non
     console.print()
 
 
-def _show_pilot(console: Console, experiment: Experiment, *, shared: bool) -> None:
-    from evomerge.cli.console import duration, size
+def _show_pilot(console: Console, preflight: Preflight, experiment: Experiment) -> None:
+    from evomerge.cli.console import duration, say, size
     from evomerge.study.pilot import pilot, time_preparing
 
+    def doing(what: str) -> None:
+        say(console, f"{what} ...")
+        console.file.flush()
+
+    doing("pilot: timing the method on a few tensors")
     estimate = time_preparing(experiment)
     if estimate:
-        console.print(f"preparing the method: about {duration(estimate)} by one worker, going by a few tensors")
-    console.print("timing one candidate ...")
-    report = pilot(experiment)
+        say(console, f"preparing the method: about {duration(estimate)} by one worker, going by a few tensors")
+    report = pilot(experiment, preflight.evaluations, report=lambda what: doing(f"pilot: {what}"))
     phases = ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in report.seconds.items())
-    console.print(f"one candidate: {duration(sum(report.seconds.values()))} ({phases}), peak {size(report.peak_bytes)}")
-    if shared:
+    say(console, f"one candidate on the search items: {duration(sum(report.seconds.values()))} ({phases})")
+    say(console, f"peak memory of a worker: {size(report.peak_bytes)}{'' if report.on_gpu else _parts(preflight)}")
+    if preflight.state_bytes:
         among = "" if report.workers == 1 else ", which they share out"
-        console.print(f"the method is prepared once for the run: {duration(report.prepare_s)} by one worker{among}")
+        say(console, f"the method is prepared once for the run: {duration(report.prepare_s)} by one worker{among}")
     else:
-        console.print(f"each worker prepares the method once: {duration(report.prepare_s)}")
+        say(console, f"each worker prepares the method once: {duration(report.prepare_s)}")
     workers = "1 worker" if report.workers == 1 else f"{report.workers} workers"
-    console.print(f"the whole search: about {duration(3600 * report.hours)} with {workers}, start-up aside")
+    costs = ", ".join(f"{cost:.2g} times on {split}" for split, cost in report.costs.items() if split != "search")
+    say(console, f"the whole search: about {duration(3600 * report.hours)} with {workers}, start-up aside")
+    say(console, f"(answers take as long as on the search items, {costs} items, going by tokens or items)")
+
+
+def _parts(preflight: Preflight) -> str:
+    """What a worker's memory is made of, where it is the process's own."""
+    from evomerge.cli.console import size
+
+    merge = preflight.memory_bytes_per_worker
+    if merge is None or not preflight.process_bytes:
+        return ""
+    return (
+        f" (about {size(preflight.process_bytes)} Python and libraries, {size(merge)} the merge, the rest mapped files "
+        "and a batch)"
+    )

@@ -52,6 +52,7 @@ class Progress:
         """Best scores on the search items: of the base, each expert, the uniform merges, the candidates, the mean."""
         self.start = self._since = time.monotonic()
         self._counted = 0
+        self._first = False
         self._phase = ""
         self._driven_before = 0.0 if directory is None else _driven_s(directory)
 
@@ -83,7 +84,13 @@ class Progress:
         self.doing = _DOING.get(self._phase, self._phase)
         self.done += 1
         self.new += 1
-        self._counted += 1
+        if self._first:
+            self._counted += 1
+        else:
+            # Workers may have begun long after the phase did.
+            took = sum(record.seconds.values()) - record.seconds.get("prepare", 0.0)
+            self._since = max(self._since, time.monotonic() - took)
+            self._first, self._counted = True, int(took > 0)
         self._rank(record)
 
     def close_generation(self, number: int, best: float, median: float) -> None:
@@ -127,7 +134,7 @@ class Progress:
         return nothing_right(run, self.leaders.values())
 
     def _count_afresh(self) -> None:
-        self._since, self._counted = time.monotonic(), 0
+        self._since, self._counted, self._first = time.monotonic(), 0, False
 
     def _rank(self, record: TrialRecord) -> None:
         """Keep the best search score of the base, each expert, the uniform merges and the candidates."""

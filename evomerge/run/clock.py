@@ -18,6 +18,7 @@ class Clock:
         self._phase = "models"
         self._counting_since = self._start
         self._evaluated = 0
+        self._first = False
         self._written = float("-inf")
 
     @property
@@ -33,11 +34,19 @@ class Clock:
 
     def count_afresh(self) -> None:
         """Evaluations are counted from now: what came before, such as starting workers, says nothing of their rate."""
-        self._counting_since, self._evaluated = time.monotonic(), 0
+        self._counting_since, self._evaluated, self._first = time.monotonic(), 0, False
 
-    def evaluated(self) -> None:
-        """One more candidate was evaluated."""
-        self._evaluated += 1
+    def evaluated(self, seconds: float = 0.0) -> None:
+        """One more candidate was evaluated, in so many seconds; 0 for a copy of another's result.
+
+        The first one tells since when candidates are evaluated: workers may have started after the phase began.
+        """
+        if self._evaluated == 0 and not self._first:
+            self._first = True
+            self._counting_since = max(self._counting_since, time.monotonic() - seconds)
+            self._evaluated = int(seconds > 0)
+        else:
+            self._evaluated += 1
         if time.monotonic() - self._written > 1.0:
             self._write()
 

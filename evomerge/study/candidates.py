@@ -193,7 +193,8 @@ class Candidates:
 
     def _record(self, evaluation: Evaluation, trial: Trial) -> None:
         self.ledger.record(evaluation)
-        self.session.clock.evaluated()
+        own = 0.0 if evaluation.same_as is not None else sum(evaluation.seconds.values())
+        self.session.clock.evaluated(own - evaluation.seconds.get("prepare", 0.0) if own else 0.0)
         if evaluation.split == "search":
             trial = self.ledger.trial(trial.number)
         self.session.observer.trial(record_of(self.ledger, trial))

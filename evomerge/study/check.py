@@ -140,7 +140,8 @@ def check(config: Config, *, where: str = "config") -> Preflight:
         tokens=tokens,
         evaluations={
             "baselines": 1 + experts + scan,
-            "search": config.search.evaluations,
+            # And the distribution's mean.
+            "search": config.search.evaluations + 1,
             # The best few of all and the mean, the best few uniform merges, the base and the experts.
             "validation": config.search.shortlist + 1 + min(config.search.shortlist, scan) + 1 + experts,
             "test": 3 + experts,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
@@ -12,7 +13,9 @@ import torch
 from evomerge.errors import ExecutionError
 from evomerge.execute.base import Answers, Failure, Job
 from evomerge.execute.settings import choose_backend, make_executor, worker_settings
+from evomerge.inference.plan import count_tokens
 from evomerge.materialise.merger import Merger
+from evomerge.score.requests import GenerationRequest
 from evomerge.study.experiment import Experiment
 
 
@@ -26,6 +29,10 @@ class PilotReport:
     prepare_s: float
     """What the method computes once, before the first candidate, by one worker; a search's workers share it out."""
     peak_bytes: int
+    """Of one worker: on a GPU what is allocated there, else all that the process holds, mapped files included."""
+    on_gpu: bool
+    costs: dict[str, float]
+    """By split, what answering it costs, in that of the search items."""
     hours: float
     """Estimate for the whole search with as many workers, without start-up."""
 
@@ -54,8 +61,20 @@ def time_preparing(experiment: Experiment, *, limit_s: float = 5.0) -> float | N
         torch.set_num_threads(before)
 
 
-def pilot(experiment: Experiment, *, repeats: int = 3) -> PilotReport:
+def pilot(
+    experiment: Experiment,
+    evaluations: Mapping[str, int],
+    *,
+    repeats: int = 3,
+    report: Callable[[str], None] = lambda doing: None,
+) -> PilotReport:
     """Time one candidate as the search would evaluate it, on the search items.
+
+    Args:
+        experiment: with its models opened.
+        evaluations: of the search by phase, as `Preflight` has them.
+        repeats: how often it is timed; the median counts.
+        report: called with what is being done, before it is.
 
     Raises: EvomergeError subclasses, as `search` would; ExecutionError if the candidate fails.
     """
@@ -63,12 +82,16 @@ def pilot(experiment: Experiment, *, repeats: int = 3) -> PilotReport:
     recipe = experiment.space.decode(experiment.space.default())
     timed: list[Answers] = []
     with ExitStack() as stack:
-        executor = make_executor(config.execution, worker_settings(config, dtype=experiment.dtype))
+        report("starting workers")
+        settings = worker_settings(config, dtype=experiment.dtype)
+        executor = make_executor(config.execution, settings)
         stack.callback(executor.close)
         executor.add_requests("search", benchmark.requests("search"))
         workers = executor.workers
         # The first candidate pays for preparation and warm-up, which a search pays once.
         for number in range(repeats + 1):
+            what = f"timing a candidate, {number} of {repeats}" if number else "preparing the method and warming up"
+            report(f"{what}, on {len(benchmark.splits['search'])} search items")
             for _, outcome in executor.run([Job(number=number, recipe=recipe, split="search")]):
                 if isinstance(outcome, Failure):
                     raise ExecutionError(f"the pilot candidate failed: {outcome.reason}: {outcome.message}")
@@ -78,13 +101,37 @@ def pilot(experiment: Experiment, *, repeats: int = 3) -> PilotReport:
         for phase in timed[0].seconds
         if phase != "prepare"
     }
-    settings = config.search
-    shortlist = settings.shortlist + min(settings.shortlist, settings.scan)
-    total = settings.evaluations + settings.scan + shortlist + 2 * len(config.models.experts) + 5
+    costs = split_costs(experiment)
     return PilotReport(
         workers=workers,
         seconds=seconds,
         prepare_s=timed[0].seconds["prepare"],
         peak_bytes=max(answers.peak_bytes for answers in timed),
-        hours=total * sum(seconds.values()) / workers / 3600,
+        on_gpu=settings.device.startswith("cuda"),
+        costs=costs,
+        hours=_total_s(seconds, evaluations, costs) / workers / 3600,
     )
+
+
+def split_costs(experiment: Experiment) -> dict[str, float]:
+    """What answering each split costs, in that of the search items: by tokens where text is continued, else by items.
+
+    Of text that is generated the longest possible counts.
+    """
+    benchmark = experiment.benchmark
+    sizes = {split: float(len(items)) for split, items in benchmark.splits.items()}
+    if experiment.config.benchmark.kind == "lm_eval":
+        for split in sizes:
+            requests = benchmark.requests(split)
+            read = min(count_tokens(requests, experiment.base.config).values(), default=0)
+            written = sum(request.max_tokens for request in requests if isinstance(request, GenerationRequest))
+            sizes[split] = float(read + written)
+    return {split: size / (sizes["search"] or 1.0) for split, size in sizes.items()}
+
+
+def _total_s(seconds: Mapping[str, float], evaluations: Mapping[str, int], costs: Mapping[str, float]) -> float:
+    """Seconds of all evaluations by one worker: merging takes as long for each, answering by the split's cost."""
+    merging = seconds.get("materialise", 0.0)
+    answering = sum(seconds.values()) - merging
+    # Baselines and candidates are scored on the search items.
+    return sum(count * (merging + answering * costs.get(phase, 1.0)) for phase, count in evaluations.items())

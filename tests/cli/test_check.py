@@ -39,7 +39,9 @@ def test_check_lists_every_coefficient_when_asked(cli: Any, config: Path) -> Non
 def test_a_pilot_times_a_candidate(cli: Any, config: Path) -> None:
     done = cli("check", config, "--pilot")
     assert done.exit_code == 0, done.stderr
-    assert "one candidate: " in done.stdout
+    assert "pilot: timing a candidate, 3 of 3, on 12 search items ..." in done.stdout
+    assert "one candidate on the search items: " in done.stdout
+    assert "Python and libraries" in done.stdout
     assert "the whole search: about " in done.stdout
     assert "each worker prepares the method once: " in done.stdout
 

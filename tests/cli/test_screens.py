@@ -33,7 +33,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def record(number: int, kind: str = "candidate", score: float | None = 0.5, name: str = "c") -> TrialRecord:
     state = TrialState.COMPLETE if score is not None else TrialState.FAILED
-    return TrialRecord(number=number, kind=TrialKind(kind), name=name, state=state, score=score, fitness=score)
+    return TrialRecord(
+        number=number,
+        kind=TrialKind(kind),
+        name=name,
+        state=state,
+        score=score,
+        fitness=score,
+        seconds={"prepare": 90.0, "materialise": 0.25, "respond": 0.75},
+    )
 
 
 def after(earlier: Sequence[TrialRecord] = (), directory: Path | None = None) -> Progress:
@@ -92,8 +100,9 @@ def test_a_resumed_search_counts_what_was_done_and_repeats_no_line(clock: list[f
     screen = PlainScreen(Console(file=out, width=240), after([record(number) for number in range(8)]))
     screen.phase("search", 16)
     screen.phase("workers", None)
-    clock[0] += 1000
     screen.phase("ready", None)
+    # On Ray they are still starting.
+    clock[0] += 1000
     screen.generation(0, 0.4, 0.3, 0)
     screen.generation(1, 0.6, 0.3, 0)
     for number in range(4):
@@ -116,6 +125,7 @@ def test_the_live_display_shows_where_the_search_is(clock: list[float]) -> None:
     screen.phase("search", 16)
     clock[0] += 2
     screen.trial(record(9, score=0.7))
+    clock[0] += 3
     with console.capture() as capture:
         console.print(screen)
     shown = capture.get()
@@ -123,7 +133,7 @@ def test_the_live_display_shows_where_the_search_is(clock: list[float]) -> None:
         "runs/swahili",
         "searching",
         "1/16",
-        "30.0 a minute",
+        "15.0 a minute",
         "generation 1",
         "fitness: best 0.5000",
     ):

@@ -168,3 +168,19 @@ def test_records_without_run_json_are_not_taken_for_a_start_that_was_killed(tmp_
     with pytest.raises(RunError, match=r"holds the records of a run, but run\.json is missing"):
         create_run(tmp_path, CONFIG, FACTS)
     assert (tmp_path / name).read_text() == "{}\n" * 3
+
+
+def test_the_rate_leaves_out_what_came_before_the_first_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from evomerge.run import clock as module
+
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    clock = Clock(tmp_path)
+    clock.phase("search")
+    now[0] += 600  # workers start
+    for _ in range(4):
+        now[0] += 2
+        clock.evaluated(2.0)
+    assert json.loads((tmp_path / "progress.json").read_text())["rate_per_minute"] == 30.0

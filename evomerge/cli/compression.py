@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evomerge.cli.guard import echo
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -67,7 +69,7 @@ def compress(
         markup=False,
         highlight=False,
     )
-    typer.echo(f"Wrote {out}")
+    echo(f"Wrote {out}")
 
 
 def _kinds(made: Compression, layout: Layout) -> Table:

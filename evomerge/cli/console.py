@@ -3,15 +3,42 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from evomerge.errors import printable
+
 # Pipes and files have no width of their own; tables there are as wide as most terminals.
 _WIDTH_OF_A_FILE = 80
+
+
+class SafeConsole(Console):
+    """A console on which text from files is only text: nothing in it acts on the terminal."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """What is printed, with control characters shown as Python writes them; rich's own are kept."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+class SafeTable(Table):
+    """A table whose cells are made safe before they are measured, so that none is cut."""
+
+    def add_row(self, *cells: RenderableType | None, **settings: Any) -> None:
+        """Add a row."""
+        super().add_row(*map(_safe, cells), **settings)
+
+
+def _safe(cell: RenderableType | None) -> RenderableType | None:
+    if isinstance(cell, Text) and printable(cell.plain) != cell.plain:
+        return Text(printable(cell.plain), style=cell.style)
+    return printable(cell) if isinstance(cell, str) else cell
 
 
 def stdout() -> Console:
@@ -25,11 +52,11 @@ def stderr() -> Console:
 
 
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False)
+    console = SafeConsole(stderr=stderr, highlight=False)
     if not console.is_terminal:
         given = os.environ.get("COLUMNS", "")
         width = int(given) if given.isdecimal() and int(given) else _WIDTH_OF_A_FILE
-        console = Console(stderr=stderr, highlight=False, width=width, color_system=None)
+        console = SafeConsole(stderr=stderr, highlight=False, width=width, color_system=None)
     return console
 
 
@@ -40,7 +67,7 @@ def say(console: Console, text: str | Text) -> None:
 
 def table(*columns: str, title: str | None = None, right: tuple[str, ...] = ()) -> Table:
     """An empty table in the house style; columns named in `right` are aligned right."""
-    made = Table(
+    made = SafeTable(
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, title=title, title_justify="left", title_style="bold"
     )
     for column in columns:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evomerge.cli.guard import stoppable
+from evomerge.cli.guard import echo, stoppable
 
 if TYPE_CHECKING:
     from evomerge.config.config import Config
@@ -48,7 +48,7 @@ def demo(
         *(["--small"] if small else []),
     ]
     # Before torch is imported, which takes seconds.
-    typer.echo(f"Everything goes to {directory}")
+    echo(f"Everything goes to {directory}")
     with stoppable(run, start=shlex.join(again)):
         with _building() as stages:
             from evomerge.demo.build import build_demo

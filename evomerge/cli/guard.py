@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from evomerge.errors import EvomergeError
+from evomerge.errors import EvomergeError, printable
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; make room and run the same command again",
@@ -76,9 +76,14 @@ def stoppable(directory: Path, *, start: str) -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
+def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print a line, with control characters shown as Python writes them."""
+    typer.echo(printable(text), err=err, nl=nl)
+
+
 def complain(text: str) -> None:
-    """Print a line on stderr exactly as it is."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a line on stderr, with control characters shown as Python writes them."""
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def _fail(message: str, *, debug: bool) -> NoReturn:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evomerge.cli.guard import echo
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -63,8 +65,8 @@ def export(
             carry_code=carry_code,
         )
     for note in notes:
-        typer.echo(f"Note: {note}")
-    typer.echo(f"Wrote {folder}")
+        echo(f"Note: {note}")
+    echo(f"Wrote {folder}")
 
 
 def merge(
@@ -89,8 +91,8 @@ def merge(
             recipe, out, shard_size=shard_size, progress=progress, report=notes.append, carry_code=carry_code
         )
     for note in notes:
-        typer.echo(f"Note: {note}")
-    typer.echo(f"Wrote {folder}")
+        echo(f"Note: {note}")
+    echo(f"Wrote {folder}")
 
 
 def recipe(
@@ -117,9 +119,9 @@ def recipe(
     elif trial is not None:
         raise RecipeError(f"{source}: --trial is for run directories; a recipe is one merge")
     else:
-        found = load_recipe(source, report=lambda note: typer.echo(f"Note: {note}", err=True))
+        found = load_recipe(source, report=lambda note: echo(f"Note: {note}", err=True))
     with _of_file(source):
-        typer.echo(to_mergekit(found) if form is Form.mergekit else found.to_yaml(), nl=False)
+        echo(to_mergekit(found) if form is Form.mergekit else found.to_yaml(), nl=False)
 
 
 def score(

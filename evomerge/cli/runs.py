@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evomerge.cli.guard import echo
 from evomerge.cli.models import Split
 from evomerge.errors import RunError
 
@@ -106,7 +107,7 @@ def items(
     from evomerge.report.items import export_items
 
     file, rows = export_items(directory, out, trial=trial, split=split.value if split else None)
-    typer.echo(f"Wrote {file}: {rows} rows")
+    echo(f"Wrote {file}: {rows} rows")
 
 
 def _weights(text: str) -> dict[str, float]:

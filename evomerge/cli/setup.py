@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from evomerge.cli.guard import echo
 from evomerge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def init(
     except FileExistsError:
         raise ConfigError(f"{file}: exists already; give another name: evomerge init NAME.yaml") from None
     todo = "Fill in models and tasks" if genome is None else "See the comments at its top"
-    typer.echo(f"Wrote {file}. {todo}, then: evomerge check {shlex.quote(str(file))}")
+    echo(f"Wrote {file}. {todo}, then: evomerge check {shlex.quote(str(file))}")
 
 
 def _converted(genome: Path) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evomerge.cli.guard import echo
 from evomerge.run.trial import TrialKind
 
 if TYPE_CHECKING:
@@ -156,9 +157,9 @@ def _watch_lines(run: Run) -> None:
         line = ", ".join(parts)
         if line != last or time.monotonic() - said >= _MINUTE_S:
             left = f", about {duration(status.seconds_left)} left" if status.seconds_left is not None else ""
-            print(line + left, flush=True)
+            echo(line + left)
             last, said = line, time.monotonic()
         if not status.driver_alive:
-            print(_phase(run, status), flush=True)
+            echo(_phase(run, status))
             return
         time.sleep(_REFRESH_S)

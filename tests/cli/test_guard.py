@@ -141,3 +141,17 @@ def test_a_message_of_several_lines_stays_so(cli: Any, run: Path, monkeypatch: p
 
     monkeypatch.setattr(run_directory, "open_run", fail)
     assert cli("status", run).stderr == "Error: first\nsecond\n"
+
+
+def test_control_characters_from_files_never_reach_the_terminal(tmp_path: Path) -> None:
+    named = tmp_path / "named.yaml"
+    named.write_text(
+        '"\\x1b[31mred": 1\nmodels: {base: "\\x1b]0;x\\x07", experts: {"a\\x9b": b}}\nbenchmark: {tasks: [x]}\n'
+    )
+    merge = tmp_path / "merge.yaml"
+    merge.write_text('merge_method: "\\x1b[2Jties"\nmodels: []\n')
+    for arguments in (("check", named), ("merge", merge, tmp_path / "out"), ("recipe", merge), ("status", "\x1b[1m")):
+        done = evomerge_process(*arguments)
+        assert done.returncode == 1
+        assert "\\x1b" in done.stderr
+        assert not any(letter < " " and letter != "\n" for letter in done.stdout + done.stderr)

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +68,7 @@ def _build(
     lm_task.set_fewshot_seed(seed=_FEWSHOT_SEED)
     fewshot = int(lm_task.config.num_fewshot or 0)
     chat = (
-        {"apply_chat_template": True, "chat_template": encoder.apply_chat_template}
+        {"apply_chat_template": True, "chat_template": _template(encoder, task.place)}
         if config.apply_chat_template
         else {}
     )
@@ -104,6 +105,18 @@ def _build(
             cut=max((cut for _, cut in encoded), default=0),
         )
     return items
+
+
+def _template(encoder: Encoder, place: str) -> Callable[..., str]:
+    """The base's chat template, with the task's place in the errors of it."""
+
+    def apply(chat: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        try:
+            return encoder.apply_chat_template(chat, add_generation_prompt)
+        except BenchmarkError as error:
+            raise BenchmarkError(f"{place}: benchmark.apply_chat_template: {error}") from error
+
+    return apply
 
 
 def _encoded(

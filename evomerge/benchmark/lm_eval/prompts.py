@@ -14,6 +14,7 @@ from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import configure_pad_token
 
+from evomerge.benchmark.lm_eval.chat_template import rendered
 from evomerge.errors import BenchmarkError
 from evomerge.score.requests import GenerationRequest, LogLikelihoodRequest, TokenRequest
 
@@ -73,6 +74,10 @@ class Encoder(HFLM):  # type: ignore[misc]
         if instance.request_type == "generate_until":
             return [self._generation_request(instance)]
         raise BenchmarkError(f"requests of type {instance.request_type!r} are not supported")
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """A chat as the base's template writes it, by HFLM. Raises: BenchmarkError if that fails or doesn't end."""
+        return rendered(lambda: super(Encoder, self).apply_chat_template(chat_history, add_generation_prompt))
 
     def _request(self, context: list[int], continuation: list[int]) -> LogLikelihoodRequest:
         if not continuation:

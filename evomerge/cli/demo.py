@@ -24,7 +24,7 @@ def demo(
         int | None, typer.Option(min=1, help="Candidates to propose. Default: the demo config's.", show_default=False)
     ] = None,
     small: Annotated[
-        bool, typer.Option("--small", help="Smaller and shorter: shows that all works, not how well.")
+        bool, typer.Option("--small", help="Smaller and shorter, with easier sums: shows that all works, on few items.")
     ] = False,
 ) -> None:
     """Train small models, search for their best merge, test and export it. Offline, in minutes.

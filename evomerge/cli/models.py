@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -66,7 +67,7 @@ def export(
         )
     for note in notes:
         echo(f"Note: {note}")
-    echo(f"Wrote {folder}")
+    _written(folder)
 
 
 def merge(
@@ -92,7 +93,19 @@ def merge(
         )
     for note in notes:
         echo(f"Note: {note}")
-    echo(f"Wrote {folder}")
+    _written(folder)
+
+
+def _written(folder: Path) -> None:
+    """What was made, and what can be done with it."""
+    from evomerge.cli.console import size
+
+    files = sorted(folder.iterdir())
+    weights = [file for file in files if file.suffix == ".safetensors"]
+    others = ", ".join(file.name for file in files if file not in weights)
+    bytes_ = size(sum(file.stat().st_size for file in weights))
+    echo(f"Wrote {folder}: {len(weights)} file{'s' * (len(weights) != 1)} of weights ({bytes_}), {others}")
+    echo(f"Next: evomerge score {shlex.quote(str(folder))} --tasks TASK")
 
 
 def recipe(

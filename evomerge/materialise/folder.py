@@ -21,6 +21,7 @@ from evomerge.materialise.shards import parse_size, write_weights
 from evomerge.models.carried import carry, without_code
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.open import notes_of, open_models
+from evomerge.recipe.portable import portable
 from evomerge.recipe.recipe import Recipe
 
 
@@ -72,7 +73,7 @@ def write_folder(
     try:
         with fresh_folder(out) as folder:
             _refuse_small_disk(out, bound.size_bytes)
-            notes += _write_texts(folder, models.base, recipe, bound.dtype, files or {}, carry_code)
+            notes += _write_texts(folder, out, models.base, recipe, bound.dtype, files or {}, carry_code)
             if report is not None:
                 for note in notes:
                     report(note)
@@ -114,15 +115,15 @@ def _gigabytes(size: int) -> str:
 
 
 def _write_texts(
-    folder: Path, base: Checkpoint, recipe: Recipe, dtype: torch.dtype, files: Mapping[str, str], code: bool
+    folder: Path, out: Path, base: Checkpoint, recipe: Recipe, dtype: torch.dtype, files: Mapping[str, str], code: bool
 ) -> list[str]:
-    """Write everything but the weights; what a person should know of it, a sentence each."""
+    """Write everything but the weights of `out` into `folder`; what a person should know of it, a sentence each."""
     notes = carry(base.folder, folder, code=code)
     if not base.has_own_tokenizer:
         base.write_tokenizer(folder)
     config = _with_dtype(base.config if code else without_code(base.config), str(dtype).removeprefix("torch."))
     (folder / "config.json").write_text(json_text(config), encoding="utf-8")
-    (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    (folder / "recipe.yaml").write_text(portable(recipe, out).to_yaml(), encoding="utf-8")
     for name, text in files.items():
         if Path(name).name != name:
             raise ExportError(f"{name!r}: further files lie in the folder itself; give a plain name")

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from evomerge.models.stack import described
+from evomerge.recipe.portable import is_local
 from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.sources import ModelReference
 from evomerge.run.directory import Run
 from evomerge.run.records import TrialRecord
-from evomerge.run.trial import WINNER
+from evomerge.run.trial import WINNER, TrialKind
 
 
 def model_card(run: Run, record: TrialRecord, recipe: Recipe, *, name: str) -> str:
     """The README.md of an exported merge: what it is, what was measured and what that is worth."""
     result = run.result()
     is_winner = result is not None and result["winner"]["trial"] == record.number
-    experts = ", ".join(f"`{model.path}` ({expert})" for expert, model in recipe.experts.items())
     lines = [
         "---",
         "library_name: transformers",
@@ -26,9 +26,8 @@ def model_card(run: Run, record: TrialRecord, recipe: Recipe, *, name: str) -> s
         "",
         f"# {name}",
         "",
-        f"A merge of {experts} over `{recipe.base.path}` with {recipe.method}, found by an evolutionary search of "
-        f"merge coefficients with evomerge (trial {record.number}, {record.kind}). "
-        "`recipe.yaml` beside this file makes it again: `evomerge merge recipe.yaml OUT`.",
+        f"{_origin(run, record, recipe)} `recipe.yaml` beside this file makes it again where the models that it names "
+        "are at hand: `evomerge merge recipe.yaml OUT`.",
         "",
     ]
     if recipe.vocabulary != "same":
@@ -39,14 +38,8 @@ def model_card(run: Run, record: TrialRecord, recipe: Recipe, *, name: str) -> s
         lines += [f"It is a stack of {described(recipe.slices, layers)}.", ""]
     if result is not None and is_winner:
         lines += _measured(result)
-    elif record.score is not None:
-        lines += [
-            "## Measured",
-            "",
-            f"Score on the search items: {record.score:.4f}. The search selected on these items, so this is "
-            "optimistic. This trial was not tested on held-out items.",
-            "",
-        ]
+    else:
+        lines += ["## Measured", "", *_scores(record), ""]
     lines += ["## Tasks", ""]
     for task in run.facts["benchmark"]["tasks"]:
         better = "" if task["higher_is_better"] else " (lower is better; its sign is reversed in scores)"
@@ -54,11 +47,54 @@ def model_card(run: Run, record: TrialRecord, recipe: Recipe, *, name: str) -> s
     return "\n".join(lines) + "\n"
 
 
+def _origin(run: Run, record: TrialRecord, recipe: Recipe) -> str:
+    """What the model is and where its coefficients come from."""
+    if record.kind is TrialKind.BASE:
+        return f"{_named('base', recipe.base)} unchanged: a baseline of a search (trial {record.number})."
+    if record.kind is TrialKind.EXPERT:
+        expert = _named(record.name, recipe.experts[record.name])
+        return f"{expert} unchanged: a baseline of a search (trial {record.number})."
+    experts = ", ".join(_named(name, model) for name, model in recipe.experts.items())
+    merge = f"A merge of {experts} over {_named('base', recipe.base)} with {recipe.method}"
+    algorithm = run.config.search.algorithm
+    where = {
+        TrialKind.UNIFORM: "with the same coefficients in all parts of the model, one of those tried before a search",
+        TrialKind.CANDIDATE: f"its coefficients found by a search ({algorithm})",
+        TrialKind.MEAN: f"its coefficients the mean of the distribution that a search ended with ({algorithm})",
+    }
+    return f"{merge}, {where[record.kind]}, by evomerge (trial {record.number})."
+
+
+def _named(name: str, reference: ModelReference) -> str:
+    """A model by its hub id; a local folder, which means nothing elsewhere, by its name in the recipe."""
+    if is_local(reference):
+        return f"`{name}` (a local model)"
+    return f"`{reference.path}`" + ("" if name == "base" else f" ({name})")
+
+
+def _scores(record: TrialRecord) -> list[str]:
+    """What was measured of a trial that isn't the winner."""
+    if record.score is None:
+        return [f"This trial has no score{f': {record.reason}' if record.reason else ''}."]
+    found = [f"Score on the search items: {record.score:.4f}."]
+    if not record.kind.is_checkpoint:
+        found.append("Merges are selected by this score, so it is optimistic.")
+    if record.validation is not None:
+        found.append(f"On validation items, from which the winner is chosen: {record.validation:.4f}.")
+    if record.test is not None:
+        found.append(f"On test items that neither saw: {record.test:.4f}.")
+    else:
+        found.append("It was not scored on test items.")
+    return [" ".join(found)]
+
+
 def _base_model_metadata(recipe: Recipe) -> list[str]:
     """Hub ids of the models; local folders mean nothing to a reader elsewhere."""
     references = [recipe.base, *recipe.experts.values()]
-    hub_ids = [reference.path for reference in references if not Path(reference.path).is_absolute()]
-    return ["base_model:", *(f"- {path}" for path in hub_ids), "base_model_relation: merge"] if hub_ids else []
+    hub_ids = [reference.path for reference in references if not is_local(reference)]
+    if not hub_ids:
+        return []
+    return ["base_model:", *(f"- {path}" for path in dict.fromkeys(hub_ids)), "base_model_relation: merge"]
 
 
 def _measured(result: dict[str, Any]) -> list[str]:
@@ -96,7 +132,7 @@ def _measured(result: dict[str, Any]) -> list[str]:
     if found is not None:
         lines += [
             "",
-            f"Its score on the search items was {found:.4f} after {result['evaluations']} candidates; that number "
-            "is optimistic, since it was selected for.",
+            f"Its score on the search items was {found:.4f}, by which the best of {result['evaluations']} candidates "
+            "and of the uniform merges were taken on; that number is optimistic, since it was selected for.",
         ]
     return [*lines, ""]

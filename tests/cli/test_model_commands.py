@@ -30,7 +30,11 @@ def recipe(tmp_path: Path, tiny_llama: dict[str, Path]) -> Path:
 def test_merge_writes_a_model_folder_that_holds_its_recipe(cli: Any, tmp_path: Path, recipe: Path) -> None:
     out = tmp_path / "merged"
     done = cli("merge", recipe, out)
-    assert (done.exit_code, done.stdout, done.stderr) == (0, f"Wrote {out}\n", "")
+    assert (done.exit_code, done.stderr) == (0, "")
+    wrote, following = done.stdout.splitlines()
+    assert wrote.startswith(f"Wrote {out}: 1 file of weights (")
+    assert {"config.json", "recipe.yaml"} <= set(wrote.replace(",", "").split())
+    assert following == f"Next: evomerge score {out} --tasks TASK"
     again = tmp_path / "again"
     assert cli("merge", out / "recipe.yaml", again).exit_code == 0
     first, second = load_file(out / "model.safetensors"), load_file(again / "model.safetensors")

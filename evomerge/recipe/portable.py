@@ -1,0 +1,46 @@
+"""A recipe that can be passed on: its local folders are named from the recipe's own folder, and tell nothing of a disk.
+
+Does not know whether the folders are there.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.sources import ModelReference
+
+_MOST_STEPS_UP = 3
+
+
+def is_local(reference: ModelReference) -> bool:
+    """Whether a model is a folder of this machine and not a hub id."""
+    path = Path(reference.path).expanduser()
+    return path.is_absolute() or reference.path.startswith(".") or path.is_dir()
+
+
+def portable(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with local folders relative to the folder that it is written to.
+
+    A folder that lies far from there, so that the way to it would name parts of the disk that are nobody's business,
+    becomes `./NAME`, with the model's name in the recipe: the recipe can be used with the model put there.
+    """
+    return replace(
+        recipe,
+        base=_portable("base", recipe.base, folder),
+        experts={name: _portable(name, expert, folder) for name, expert in recipe.experts.items()},
+    )
+
+
+def _portable(name: str, reference: ModelReference, folder: Path) -> ModelReference:
+    if not is_local(reference):
+        return reference
+    path, start = Path(reference.path).expanduser().absolute(), folder.expanduser().absolute()
+    way = Path(os.path.relpath(path, start))
+    shared = Path(os.path.commonpath([path, start]))
+    # Below a folder of all users the next name is somebody's.
+    is_near = way.parts.count("..") <= _MOST_STEPS_UP and shared not in {*Path.home().parents, Path("/")}
+    near = way.as_posix() if way.parts[:1] == ("..",) else f"./{way.as_posix()}"
+    return replace(reference, path=near if is_near else f"./{name}")

@@ -1,0 +1,87 @@
+"""The card of an exported model says what is true of that trial, and nothing of the disk that it was made on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge.config.config import Config
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.sources import ModelReference
+from evomerge.report.model_card import model_card
+from evomerge.run.directory import Run, create_run
+from evomerge.run.records import TrialRecord
+from evomerge.run.trial import TrialKind, TrialState
+
+RECIPE = Recipe(
+    base=ModelReference(path="/home/alice/secret/base"),
+    experts={"maths": ModelReference(path="org/maths"), "own": ModelReference(path="/data/own")},
+    method="ties",
+    groups=(),
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    directory = tmp_path / "run"
+    directory.mkdir()
+    config = Config.from_data(
+        {
+            "models": {"base": "/home/alice/secret/base", "experts": {"maths": "org/maths", "own": "/data/own"}},
+            "benchmark": {"tasks": ["sums"]},
+        }
+    )
+    tasks = [{"task": "sums", "metric": "exact_match,none", "higher_is_better": True}]
+    return create_run(directory, config, {"identity": {}, "benchmark": {"tasks": tasks}})
+
+
+def record(kind: TrialKind, **known: Any) -> TrialRecord:
+    return TrialRecord(
+        **{"number": 7, "kind": kind, "name": "maths", "state": TrialState.COMPLETE, "score": 0.5, **known}
+    )
+
+
+@pytest.mark.parametrize("kind", [*TrialKind])
+def test_no_card_names_a_local_path_and_hub_ids_stay(run: Run, kind: TrialKind) -> None:
+    card = model_card(run, record(kind), RECIPE, name="x")
+    assert "/home" not in card
+    assert "/data" not in card
+    assert "base_model:\n- org/maths\n" in card
+
+
+def test_each_kind_of_trial_says_where_its_coefficients_come_from(run: Run) -> None:
+    def says(kind: TrialKind) -> str:
+        return model_card(run, record(kind), RECIPE, name="x")
+
+    assert "`base` (a local model) unchanged" in says(TrialKind.BASE)
+    assert "`org/maths` (maths) unchanged" in says(TrialKind.EXPERT)
+    assert "the same coefficients in all parts of the model" in says(TrialKind.UNIFORM)
+    assert "its coefficients found by a search (cma)" in says(TrialKind.CANDIDATE)
+    for kind in (TrialKind.BASE, TrialKind.EXPERT):
+        assert "A merge of" not in says(kind)
+        assert "optimistic" not in says(kind), "a model that is given isn't selected"
+    for kind in (TrialKind.BASE, TrialKind.EXPERT, TrialKind.UNIFORM):
+        assert "found by a search" not in says(kind)
+
+
+def test_what_was_measured_of_a_trial_is_said_and_nothing_else(run: Run) -> None:
+    tested = model_card(run, record(TrialKind.UNIFORM, validation=0.25, test=0.125), RECIPE, name="x")
+    for part in ("search items: 0.5000", "which the winner is chosen: 0.2500", "neither saw: 0.1250"):
+        assert part in tested
+    assert "not scored on test items" not in tested
+    assert "not scored on test items" in model_card(run, record(TrialKind.CANDIDATE), RECIPE, name="x")
+    failed = record(TrialKind.CANDIDATE, score=None, state=TrialState.FAILED, reason="not_finite: inf")
+    assert "This trial has no score: not_finite: inf." in model_card(run, failed, RECIPE, name="x")
+
+
+def test_only_the_winner_has_the_table_of_the_test(run: Run) -> None:
+    models = [{"name": "winner", "kind": "winner", "trial": 7, "score": 0.5, "interval": [0.4, 0.6], "items": 9}]
+    split = {"models": models, "comparisons": [], "resamples": None}
+    result = {"winner": {"trial": 7, "kind": "candidate"}, "evaluations": 3, "search": split, "test": split}
+    (run.directory / "result.json").write_text(json.dumps(result))
+    assert "| winner | 0.5000 |" in model_card(run, record(TrialKind.CANDIDATE), RECIPE, name="x")
+    other = record(TrialKind.CANDIDATE, number=8)
+    assert "| winner" not in model_card(run, other, RECIPE, name="x")

@@ -24,18 +24,33 @@ _STATES = {"folder": "a folder", "cache": "in the hub's cache", "unresolved": "n
 
 
 def check(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.", show_default=False)],
+    config: Annotated[
+        Path,
+        typer.Argument(metavar="CONFIG", help="The experiment's YAML file, or a run directory.", show_default=False),
+    ],
     pilot: Annotated[
         bool, typer.Option("--pilot", help="Also time one candidate, to estimate the whole search.")
     ] = False,
     dimensions: Annotated[bool, typer.Option("--dimensions", help="List every searched coefficient.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Of a damaged run directory: keep all that can be proven good.")
+    ] = False,
 ) -> None:
     """Validate a config and show its cost: dimensions, groups, memory, disk. Scores nothing without --pilot.
 
     Works without network, and says what it couldn't look at then. Exit code 1 if anything is wrong.
 
-    **Example:** `evomerge check configs/swahili.yaml --pilot`
+    Of a run directory, it reads every line and compares the files with each other.
+
+    **Examples:** `evomerge check configs/swahili.yaml --pilot`, `evomerge check runs/swahili --repair`
     """
+    if config.is_dir():
+        from evomerge.cli.check_run import check_run
+
+        check_run(config, repair=repair)
+        return
+    if repair:
+        raise ConfigError(f"{config}: --repair is for a run directory, and this isn't one")
     from evomerge.cli.console import say, stdout
     from evomerge.config.config import Config
     from evomerge.study.check import check as run_check

@@ -23,9 +23,10 @@ from typing import Any
 
 from evomerge.config.config import Config
 from evomerge.errors import ResumeError, RunError, listed
-from evomerge.files.atomic import read_json, write_atomically, write_json
+from evomerge.files.atomic import read_json, write_json
 from evomerge.files.lines import remedy
 from evomerge.recipe.recipe import Recipe
+from evomerge.run.frozen import freeze, frozen
 from evomerge.run.ledger import EVALUATIONS, JOURNAL, Ledger
 from evomerge.run.lock import driver_of, is_locked
 from evomerge.run.plan import Plan
@@ -54,14 +55,12 @@ class Run:
         self.facts = read_json(directory / "run.json")
         if self.facts.get("format") not in _READABLE:
             raise RunError(
-                f"{directory}: run.json has format {self.facts.get('format')!r}; this release reads "
+                f"{directory / 'run.json'}: has format {self.facts.get('format')!r}; this release reads "
                 f"{' and '.join(map(str, _READABLE))}"
             )
-        try:
-            text = (directory / "config.yaml").read_text(encoding="utf-8")
-        except OSError as error:
-            raise RunError(f"{directory / 'config.yaml'}: can't be read: {error.strerror}") from error
-        self.config = Config.from_yaml(text, where=str(directory / "config.yaml"))
+        if not isinstance(self.facts.get("study"), str):
+            raise RunError(f"{directory / 'run.json'}: names no study; {remedy(directory)}")
+        self.config = frozen(directory, self.facts)
 
     def ledger(self) -> Ledger:
         """The ledger as it is on disk now, for reading."""
@@ -160,19 +159,21 @@ def create_run(directory: Path, config: Config, facts: Mapping[str, Any]) -> Run
     Raises: RunError if the directory holds files of something else, or can't be written.
     """
     clear_left_over(directory)
+    recorded = any((directory / name).exists() for name in ("parts.jsonl", "progress.json", "result.json"))
+    if recorded or _has_lines(directory / EVALUATIONS, 1) or _has_lines(directory / JOURNAL, 3):
+        raise RunError(f"{directory}: holds the records of a run, but run.json is missing; {remedy(directory)}")
     foreign = sorted(entry.name for entry in directory.iterdir() if entry.name not in _OWN_FILES)
     if foreign:
         raise RunError(
             f"{directory}: holds {listed(foreign)} and no run; choose a new or an empty directory with --run"
         )
-    if _has_lines(directory / EVALUATIONS, 1) or _has_lines(directory / JOURNAL, 3):
-        raise RunError(f"{directory}: holds the records of a run, but run.json is missing; {remedy(directory)}")
     study = f"{directory.resolve().name}-{uuid.uuid4().hex[:8]}"
     for name in (JOURNAL, EVALUATIONS):
         (directory / name).unlink(missing_ok=True)
-    write_atomically(directory / "config.yaml", config.to_yaml())
-    Ledger.create(directory, config.storage, study)
-    write_json(directory / "run.json", {"format": FORMAT_VERSION, "study": study, **facts})
+    freeze(directory, config)
+    whole = {"format": FORMAT_VERSION, "study": study, **facts, "config": config.model_dump(mode="json")}
+    Ledger.create(directory, config.storage, study, facts=whole)
+    write_json(directory / "run.json", whole)
     return Run(directory)
 
 
@@ -200,5 +201,5 @@ def update_config(run: Run, config: Config) -> None:
             f"{config.storage!r}. Restore the old value, or start a new run directory"
         )
     if config != run.config:
-        write_atomically(run.directory / "config.yaml", config.to_yaml())
+        freeze(run.directory, config)
         run.config = config

@@ -1,4 +1,6 @@
-"""The file of an Optuna study, as Optuna's own journal file, with a number and checksum at the end of each line.
+"""Where an Optuna study lies: a storage by its URL, or the file in the run directory.
+
+The file is Optuna's own journal file, with a number and checksum at the end of each line.
 
 Optuna reads it with its own classes, which pass over both. The driver alone adds to what is there of trials, so no lock
 file is needed, nor left behind; attributes that Optuna's dashboard adds between our lines are taken as they are.
@@ -8,12 +10,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import BaseJournalBackend
 
-from evomerge.files.lines import Lines
+from evomerge.errors import RunError
+from evomerge.files.lines import Lines, remedy
+
+JOURNAL = "study.journal"
+
+CREATE_STUDY, SET_STUDY_SYSTEM_ATTRIBUTE = 0, 3
+"""Optuna's codes of the first two operations of a run."""
+
+FACTS = "evomerge"
+"""The attribute of the study that holds a copy of run.json."""
 
 _ATTRIBUTES = frozenset({2, 3, 8, 9})
 """Optuna's codes for setting an attribute of a study or trial, by a user or Optuna itself; ours come with the trial."""
@@ -28,7 +42,7 @@ class Journal(BaseJournalBackend):
     """
 
     def __init__(self, path: Path, study: str) -> None:
-        self.lines = Lines(path, of=study, others=_is_attribute)
+        self.lines = Lines(path, of=study, others=is_attribute)
         self._known = 0
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
@@ -50,5 +64,41 @@ class Journal(BaseJournalBackend):
             self.lines.append(json.dumps(log, separators=(",", ":")) + "\n")
 
 
-def _is_attribute(data: Any) -> bool:
+def is_attribute(data: Any) -> bool:
+    """Whether an operation sets an attribute, which other programs may do."""
     return isinstance(data, dict) and data.get("op_code") in _ATTRIBUTES and "worker_id" in data
+
+
+def open_storage(directory: Path, storage: str, study_name: str) -> BaseStorage:
+    """The storage of a run's study: `journal`, or an Optuna URL. Raises: RunError naming a damaged line."""
+    if storage != "journal":
+        return RDBStorage(storage)
+    journal = Journal(directory / JOURNAL, study_name)
+    try:
+        return JournalStorage(journal)
+    except RunError:
+        raise
+    except Exception as error:
+        # Optuna replays what it reads, and knows nothing of what a line may not be.
+        raise RunError(
+            f"{directory / JOURNAL}: line {journal.lines.number} is damaged ({type(error).__name__}: {error}); "
+            f"{remedy(directory)}"
+        ) from error
+
+
+@contextmanager
+def storage_errors(directory: Path, storage: str) -> Iterator[None]:
+    """Say where the study is that can't be opened. Raises: RunError."""
+    where = str(directory / JOURNAL) if storage == "journal" else f"storage {storage}"
+    try:
+        yield
+    except optuna.exceptions.DuplicatedStudyError as error:
+        raise RunError(f"{where}: {error}") from error
+    except KeyError as error:
+        raise RunError(f"{where}: the study of this run isn't there any more; {remedy(directory)}") from error
+    except (ImportError, ValueError) as error:
+        raise RunError(f"{where}: can't be opened: {error}") from error
+    except Exception as error:
+        if type(error).__module__.split(".")[0] in {"sqlalchemy", "redis"}:
+            raise RunError(f"{where}: can't be opened: {error}") from error
+        raise

@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, create_trial
 
@@ -26,12 +27,12 @@ from evomerge.files.append import drop_torn_line, writing
 from evomerge.files.lines import remedy
 from evomerge.run.evaluation import Evaluation
 from evomerge.run.evaluation_file import EvaluationFile
-from evomerge.run.journal import Journal
+from evomerge.run.journal import FACTS, open_storage, storage_errors
+from evomerge.run.journal import JOURNAL as JOURNAL
 from evomerge.run.trial import Trial, TrialKind, TrialState
 from evomerge.space.base import Dimension, Value
 from evomerge.space.distributions import distribution_of
 
-JOURNAL = "study.journal"
 EVALUATIONS = "evaluations.jsonl"
 
 _STATES = {
@@ -65,11 +66,18 @@ class Ledger:
             self._index(evaluation)
 
     @classmethod
-    def create(cls, directory: Path, storage: str, study_name: str) -> Ledger:
-        """A new, empty ledger. Raises: RunError if the storage can't be used or has that study."""
-        with _quiet(), _storage_errors(directory, storage):
-            opened = _storage(directory, storage, study_name)
+    def create(
+        cls, directory: Path, storage: str, study_name: str, *, facts: Mapping[str, Any] | None = None
+    ) -> Ledger:
+        """A new, empty ledger, with a copy of the run's facts in its journal.
+
+        Raises: RunError if the storage can't be used or has that study.
+        """
+        with _quiet(), storage_errors(directory, storage):
+            opened = open_storage(directory, storage, study_name)
             optuna.create_study(storage=opened, study_name=study_name, direction=StudyDirection.MAXIMIZE)
+            if storage == "journal" and facts is not None:
+                opened.set_study_system_attr(opened.get_study_id_from_name(study_name), FACTS, dict(facts))
         (directory / EVALUATIONS).touch()
         return cls(opened, study_name, EvaluationFile(directory / EVALUATIONS, study_name))
 
@@ -83,16 +91,10 @@ class Ledger:
             drop_torn_line(directory / JOURNAL)
         drop_torn_line(directory / EVALUATIONS)
         ledger = cls.read(directory, storage, study_name)
-        for evaluation in ledger._ahead.values():
-            if not evaluation.recipe:
-                raise RunError(
-                    f"{directory / EVALUATIONS}: holds an evaluation of trial {evaluation.trial}, but the study has "
-                    f"{len(ledger._trials)} trials, so some are lost; {remedy(directory)}"
-                )
+        ledger.check()
         for trial in ledger.trials():
             found = ledger.evaluation(trial.number, "search")
             if found is not None:
-                _check_agree(directory, trial, found)
                 ledger._finish(found)
         return ledger
 
@@ -102,8 +104,8 @@ class Ledger:
         if storage == "journal" and not (directory / JOURNAL).exists():
             raise RunError(f"{directory / JOURNAL}: missing; {remedy(directory)}")
         with _uncollected():
-            with _quiet(), _storage_errors(directory, storage):
-                opened = _storage(directory, storage, study_name)
+            with _quiet(), storage_errors(directory, storage):
+                opened = open_storage(directory, storage, study_name)
                 optuna.load_study(storage=opened, study_name=study_name)
             return cls(opened, study_name, EvaluationFile(directory / EVALUATIONS, study_name))
 
@@ -131,6 +133,25 @@ class Ledger:
     def evaluation_of(self, recipe_key: str, split: str) -> Evaluation | None:
         """What is known of a recipe on a split: the evaluation that was not copied from another."""
         return self._originals.get((recipe_key, split))
+
+    def check(self) -> None:
+        """Compare the study with the evaluations. Raises: RunError if they disagree."""
+        directory = self._file.path.parent
+        for evaluation in self._ahead.values():
+            if not evaluation.recipe:
+                raise RunError(
+                    f"{directory}: {EVALUATIONS} holds an evaluation of trial {evaluation.trial}, but {JOURNAL} has "
+                    f"{len(self._trials)} trials, so some are lost; {remedy(directory)}"
+                )
+        for trial in self._trials:
+            found = self.evaluation(trial.number, "search")
+            if found is not None:
+                _check_agree(directory, trial, found)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no trial and no evaluation is known to be lost."""
+        return not self._ahead and not self.lost
 
     @property
     def lost(self) -> list[int]:
@@ -277,22 +298,6 @@ def _check_agree(directory: Path, trial: Trial, evaluation: Evaluation) -> None:
         )
 
 
-def _storage(directory: Path, storage: str, study_name: str) -> BaseStorage:
-    if storage != "journal":
-        return RDBStorage(storage)
-    journal = Journal(directory / JOURNAL, study_name)
-    try:
-        return JournalStorage(journal)
-    except RunError:
-        raise
-    except Exception as error:
-        # Optuna replays what it reads, and knows nothing of what a line may not be.
-        raise RunError(
-            f"{directory / JOURNAL}: line {journal.lines.number} is damaged ({type(error).__name__}: {error}); "
-            f"{remedy(directory)}"
-        ) from error
-
-
 @contextmanager
 def _uncollected() -> Iterator[None]:
     """Look for no garbage while a study is read: its many objects all stay, and are gone through again and again."""
@@ -304,23 +309,6 @@ def _uncollected() -> Iterator[None]:
         yield
     finally:
         gc.enable()
-
-
-@contextmanager
-def _storage_errors(directory: Path, storage: str) -> Iterator[None]:
-    where = str(directory / JOURNAL) if storage == "journal" else f"storage {storage}"
-    try:
-        yield
-    except optuna.exceptions.DuplicatedStudyError as error:
-        raise RunError(f"{where}: {error}") from error
-    except KeyError as error:
-        raise RunError(f"{where}: the study of this run isn't there any more; {remedy(directory)}") from error
-    except (ImportError, ValueError) as error:
-        raise RunError(f"{where}: can't be opened: {error}") from error
-    except Exception as error:
-        if type(error).__module__.split(".")[0] in {"sqlalchemy", "redis"}:
-            raise RunError(f"{where}: can't be opened: {error}") from error
-        raise
 
 
 @contextmanager

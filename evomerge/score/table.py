@@ -91,13 +91,13 @@ class ItemTable:
     @property
     def item_lists(self) -> dict[str, tuple[str, ...]]:
         """The tasks' items by the key under which `to_data` refers to them."""
-        return {_key(task.items): task.items for task in self.tasks.values()}
+        return {items_key(task.items): task.items for task in self.tasks.values()}
 
     def to_data(self) -> dict[str, Any]:
         """As compressed text that JSON can hold; items are referred to by the keys of `item_lists`."""
         scores = {
             name: {
-                "items": _key(task.items),
+                "items": items_key(task.items),
                 "values": {metric: encode(values) for metric, values in task.values.items()},
                 **({"tie_break": encode(task.tie_break)} if task.tie_break is not None else {}),
             }
@@ -137,5 +137,6 @@ class ItemTable:
         )
 
 
-def _key(items: tuple[str, ...]) -> str:
+def items_key(items: tuple[str, ...]) -> str:
+    """The key of a list of items: a hash of it."""
     return hashlib.sha256("\n".join(items).encode()).hexdigest()[:16]

@@ -99,8 +99,8 @@ def _baselines(candidates: Candidates) -> Genome | None:
 def _uniform(candidates: Candidates) -> list[Trial]:
     """The uniform merges: those of the run if it has them all, whichever this release would choose now."""
     trials = [trial for trial in candidates.ledger.trials() if trial.kind is TrialKind.UNIFORM]
-    if candidates.ledger.evaluations():
-        # All of them are recorded before the first model is scored.
+    if any(trial.kind is TrialKind.CANDIDATE for trial in candidates.ledger.trials()):
+        # All of them are recorded before the first candidate.
         return trials
     count = candidates.session.config.search.scan
     for genome in candidates.space.starting_points(count):

@@ -20,6 +20,7 @@ from evomerge.execute.base import Executor
 from evomerge.execute.settings import make_executor, worker_settings
 from evomerge.run.answers import Parts
 from evomerge.run.clock import Clock
+from evomerge.run.consistency import is_supported
 from evomerge.run.directory import PREPARED, Run, clear_left_over, create_run, update_config
 from evomerge.run.identity import check_same_experiment
 from evomerge.run.ledger import Ledger
@@ -75,9 +76,12 @@ class Session:
             check_same_experiment(existing, {"identity": self.config.identity()}, where=self.where)
             update_config(existing, self.config)
             result = existing.result()
-            if result is not None and result["budget"] == budget_of(self.config):
-                self.finished = result
-                return
+            if result is not None:
+                ledger = existing.ledger()
+                supported = is_supported(self.directory, result, ledger) and ledger.is_whole
+                if supported and result["budget"] == budget_of(self.config):
+                    self.finished = result
+                    return
         self.observer.phase("models", None)
         self.experiment = open_experiment(self.config, where=self.where)
         self.space = self.experiment.space

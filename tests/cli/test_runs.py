@@ -217,3 +217,18 @@ def test_a_folder_that_is_no_run_is_refused(cli: Any, tmp_path: Path, command: s
     done = cli(command, tmp_path)
     assert done.exit_code == 1
     assert "not a run directory" in done.stderr
+
+
+def test_a_damaged_run_is_named_by_check_and_repaired_when_asked(cli: Any, run: Path) -> None:
+    assert cli("check", run).exit_code == 0
+    evaluations = run / "evaluations.jsonl"
+    lines = evaluations.read_text().splitlines(keepends=True)
+    evaluations.write_text("".join([lines[0], lines[1].replace('"split"', '"splat"'), *lines[2:]]))
+    found = cli("check", run)
+    assert found.exit_code == 1
+    assert "evaluations.jsonl: line 2 is damaged" in found.stderr
+    assert f"evomerge check {run} --repair" in found.stderr
+    done = cli("check", run, "--repair")
+    assert done.exit_code == 0
+    assert f"evaluations.jsonl: kept {len(lines) - 1} of {len(lines)} evaluations" in done.stdout
+    assert cli("check", run / "config.yaml", "--repair").exit_code == 1

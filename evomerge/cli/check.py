@@ -125,7 +125,8 @@ def _sizes(report: Preflight) -> Table:
         rows.append(("items", ", ".join(f"{count} {split}" for split, count in report.items.items())))
     if report.tokens:
         rows.append(("tokens", _tokens(report.tokens)))
-    rows.append(("runs", f"{'on Ray workers' if report.backend == 'ray' else 'in this process'}, in {report.dtype}"))
+    places = {"inline": "in this process", "ray": "on Ray workers"}
+    rows.append(("runs", f"{places.get(report.backend, f'by executor {report.backend}')}, in {report.dtype}"))
     if report.memory_bytes_per_worker is not None and report.live_bytes is not None:
         prepared = f" ({size(report.live_bytes)} live, the rest prepared)" if report.prepared_bytes else ""
         mapped = size(report.mapped_bytes or 0)

@@ -58,7 +58,7 @@ def _show(console: Console, run: Run, status: RunStatus) -> None:
 
     console.print(_screen(run, status))
     result = run.result()
-    if result is None or status.driver_alive or not _has_ended(run):
+    if result is None or status.driver_alive or not run.has_ended():
         return
     console.print("", result_table(result), "", sep="\n")
     say(console, finding(result))
@@ -129,18 +129,12 @@ def _best(best: TrialRecord) -> str:
     return f"trial {best.number}, {kind}: score {score(best.score)}, fitness {score(best.fitness)}"
 
 
-def _has_ended(run: Run) -> bool:
-    """Whether the result is that of the present budget."""
-    result = run.result()
-    return result is not None and result["budget"] == run.config.search.model_dump(include=set(result["budget"]))
-
-
 def _phase(run: Run, status: RunStatus) -> str:
     if status.driver_alive:
         return status.phase
-    if _has_ended(run):
+    if run.has_ended():
         return "done"
-    during = "" if status.phase in {"not started", "done"} else f" during {status.phase}"
+    during = "" if status.phase in {"not started", "not continued"} else f" during {status.phase}"
     return f"stopped{during}; continue with: evomerge resume {shlex.quote(str(run.directory))}"
 
 

@@ -17,19 +17,22 @@ if TYPE_CHECKING:
     from evomerge.run.directory import Run
     from evomerge.run.records import TrialRecord
 
-WINNER, SHORTLIST = "winner", "shortlist"
+WINNER, EARLIER_WINNER, SHORTLIST = "winner", "earlier winner", "shortlist"
 _STYLES = {TrialState.FAILED: "red", TrialState.RUNNING: "dim", TrialState.PRUNED: "dim"}
 _ROOM_FOR_PARAMETERS = 120
 _NAMED_TRIALS = 6
 
 
 def marks_of(run: Run) -> dict[int, str]:
-    """By number, the trials that the result names: the winner, and those that were scored again on validation."""
+    """By number, the trials that the result names: the winner, and those that were scored again on validation.
+
+    A search with a larger budget that hasn't ended has the winner of the smaller one.
+    """
     result = run.result()
     if result is None:
         return {}
     marks = {int(entry["trial"]): SHORTLIST for entry in result.get("shortlist", [])}
-    return marks | {int(result["winner"]["trial"]): WINNER}
+    return marks | {int(result["winner"]["trial"]): WINNER if run.has_ended() else EARLIER_WINNER}
 
 
 def print_trials(

@@ -12,8 +12,9 @@ from evomerge.config.section import Positive, Section
 class ExecutionConfig(Section):
     """Where and how candidates are evaluated. May change between resumes without changing the experiment."""
 
-    backend: Literal["auto", "inline", "ray"] = "auto"
-    """auto: Ray when a cluster address is given or several GPUs or workers are to be used, else inline."""
+    backend: str = "auto"
+    """Name of an executor. auto: Ray when a cluster address is given or several GPUs or workers are to be used, else
+    inline."""
     workers: Positive | None = None
     """Number of Ray workers; None: as many as the cluster has room for."""
     cpus_per_worker: Annotated[float, Field(gt=0)] | None = None

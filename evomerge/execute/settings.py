@@ -18,10 +18,15 @@ THREADS_PER_WORKER = 4
 """CPU threads of a worker on a cluster or when Ray sizes itself; more help little below billions of parameters."""
 
 
+AUTO = "auto"
+"""The backend that leaves the choice among our own executors to `choose_backend`."""
+
+
 def make_executor(execution: ExecutionConfig, settings: WorkerSettings) -> Executor:
     """Start the executor that the config asks for, with `settings` from `worker_settings`.
 
-    Raises: ExecutionError if the workers, GPUs or cluster asked for can't be had.
+    Raises: UnknownNameError if there is no such executor, ExecutionError if the workers, GPUs or cluster asked for
+        can't be had.
     """
     executor: Any = EXECUTORS.get(choose_backend(execution))
     return cast("Executor", executor.from_config(execution, settings))
@@ -51,7 +56,7 @@ def worker_settings(config: Config, *, dtype: str, states: Path | None = None) -
 
 def choose_backend(execution: ExecutionConfig) -> str:
     """Name of the executor: the one asked for, or with `auto` Ray where there is more than one worker to use."""
-    if execution.backend != "auto":
+    if execution.backend != AUTO:
         return execution.backend
     if execution.ray_address or os.environ.get("RAY_ADDRESS") or (execution.workers or 1) > 1:
         return "ray"

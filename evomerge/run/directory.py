@@ -37,6 +37,8 @@ from evomerge.run.trial import TrialKind, TrialState
 FORMAT_VERSION = 2
 
 PREPARED = "prepared"
+DONE = "done"
+"""The phase of a run that has ended."""
 
 # Runs of format 1 hold no answers; they are read, and continued in the present format.
 _READABLE = (1, FORMAT_VERSION)
@@ -76,6 +78,11 @@ class Run:
         path = self.directory / "result.json"
         return read_json(path) if path.exists() else None
 
+    def has_ended(self) -> bool:
+        """Whether there is a result for the present budget, which may have grown since there was one."""
+        result = self.result()
+        return result is not None and result["budget"] == self.config.search.model_dump(include=set(result["budget"]))
+
     def recipe(self, number: int) -> Recipe:
         """The complete recipe of a trial. Raises: RunError if there is no such trial."""
         trials = self.ledger().trials()
@@ -95,6 +102,8 @@ class Run:
         complete = [trial for trial in trials if trial.score is not None and trial.kind.is_ranked]
         alive = is_locked(self.directory)
         phase = progress.get("phase", "not started")
+        if phase == DONE and not self.has_ended():
+            phase = "not continued"
         rate = progress.get("rate_per_minute")
         driven_s = float(progress.get("driving_seconds", 0.0)) + (self._since_progress() if alive else 0.0)
         left = None

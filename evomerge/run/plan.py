@@ -37,7 +37,8 @@ class Plan:
             evaluations={
                 "baselines": 1 + experts + search.scan,
                 "search": search.evaluations + 1,
-                "validation": search.shortlist + 2 + experts,
+                # The best few merges and the mean, as many uniform merges, the base and the experts.
+                "validation": search.shortlist + min(search.shortlist, search.scan) + 2 + experts,
                 "test": experts + 3,
             },
             items={phase: sizes[split] or sizes["search"] or 1 for phase, split in _SPLITS.items()},

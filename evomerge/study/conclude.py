@@ -7,6 +7,7 @@ from typing import Any
 
 from evomerge.benchmark.base import SPLITS
 from evomerge.files.atomic import write_json
+from evomerge.run.directory import DONE
 from evomerge.run.evaluation import Evaluation
 from evomerge.run.trial import WINNER, Trial, TrialKind
 from evomerge.score.objective import LANGUAGE
@@ -56,7 +57,7 @@ def conclude(candidates: Candidates) -> dict[str, Any]:
     for split in SPLITS:
         data[split] = _summary(candidates.session, models, split)
     write_json(session.directory / "result.json", data)
-    session.clock.phase("done")
+    session.clock.phase(DONE)
     return data
 
 

@@ -15,6 +15,8 @@ from evomerge.algorithms.population import default_population
 from evomerge.benchmark import SPLITS, Benchmark, build_benchmark
 from evomerge.config.config import Config
 from evomerge.errors import ConfigError, RecipeError, listed, unknown
+from evomerge.execute import EXECUTORS
+from evomerge.execute.settings import AUTO
 from evomerge.inference.architecture import refuse_unless_it_continues_text
 from evomerge.methods import METHODS
 from evomerge.methods.declared import build_method
@@ -106,7 +108,7 @@ def open_experiment(config: Config, *, where: str = "config") -> Experiment:
 
 
 def check_names(config: Config, *, where: str) -> dict[str, Any]:
-    """Check what needs no model: method, options, number of experts, algorithm; return all options with defaults.
+    """Check what needs no model: method, options, number of experts, names; return all options with defaults.
 
     Raises: ConfigError.
     """
@@ -119,6 +121,9 @@ def check_names(config: Config, *, where: str) -> dict[str, Any]:
     for key, name, registry in named:
         if name not in registry:
             raise ConfigError(f"{where}: {key}: {unknown(registry.kind, name, registry)}")
+    if (backend := config.execution.backend) != AUTO and backend not in EXECUTORS:
+        message = unknown(EXECUTORS.kind, backend, (AUTO, *EXECUTORS))
+        raise ConfigError(f"{where}: execution.backend: {message}")
     try:
         PRUNERS.get(config.search.pruner)(config.search.pruner_options)
     except ConfigError as error:

@@ -41,6 +41,11 @@ def export(
     run = open_run(directory)
     record = _chosen(run, trial)
     recipe = run.recipe(record.number)
+    if report is not None and trial is None and not run.has_ended():
+        report(
+            f"the search hasn't ended; trial {record.number} "
+            + ("has the best search score so far" if run.result() is None else "won when its budget was smaller")
+        )
     return write_folder(
         recipe,
         Path(out),

@@ -98,7 +98,8 @@ def summary(models: Sequence[Scored], weights: Mapping[str, float]) -> dict[str,
         weights: of the tasks.
     """
     winner = next((model for model in models if model.kind == WINNER), None)
-    rivals = [model for model in models if model.kind != WINNER]
+    # The best uniform merge may be the winner itself.
+    rivals = [model for model in models if winner is not None and model.trial != winner.trial]
     comparisons = []
     if winner is not None:
         found = [compare_scores(winner.items, rival.items, weights) for rival in rivals]

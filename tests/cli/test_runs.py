@@ -177,8 +177,8 @@ def test_status_of_a_driven_run_shows_its_phase(cli: Any, run: Path) -> None:
     assert "1 min 00 s of driving" in shown
     assert "2 of 8 done, 1 running, 1 failed" in shown
     assert "3.0 a minute" in shown
-    # Of 8 candidates and the mean 7 are left; 9 evaluations on validation and 5 on test items follow.
-    assert "about 7 min 00 s for all that is to come" in shown
+    # Of 8 candidates and the mean 7 are left; 10 evaluations on validation and 5 on test items follow.
+    assert "about 7 min 20 s for all that is to come" in shown
     assert "resume" not in shown
 
 

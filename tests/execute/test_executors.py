@@ -10,10 +10,11 @@ import torch
 
 from evomerge.config.config import Config
 from evomerge.config.execution import ExecutionConfig
-from evomerge.errors import ConfigError, ExecutionError
+from evomerge.errors import ConfigError, ExecutionError, UnknownNameError
 from evomerge.execute.base import WorkerSettings
 from evomerge.execute.inline import InlineExecutor
 from evomerge.execute.settings import choose_backend, make_executor, worker_settings
+from evomerge.study.experiment import check_names
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 
@@ -101,5 +102,8 @@ def test_a_gpu_that_is_not_there_is_refused_inline(tiny_llama: dict[str, Path]) 
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="inline"):
-        experiment(backend="dask")
+    config = experiment(backend="dask")
+    with pytest.raises(ConfigError, match=r"c\.yaml: execution\.backend: unknown executor 'dask'.* auto, inline, ray"):
+        check_names(config, where="c.yaml")
+    with pytest.raises(UnknownNameError, match=r"unknown executor 'dask'.* inline, ray"):
+        make_executor(config.execution, worker_settings(config, dtype="float32"))

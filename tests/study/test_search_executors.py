@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from evomerge.config.config import Config
+from evomerge.errors import ConfigError
+from evomerge.execute import EXECUTORS
 from evomerge.execute.base import Executor, Failure, Job, Outcome
 from evomerge.run.directory import open_run
 from evomerge.run.lock import lock
@@ -19,6 +21,7 @@ from evomerge.run.records import TrialRecord
 from evomerge.run.trial import TrialKind
 from evomerge.study import session as session_module
 from evomerge.study.candidates import Candidates
+from evomerge.study.check import check
 from evomerge.study.search import resume, search
 from evomerge.study.session import Session
 from helpers.search import Count, changed, essence, kill_after_lines, start, write_config
@@ -131,6 +134,21 @@ def test_failed_candidates_are_failed_trials_and_the_search_goes_on(
     count = Count()
     resume(tmp_path / "run", evaluations=28, observer=count)
     assert count.evaluated == []
+
+
+def test_the_executor_of_another_package_is_chosen_by_its_name_and_refused_where_it_is_unknown(
+    tmp_path: Path, config: Config, undisturbed: Path
+) -> None:
+    theirs = changed(config, execution={"backend": "theirs"})
+    refusal = r"x\.yaml: execution\.backend: unknown executor 'theirs'\..* Available: auto, inline, ray\."
+    for refused in (lambda: search(theirs, tmp_path / "run", where="x.yaml"), lambda: check(theirs, where="x.yaml")):
+        with pytest.raises(ConfigError, match=refusal):
+            refused()
+    assert not (tmp_path / "run").exists()
+    with EXECUTORS.extended({"theirs": "helpers.executors:Theirs"}):
+        assert check(theirs).backend == "theirs"
+        search(theirs, tmp_path / "run")
+    assert essence(tmp_path / "run") == essence(undisturbed)
 
 
 def test_the_same_recipe_is_evaluated_once(tmp_path: Path, config: Config) -> None:

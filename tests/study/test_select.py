@@ -83,3 +83,13 @@ def test_a_summary_compares_the_winner_with_each_rival_on_the_same_items() -> No
     assert found["comparisons"][1]["p_holm"] >= found["comparisons"][1]["p"]
     low, high = found["models"][1]["interval"]
     assert low < 0.5 < high
+
+
+def test_a_uniform_merge_that_won_is_not_compared_with_itself() -> None:
+    items = {"t": Mean(np.array([0.0, 1.0, 1.0]))}
+    kinds = {0: "base", 4: "uniform"}
+    models = [Scored(trial=number, name=kind, kind=kind, score=0.5, items=items) for number, kind in kinds.items()]
+    models.append(Scored(trial=4, name="winner", kind="winner", score=0.5, items=items))
+    found = summary(models, {"t": 1.0})
+    assert [row["winner_vs"] for row in found["comparisons"]] == ["base"]
+    assert [model["kind"] for model in found["models"]] == ["base", "uniform", "winner"]

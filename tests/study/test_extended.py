@@ -1,0 +1,64 @@
+"""A search that is given a larger budget and interrupted: what is said of it until it has ended again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from evomerge.cli.tables import marks_of
+from evomerge.config.config import Config
+from evomerge.run.directory import Run, open_run, update_config
+from evomerge.study.export import export
+from evomerge.study.search import resume, search
+from helpers.search import Interrupt, changed
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory, config: Config) -> Path:
+    directory = tmp_path_factory.mktemp("extended") / "run"
+    search(changed(config, search={"evaluations": 8}), directory)
+    return directory
+
+
+def shown(run: Run) -> str:
+    command = [sys.executable, "-m", "evomerge", "status", str(run.directory)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def extended(run: Run) -> None:
+    """As a driver leaves it that was killed before its first evaluation."""
+    update_config(run, changed(run.config, search={"evaluations": 24}))
+
+
+def test_a_run_is_done_for_its_budget_alone_and_says_whose_winner_it_has(ended: Path, tmp_path: Path) -> None:
+    run = open_run(ended)
+    before, winner = run.result(), int(run.result()["winner"]["trial"])  # type: ignore[index]
+    assert (run.has_ended(), run.status().phase) == (True, "done")
+    assert marks_of(run)[winner] == "winner"
+    assert "Next: evomerge export" in shown(run).replace("\n", " ")
+
+    extended(run)
+    run = open_run(ended)
+    assert (run.has_ended(), run.status().phase) == (False, "not continued")
+    assert "done\n" not in "".join(line for line in shown(run).splitlines(keepends=True) if line.startswith("phase"))
+    assert "8 of 24 done" in shown(run)
+    assert "held out" not in shown(run)
+    assert marks_of(run)[winner] == "earlier winner"
+    notes: list[str] = []
+    export(ended, tmp_path / "merged", report=notes.append)
+    assert f"the search hasn't ended; trial {winner} won when its budget was smaller" in notes
+
+    with pytest.raises(KeyboardInterrupt):
+        resume(ended, observer=Interrupt(3))
+    status = open_run(ended).status()
+    assert (status.phase, status.finished, status.budget) == ("search", 11, 24)
+    assert "stopped during search" in shown(run)
+    assert open_run(ended).result() == before
+
+    resume(ended)
+    run = open_run(ended)
+    assert (run.has_ended(), run.status().phase, run.status().finished) == (True, "done", 24)
+    assert run.result()["evaluations"] == 24  # type: ignore[index]

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import torch
 
 from evomerge.benchmark.base import Benchmark
+from evomerge.benchmark.lm_eval.own_code import own_code
 from evomerge.benchmark.lm_eval.tasks import check_tasks
 from evomerge.config.config import Config
-from evomerge.errors import BenchmarkError, ConfigError
+from evomerge.errors import BenchmarkError, ConfigError, listed
 from evomerge.execute.device import process_bytes
 from evomerge.execute.settings import choose_backend, worker_settings
 from evomerge.inference.plan import count_tokens
@@ -84,11 +85,17 @@ class Preflight:
         return self.live_bytes + self.prepared_bytes
 
 
-def check(config: Config, *, where: str = "config") -> Preflight:
+def check(config: Config, *, where: str = "config", trust_tasks: bool = False) -> Preflight:
     """Find everything wrong with a config that can be found here, and size the search.
 
     Models that aren't on this machine are listed as unresolved. An expert among them is sized as if it were the base;
     without the base, tasks and metrics are looked at and the rest is left out. What wasn't looked at is in `unchecked`.
+
+    Args:
+        config: the experiment.
+        where: its file, for messages.
+        trust_tasks: also load tasks that bring code and run it then, as a search does; otherwise a benchmark with
+            such a task isn't looked at.
 
     Raises: EvomergeError subclasses for what is wrong; ConfigError for a path where no model can be.
     """
@@ -99,8 +106,11 @@ def check(config: Config, *, where: str = "config") -> Preflight:
     away = {name: found.message for name, found in places.items() if found.kind == "unresolved"}
     storage = check_storage(config.storage, where=where)
     unchecked = [] if storage is None else [storage]
+    code = {} if trust_tasks or config.benchmark.kind != "lm_eval" else own_code(config.benchmark, where)
+    if code:
+        unchecked.append(_untrusted(code))
     if "base" in away:
-        return _without_base(config, sources, places, unchecked, where)
+        return _without_base(config, sources, places, unchecked, where, load=not code)
     unchecked += [
         f"expert {name!r}: whether it fits the base; sizes take it to be as large as the base" for name in away
     ]
@@ -108,13 +118,16 @@ def check(config: Config, *, where: str = "config") -> Preflight:
     sizes = {name: model.size_bytes for name, model in experiment.opened.by_name.items() if name not in away}
     warnings: list[str] = []
     notes = notes_of(experiment.models)
+    items: dict[str, int] = {}
+    tokens: dict[str, int] = {}
     try:
-        benchmark = experiment.benchmark
-        items = {split: len(found) for split, found in benchmark.splits.items()}
-        check_pruner(experiment)
-        warnings += benchmark.truncated
-        notes = [*notes, *benchmark.notes]
-        tokens = _tokens(experiment, benchmark)
+        if not code:
+            benchmark = experiment.benchmark
+            items = {split: len(found) for split, found in benchmark.splits.items()}
+            check_pruner(experiment)
+            warnings += benchmark.truncated
+            notes = [*notes, *benchmark.notes]
+            tokens = _tokens(experiment, benchmark)
     except BenchmarkError as error:
         if not error.unreachable:
             raise
@@ -130,7 +143,7 @@ def check(config: Config, *, where: str = "config") -> Preflight:
     scan = len(experiment.space.starting_points(config.search.scan))
     experts = len(config.models.experts)
     return Preflight(
-        experiment=None if away else experiment,
+        experiment=None if away or code else experiment,
         models=_found(sources, places, sizes),
         dtype=experiment.dtype,
         dimensions=list(experiment.space.dimensions),
@@ -179,13 +192,14 @@ def _with_stand_ins(config: Config, away: Collection[str]) -> Config:
 
 
 def _without_base(
-    config: Config, sources: Sources, places: Mapping[str, Whereabouts], unchecked: list[str], where: str
+    config: Config, sources: Sources, places: Mapping[str, Whereabouts], unchecked: list[str], where: str, *, load: bool
 ) -> Preflight:
     """What can be said of an experiment whose base isn't on this machine."""
     unchecked = [*unchecked, "whether the models fit each other; dimensions, memory, items and cost"]
     if config.benchmark.kind == "lm_eval":
         try:
-            check_tasks(config.benchmark, where)
+            if load:
+                check_tasks(config.benchmark, where)
         except BenchmarkError as error:
             if not error.unreachable:
                 raise
@@ -197,6 +211,15 @@ def _without_base(
         unresolved=[found.message for found in places.values() if found.kind == "unresolved"],
         unchecked=unchecked,
         backend=choose_backend(config.execution),
+    )
+
+
+def _untrusted(code: Mapping[str, Collection[str]]) -> str:
+    """What isn't checked where tasks bring code."""
+    tasks = "; ".join(f"{name}: {listed(files)}" for name, files in code.items())
+    return (
+        f"the benchmark's metrics and items, since tasks of it run code when they are loaded ({tasks}). A search runs "
+        "that code; look at it, and if you trust it, check with --trust-tasks"
     )
 
 

@@ -177,3 +177,23 @@ def test_a_missing_config_is_said_to_be_missing(cli: Any, tmp_path: Path) -> Non
     done = cli("check", tmp_path / "nope.yaml")
     assert done.exit_code == 1
     assert done.stderr == f"Error: {tmp_path / 'nope.yaml'}: can't be read: No such file or directory\n"
+
+
+def test_code_of_tasks_is_run_only_when_asked_to(cli: Any, config: Path, tmp_path: Path) -> None:
+    tasks = next(path for path in tmp_path.rglob("tiny_choice.yaml"))
+    canary = tmp_path / "CANARY"
+    (tasks.parent / "util.py").write_text(f"open({str(canary)!r}, 'w').close()\ndef same(docs): return docs\n")
+    tasks.write_text(tasks.read_text() + "process_docs: !function util.same\n")
+    done = cli("check", config)
+    assert done.exit_code == 0, done.stderr
+    assert "Not checked: the benchmark's metrics and items, since tasks of it run code" in done.stdout
+    assert "util.py" in done.stdout
+    assert "No mistake was found" not in done.stdout
+    piloted = cli("check", config, "--pilot")
+    assert piloted.exit_code == 1
+    assert "--trust-tasks" in piloted.stderr
+    assert not canary.exists()
+    trusted = cli("check", config, "--trust-tasks")
+    assert trusted.exit_code == 0, trusted.stderr
+    assert "No mistake was found" in trusted.stdout
+    assert canary.exists()

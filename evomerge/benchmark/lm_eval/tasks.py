@@ -56,6 +56,21 @@ def check_tasks(config: BenchmarkConfig, where: str) -> None:
         load_tasks(config, where, SPLITS)
 
 
+def task_manager(config: BenchmarkConfig, where: str) -> Any:
+    """lm-eval's index of tasks, read without running code. Raises: BenchmarkError for a folder that isn't there."""
+    from lm_eval.tasks import TaskManager
+
+    for index, folder in enumerate(config.include_path):
+        if not Path(folder).is_dir():
+            raise BenchmarkError(f"{where}: benchmark.include_path[{index}]: no such folder: {folder}")
+    paths = [str(folder) for folder in config.include_path]
+    manager = TaskManager(include_path=paths, include_defaults=False) if paths else None
+    if manager is None or any(entry.task not in manager.all_tasks for entry in config.tasks):
+        # Reading every built-in task costs seconds, so only when a name isn't among one's own.
+        manager = TaskManager(include_path=paths or None)
+    return manager
+
+
 def load_tasks(
     config: BenchmarkConfig, where: str, wanted: Sequence[str]
 ) -> tuple[list[LoadedTask], list[LoadedGroup]]:
@@ -68,16 +83,8 @@ def load_tasks(
 
     Raises: BenchmarkError for tasks and metrics that don't exist, and data that can't be had.
     """
-    from lm_eval.tasks import TaskManager
-
-    for index, folder in enumerate(config.include_path):
-        if not Path(folder).is_dir():
-            raise BenchmarkError(f"{where}: benchmark.include_path[{index}]: no such folder: {folder}")
     paths = [str(folder) for folder in config.include_path]
-    manager = TaskManager(include_path=paths, include_defaults=False) if paths else None
-    if manager is None or any(entry.task not in manager.all_tasks for entry in config.tasks):
-        # Reading every built-in task costs seconds, so only when a name isn't among one's own.
-        manager = TaskManager(include_path=paths or None)
+    manager = task_manager(config, where)
     found: list[LoadedTask] = []
     groups: list[LoadedGroup] = []
     for index, entry in enumerate(config.tasks):

@@ -35,6 +35,7 @@ def refuse_incomplete(base: Checkpoint, report: Mapping[str, Any]) -> None:
     """Refuse what transformers reports as missing, left over or misshapen."""
     missing = sorted(report["missing_keys"])
     left_over = sorted(set(report["unexpected_keys"]) & set(base.tensors))
+    left_over = [name for name in left_over if name not in base.unread]
     misshapen = sorted(str(entry[0]) for entry in report["mismatched_keys"])
     for names, problem in (
         (missing, "the model needs parameters that the checkpoint lacks"),
@@ -80,7 +81,7 @@ def find_boxes(base: Checkpoint, model_class: Any, config: Any, dtype: torch.dty
             boxes[name] = _Box(parameter=parameter, slices=slices)
     ignored = getattr(model_class, "_keys_to_ignore_on_load_unexpected", None) or ()
     lost = [name for name in names if name not in boxes]
-    if unused := [name for name in lost if any(re.search(pattern, name) for pattern in ignored)]:
+    if unused := [name for name in lost if any(re.search(pattern, name) for pattern in ignored) or name in base.unread]:
         _log.info("%s: %s: stored, but not part of the live model", base.folder, listed(unused))
     if lost := [name for name in lost if name not in unused]:
         raise CheckpointError(f"{base.folder}: stored tensors aren't found in the live model: {listed(lost)}")

@@ -69,7 +69,7 @@ def write_folder(
     models = open_models(recipe)
     merger = Merger(models, device=device, states=states)
     bound = merger.bind(recipe)
-    notes = [*notes_of(models), *merger.notes(bound)]
+    notes = [*notes_of(models), *merger.account(), *merger.notes(bound)]
     try:
         with fresh_folder(out) as folder:
             _refuse_small_disk(out, bound.size_bytes)

@@ -30,7 +30,8 @@ class Inputs:
         base: gives names, shapes, order and default dtype.
         experts: by name, in config order.
         device: where tensors are merged.
-        floating: names of the tensors that are merged; integers are the base's.
+        floating: names of the tensors that are merged, which all models have; integers, and what transformers leaves
+            unread and only some models have, are the base's.
 
     Raises: CheckpointError if the models can't be merged with each other.
     """
@@ -40,8 +41,12 @@ class Inputs:
         self.base = models.base
         self.experts = dict(models.experts)
         self.device = torch.device(device)
-        self.floating = tuple(name for name, info in self.base.tensors.items() if info.dtype.is_floating_point)
         self._names = {name: match_names(self.base, expert) for name, expert in self.experts.items()}
+        self.floating = tuple(
+            name
+            for name, info in self.base.tensors.items()
+            if info.dtype.is_floating_point and all(name in names for names in self._names.values())
+        )
         self._caches_all = self._fit_on_device()
         self._cache: dict[tuple[str, str], Tensor] = {}
         self._check_integers()
@@ -77,9 +82,18 @@ class Inputs:
         if method.base == "required" and not self.base.computes(name):
             read_ahead(self.base.tensor(name))
         for expert, checkpoint in self.experts.items():
-            stored = self._names[expert][name]
-            if not checkpoint.computes(stored):
+            stored = self._names[expert].get(name)
+            if stored is not None and not checkpoint.computes(stored):
                 read_ahead(checkpoint.tensor(stored))
+
+    def lacks(self, name: str) -> tuple[str, ...]:
+        """The experts that haven't one of the base's tensors, which transformers then leaves unread."""
+        return tuple(expert for expert, names in self._names.items() if name not in names)
+
+    def left_out(self, expert: str) -> tuple[str, ...]:
+        """The tensors of an expert that the base hasn't, which transformers leaves unread."""
+        taken = set(self._names[expert].values())
+        return tuple(name for name in self.experts[expert].names if name not in taken)
 
     def wait(self) -> None:
         """Until a GPU has done what it was asked for."""
@@ -123,7 +137,8 @@ class Inputs:
             if info.dtype.is_floating_point or name.endswith("num_batches_tracked"):
                 continue
             for expert, checkpoint in self.experts.items():
-                if not torch.equal(self.base.tensor(name), checkpoint.tensor(self._names[expert][name])):
+                stored = self._names[expert].get(name)
+                if stored is not None and not torch.equal(self.base.tensor(name), checkpoint.tensor(stored)):
                     raise CheckpointError(
                         f"{checkpoint.folder}: {name}: integers that differ from the base's can't be merged"
                     )

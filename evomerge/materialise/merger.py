@@ -22,6 +22,7 @@ from evomerge.errors import MergeError
 from evomerge.files.read_ahead import prefer_large_pages
 from evomerge.kernels.formulas import Finite
 from evomerge.kernels.fuse import is_finite
+from evomerge.materialise.account import account_of
 from evomerge.materialise.bind import Binder, Bound
 from evomerge.materialise.inputs import Inputs
 from evomerge.materialise.prepare import Preparer
@@ -66,6 +67,10 @@ class Merger:
         """What is allowed in a recipe that fits these models, but hardly meant: a sentence each."""
         return self._binder.notes(bound)
 
+    def account(self) -> list[str]:
+        """How many tensors each model has, and what becomes of them: a sentence each."""
+        return account_of(self.inputs)
+
     def prepare(self, bound: Bound) -> None:
         """Compute what the method needs whatever the coefficients, unless that is at hand."""
         self.preparer.prepare(bound)
@@ -83,7 +88,8 @@ class Merger:
         """
         method, states = self.preparer.prepare(bound)
         later: dict[str, Tensor] = {}
-        for name, target in targets.items():
+        for name in (name for name in targets if name in bound.group_of):
+            target = targets[name]
             dtype = bound.stored[name]
             # Rounded to the stored dtype first, as a model loaded from the exported folder would be.
             out = target if target.dtype == dtype else torch.empty_like(target, dtype=dtype)
@@ -105,7 +111,8 @@ class Merger:
         """The merged tensors one at a time, in the order of `Bound.stored`, on the CPU, in storage dtype.
 
         Taking them one by one needs the memory of a few tensors. While one is merged, the inputs of the next ones are
-        read. Integers are the base's. States are read from the folder of states where they are, and not put there.
+        read. What isn't merged is the base's. States are read from the folder of states where they are, and not put
+        there.
 
         Args:
             bound: the merge.
@@ -127,8 +134,8 @@ class Merger:
                 reading.extend(
                     reader.submit(self.inputs.read_ahead, following, method) for following in islice(to_read, 1)
                 )
-                if not dtype.is_floating_point:
-                    yield name, self.base.tensor(name)
+                if name not in bound.group_of:
+                    yield name, self.base.tensor(name).to(dtype)
                     continue
                 inputs = self.inputs.of(name, method, keep=False)
                 shape = self.base.tensors[name].shape

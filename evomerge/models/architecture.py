@@ -28,10 +28,6 @@ _HEAD = re.compile(r"^(lm_head|embed_out|output|head|output_layer|output_project
 _EMBEDDING = re.compile(r"emb|^wte$|^wpe$|^project_in$|^shared$")
 _SENSES = re.compile(r"vision|visual|image|audio|speech")
 
-# Buffers that older transformers releases stored and that newer ones compute: masks and rotary tables.
-_COMPUTED = re.compile(r"(^|\.)(rotary_emb\.\w+|masked_bias)$")
-_MASK = re.compile(r"(^|\.)(attn|attention)\.bias$")
-
 
 class Place(NamedTuple):
     """Where a tensor belongs: its layer, counted from 0, and its kind of module."""
@@ -114,11 +110,6 @@ def configured_depth(config: Mapping[str, Any]) -> int | None:
                 if isinstance(section.get(key), int):
                     return int(section[key])
     return None
-
-
-def is_computed(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a stored tensor is a mask or a rotary table that transformers computes and doesn't load."""
-    return bool(_COMPUTED.search(name)) or (len(shape) > 1 and bool(_MASK.search(name)))
 
 
 @dataclass(frozen=True, slots=True)

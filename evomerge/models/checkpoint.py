@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from evomerge.errors import CheckpointError
-from evomerge.models.architecture import Layout, is_computed
+from evomerge.models.architecture import Layout
 from evomerge.models.carried import carry
 from evomerge.models.headers import TensorInfo, read_headers, read_json
 from evomerge.models.hub import TOKENIZER_FILES, is_adapter, is_compressed, resolve
+from evomerge.models.ignored import COMPUTED, is_computed, left_unread
 from evomerge.models.tokens import POSITIONS, Tokens, Vocabulary, load_tokenizer, token_ids
 from evomerge.recipe.sources import ModelReference
 
@@ -37,12 +38,14 @@ class Checkpoint:
         config: config.json.
         tensors: every tensor that belongs to the model, by stored name, in a fixed order. Buffers that
             transformers computes by itself and a head that repeats a tied embedding are left out.
+        ignored: the stored tensors that are left out, each with the rule that says so.
     """
 
     reference: ModelReference
     folder: Path
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
+    ignored: Mapping[str, str] = field(default_factory=dict, repr=False)
     _files: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -59,13 +62,15 @@ class Checkpoint:
         folder = resolve(reference)
         config = _read_config(folder)
         stored = read_headers(folder)
-        tensors = {name: info for name, info in stored.items() if not is_computed(name, info.shape)}
-        checkpoint = cls(reference=reference, folder=folder, config=config, tensors=tensors)
+        ignored = {name: COMPUTED for name, info in stored.items() if is_computed(name, info.shape)}
+        tensors = {name: info for name, info in stored.items() if name not in ignored}
+        checkpoint = cls(reference=reference, folder=folder, config=config, tensors=tensors, ignored=ignored)
         head = checkpoint._redundant_head()
         if head is None:
             return checkpoint
         kept = {name: info for name, info in tensors.items() if name != head}
-        return cls(reference=reference, folder=folder, config=config, tensors=kept, _files=checkpoint._files)
+        ignored[head] = "repeats the tied embedding"
+        return replace(checkpoint, tensors=kept, ignored=ignored)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Open files don't travel between processes: the copy reads the headers where it arrives.
@@ -89,6 +94,11 @@ class Checkpoint:
             return Layout.of(self.names, self.config)
         except CheckpointError as error:
             raise CheckpointError(f"{self.folder}: {error}") from error
+
+    @cached_property
+    def unread(self) -> Mapping[str, str]:
+        """Those of its tensors that transformers leaves unread on purpose, each with the rule that says so."""
+        return left_unread(self.names, self.config, self.architecture)
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -147,6 +157,11 @@ class Checkpoint:
     def notes(self) -> tuple[str, ...]:
         """What a person should know of how it becomes an expert, one sentence each."""
         return ()
+
+    @property
+    def original(self) -> Checkpoint:
+        """The model as it is on disk, without what shows it with other tokens or layers."""
+        return self
 
     @property
     def num_parameters(self) -> int:

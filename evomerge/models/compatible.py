@@ -74,16 +74,16 @@ def _differences(base: Checkpoint, expert: Checkpoint, vocabulary: bool) -> list
     exempt = frozenset() if vocabulary else frozenset(base.token_tensors)
     shapes = [
         f"{expert_name} {sides(expert.tensors[expert_name].shape)} (base {sides(info.shape)})"
-        for name, info in base.tensors.items()
-        if expert.tensors[expert_name := names[name]].shape[1 if name in exempt else 0 :]
-        != info.shape[1 if name in exempt else 0 :]
+        for name, expert_name in names.items()
+        if expert.tensors[expert_name].shape[1 if name in exempt else 0 :]
+        != (info := base.tensors[name]).shape[1 if name in exempt else 0 :]
     ]
     if shapes:
         found.append(f"{where}: shapes differ from the base's: {listed(shapes)}")
     kinds = [
         name
-        for name, info in base.tensors.items()
-        if info.dtype.is_floating_point != expert.tensors[names[name]].dtype.is_floating_point
+        for name, expert_name in names.items()
+        if base.tensors[name].dtype.is_floating_point != expert.tensors[expert_name].dtype.is_floating_point
     ]
     if kinds:
         found.append(f"{where}: integers in one model and floating-point numbers in the other: {listed(kinds)}")

@@ -92,12 +92,14 @@ def compress(
             error = energy_found = 0.0
             done, total = 0, end.size_bytes
             for name in start.names:
-                origin, wanted = start.tensor(name).to(device), end.tensor(names[name]).to(device)
+                origin = start.tensor(name).to(device)
+                # What the expert lacks and transformers leaves unread stays the base's.
+                wanted = end.tensor(names[name]).to(device) if name in names else origin
                 as_factors = wanted.dim() in (2, 3) and not (pattern and pattern.search(name))
                 record, wrong, size = _store(files, name, origin, wanted, truncation if as_factors else None, stored_as)
                 records[name] = record
                 error, energy_found = error + wrong, energy_found + size
-                done += end.tensors[names[name]].size_bytes
+                done += end.tensors[names[name]].size_bytes if name in names else 0
                 if progress is not None:
                     progress(done, total)
             files.close()

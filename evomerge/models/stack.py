@@ -72,6 +72,11 @@ class StackedCheckpoint(Checkpoint):
         return origin.model.computes(origin.name)
 
     @property
+    def original(self) -> Checkpoint:
+        """The model as it is on disk."""
+        return self.source.original
+
+    @property
     def as_stored(self) -> bool:
         """False: its folder holds other layers."""
         return False
@@ -139,6 +144,9 @@ def stack(
     at_ends = dict.fromkeys([BASE, *slices[0], *slices[-1]])
     outside = {name: match_outer_names(base, models[name]) for name in at_ends}
 
+    # What transformers leaves unread and one of these models lacks is left out.
+    shared = [tensor for tensor in outside[BASE] if all(tensor in outside[name] for name in at_ends)]
+
     def used_layers(name: str) -> list[tuple[str, int]]:
         shown = [name if name in part else next(iter(part)) for part in slices]
         return [
@@ -157,7 +165,7 @@ def stack(
 
     def shown(name: str) -> StackedCheckpoint:
         origins = {}
-        for tensor in outside[BASE]:
+        for tensor in shared:
             part = slices[0] if _comes_first(base, tensor) else slices[-1]
             source = name if name in part else next(iter(part))
             origins[tensor] = _Origin(models[source], outside[source][tensor])
@@ -171,11 +179,18 @@ def stack(
             infos.setdefault(key, replace(origin.model.tensors[origin.name], name=tensor))
             tensors[tensor] = infos[key]
         model = models[name]
+        used = {origin.name for origin in origins.values() if origin.model is model}
+        unused = {
+            own: "in layers that no slice names" if model.layout.split(own) else model.unread.get(own, "in no slice")
+            for own in model.names
+            if own not in used
+        }
         return StackedCheckpoint(
             reference=model.reference,
             folder=model.folder,
             config=with_settings(base.config if name == BASE else model.config, changed),
             tensors=tensors,
+            ignored={**model.ignored, **unused},
             source=model,
             remarks=(described(slices, depth), *idle) if name == BASE else (),
             _origins=origins,

@@ -78,6 +78,11 @@ class MatchedCheckpoint(Checkpoint):
         return name in self._gathered or self.source.computes(name)
 
     @property
+    def original(self) -> Checkpoint:
+        """The model as it is on disk."""
+        return self.source.original
+
+    @property
     def size_bytes(self) -> int:
         """Size of the model's tensors in its files."""
         return self.source.size_bytes
@@ -214,6 +219,7 @@ def _seen_base(
         folder=base.folder,
         config=_with_rows(base.config, rows_of(base), rows),
         tensors={**base.tensors, **tensors},
+        ignored=base.ignored,
         source=base,
         base=base,
         tokenization=merged,
@@ -249,6 +255,7 @@ def _seen_expert(
         folder=expert.folder,
         config=_with_rows(expert.config, rows_of(expert), len(has)),
         tensors=tensors,
+        ignored=expert.ignored,
         source=expert,
         base=base,
         tokenization=merged,

@@ -137,6 +137,7 @@ def check(config: Config, *, where: str = "config", trust_tasks: bool = False) -
     warnings += _warnings(config, population, items)
     unchecked += _devices(config, experiment.dtype)
     merger = Merger(experiment.models)
+    notes = [*notes, *merger.account()]
     bound = merger.bind(experiment.space.decode(experiment.space.default()))
     state_bytes = merger.preparer.state_bytes(bound)
     on_gpu = worker_settings(config, dtype=experiment.dtype).device.startswith("cuda")

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from evomerge.errors import CheckpointError
-from evomerge.models.architecture import Layout, is_computed
+from evomerge.models.architecture import Layout
 from evomerge.testing.models import ARCHITECTURES, tiny_model
 
 # Other naming habits: parallel blocks, extra norms, fused projections, routed experts.
@@ -147,19 +147,3 @@ def test_a_model_without_layers_has_one() -> None:
     layout = Layout.of(["embeddings.weight", "lm_head.weight"])
     assert layout.depth == 1
     assert [layout.place(name) for name in ("embeddings.weight", "lm_head.weight")] == [(0, "embedding"), (0, "head")]
-
-
-@pytest.mark.parametrize(
-    ("name", "shape", "computed"),
-    [
-        ("h.0.attn.bias", (1, 1, 64, 64), True),
-        ("gpt_neox.layers.3.attention.bias", (1, 1, 64, 64), True),
-        ("gpt_neox.layers.3.attention.masked_bias", (), True),
-        ("model.layers.0.self_attn.rotary_emb.inv_freq", (16,), True),
-        ("h.0.attn.c_attn.bias", (96,), False),
-        ("decoder.layers.0.attn.bias", (96,), False),
-        ("model.layers.0.self_attn.q_proj.weight", (32, 32), False),
-    ],
-)
-def test_masks_and_rotary_tables_are_told_from_weights(name: str, shape: tuple[int, ...], computed: bool) -> None:
-    assert is_computed(name, shape) is computed

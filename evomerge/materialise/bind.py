@@ -101,7 +101,8 @@ class Binder:
             for index, group in enumerate(bound.recipe.groups)
             if index not in used
         ]
-        if bound.method.base == "required" and not bound.recipe.slices:
+        from_base = bound.method.base == "required" and bound.method.option.get("origin") != "zero"
+        if from_base and not bound.recipe.slices:
             notes += [
                 f"expert {name!r} is the base itself; its task vector is zero"
                 for name, expert in self._inputs.experts.items()

@@ -39,6 +39,12 @@ def test_groups_without_tensors_and_an_expert_that_is_the_base_are_noted(tiny_ll
         "expert 'copy' is the base itself; its task vector is zero",
     ]
     assert merger.notes(merger.bind(replace(recipe, method="linear", groups=groups[1:]))) == []
+    karcher = replace(recipe, method="karcher", groups=groups[1:])
+    assert karcher.options.get("origin", "zero") == "zero"
+    assert merger.notes(merger.bind(karcher)) == []
+    assert merger.notes(merger.bind(replace(karcher, options={"origin": "base"}))) == [
+        "expert 'copy' is the base itself; its task vector is zero"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ is refused, and neither anchors nor nesting make more of a file than is in it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,9 +33,25 @@ def parse_yaml(text: str, where: str, problem: Problem) -> Any:
 
     Raises: `problem` in one line, with the line of the file.
     """
+    return _parsed(text, where, problem, lambda loader: loader.get_single_data())
+
+
+def parse_documents(text: str, where: str, problem: Problem) -> list[Any]:
+    """YAML text with any number of documents as plain data, each as `parse_yaml` gives it. Raises: `problem`."""
+
+    def every(loader: yaml.SafeLoader) -> list[Any]:
+        found = []
+        while loader.check_data():  # type: ignore[no-untyped-call]
+            found.append(loader.get_data())
+        return found
+
+    documents: list[Any] = _parsed(text, where, problem, every)
+    return documents
+
+
+def _parsed(text: str, where: str, problem: Problem, read: Callable[[yaml.SafeLoader], Any]) -> Any:
     try:
-        loader = _Loader(text)
-        data = loader.get_single_data()
+        data = read(_Loader(text))
     except yaml.YAMLError as error:
         raise problem(f"{where}: {_explain(error, text)}") from error
     except RecursionError as error:

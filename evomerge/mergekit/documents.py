@@ -7,15 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RecipeError, shown, unknown
-from evomerge.files.outside_yaml import parse_yaml
+from evomerge.files.outside_yaml import parse_documents
 from evomerge.recipe.sources import ModelReference
 
 _RESERVED = {"base", "uniform", "winner", "mean"}
 
 
 def parsed(text: str, where: str) -> Any:
-    """YAML as plain data. Raises: RecipeError."""
-    return parse_yaml(text, where, RecipeError)
+    """YAML as plain data. Raises: RecipeError, also for several documents."""
+    documents = documents_of(text, where)
+    if len(documents) > 1:
+        raise RecipeError(f"{where}: holds {len(documents)} documents, separated by ---; give one of them")
+    return documents[0] if documents else None
+
+
+def documents_of(text: str, where: str) -> list[Any]:
+    """Each YAML document that isn't empty as plain data. Raises: RecipeError."""
+    return [document for document in parse_documents(text, where, RecipeError) if document is not None]
 
 
 def reference(value: Any, where: str, folder: Path | None) -> ModelReference:

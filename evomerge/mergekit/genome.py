@@ -15,6 +15,7 @@ from evomerge.config.config import Config
 from evomerge.errors import ConfigError, RecipeError, shown, unknown
 from evomerge.files.outside import read_json
 from evomerge.mergekit.documents import mapping, named, parsed, reference, sequence
+from evomerge.mergekit.settings import to_switch, to_whole
 from evomerge.methods import METHODS
 from evomerge.methods.base import MergeMethod
 from evomerge.models.architecture import configured_depth
@@ -163,9 +164,7 @@ def _options(genome: Mapping[str, Any], method: str, where: str, notes: list[str
 
 
 def _space(genome: Mapping[str, Any], method: str, depth: int | None, where: str, notes: list[str]) -> dict[str, Any]:
-    layers = genome.get("layer_granularity", 0)
-    if type(layers) is not int:
-        raise ConfigError(f"{where}: genome.layer_granularity: expected a number of layers, got {shown(layers)}")
+    layers = to_whole(genome.get("layer_granularity", 0), f"{where}: genome.layer_granularity")
     if depth is not None and layers > 0 and depth % layers:
         raise ConfigError(f"{where}: genome.layer_granularity: {layers} layers don't divide the models' {depth}")
     smooth = _flag(genome, "smooth", f"{where}: genome")
@@ -208,9 +207,10 @@ def _benchmark(top: Mapping[str, Any], where: str, notes: list[str]) -> dict[str
         if not isinstance(task.get("name"), str):
             raise ConfigError(f"{place}.name: expected a task's name, got {shown(task.get('name'))}")
         weight = task.get("weight", 1.0)
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or weight <= 0:
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
             raise ConfigError(f"{place}.weight: {weight!r}: a weight is a number above 0; scores are higher for better")
-        few = {} if top.get("num_fewshot") is None else {"num_fewshot": top["num_fewshot"]}
+        shots = top.get("num_fewshot")
+        few = {} if shots is None else {"num_fewshot": to_whole(shots, f"{where}: num_fewshot")}
         tasks.append({"task": task["name"], "metric": task.get("metric", "acc,none"), "weight": weight, **few})
     chat = _flag(top, "apply_chat_template", where, default=True)
     if chat and not _flag(top, "fewshot_as_multiturn", where, default=True):
@@ -220,7 +220,8 @@ def _benchmark(top: Mapping[str, Any], where: str, notes: list[str]) -> dict[str
     benchmark: dict[str, Any] = {"tasks": tasks, "apply_chat_template": chat}
     if top.get("limit") is not None:
         benchmark["splits"] = {
-            "search": {"items": top["limit"]}, "validation": {"fraction": 0.3}, "test": {"fraction": 0.3},
+            "search": {"items": to_whole(top["limit"], f"{where}: limit")},
+            "validation": {"fraction": 0.3}, "test": {"fraction": 0.3},
         }  # fmt: skip
     notes.append(
         "items, all of which guided the search: parts are kept to choose and to test the winner (benchmark.splits)"
@@ -229,8 +230,5 @@ def _benchmark(top: Mapping[str, Any], where: str, notes: list[str]) -> dict[str
 
 
 def _flag(data: Mapping[str, Any], key: str, where: str, *, default: bool = False) -> bool:
-    value = data.get(key, default)
-    if not isinstance(value, bool):
-        separator = "." if where.endswith("genome") else ": "
-        raise ConfigError(f"{where}{separator}{key}: expected true or false, got {shown(value)}")
-    return value
+    separator = "." if where.endswith("genome") else ": "
+    return to_switch(data.get(key, default), f"{where}{separator}{key}")

@@ -13,6 +13,7 @@ Setting = bool | int | float | str
 
 INERT_EVERYWHERE: Mapping[str, str] = {
     "int8_mask": "only chooses how mergekit stores masks while it merges",
+    "embed_slerp": "chose how earlier releases of mergekit averaged rows of embeddings",
 }
 """Parameters that change no result in mergekit, whatever the method."""
 

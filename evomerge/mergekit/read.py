@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RecipeError, unknown
-from evomerge.files.outside_yaml import read_yaml
-from evomerge.mergekit.documents import mapping, parsed, reference
+from evomerge.files.outside import read_text
+from evomerge.mergekit.documents import documents_of, mapping, parsed, reference
 from evomerge.mergekit.methods import BY_THEIRS
+from evomerge.mergekit.modules import unread_ranges, without_modules
 from evomerge.mergekit.reading import Reading, check_names
 from evomerge.mergekit.settings import parameters_of
 from evomerge.mergekit.stretches import Spot, Stretch, experts_of, slices_of, spots_of, stretches_of
@@ -26,7 +27,7 @@ from evomerge.recipe.recipe import FLOATING, Recipe
 from evomerge.recipe.sources import ModelReference, VocabularyPolicy
 
 _TOP = {
-    "merge_method", "models", "slices", "modules", "base_model", "dtype", "out_dtype", "tokenizer_source",
+    "name", "merge_method", "models", "slices", "modules", "base_model", "dtype", "out_dtype", "tokenizer_source",
     "tokenizer", "chat_template", "parameters",
 }  # fmt: skip
 
@@ -44,9 +45,15 @@ def load_recipe(path: str | Path, *, report: Callable[[str], None] | None = None
     Raises: RecipeError, CheckpointError.
     """
     path = Path(path)
-    data = read_yaml(path, RecipeError)
+    documents = documents_of(read_text(path, RecipeError), str(path))
+    if len(documents) > 1:
+        raise RecipeError(
+            f"{path}: holds {len(documents)} merges, as for mergekit-multi; make them, one after the other, with: "
+            f"evomerge merge {path} OUT"
+        )
+    data = documents[0] if documents else None
     if _is_merge(data):
-        return _read(data, str(path), path.parent, report)
+        return from_data(data, where=str(path), folder=path.parent, report=report)
     _refuse_other_files(data, str(path))
     return Recipe.from_data(data, where=str(path)).relative_to(path.parent)
 
@@ -82,20 +89,26 @@ def read_mergekit(
 
     Raises: RecipeError with the place in the file, for anything that isn't supported or isn't right.
     """
-    return _read(parsed(text, where), where, folder, report)
+    return from_data(parsed(text, where), where=where, folder=folder, report=report)
 
 
 def _is_merge(data: Any) -> bool:
     return isinstance(data, dict) and "merge_method" in data and "evomerge" not in data
 
 
-def _read(data: Any, where: str, folder: Path | None, report: Callable[[str], None] | None) -> Recipe:
-    top = mapping(data, where, _TOP)
+def from_data(
+    data: Any, *, where: str, folder: Path | None = None, report: Callable[[str], None] | None = None
+) -> Recipe:
+    """The recipe that a merge file's plain data describes: see `read_mergekit`."""
+    top = without_modules(mapping(data, where, _TOP), where)
     method = top.get("merge_method")
     if not isinstance(method, str) or method not in BY_THEIRS:
         raise RecipeError(f"{where}: merge_method: {unknown('mergekit method', str(method), BY_THEIRS)}")
     counterpart = BY_THEIRS[method]
     _refuse_unsupported(top, where)
+    if report is not None:
+        for note in unread_ranges(top):
+            report(note)
     stretches, base = stretches_of(top, where, folder)
     first = base or stretches[0].sources[0].adapts or stretches[0].sources[0].model
     _refuse_other_adapters(stretches, first)
@@ -149,8 +162,6 @@ def _read(data: Any, where: str, folder: Path | None, report: Callable[[str], No
 
 
 def _refuse_unsupported(top: Mapping[str, Any], where: str) -> None:
-    if top.get("modules") is not None:
-        raise RecipeError(f"{where}: modules: merging modules separately isn't supported; give models or slices")
     if top.get("chat_template") is not None:
         raise RecipeError(
             f"{where}: chat_template: replacing it isn't supported; remove the key to keep the base's template"

@@ -30,7 +30,7 @@ def evaluate(setting: Any, name: str, depth: float, where: str, *, number: bool)
             if wanted is None or wanted == "*" or wanted in name:
                 return evaluate(condition["value"], name, depth, where, number=number)
         return None
-    convert = _to_number if number else _to_bool
+    convert = _to_number if number else to_switch
     if not isinstance(setting, list):
         return convert(setting, where)
     if not setting:
@@ -61,11 +61,35 @@ def _to_number(value: Any, where: str) -> float:
         raise RecipeError(f"{where}: expected a number, got {shown(value)}") from None
 
 
-def _to_bool(value: Any, where: str) -> bool:
-    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+def to_switch(value: Any, where: str) -> bool:
+    """A switch as mergekit takes it, also as a number: mergekit itself writes 1.0 for true. Raises: RecipeError."""
+    known = {
+        **dict.fromkeys(("true", "1", "yes", "on", "t", "y", "1.0"), True),
+        **dict.fromkeys(("false", "0", "no", "off", "f", "n", "0.0"), False),
+    }
     if str(value).lower() not in known:
         raise RecipeError(f"{where}: expected true or false, got {shown(value)}")
     return known[str(value).lower()]
+
+
+def to_whole(value: Any, where: str) -> int:
+    """A whole number as mergekit takes it, also written as 4.0. Raises: RecipeError."""
+    try:
+        number = _to_number(value, where)
+        if number == int(number):
+            return int(number)
+    except (RecipeError, ValueError, OverflowError):
+        pass
+    raise RecipeError(f"{where}: expected a whole number, got {shown(value)}")
+
+
+def joined(inner: Mapping[str, Any], outer: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of two scopes as one: what the inner one says nothing of, for a tensor, the outer one says."""
+    found = {**outer, **{name: setting for name, setting in inner.items() if setting is not None and setting != []}}
+    for name, setting in inner.items():
+        if (conditions := conditions_of(setting)) and name in outer:
+            found[name] = [*conditions, *(conditions_of(outer[name]) or [{"value": outer[name]}])]
+    return found
 
 
 def parameters_of(value: Any, where: str) -> Mapping[str, Any]:

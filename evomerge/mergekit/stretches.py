@@ -65,7 +65,7 @@ def stretches_of(
     base = None if base is None else reference(base, f"{where}: base_model", folder)
     if top.get("models") is not None:
         sources = [
-            _source(entry, f"{where}: models[{index}]", {"model", "parameters"}, folder)
+            _source(entry, f"{where}: models[{index}]", {"model", "parameters", "layer_range"}, folder)
             for index, entry in enumerate(sequence(top["models"], f"{where}: models"))
         ]
         if base is not None and all(source.model != base for source in sources):

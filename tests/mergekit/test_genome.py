@@ -97,7 +97,8 @@ def test_without_a_base_the_first_model_stands_for_it() -> None:
     [
         (genome(merge_method="breadcrumbs"), "genome.merge_method: unknown mergekit-evolve method 'breadcrumbs'"),
         (genome(base_model=None), "genome.base_model: missing; dare_ties needs it"),
-        (genome(layer_granularity="two"), "genome.layer_granularity: expected a number of layers"),
+        (genome(layer_granularity="two"), "genome.layer_granularity: expected a whole number, got 'two'"),
+        (genome(layer_granularity=2.5), "genome.layer_granularity: expected a whole number, got 2.5"),
         (genome(smooth=3), "genome.smooth: expected true or false, got 3"),
         (genome(models=["org/one+org/lora"]), r"genome.models\[0\]: .* adapter"),
         (genome(population=3), "unknown key 'population'"),

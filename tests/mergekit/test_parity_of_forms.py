@@ -29,6 +29,20 @@ models:
     parameters: {{weight: ["1e-1", 0.5]}}
 dtype: float32
 """,
+    "the form that mergekit writes": """
+merge_method: ties
+base_model: {base}
+modules:
+  default:
+    parameters: {{weight: [{{filter: mlp, value: 0.2}}], density: 1.0}}
+    slices:
+    - sources:
+      - {{model: {base}, layer_range: [0, 4]}}
+      - {{model: {a}, layer_range: [0, 4], parameters: {{weight: [0.9, 0.2, 0.4]}}}}
+      - {{model: {b}, layer_range: [0, 4]}}
+parameters: {{int8_mask: 1.0, normalize: 0.0, weight: 0.7, embed_slerp: true}}
+dtype: float32
+""",
     "filters with values over depth": """
 merge_method: slerp
 base_model: {base}

@@ -14,7 +14,8 @@ from helpers.mergekit_files import sliced, ties
 REFUSED = {
     "an unknown method": (ties(merge_method="tyes"), r"merge_method: unknown mergekit method 'tyes'.*'ties'"),
     "an unknown key": (ties(dtyp="x"), "unknown key 'dtyp'. Did you mean 'dtype'"),
-    "modules": (ties(modules={"a": {}}, models=None), "modules: merging modules separately isn't supported"),
+    "models and modules": (ties(modules={"a": {}}), "expected one of models, slices and modules"),
+    "several merges": (f"{ties()}---\n{ties()}", "holds 2 documents, separated by ---"),
     "both forms": (ties(slices=[{}]), "expected either models or slices"),
     "another tokenizer": (ties(tokenizer_source="org/one"), r"tokenizer_source: 'org/one': expected base or union"),
     "two tokenizers": (ties(tokenizer_source="base", tokenizer={}), "either that or tokenizer, not both"),

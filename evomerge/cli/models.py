@@ -75,6 +75,13 @@ def merge(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The model folder to make.", show_default=False)],
     shard_size: Annotated[str, typer.Option(help=_SHARD_SIZE)] = "5GB",
     carry_code: Annotated[bool, typer.Option("--carry-code", help=_CARRY_CODE)] = False,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Which merge of a file that holds several of mergekit's. Default: the one that ends it.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Realise one merge from a recipe.
 
@@ -89,7 +96,13 @@ def merge(
     notes: list[str] = []
     with _of_file(recipe), transfer(f"merging to {out}") as progress:
         folder = merge_file(
-            recipe, out, shard_size=shard_size, progress=progress, report=notes.append, carry_code=carry_code
+            recipe,
+            out,
+            shard_size=shard_size,
+            progress=progress,
+            report=notes.append,
+            carry_code=carry_code,
+            name=name,
         )
     for note in notes:
         echo(f"Note: {note}")

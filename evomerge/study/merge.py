@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch
 
+from evomerge.errors import ExportError
 from evomerge.materialise.folder import write_folder
 from evomerge.mergekit.read import load_recipe
+from evomerge.mergekit.several import several_merges
 from evomerge.recipe.recipe import Recipe
 
 
@@ -21,8 +23,12 @@ def merge(
     report: Callable[[str], None] | None = None,
     device: torch.device | str = "cpu",
     carry_code: bool = False,
+    name: str | None = None,
 ) -> Path:
     """Realise a recipe as a model folder that transformers loads.
+
+    A file may hold several of mergekit's merges, some of which merge the results of others. Those that are needed are
+    made first, as OUT-NAME beside `out`, and stay there; one that is there from the same recipe is taken as it is.
 
     Args:
         recipe: the merge, or the path of a recipe or mergekit file.
@@ -32,13 +38,54 @@ def merge(
         report: called with each sentence that a person should know, before anything is written.
         device: where tensors are merged.
         carry_code: take Python files of the base along, and the `auto_map` that names them. They aren't run here.
+        name: of the merge to make, in a file that holds several; None: the one that ends it.
 
     Returns: `out` as a path.
 
     Raises: ExportError, CheckpointError, RecipeError, MergeError: as `write_folder`.
     """
-    if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe, report=report)
-    return write_folder(
-        recipe, out, shard_size=shard_size, progress=progress, report=report, device=device, carry_code=carry_code
-    )
+    out = Path(out).expanduser().absolute()
+
+    def write(found: Recipe, folder: Path) -> Path:
+        return write_folder(
+            found,
+            folder,
+            shard_size=shard_size,
+            progress=progress,
+            report=report,
+            device=device,
+            carry_code=carry_code,
+        )
+
+    if isinstance(recipe, Recipe):
+        return write(recipe, out)
+    merges = several_merges(Path(recipe), name=name)
+    if not merges:
+        return write(load_recipe(recipe, report=report), out)
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        # Before the merges that this one needs are made.
+        raise ExportError(f"{out}: is there already; choose another folder or empty this one")
+    made: dict[str, Path] = {}
+    for step in merges[:-1]:
+        assert step.name is not None
+        made[step.name] = folder = out.with_name(f"{out.name}-{step.name}")
+        found = step.recipe(made, report=report)
+        if _holds(folder, found):
+            _say(report, f"{step.name} is in {folder} from the same recipe, and is taken as it is")
+        else:
+            write(found, folder)
+            _say(report, f"{step.name}, which another merge of the file needs, is in {folder}")
+    return write(merges[-1].recipe(made, report=report), out)
+
+
+def _holds(folder: Path, recipe: Recipe) -> bool:
+    """Whether the folder was made from this recipe; folders appear whole."""
+    try:
+        return (folder / "recipe.yaml").read_text(encoding="utf-8") == recipe.to_yaml()
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _say(report: Callable[[str], None] | None, sentence: str) -> None:
+    if report is not None:
+        report(sentence)

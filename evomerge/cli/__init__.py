@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from evomerge.cli import check, compression, demo, models, runs, search, setup, status
+from evomerge.cli import check, compression, demo, models, runs, score, search, setup, status
 from evomerge.cli.guard import Commands
 
 _START = "Start"
@@ -63,7 +63,7 @@ app.command(rich_help_panel=_RESULTS)(models.export)
 app.command(rich_help_panel=_RESULTS)(models.merge)
 app.command(rich_help_panel=_RESULTS)(models.recipe)
 app.command(rich_help_panel=_RESULTS)(compression.compress)
-app.command(rich_help_panel=_RESULTS)(models.score)
+app.command(rich_help_panel=_RESULTS)(score.score)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`evomerge export`, `merge`, `recipe` and `score`: writing model folders and recipes, and scoring a model."""
+"""`evomerge export`, `merge` and `recipe`: writing model folders and recipes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from evomerge.cli.guard import echo
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from evomerge.study.score_model import TaskScore
 
 _SHARD_SIZE = "Largest size of a safetensors file, such as 2GB."
 _CARRY_CODE = "Take Python files of the base along, and the auto_map that names them. They aren't run here."
@@ -150,51 +145,6 @@ def recipe(
         echo(to_mergekit(found) if form is Form.mergekit else found.to_yaml(), nl=False)
 
 
-def score(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, or a hub id.", show_default=False)],
-    tasks: Annotated[
-        str | None, typer.Option(help="Names of lm-eval tasks, separated by commas: all their items.")
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="An experiment's YAML file instead: its tasks, metrics and items.")
-    ] = None,
-    split: Annotated[Split, typer.Option(help="Which of the experiment's items.")] = Split.test,
-    num_fewshot: Annotated[
-        int | None, typer.Option(min=0, help="Examples in the prompt. Default: the task's own.", show_default=False)
-    ] = None,
-    include_path: Annotated[
-        list[Path] | None, typer.Option(help="A folder with task YAMLs of your own; may be repeated.")
-    ] = None,
-) -> None:
-    """Score a model folder exactly as a search would.
-
-    **Examples:** `evomerge score swahili-7b --tasks xcopa_sw,belebele_swh_Latn`,
-    `evomerge score other-model --config configs/swahili.yaml --split test`
-    """
-    if (tasks is None) == (config is None):
-        raise typer.BadParameter("give either --tasks or --config")
-    from evomerge.cli.console import stdout
-    from evomerge.config.benchmark import BenchmarkConfig, TaskConfig
-    from evomerge.config.config import Config
-    from evomerge.study.score_model import evaluate
-
-    if config is not None:
-        experiment = Config.from_file(config)
-        found = evaluate(
-            model, experiment.benchmark, split=split.value, execution=experiment.execution, where=str(config)
-        )
-    else:
-        names = [name for name in dict.fromkeys(map(str.strip, (tasks or "").split(","))) if name]
-        if not names:
-            raise typer.BadParameter("--tasks names no task")
-        benchmark = BenchmarkConfig(
-            tasks=tuple(TaskConfig(task=name, num_fewshot=num_fewshot) for name in names),
-            include_path=tuple(str(path.resolve()) for path in include_path or ()),
-        )
-        found = evaluate(model, benchmark, where="--tasks")
-    stdout().print(_score_table(found))
-
-
 @contextmanager
 def _of_file(file: Path) -> Iterator[None]:
     """Name the file in errors of what is checked against the models, where only the recipe is known."""
@@ -206,16 +156,3 @@ def _of_file(file: Path) -> Iterator[None]:
         if not str(error).startswith(("recipe: ", "models.")):
             raise
         raise RecipeError(f"{file}: {str(error).removeprefix('recipe: ')}") from error
-
-
-def _score_table(scores: list[TaskScore]) -> Table:
-    from evomerge.cli.console import interval, table
-
-    made = table("task", "metric", "items", "score, with 95% interval", right=("items",))
-    for task in scores:
-        for metric, value in task.metrics.items():
-            bounds = task.interval if metric == task.metric else None
-            made.add_row(
-                task.task, metric, str(task.items), f"{value:.4f}" if bounds is None else interval(value, bounds)
-            )
-    return made

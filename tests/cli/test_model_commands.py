@@ -139,3 +139,54 @@ def test_score_wants_either_tasks_or_a_config(cli: Any, options: list[str]) -> N
 
 def test_score_wants_a_task(cli: Any) -> None:
     assert "names no task" in cli("score", "x", "--tasks", " , ").stderr
+
+
+def shown_score(done: Any) -> tuple[int, float]:
+    """Items and score of the only line."""
+    assert done.exit_code == 0, done.stderr
+    line = done.stdout.splitlines()[-1].split()
+    return int(line[2]), float(line[3])
+
+
+def test_a_limit_takes_the_first_items_and_no_config_is_needed(
+    cli: Any, tmp_path: Path, tiny_llama: dict[str, Path]
+) -> None:
+    tasks = write_task(tmp_path / "tasks")
+    few = write_task(tmp_path / "few")
+    for split in ("validation", "test"):
+        lines = (few / f"{split}.jsonl").read_text().splitlines(keepends=True)
+        (few / f"{split}.jsonl").write_text("".join(lines[:6]))
+    options = ("--tasks", "tiny_choice", "--include-path")
+    first = cli("score", tiny_llama["a"], *options, few)
+    assert shown_score(cli("score", tiny_llama["a"], *options, tasks, "--limit", 6)) == shown_score(first)
+    quarter = cli("score", tiny_llama["a"], *options, tasks, "--limit", 0.25, "--batch-size", 2, "--dtype", "float32")
+    assert shown_score(quarter) == shown_score(first)
+    assert "scoring 6 items" in quarter.stderr
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "2.5"])
+def test_a_limit_that_means_nothing_is_refused(cli: Any, limit: str) -> None:
+    done = cli("score", "x", "--tasks", "t", f"--limit={limit}")
+    assert done.exit_code == 2
+    assert "--limit" in done.stderr
+
+
+def test_what_is_asked_for_reaches_the_benchmark(
+    cli: Any, tmp_path: Path, tiny_llama: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import evomerge.study.score_model as scoring
+
+    seen: list[Any] = []
+    real = scoring.open_benchmark
+
+    def look(config: Any, base: Any, **more: Any) -> Any:
+        seen.append(config)
+        return real(config, base, **more)
+
+    monkeypatch.setattr(scoring, "open_benchmark", look)
+    options = ("--tasks", "tiny_choice", "--include-path", write_task(tmp_path / "tasks"), "--limit", 2)
+    asked = ("--apply-chat-template", "--system-instruction", "Answer.", "--dtype", "bfloat16")
+    assert cli("score", tiny_llama["a"], *options, *asked).exit_code == 0
+    (config,) = seen
+    assert (config.benchmark.apply_chat_template, config.benchmark.system_instruction) == (True, "Answer.")
+    assert config.execution.dtype == "bfloat16"

@@ -15,6 +15,7 @@ def check_run(directory: Path, *, repair: bool) -> None:
     """
     from evomerge.cli.console import say, stdout
     from evomerge.run.consistency import problems
+    from evomerge.run.directory import open_run
     from evomerge.run.repair import ASIDE
     from evomerge.run.repair import repair as keep_what_is_good
 
@@ -27,5 +28,7 @@ def check_run(directory: Path, *, repair: bool) -> None:
     found = problems(directory)
     if found:
         raise RunError("\n".join(found))
+    if lost := open_run(directory).ledger().lost:
+        say(console, f"The evaluations of {len(lost)} trials are lost; they are made again when the search goes on.")
     again = shlex.quote(str(directory))
     say(console, f"{directory}: every line can be read, and the files agree. Next: evomerge resume {again}")

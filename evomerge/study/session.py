@@ -27,6 +27,7 @@ from evomerge.run.ledger import Ledger
 from evomerge.run.observer import Observer
 from evomerge.space.base import Space
 from evomerge.study.experiment import Experiment, check_pruner, open_experiment, population_of
+from evomerge.study.inputs import check_same_files, fingerprints_of, input_files
 from evomerge.study.select import SELECTION
 
 _VERSIONS = ("evomerge", "torch", "transformers", "lm-eval", "cma", "optuna", "numpy")
@@ -84,6 +85,9 @@ class Session:
                     return
         self.observer.phase("models", None)
         self.experiment = open_experiment(self.config, where=self.where)
+        files = input_files(self.config, self.experiment.opened)
+        if existing is not None:
+            check_same_files(self.directory, existing.facts.get("files", {}), files)
         self.space = self.experiment.space
         self.observer.phase("benchmark", None)
         self.benchmark = self.experiment.benchmark
@@ -94,7 +98,7 @@ class Session:
         if existing is None:
             # Workers that can't be had are refused before anything is written.
             self._start_workers()
-            self.run = create_run(self.directory, self.config, facts)
+            self.run = create_run(self.directory, self.config, {**facts, "files": fingerprints_of(files)})
         else:
             check_same_experiment(existing, facts, where=self.where)
             self.run = existing

@@ -112,6 +112,11 @@ def configured_depth(config: Mapping[str, Any]) -> int | None:
     return None
 
 
+def is_head(name: str) -> bool:
+    """Whether a parameter outside the layers is called as an output head is."""
+    return _kind_outside(name.split(".")) == "head"
+
+
 @dataclass(frozen=True, slots=True)
 class _Stack:
     layers: int

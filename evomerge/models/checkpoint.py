@@ -25,6 +25,7 @@ from evomerge.models.headers import TensorInfo, read_headers, read_json
 from evomerge.models.hub import TOKENIZER_FILES, is_adapter, is_compressed, resolve
 from evomerge.models.ignored import COMPUTED, is_computed, left_unread
 from evomerge.models.tokens import POSITIONS, Tokens, Vocabulary, load_tokenizer, token_ids
+from evomerge.models.tying import missing_head, ties
 from evomerge.recipe.sources import ModelReference
 
 
@@ -65,6 +66,7 @@ class Checkpoint:
         ignored = {name: COMPUTED for name, info in stored.items() if is_computed(name, info.shape)}
         tensors = {name: info for name, info in stored.items() if name not in ignored}
         checkpoint = cls(reference=reference, folder=folder, config=config, tensors=tensors, ignored=ignored)
+        checkpoint._refuse_missing_head()
         head = checkpoint._redundant_head()
         if head is None:
             return checkpoint
@@ -156,7 +158,13 @@ class Checkpoint:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know of how it becomes an expert, one sentence each."""
-        return ()
+        head, embedding = self.head, self.embedding
+        if head is None or embedding is None or head.shape != embedding.shape or not ties(self.config):
+            return ()
+        return (
+            f"{self.folder}: config.json ties the output head to the embedding, but the stored {head.name} differs "
+            f"from {embedding.name}, so they stay two tensors, as in transformers",
+        )
 
     @property
     def original(self) -> Checkpoint:
@@ -225,16 +233,30 @@ class Checkpoint:
         tensor: Tensor = self._files[info.file].get_tensor(info.name)
         return tensor
 
+    def _refuse_missing_head(self) -> None:
+        table = self.embedding
+        if table is None or self.head is not None:
+            return
+        if any(info.shape == table.shape and info.name != table.name for info in self.tensors.values()):
+            # It may be the head by a name of an earlier release, which transformers knows.
+            return
+        if (missing := missing_head(self.config, self.architecture, self.names)) is not None:
+            said = "config.json says" if "tie_word_embeddings" in self.config else "its model type's default is"
+            raise CheckpointError(
+                f"{self.folder}: holds no {missing}, the output head, and {said} that it isn't tied to "
+                "the embedding (tie_word_embeddings: false), so transformers would draw one at random; restore the "
+                "tensor, or set tie_word_embeddings to true if the model was trained so"
+            )
+
     def _redundant_head(self) -> str | None:
         """Name of a stored head that only repeats the embedding it is tied to."""
         head, embedding = self.head, self.embedding
         if head is None or embedding is None or (head.shape, head.dtype) != (embedding.shape, embedding.dtype):
             return None
-        tied = self.config.get("tie_word_embeddings")
         # As transformers: a head that differs from the embedding isn't tied, whatever the config says.
-        if tied is False or not _equal_bytes(self._read(head), self._read(embedding)):
+        if self.config.get("tie_word_embeddings") is False or not _equal_bytes(self._read(head), self._read(embedding)):
             return None
-        return head.name if tied or _ties_by_default(self.config) else None
+        return head.name if ties(self.config) else None
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -249,17 +271,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if config.get("quantization_config"):
         raise CheckpointError(f"{folder}: its weights are quantised, which can't be merged; use the original weights")
     return config
-
-
-def _ties_by_default(config: Mapping[str, Any]) -> bool:
-    """Whether an architecture ties head and embedding when its config.json doesn't say."""
-    from transformers import AutoConfig
-
-    try:
-        settings = AutoConfig.for_model(**config)
-    except Exception:
-        return True
-    return bool(getattr(settings, "tie_word_embeddings", True))
 
 
 def _equal_bytes(one: Tensor, two: Tensor) -> bool:

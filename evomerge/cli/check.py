@@ -136,6 +136,8 @@ def _sizes(report: Preflight) -> Table:
         prepared = f" ({size(report.live_bytes)} live, the rest prepared)" if report.prepared_bytes else ""
         mapped = size(report.mapped_bytes or 0)
         merge = f"{size(report.memory_bytes_per_worker)} a worker for the merge{prepared}"
+        if report.single_bytes:
+            merge += f", {size(report.single_bytes)} more while a model is scored by itself"
         rest = f"and what a batch needs; {mapped} of files mapped, shared by the workers of a machine"
         rows.append(("memory", f"{merge}{_process(report)}, {rest}"))
         states = ""

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evomerge.cli.console import interval, probability, table
+from evomerge.errors import listed
 from evomerge.run.trial import WINNER, TrialKind
 
 # Two comparisons are reported, so the claim rests on p-values corrected for their number.
@@ -30,6 +31,8 @@ def result_table(result: Mapping[str, Any], split: str = "test") -> Table:
         title=f"{measured[0].upper() + measured[1:]} on {items} {split} items{held_out}, with 95% intervals",
         right=(measured, "winner's lead", "paired p"),
     )
+    if own := dict.fromkeys(key for model in models for key in model.get("own_settings", ())):
+        made.caption = Text(f"own settings: scored with its own {listed(own)}, not those of the merges")
     for model in models:
         cells = [_label(model, result["winner"]["kind"]), interval(model["score"], model["interval"])]
         if (row := comparisons.get(model["name"])) is not None and model["kind"] != WINNER:
@@ -46,7 +49,8 @@ def _label(model: Mapping[str, Any], winner: str) -> str:
         TrialKind.UNIFORM: "best uniform",
         WINNER: "winner (uniform)" if winner == TrialKind.UNIFORM else "evolved winner",
     }
-    return names[model["kind"]]
+    # Scored with its own config and tokenizer, where these aren't the base's.
+    return names[model["kind"]] + (" (own settings)" if model.get("own_settings") else "")
 
 
 def finding(result: Mapping[str, Any]) -> str:

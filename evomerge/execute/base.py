@@ -47,6 +47,9 @@ class Job:
     """Number of the block of requests to answer; None: all of them."""
     spent_s: float = 0.0
     """What earlier blocks took of the candidate's time."""
+    requests: tuple[Request, ...] | None = None
+    """What is asked, all at once, of a model as it is by itself: one whose recipe has a base of its own, with that
+    model's config and tokens. None: the requests that were made known for the split, of the worker's own models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,28 +12,20 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from evomerge.errors import EvomergeError, MergeError
 from evomerge.execute.base import Answers, Failure, Job, Outcome, WorkerSettings
 from evomerge.execute.device import open_device, peak_bytes, reset_peak_bytes
-from evomerge.inference.classify import Classifier
+from evomerge.execute.loaded import LoadedModels
 from evomerge.inference.forward import SharedPrefixes
-from evomerge.inference.function import FunctionCaller
-from evomerge.inference.live import LiveModel
 from evomerge.inference.memory import is_out_of_memory
-from evomerge.inference.resident import ResidentModel
-from evomerge.materialise.merger import Merger
 from evomerge.materialise.states import folder_of
-from evomerge.models.open import open_models
 from evomerge.score.requests import (
-    ClassificationRequest,
     ClassificationResponse,
-    FunctionRequest,
     FunctionResponse,
     LogLikelihoodResponse,
     Request,
@@ -62,37 +54,11 @@ class Worker:
         self.name = name
         torch.set_num_threads(settings.threads)
         self._device = open_device(settings.device)
-        models = open_models(settings.sources)
-        base = models.base
-        self._live = LiveModel.build(base, dtype=getattr(torch, settings.dtype), device=self._device)
         states = None if settings.states is None else folder_of(settings.states)
-        self._merger = Merger(models, device=self._device, states=states)
-        self._base = base
-        self._plans: dict[str, tuple[Any, Any]] = {}
-        """By split, what answers its requests, and its plan of them."""
-        self._live_key: str | None = None
-        """Of the recipe whose merge the live model holds, if it was written whole and nothing has failed since."""
-        self._prefixes = SharedPrefixes()
-        self._prefixes_of = ""
-
-    @cached_property
-    def _resident(self) -> ResidentModel:
-        """The live model as one that continues text; only that needs a tokenizer."""
-        return ResidentModel(
-            self._live.model,
-            self._base.tokenizer(),
-            device=self._device,
-            batch_tokens=self.settings.batch_tokens,
-        )
-
-    def _responder(self, requests: Sequence[Request]) -> Any:
-        """What answers requests of this kind."""
-        kind = type(requests[0]) if requests else None
-        if kind is ClassificationRequest:
-            return Classifier(self._live.model, device=self._device, batch_tokens=self.settings.batch_tokens)
-        if kind is FunctionRequest:
-            return FunctionCaller(self._live.model, cache(self._base.tokenizer))
-        return self._resident
+        self._merged = LoadedModels(settings.sources, settings, device=self._device, states=states)
+        self._single: LoadedModels | None = None
+        """A model that is asked as it is by itself, for as long as it is; the recipe's key is that of its weights."""
+        self._single_key = ""
 
     def add_requests(
         self, split: str, requests: Sequence[Request], blocks: Sequence[Sequence[int]] | None = None
@@ -104,8 +70,7 @@ class Worker:
             requests: all of them.
             blocks: positions of the requests of each block, if jobs ask for blocks.
         """
-        responder = self._responder(requests)
-        self._plans[split] = responder, responder.plan(requests, blocks=blocks)
+        self._merged.add_requests(split, requests, blocks)
 
     def prepare(self, job: Job) -> str | None:
         """Compute what the job's method needs whatever the coefficients, unless that is at hand.
@@ -113,8 +78,24 @@ class Worker:
         Returns: why it can't be shared with other workers, a sentence for people; None if nothing is wrong.
         Raises: RecipeError, MergeError. `evaluate` does this by itself and returns errors as values.
         """
-        self._merger.prepare(self._merger.bind(job.recipe))
-        return self._merger.preparer.problem
+        merger = self._models_of(job).merger
+        merger.prepare(merger.bind(job.recipe))
+        return merger.preparer.problem
+
+    def _models_of(self, job: Job) -> LoadedModels:
+        """What a job is about: the worker's models, or one that is asked as it is by itself, loaded for it."""
+        if job.requests is None:
+            # Room for the candidates, now that others are asked no more.
+            self._single, self._single_key = None, ""
+            return self._merged
+        key = job.recipe.key()
+        if self._single is None or self._single_key != key:
+            self._single, self._single_key = None, ""
+            self._single = LoadedModels(
+                job.recipe, self.settings, device=self._device, tokenizer=self._merged.tokenizer
+            )
+            self._single_key = key
+        return self._single
 
     def evaluate(self, job: Job) -> Outcome:
         """Merge the job's recipe into the live model and answer its split's requests, or a block of them.
@@ -126,27 +107,32 @@ class Worker:
         # Anything else in this process may have changed the count, and sums depend on it in the last bits.
         torch.set_num_threads(self.settings.threads)
         reset_peak_bytes(self._device)
-        phase = "finding the requests"
+        phase = "loading the model"
         try:
-            responder, plan = self._plans[job.split]
+            models, loading_s = self._timed(lambda: self._models_of(job))
+            phase = "finding the requests"
+            if job.requests is not None:
+                models.add_requests(job.split, job.requests)
+            responder, plan = models.plans[job.split]
             phase = "preparing the method"
-            bound = self._merger.bind(job.recipe)
-            _, prepare_s = self._timed(lambda: self._merger.prepare(bound))
+            bound = models.merger.bind(job.recipe)
+            _, prepare_s = self._timed(lambda: models.merger.prepare(bound))
             # What is computed once isn't this candidate's fault, so its time starts here.
             limit = self.settings.timeout_s
             deadline = None if limit is None else time.monotonic() + limit - job.spent_s
             phase = "merging"
             materialise_s = 0.0
             key = job.recipe.key()
-            if job.block is None or self._live_key != key:
-                self._live_key, self._prefixes = None, SharedPrefixes()
-                _, materialise_s = self._timed(lambda: self._merger.write(bound, self._live.targets))
+            if job.block is None or models.live_key != key:
+                models.live_key, models.prefixes = None, SharedPrefixes()
+                _, materialise_s = self._timed(lambda: models.merger.write(bound, models.live.targets))
             phase = f"answering the {job.split} items"
-            self._live_key = None
+            models.live_key = None
+            kept = None if job.block is None else models.prefixes_for(job.split)
             responses, respond_s = self._timed(
-                lambda: responder.respond(plan, block=job.block, prefixes=self._kept(job), deadline=deadline)
+                lambda: responder.respond(plan, block=job.block, prefixes=kept, deadline=deadline)
             )
-            self._live_key = key
+            models.live_key = key
         except Exception as error:
             return self._failure(job, phase, error)
         if (broken := _first_not_finite(responses)) is not None:
@@ -158,18 +144,10 @@ class Worker:
             )
         return Answers(
             responses=tuple(responses),
-            seconds={"prepare": prepare_s, "materialise": materialise_s, "respond": respond_s},
+            seconds={"prepare": loading_s + prepare_s, "materialise": materialise_s, "respond": respond_s},
             peak_bytes=peak_bytes(self._device),
             worker=self.name,
         )
-
-    def _kept(self, job: Job) -> SharedPrefixes | None:
-        """What earlier blocks of a split have computed with these weights, to be used and added to."""
-        if job.block is None:
-            return None
-        if self._prefixes_of != job.split:
-            self._prefixes, self._prefixes_of = SharedPrefixes(), job.split
-        return self._prefixes
 
     def _timed(self, work: Callable[[], T]) -> tuple[T, float]:
         """The work's result and its seconds, kernels still running on a GPU included."""
@@ -182,8 +160,8 @@ class Worker:
     def _failure(self, job: Job, phase: str, error: Exception) -> Failure:
         """Sort an exception into the reasons that a search knows."""
         where = f"trial {job.number}: while {phase}"
-        if isinstance(error, KeyError) and job.split not in self._plans:
-            known = ", ".join(self._plans) or "none"
+        if isinstance(error, KeyError) and job.requests is None and job.split not in self._merged.plans:
+            known = ", ".join(self._merged.plans) or "none"
             return Failure(reason="error", message=f"{where}: no requests named {job.split!r}; known: {known}")
         if isinstance(error, MergeError):
             return Failure(reason="not_finite", message=f"{where}: {error}", request=error.request)

@@ -10,6 +10,7 @@ from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.compatible import check_compatible
 from evomerge.models.compressed import CompressedExpert
+from evomerge.models.config_differences import config_differences, described
 from evomerge.models.hub import is_adapter, is_compressed, resolve
 from evomerge.models.lora import Adapter
 from evomerge.models.stack import stack
@@ -101,8 +102,14 @@ def _named(model: str) -> Iterator[None]:
 
 def notes_of(models: Models) -> list[str]:
     """What a person should know of how the models become base and experts, a sentence each."""
-    return [
-        *models.base.notes,
-        *(f"expert {name!r}: {note}" for name, expert in models.experts.items() for note in expert.notes),
-        *token_notes(*models),
-    ]
+    notes = list(models.base.notes)
+    for name, expert in models.experts.items():
+        notes += [f"expert {name!r}: {note}" for note in expert.notes]
+        if differences := config_differences(models.base.config, expert.config):
+            # A compressed expert can't be opened, and so not scored, without the base.
+            its_own = isinstance(getattr(expert, "source", expert), CompressedExpert)
+            notes.append(
+                f"expert {name!r}: its config.json differs from the base's in what a model computes: "
+                f"{described(differences)}; a merge has the base's" + (", and so has its own score" if its_own else "")
+            )
+    return [*notes, *token_notes(*models)]

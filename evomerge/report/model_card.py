@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from evomerge.errors import listed
 from evomerge.models.stack import described
 from evomerge.recipe.portable import is_local
 from evomerge.recipe.recipe import Recipe
@@ -52,7 +53,7 @@ def _origin(run: Run, record: TrialRecord, recipe: Recipe) -> str:
     if record.kind is TrialKind.BASE:
         return f"{_named('base', recipe.base)} unchanged: a baseline of a search (trial {record.number})."
     if record.kind is TrialKind.EXPERT:
-        expert = _named(record.name, recipe.experts[record.name])
+        expert = _named(record.name, recipe.references[recipe.options["model"]])
         return f"{expert} unchanged: a baseline of a search (trial {record.number})."
     experts = ", ".join(_named(name, model) for name, model in recipe.experts.items())
     merge = f"A merge of {experts} over {_named('base', recipe.base)} with {recipe.method}"
@@ -109,7 +110,11 @@ def _measured(result: dict[str, Any]) -> list[str]:
     ]
     for model in test["models"]:
         low, high = model["interval"]
-        lines.append(f"| {model['name']} | {model['score']:.4f} | {low:.4f} to {high:.4f} | {model['items']} |")
+        own = " (own settings)" if model.get("own_settings") else ""
+        lines.append(f"| {model['name']}{own} | {model['score']:.4f} | {low:.4f} to {high:.4f} | {model['items']} |")
+    for model in test["models"]:
+        if keys := model.get("own_settings"):
+            lines += ["", f"{model['name']} was scored with its own {listed(keys)}, which the merges don't have."]
     lines += [
         "",
         "Paired on the same items (p as found, and after Holm's correction):",

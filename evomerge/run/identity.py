@@ -15,8 +15,13 @@ def check_same_experiment(run: Run, facts: Mapping[str, Any], *, where: str) -> 
     # A run from before a key existed has no word on it; its frozen config then says what it was.
     recorded = completed(run.facts["identity"], run.config.identity())
     differences = list(differences_of(recorded, facts["identity"]))
-    for key, words in (("places", "the models' tensors"), ("dtype", "the dtype"), ("items", "the benchmark's items")):
-        if key in facts and run.facts[key] != facts[key]:
+    for key, words in (
+        ("places", "the models' tensors"),
+        ("dtype", "the dtype"),
+        ("items", "the benchmark's items"),
+        ("as_themselves", "the models' own settings"),
+    ):
+        if key in facts and run.facts.get(key, facts[key]) != facts[key]:
             differences.append(f"{words} ({short(run.facts[key])} → {short(facts[key])})")
     if differences:
         raise ResumeError(

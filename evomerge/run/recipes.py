@@ -8,6 +8,7 @@ from typing import Any
 
 from evomerge.config.config import Config
 from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.sources import Sources
 from evomerge.run.trial import Trial
 
 
@@ -17,7 +18,9 @@ def recipe_of(config: Config, facts: Mapping[str, Any], trial: Trial) -> Recipe:
 
     template = template_recipe(config, dtype=facts["dtype"], options=facts["options"])
     if trial.kind.is_checkpoint:
-        return checkpoint_recipe(template, trial.name)
+        # Runs of earlier releases, which don't have that fact, scored every model with the base's settings.
+        as_itself = trial.name in facts.get("as_themselves", {})
+        return own_recipe(template, trial.name) if as_itself else checkpoint_recipe(template, trial.name)
     places = [(layer, kind) for layer, kind in facts["places"]]
     space = make_space(template, places, config.space)
     return space.decode(space.genome(trial.parameters))
@@ -35,5 +38,12 @@ def template_recipe(config: Config, *, dtype: str, options: Mapping[str, Any]) -
 
 
 def checkpoint_recipe(template: Recipe, model: str) -> Recipe:
-    """The recipe that gives back the base (`model` "base") or one expert unchanged."""
+    """The recipe that gives back the tensors of the base (`model` "base") or of one expert unchanged."""
     return replace(template, method="passthrough", options={"model": model}, groups=())
+
+
+def own_recipe(template: Recipe, model: str) -> Recipe:
+    """The recipe of the base or of one whole expert as it is by itself, with its own config and tokenizer."""
+    reference = template.references[model]
+    sources = Sources(base=reference, experts={"model": reference})
+    return Recipe.of(sources, method="passthrough", options={"model": "base"}, dtype=template.dtype, seed=template.seed)

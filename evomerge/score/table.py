@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,15 @@ class ItemTable:
     def item_lists(self) -> dict[str, tuple[str, ...]]:
         """The tasks' items by the key under which `to_data` refers to them."""
         return {items_key(task.items): task.items for task in self.tasks.values()}
+
+    def with_items(self, items: Mapping[str, Sequence[str]]) -> ItemTable:
+        """The same scores under other identities of the items, by task. Raises: ValueError for another number."""
+        made = {}
+        for name, task in self.tasks.items():
+            if len(items[name]) != len(task.items):
+                raise ValueError(f"{name}: {len(task.items)} items are scored, and {len(items[name])} are named")
+            made[name] = replace(task, items=tuple(items[name]))
+        return ItemTable(tasks=made)
 
     def to_data(self) -> dict[str, Any]:
         """As compressed text that JSON can hold; items are referred to by the keys of `item_lists`."""

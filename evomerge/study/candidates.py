@@ -16,7 +16,7 @@ from evomerge.execute.base import Answers, Failure, Job, Outcome
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.answers import Part
 from evomerge.run.evaluation import Evaluation
-from evomerge.run.recipes import checkpoint_recipe
+from evomerge.run.recipes import checkpoint_recipe, own_recipe
 from evomerge.run.records import record_of
 from evomerge.run.trial import Trial, TrialKind, TrialState
 from evomerge.space.base import Genome
@@ -83,7 +83,7 @@ class Candidates:
 
         def finish(number: int, outcome: Outcome) -> None:
             first, *others = by_number[number]
-            evaluation = self._assess(number, split, outcome)
+            evaluation = self._assess(first, split, outcome)
             self._record(evaluation, first)
             for other in others:
                 self._record(_copy(evaluation, other.number), other)
@@ -98,6 +98,11 @@ class Candidates:
 
         jobs = _Jobs(follow=bool(self.session.blocks(split)))
         for first, *_ in waiting.values():
+            try:
+                self.session.benchmark_for(first)
+            except BenchmarkError as error:
+                finish(first.number, Failure(reason="error", message=f"{first.name} can't be asked by itself: {error}"))
+                continue
             # A search that was killed between a candidate's last block and its evaluation has all that it needs.
             if (whole := self._whole(first, split)) is not None:
                 finish(first.number, whole)
@@ -120,10 +125,14 @@ class Candidates:
         return self.ledger.trial(trial.number).state is TrialState.PRUNED
 
     def _checkpoint(self, model: str) -> Recipe:
-        return checkpoint_recipe(self.session.experiment.template, model)
+        make = own_recipe if model in self.session.as_themselves else checkpoint_recipe
+        return make(self.session.experiment.template, model)
 
     def _job(self, trial: Trial, split: str) -> Job:
         """What is to be done next for a trial."""
+        if self.session.is_by_itself(trial):
+            requests = self.session.benchmark_for(trial).requests(split)
+            return Job(number=trial.number, recipe=self.recipe(trial), split=split, requests=requests)
         parts = self.parts.of(trial.number, split)
         return Job(
             number=trial.number,
@@ -154,17 +163,24 @@ class Candidates:
         """Evaluations on the search items, by trial number."""
         return {item.trial: item for item in self.ledger.evaluations() if item.split == "search"}
 
-    def _assess(self, trial: int, split: str, outcome: Outcome) -> Evaluation:
+    def _assess(self, model: Trial, split: str, outcome: Outcome) -> Evaluation:
         """Turn a worker's answers into scores. A score that isn't finite is a failure like any other."""
+        trial = model.number
         if isinstance(outcome, Failure):
             message = outcome.message
             if outcome.request is not None:
-                item = self.benchmark.item(split, outcome.request)
+                item = self.session.benchmark_for(model).item(split, outcome.request)
                 message += f" (item {item.id} of {item.task})"
             return Evaluation(trial=trial, split=split, failure=f"{outcome.reason}: {message}")
         start = time.perf_counter()
         try:
-            table = self.benchmark.score(split, outcome.responses)
+            table = self.session.benchmark_for(model).score(split, outcome.responses)
+            if self.session.is_by_itself(model):
+                # The same documents in the same order, whose identity holds the prompt that the model saw.
+                named: dict[str, list[str]] = {}
+                for item in self.benchmark.splits[split]:
+                    named.setdefault(item.task, []).append(item.id)
+                table = table.with_items(named)
             aggregates = self.benchmark.aggregate(table)
         except BenchmarkError as error:
             return Evaluation(trial=trial, split=split, failure=f"error: {error}", seconds=outcome.seconds)

@@ -20,6 +20,7 @@ from evomerge.materialise.merger import Merger
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.hub import Whereabouts, is_adapter, is_compressed, whereabouts
 from evomerge.models.open import notes_of
+from evomerge.models.own_settings import own_notes
 from evomerge.recipe.sources import Sources
 from evomerge.run.directory import PREPARED
 from evomerge.space.base import Dimension
@@ -63,6 +64,8 @@ class Preflight:
     """What the method computes once for the run, in files that the workers of a machine map together."""
     state_folder: str = ""
     """Where these files will lie; RUN stands for the run directory."""
+    single_bytes: int = 0
+    """The largest model that is scored by itself: a worker holds it beside the live one while it answers."""
     mapped_bytes: int | None = None
     """The models' files, memory-mapped once per node."""
     process_bytes: int | None = None
@@ -117,7 +120,7 @@ def check(config: Config, *, where: str = "config", trust_tasks: bool = False) -
     experiment = open_experiment(_with_stand_ins(config, away), where=where)
     sizes = {name: model.size_bytes for name, model in experiment.opened.by_name.items() if name not in away}
     warnings: list[str] = []
-    notes = notes_of(experiment.models)
+    notes = [*notes_of(experiment.models), *own_notes(experiment.as_themselves)]
     items: dict[str, int] = {}
     tokens: dict[str, int] = {}
     try:
@@ -127,6 +130,7 @@ def check(config: Config, *, where: str = "config", trust_tasks: bool = False) -
             check_pruner(experiment)
             warnings += benchmark.truncated
             notes = [*notes, *benchmark.notes]
+            warnings += _unaskable(experiment)
             tokens = _tokens(experiment, benchmark)
     except BenchmarkError as error:
         if not error.unreachable:
@@ -162,6 +166,7 @@ def check(config: Config, *, where: str = "config", trust_tasks: bool = False) -
         },
         backend=choose_backend(config.execution),
         live_bytes=bound.size_bytes,
+        single_bytes=max((_live_size(experiment, name) for name in experiment.as_themselves), default=0),
         prepared_bytes=merger.preparer.prepared_bytes(bound) - (0 if on_gpu else state_bytes),
         state_bytes=state_bytes,
         state_folder=config.execution.prepared_directory or f"RUN/{PREPARED}",
@@ -263,6 +268,22 @@ def _warnings(config: Config, population: int, items: Mapping[str, int]) -> list
             f"± {half:.0f} points, so small differences will not show"
         )
     return warnings
+
+
+def _live_size(experiment: Experiment, model: str) -> int:
+    """Bytes of a model in the dtype of live models."""
+    return experiment.opened.by_name[model].num_parameters * int(getattr(torch, experiment.dtype).itemsize)
+
+
+def _unaskable(experiment: Experiment) -> list[str]:
+    """A sentence for each model that is to be asked by itself, and can't be."""
+    found = []
+    for name in experiment.as_themselves:
+        try:
+            experiment.benchmark_of(name)
+        except BenchmarkError as error:
+            found.append(f"{name} will have no score, since it can't be asked by itself: {error}")
+    return found
 
 
 def _found(sources: Sources, places: Mapping[str, Whereabouts], sizes: Mapping[str, int]) -> list[ModelFound]:

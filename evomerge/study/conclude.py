@@ -86,7 +86,12 @@ def _summary(session: Session, models: Sequence[tuple[Trial, str]], split: str) 
         )
         for (trial, kind, score, _, evaluation), items in zip(found, samples, strict=True)
     ]
-    return summary(scored, objective.weights_for(found[0][3].sizes))
+    made = summary(scored, objective.weights_for(found[0][3].sizes))
+    by_itself = {trial.number: session.as_themselves[trial.name] for trial, *_ in found if session.is_by_itself(trial)}
+    for model in made["models"]:
+        if model["trial"] in by_itself and model["kind"] != WINNER:
+            model["own_settings"] = list(by_itself[model["trial"]])
+    return made
 
 
 def _score_of(evaluation: Evaluation | None) -> float | None:

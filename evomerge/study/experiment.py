@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from evomerge.algorithms import PROPOSERS
@@ -23,6 +24,8 @@ from evomerge.methods.declared import build_method
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.compatible import check_compatible
 from evomerge.models.open import Models, as_family, open_each
+from evomerge.models.own_settings import own_settings
+from evomerge.models.tokenizer_differences import has_tokenizer
 from evomerge.pruners import PRUNERS
 from evomerge.recipe.group import Kind
 from evomerge.recipe.recipe import Recipe
@@ -30,6 +33,34 @@ from evomerge.registry import Registry
 from evomerge.run.recipes import template_recipe
 from evomerge.space import SPACES, make_space
 from evomerge.space.base import Space
+
+
+@dataclass(frozen=True)
+class AskedAlone:
+    """What a benchmark may know of a model that is asked by itself: its own, and the base's where it lacks it."""
+
+    model: Checkpoint
+    base: Checkpoint
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return self.model.folder
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Contents of its config.json, with the base's names of labels, which are those of the data."""
+        names = {key: self.base.config[key] for key in ("id2label", "label2id") if key in self.base.config}
+        return {**self.model.config, **names}
+
+    def tokenizer(self) -> Any:
+        """Its tokenizer, with the base's chat template if it has none; the base's if it has no tokenizer."""
+        if not has_tokenizer(self.model):
+            return self.base.tokenizer()
+        made = self.model.tokenizer()
+        if getattr(made, "chat_template", None) is None and has_tokenizer(self.base):
+            made.chat_template = getattr(self.base.tokenizer(), "chat_template", None)
+        return made
 
 
 @dataclass(frozen=True)
@@ -54,6 +85,24 @@ class Experiment:
     def benchmark(self) -> Benchmark:
         """The items that candidates answer, built with the base's files. Raises: BenchmarkError, CheckpointError."""
         return open_benchmark(self.config, self.base, where=self.where)
+
+    @cached_property
+    def as_themselves(self) -> dict[str, tuple[str, ...]]:
+        """By model, the settings of its own that a merge hasn't, so that its own score is asked of it by itself.
+
+        Raises: CheckpointError.
+        """
+        return own_settings(self.opened, self.base)
+
+    def benchmark_of(self, model: str) -> Benchmark:
+        """The items as a model, "base" or an expert, is asked them by itself: with its own tokenizer and window.
+
+        Raises: BenchmarkError for a prompt that can't be made, or doesn't fit the window; CheckpointError.
+        """
+        asked = AskedAlone(self.opened.by_name[model], self.opened.base)
+        return build_benchmark(
+            self.config.benchmark, asked, max_length=self.config.execution.max_length, where=self.where
+        )
 
     @cached_property
     def places(self) -> list[tuple[int, Kind]]:

@@ -6,6 +6,7 @@ Does not know what is evaluated, in which order, or why.
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from importlib.metadata import version
@@ -18,6 +19,7 @@ from evomerge.config.config import Config
 from evomerge.errors import listed
 from evomerge.execute.base import Executor
 from evomerge.execute.settings import make_executor, worker_settings
+from evomerge.models.own_settings import own_notes
 from evomerge.run.answers import Parts
 from evomerge.run.clock import Clock
 from evomerge.run.consistency import is_supported
@@ -25,6 +27,7 @@ from evomerge.run.directory import PREPARED, Run, clear_left_over, create_run, u
 from evomerge.run.identity import check_same_experiment
 from evomerge.run.ledger import Ledger
 from evomerge.run.observer import Observer
+from evomerge.run.trial import Trial
 from evomerge.space.base import Space
 from evomerge.study.experiment import Experiment, check_pruner, open_experiment, population_of
 from evomerge.study.inputs import check_same_files, fingerprints_of, input_files
@@ -47,6 +50,8 @@ class Session:
     benchmark: Benchmark
     population: int
     """Candidates per generation."""
+    as_themselves: Mapping[str, Sequence[str]]
+    """By model that is scored as it is by itself, its settings that a merge hasn't."""
     run: Run
     clock: Clock
     ledger: Ledger
@@ -59,6 +64,7 @@ class Session:
         self.where = where
         self._executor: Executor | None = None
         self._splits: set[str] = set()
+        self._own: dict[str, Benchmark] = {}
 
     def __enter__(self) -> Session:
         try:
@@ -94,6 +100,11 @@ class Session:
         check_pruner(self.experiment)
         for sentence in (*self.benchmark.truncated, *self.benchmark.notes):
             self.observer.message(sentence)
+        # Runs of earlier releases go on as they began: every model with the base's settings.
+        begun_without = existing is not None and "as_themselves" not in existing.facts
+        self.as_themselves = {} if begun_without else self.experiment.as_themselves
+        for sentence in own_notes(self.as_themselves):
+            self.observer.message(sentence)
         facts = self._facts()
         if existing is None:
             # Workers that can't be had are refused before anything is written.
@@ -122,6 +133,21 @@ class Session:
         """A phase of so many evaluations begins."""
         self.observer.phase(name, total)
         self.clock.phase(name)
+
+    def benchmark_for(self, trial: Trial) -> Benchmark:
+        """What a trial is asked: the benchmark, or its own form of it if it is scored by itself.
+
+        Raises: BenchmarkError if it can't be asked so.
+        """
+        if not self.is_by_itself(trial):
+            return self.benchmark
+        if trial.name not in self._own:
+            self._own[trial.name] = self.experiment.benchmark_of(trial.name)
+        return self._own[trial.name]
+
+    def is_by_itself(self, trial: Trial) -> bool:
+        """Whether a trial is a given model that is scored with its own settings."""
+        return trial.kind.is_checkpoint and trial.name in self.as_themselves
 
     def blocks(self, split: str) -> list[list[int]]:
         """Positions of the items of each block; empty if the split is answered at once."""
@@ -168,6 +194,7 @@ class Session:
             "population": population,
             "selection": SELECTION,
             "space": space.describe(),
+            "as_themselves": {name: list(keys) for name, keys in self.as_themselves.items()},
             "benchmark": self.benchmark.describe(),
             "versions": versions,
         }

@@ -98,10 +98,10 @@ def answer_with(error: Exception) -> Callable[[Worker], None]:
     def break_it(worker: Worker) -> None:
         def fail(*args: Any, **kwargs: Any) -> None:
             # Half-written weights, as a candidate that dies in the middle leaves them.
-            next(iter(worker._live.targets.values())).fill_(float("nan"))
+            next(iter(worker._merged.live.targets.values())).fill_(float("nan"))
             raise error
 
-        worker._resident.respond = fail  # type: ignore[method-assign,assignment]
+        worker._merged._resident.respond = fail  # type: ignore[method-assign,assignment]
 
     return break_it
 
@@ -126,13 +126,13 @@ def test_a_failure_is_a_value_and_the_next_candidate_is_right(
     reference.add_requests("search", REQUESTS)
     worker = Worker(settings)
     worker.add_requests("search", REQUESTS)
-    respond = worker._resident.respond
+    respond = worker._merged._resident.respond
     breakage(worker)
     failed = failure(worker.evaluate(job(settings, 7, weight, split)))
     assert failed.reason == reason
     assert "trial 7" in failed.message
     assert said in failed.message
-    worker._resident.respond = respond  # type: ignore[method-assign]
+    worker._merged._resident.respond = respond  # type: ignore[method-assign]
     assert answers(worker.evaluate(good)).responses == answers(reference.evaluate(good)).responses
 
 
@@ -163,7 +163,7 @@ def test_interrupting_is_not_a_failure_of_the_candidate(settings: WorkerSettings
     def interrupt(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    worker._resident.respond = interrupt  # type: ignore[method-assign,assignment]
+    worker._merged._resident.respond = interrupt  # type: ignore[method-assign,assignment]
     with pytest.raises(KeyboardInterrupt):
         worker.evaluate(job(settings, 0, 0.5))
 
@@ -222,7 +222,7 @@ def test_a_gpu_merges_the_same_bytes_and_answers_as_the_cpu_does(settings: Worke
         recipe = replace(asked.recipe, method=method, groups=(Group(name="all"),))
         got = answers(worker.evaluate(replace(asked, recipe=recipe)))
         responses.append([getattr(response, "log_probability", 0.0) for response in got.responses])
-        merges.append({name: target.cpu() for name, target in worker._live.targets.items()})
+        merges.append({name: target.cpu() for name, target in worker._merged.live.targets.items()})
         assert got.peak_bytes > 0
     assert all(torch.equal(merges[1][name], merged) for name, merged in merges[0].items())
     assert responses[1] == pytest.approx(responses[0], abs=1e-3)
@@ -232,8 +232,8 @@ def test_a_gpu_merges_the_same_bytes_and_answers_as_the_cpu_does(settings: Worke
 def test_a_gpu_names_the_tensor_that_is_not_finite(settings: WorkerSettings) -> None:
     worker = Worker(replace(settings, device="cuda"))
     worker.add_requests("search", REQUESTS)
-    with_infinity = list(worker._merger.inputs.experts["a"].names)[3]
-    inputs = worker._merger.inputs.of(with_infinity, METHODS.get("task_arithmetic"), keep=True)
+    with_infinity = list(worker._merged.merger.inputs.experts["a"].names)[3]
+    inputs = worker._merged.merger.inputs.of(with_infinity, METHODS.get("task_arithmetic"), keep=True)
     inputs.experts[0].view(-1)[7] = torch.inf
     lost = failure(worker.evaluate(job(settings, 0, 0.5)))
     assert lost.reason == "not_finite"

@@ -110,10 +110,11 @@ class Slot:
         self.last = attempt.job.number
         recipe = attempt.job.recipe
         method = (recipe.method, dict(recipe.options), recipe.seed)
-        if method in self.prepared:
+        if method in self.prepared and attempt.job.requests is None:
             self.deadline = deadline
         else:
-            self.prepared.append(method)
+            # A model that is asked as it is by itself is loaded for that, each time.
+            self.prepared += [] if method in self.prepared else [method]
             self.preparation = self.actor.prepare.remote(attempt.job)
         self.running = self.actor.evaluate.remote(attempt.job)
 

@@ -1,14 +1,13 @@
-"""LoRA adapters as experts: the base plus exact low-rank task vectors, worked out tensor by tensor.
+"""Adapters as experts: LoRA, DoRA and LoHa, worked out tensor by tensor as PEFT merges them.
 
-Knows PEFT's folders. No fused copy is written; what PEFT would merge otherwise than as a sum of the
-base and a product of two matrices is refused by name.
+Knows PEFT's folders. No fused copy is written; what PEFT would merge otherwise is refused by name.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,25 +18,19 @@ from safetensors import safe_open
 from torch import Tensor
 
 from evomerge.errors import CheckpointError, listed
-from evomerge.kernels.low_rank import add_low_rank
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.headers import TensorInfo, read_header, read_json, sides
 from evomerge.models.hub import ADAPTER_CONFIG, ADAPTER_WEIGHTS, resolve
-from evomerge.models.lora_settings import for_module, refuse_settings
+from evomerge.models.lora_names import Names
+from evomerge.models.lora_settings import kind_of, refuse_settings, scale_of
+from evomerge.models.lora_updates import Hadamard, LowRank, Update
 from evomerge.recipe.sources import ModelReference
 
 _PREFIX = "base_model.model."
-_FACTOR = re.compile(r"^(?P<module>.+)\.(?P<factor>lora_A|lora_B|lora_embedding_A|lora_embedding_B)(\.weight)?$")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Update:
-    """One tensor's task vector, factor · left · right; the factors are stored transposed or not."""
-
-    left: TensorInfo
-    right: TensorInfo
-    transposed: bool
-    factor: float
+_FACTOR = re.compile(
+    r"^(?P<module>.+)\.(?P<factor>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector"
+    r"|hada_w[12]_[ab]|hada_t[12])(\.weight)?$"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +52,7 @@ class Adapter(Checkpoint):
     settings: Mapping[str, Any]
     rank: int
     resized: bool
-    _updates: Mapping[str, _Update] = field(repr=False)
+    _updates: Mapping[str, Update] = field(repr=False)
     _replaced: Mapping[str, TensorInfo] = field(repr=False)
 
     @classmethod
@@ -101,7 +94,7 @@ class Adapter(Checkpoint):
             tensors=tensors,
             base=base,
             settings=settings,
-            rank=max((update.right.shape[0] for update in updates.values()), default=0),
+            rank=max((update.rank for update in updates.values()), default=0),
             resized=resized,
             _updates=updates,
             _replaced=replaced,
@@ -115,12 +108,8 @@ class Adapter(Checkpoint):
         start = self._read(self._replaced[name]) if name in self._replaced else self.base.tensor(name)
         if name not in self._updates:
             return start
-        update = self._updates[name]
-        left, right = self._read(update.left), self._read(update.right)
-        if update.transposed:
-            left, right = right.T, left.T
         out = torch.empty(start.shape, dtype=self.tensors[name].dtype)
-        add_low_rank(start, left, right, update.factor, out)
+        self._updates[name].apply(start, self._read, out)
         return out
 
     def computes(self, name: str) -> bool:
@@ -130,7 +119,7 @@ class Adapter(Checkpoint):
     @property
     def size_bytes(self) -> int:
         """Size of the adapter's own tensors in storage dtype."""
-        factors = [part for update in self._updates.values() for part in (update.left, update.right)]
+        factors = [part for update in self._updates.values() for part in update.parts]
         return sum(info.size_bytes for info in (*self._replaced.values(), *factors))
 
     @property
@@ -141,9 +130,9 @@ class Adapter(Checkpoint):
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know of it: what it changes, and whether it names another base."""
-        changed = len(self._updates) + len(self._replaced)
+        changed, kind = len(self._updates.keys() | self._replaced.keys()), kind_of(self.settings)
         found = [
-            f"{self.folder}: a LoRA adapter of rank {self.rank} that changes {changed} of {len(self.tensors)} tensors"
+            f"{self.folder}: a {kind} adapter of rank {self.rank} that changes {changed} of {len(self.tensors)} tensors"
         ]
         named = self.settings.get("base_model_name_or_path")
         if named and not _same_model(str(named), self.base):
@@ -156,17 +145,18 @@ class Adapter(Checkpoint):
 
 def _match(
     folder: Path, settings: Mapping[str, Any], stored: Mapping[str, TensorInfo], base: Checkpoint, resized: bool
-) -> tuple[dict[str, _Update], dict[str, TensorInfo]]:
+) -> tuple[dict[str, Update], dict[str, TensorInfo]]:
     """Updates and replacements by the base's tensor names."""
     factors: dict[str, dict[str, TensorInfo]] = {}
     modules: dict[str, str] = {}
     replaced: dict[str, TensorInfo] = {}
     unknown: list[str] = []
     heads: list[TensorInfo] = []
+    names = Names(base)
     for key, info in _as_trained(stored).items():
         path = key.removeprefix(_PREFIX)
         found = _FACTOR.match(path)
-        name = _find(base, f"{found['module']}.weight" if found else path.replace(".base_layer.", "."))
+        name = names.find(f"{found['module']}.weight" if found else path.replace(".base_layer.", "."))
         if name is None and base.head is None and not found and base.layout.place(path).kind == "head":
             heads.append(info)
         elif name is None:
@@ -243,42 +233,49 @@ def _update(
     parts: Mapping[str, TensorInfo],
     base: Checkpoint,
     shape: tuple[int, ...],
-) -> _Update | None:
+) -> Update | None:
     """The update of one tensor of this shape; None if its factors don't fit."""
+    kind = kind_of(settings)
     embeds = "lora_embedding_A" in parts
-    one, two = ("lora_embedding_A", "lora_embedding_B") if embeds else ("lora_A", "lora_B")
-    if one not in parts or two not in parts:
-        raise CheckpointError(f"{folder}: {name}: {one} and {two} belong together, and only one of them is stored")
-    right, left = parts[one], parts[two]
-    if len(shape) != 2 or len(right.shape) != 2 or len(left.shape) != 2 or left.shape[1] != right.shape[0]:
+    needed: tuple[str, ...] = ("lora_embedding_A", "lora_embedding_B") if embeds else ("lora_A", "lora_B")
+    if kind == "LoHa":
+        needed = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+    wanted = (*needed, "lora_magnitude_vector") if kind == "DoRA" else needed
+    if parts.keys() != set(wanted):
+        here = "only one of them is" if len(parts.keys() & set(wanted)) == 1 else f"{' and '.join(sorted(parts))} are"
+        raise CheckpointError(f"{folder}: {name}: {' and '.join(wanted)} belong together, and {here} stored ({kind})")
+    if len(shape) != 2 or any(len(parts[part].shape) != 2 for part in needed):
         return None
-    product = (left.shape[0], right.shape[1])
-    if product == shape and product == shape[::-1]:
-        transposed = embeds or bool(settings.get("fan_in_fan_out")) or _stores_inputs_first(base)
-    elif product in (shape, shape[::-1]):
-        transposed = product != shape
+    if kind == "LoHa":
+        update: LowRank | Hadamard | None = _hadamard([parts[part] for part in needed], shape)
     else:
+        outputs_last = embeds or bool(settings.get("fan_in_fan_out")) or _stores_inputs_first(base)
+        right, left = (parts[part] for part in needed)
+        update = _low_rank(left, right, parts.get("lora_magnitude_vector"), shape, outputs_last)
+    if update is None:
         return None
-    rank = right.shape[0]
-    if rank == 0:
-        raise CheckpointError(f"{folder}: {name}: its factors have rank 0, which changes nothing; train it with r ≥ 1")
-    alpha = for_module(settings.get("alpha_pattern") or {}, module, settings.get("lora_alpha", 8))
-    stated = for_module(settings.get("rank_pattern") or {}, module, settings.get("r", 8))
-    if stated != rank:
-        raise CheckpointError(
-            f"{folder}: {name}: its factors have rank {rank}, while {ADAPTER_CONFIG} says {stated}; config and weights "
-            "are from different adapters"
-        )
-    scale = alpha / math.sqrt(rank) if settings.get("use_rslora") else alpha / rank
-    return _Update(left=left, right=right, transposed=transposed, factor=float(scale))
+    scale = scale_of(folder, settings, name, module, update.rank)
+    return replace(update, factor=scale)
 
 
-def _find(base: Checkpoint, name: str) -> str | None:
-    """The base's name of a tensor, which may differ by the base model's prefix, such as "transformer."."""
-    if name in base.tensors:
-        return name
-    close = [stored for stored in base.names if stored.endswith(f".{name}") or name.endswith(f".{stored}")]
-    return close[0] if len(close) == 1 else None
+def _low_rank(
+    left: TensorInfo, right: TensorInfo, magnitude: TensorInfo | None, shape: tuple[int, ...], outputs_last: bool
+) -> LowRank | None:
+    product = (left.shape[0], right.shape[1])
+    if left.shape[1] != right.shape[0] or product not in (shape, shape[::-1]):
+        return None
+    if magnitude is not None and math.prod(magnitude.shape) != product[0]:
+        return None
+    transposed = outputs_last if shape == shape[::-1] else product != shape
+    return LowRank(left=left, right=right, transposed=transposed, factor=1.0, magnitude=magnitude)
+
+
+def _hadamard(factors: Sequence[TensorInfo], shape: tuple[int, ...]) -> Hadamard | None:
+    one, two, three, four = factors
+    fits = all((left.shape[0], right.shape[1]) == shape for left, right in ((one, two), (three, four)))
+    if not fits or len({one.shape[1], two.shape[0], three.shape[1], four.shape[0]}) != 1:
+        return None
+    return Hadamard(pairs=((one, two), (three, four)), factor=1.0)
 
 
 def _stores_inputs_first(base: Checkpoint) -> bool:

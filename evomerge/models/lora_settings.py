@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from evomerge.errors import CheckpointError
 from evomerge.models.hub import ADAPTER_CONFIG
@@ -15,14 +16,14 @@ _MEANINGLESS_HERE = {
     "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
     "target_modules", "exclude_modules", "lora_dropout", "layers_to_transform", "layers_pattern", "megatron_core",
     "loftq_config", "eva_config", "corda_config", "lora_ga_config", "runtime_config", "qalora_group_size",
-    "ensure_weight_tying",
+    "ensure_weight_tying", "megatron_config", "velora_config", "rank_dropout", "module_dropout",
+    "use_effective_conv2d", "unsloth_fixed",
 }  # fmt: skip
 _UNDERSTOOD = {
     "peft_type", "r", "lora_alpha", "fan_in_fan_out", "bias", "use_rslora", "modules_to_save", "init_lora_weights",
-    "rank_pattern", "alpha_pattern",
+    "rank_pattern", "alpha_pattern", "use_dora", "alpha", "init_weights",
 }  # fmt: skip
 _WORDS = {
-    "use_dora": "DoRA, which rescales whole weights",
     "layer_replication": "layers that are repeated",
     "target_parameters": "adapted parameters of stacked experts",
     "trainable_token_indices": "single trained tokens",
@@ -33,11 +34,45 @@ _WORDS = {
 _PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal")
 
 
-def refuse_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse an adapter that isn't a plain sum with its base. Raises: CheckpointError."""
-    if settings.get("peft_type") != "LORA":
+def kind_of(settings: Mapping[str, Any]) -> Literal["LoRA", "DoRA", "LoHa"]:
+    """The kind of an adapter whose settings aren't refused."""
+    if settings.get("peft_type") == "LOHA":
+        return "LoHa"
+    return "DoRA" if settings.get("use_dora") else "LoRA"
+
+
+def scale_of(folder: Path, settings: Mapping[str, Any], name: str, module: str, rank: int) -> float:
+    """What the product of a module's factors is multiplied by.
+
+    Args:
+        folder: the adapter's.
+        settings: its config.
+        name: of the tensor, for messages.
+        module: its path in the model that was adapted.
+        rank: of its factors.
+
+    Raises: CheckpointError if the rank is 0, or another than the config says.
+    """
+    if rank == 0:
+        raise CheckpointError(f"{folder}: {name}: its factors have rank 0, which changes nothing; train it with r ≥ 1")
+    stated = _for_module(settings.get("rank_pattern") or {}, module, settings.get("r", 8))
+    if stated != rank:
         raise CheckpointError(
-            f"{folder}: is an adapter of type {settings.get('peft_type')}; only LORA is a sum that can be merged here. "
+            f"{folder}: {name}: its factors have rank {rank}, while {ADAPTER_CONFIG} says {stated}; config and weights "
+            "are from different adapters"
+        )
+    key = "alpha" if kind_of(settings) == "LoHa" else "lora_alpha"
+    alpha = _for_module(settings.get("alpha_pattern") or {}, module, settings.get(key, 8))
+    if not isinstance(alpha, int | float):
+        raise CheckpointError(f"{folder}: {ADAPTER_CONFIG}: {key} is {alpha!r}; it must be a number")
+    return float(alpha / math.sqrt(rank) if settings.get("use_rslora") else alpha / rank)
+
+
+def refuse_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse an adapter that PEFT would merge otherwise than is done here. Raises: CheckpointError."""
+    if settings.get("peft_type") not in ("LORA", "LOHA"):
+        raise CheckpointError(
+            f"{folder}: is an adapter of type {settings.get('peft_type')}; only LORA and LOHA can be merged here. "
             "Merge it into its base with PEFT first"
         )
     advice = "merge it into its base with PEFT first, and give the whole model"
@@ -54,7 +89,7 @@ def refuse_settings(folder: Path, settings: Mapping[str, Any]) -> None:
             raise CheckpointError(f"{folder}: {ADAPTER_CONFIG}: {key}{words} isn't supported; {advice}")
 
 
-def for_module(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
+def _for_module(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
     """The value of the first pattern that matches the end of a module's path, as PEFT finds it."""
     for key, value in pattern.items():
         if re.match(rf"(.*\.)?({key})$", module):

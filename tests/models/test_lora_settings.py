@@ -25,9 +25,11 @@ pytestmark = [
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"use_dora": True}, r"use_dora \(DoRA, which rescales whole weights\) isn't supported; merge it"),
+        ({"use_dora": True}, r"lora_B and lora_magnitude_vector belong together, .* are stored \(DoRA\)"),
         ({"bias": "all"}, "bias 'all'"),
-        ({"peft_type": "LOHA"}, "adapter of type LOHA"),
+        ({"peft_type": "LOHA"}, r"hada_w1_a and .* belong together, and lora_A and lora_B are stored \(LoHa\)"),
+        ({"peft_type": "LOKR"}, "adapter of type LOKR"),
+        ({"lora_alpha": "8"}, "lora_alpha is '8'; it must be a number"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa' changes the base too"),
         ({"layer_replication": [[0, 2], [1, 2]]}, "layer_replication"),
         ({"target_parameters": ["experts.gate_up_proj"]}, "target_parameters"),

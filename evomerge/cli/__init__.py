@@ -5,12 +5,13 @@ Nothing large is imported before a command runs.
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from evomerge.cli import check, compression, demo, models, runs, score, search, setup, status
-from evomerge.cli.guard import Commands
+from evomerge.cli.guard import Commands, quiet_libraries
 
 _START = "Start"
 _SEARCH = "Search"
@@ -68,4 +69,5 @@ app.command(rich_help_panel=_RESULTS)(score.score)
 
 def main() -> None:
     """Run the command line."""
+    quiet_libraries(sys.argv[1:])
     app(prog_name="evomerge")

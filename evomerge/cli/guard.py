@@ -6,11 +6,13 @@ Exit codes: 1 for an error, 2 for a wrong command line, 130 after Ctrl-C, 143 af
 from __future__ import annotations
 
 import errno
+import os
 import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -79,6 +81,30 @@ def stoppable(directory: Path, *, start: str) -> Iterator[None]:
 def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
     """Print a line, with control characters shown as Python writes them."""
     typer.echo(printable(text), err=err, nl=nl)
+
+
+def quiet_libraries(arguments: Sequence[str]) -> None:
+    """Keep progress bars and remarks of other libraries out of the output, here and in processes started from here.
+
+    Before any of them is imported. What has a value in the environment keeps it; with --debug all is left as it is.
+
+    Args:
+        arguments: of the command line; a download that somebody watches keeps its bars.
+    """
+    if "--debug" in arguments or os.environ.get("EVOMERGE_DEBUG"):
+        return
+    values = {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "DATASETS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if "prefetch" not in arguments or not sys.stderr.isatty():
+        values |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
+    for name, value in values.items():
+        os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
 
 
 def complain(text: str) -> None:

@@ -33,14 +33,14 @@ def nothing_right(run: Run, scores: Iterable[float]) -> str | None:
 
 
 def _answers(run: Run) -> list[str]:
-    """The first generated texts that the last evaluated model gave to search items, cut short."""
+    """The first few different texts that the last evaluated model gave to search items, cut short."""
     for evaluation in reversed(run.ledger().evaluations()):
         if evaluation.split != "search" or evaluation.table is None:
             continue
         for scores in evaluation.table.tasks.values():
             texts = scores.answers.texts() if scores.answers is not None else None
             if texts:
-                return [_cut(own[0]) for own in texts[:_SHOWN_ANSWERS] if own]
+                return list(dict.fromkeys(_cut(own[0]) for own in texts if own))[:_SHOWN_ANSWERS]
     return []
 
 

@@ -155,3 +155,28 @@ def test_control_characters_from_files_never_reach_the_terminal(tmp_path: Path) 
         assert done.returncode == 1
         assert "\\x1b" in done.stderr
         assert not any(letter < " " and letter != "\n" for letter in done.stdout + done.stderr)
+
+
+NOISE = """
+import sys, warnings
+from evomerge.cli.guard import quiet_libraries
+quiet_libraries(sys.argv[1:])
+from tqdm import tqdm
+from transformers.utils import logging
+list(tqdm(range(3)))
+warnings.warn("a library's warning")
+logging.get_logger("transformers").warning("a library's remark")
+"""
+
+
+@pytest.mark.parametrize(("arguments", "is_quiet"), [(["search"], True), (["--debug", "search"], False)])
+def test_bars_and_remarks_of_other_libraries_stay_out_of_the_output(arguments: list[str], is_quiet: bool) -> None:
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("TQDM", "TRANSFORMERS", "PYTHONWARNINGS", "EVOMERGE_DEBUG"))
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", NOISE, *arguments], capture_output=True, text=True, env=environment, check=True
+    )
+    assert (done.stdout + done.stderr == "") == is_quiet

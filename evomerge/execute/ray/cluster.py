@@ -80,6 +80,8 @@ def private_environment() -> Iterator[None]:
         "RAY_USAGE_STATS_ENABLED": "0",
         # Leave accelerators visible to actors that reserve none, as future versions will; avoids a warning.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # Ray's own choice is 15, at which workers starve wherever anybody else computes.
+        "RAY_worker_niceness": "0",
     }
     if not os.environ.get("RAY_AUTH_MODE") and not os.environ.get("RAY_AUTH_TOKEN_PATH"):
         # Ray closes a new cluster to other users with a token. Its own choice of one goes into the home folder.

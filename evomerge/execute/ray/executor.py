@@ -7,6 +7,7 @@ overruns its time is killed and replaced. The only module that imports Ray.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -205,9 +206,20 @@ class RayExecutor:
         if isinstance(value, Started):
             slot.where = value.where
             slot.starts = 0
+            self._check_niceness(value.niceness)
         elif isinstance(value, Failure):
             self._drop(slot, value.message)
         return []
+
+    def _check_niceness(self, niceness: int) -> None:
+        """Say once that workers go behind what else their machines do."""
+        if niceness > os.nice(0) and "niceness" not in self._said:
+            self._said.add("niceness")
+            _log.warning(
+                "workers run at nice %d on this cluster, behind whatever else its machines do; to give them their "
+                "share, start Ray with RAY_worker_niceness=0 in its environment",
+                niceness,
+            )
 
     def _died(self, slot: Slot, queue: Queue, error: RayActorError) -> list[tuple[Job, Outcome]]:
         """Replace an actor whose process is gone; its job is tried again, or given up."""

@@ -31,7 +31,7 @@ class WorkerProcess:
             self._worker = Worker(settings, name=where)
         except Exception as error:
             return Failure(reason="error", message=f"on {socket.gethostname()}: {type(error).__name__}: {error}")
-        return Started(where=where)
+        return Started(where=where, niceness=os.nice(0))
 
     def add_requests(
         self, split: str, held: tuple[tuple[Request, ...], Sequence[Sequence[int]] | None]
@@ -64,6 +64,8 @@ class Started:
     """A worker that came up, and on which machine."""
 
     where: str
+    niceness: int = 0
+    """How readily it lets other processes go first; 0 is as usual, 19 always."""
 
 
 @dataclass(slots=True)

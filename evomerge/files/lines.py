@@ -87,9 +87,12 @@ class Lines:
 
     def at(self, place: Place, make: Callable[[Any], T]) -> T:
         """What is made of the line at a place. Raises: RunError, as `read`."""
-        with self.path.open("rb") as file:
-            file.seek(place.start)
-            line = file.read(place.size)
+        try:
+            with self.path.open("rb") as file:
+                file.seek(place.start)
+                line = file.read(place.size)
+        except OSError as error:
+            raise RunError(f"{self.path}: can't be read: {error.strerror}") from error
         return self._made(f"the line at byte {place.start}", line, seal(line, self._of), make)
 
     def append(self, line: str) -> Place:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from evomerge.errors import LockedError, RunError
+
+_TAKEN = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
+"""How systems say that another process holds a lock; anything else means that there are none."""
 
 
 @contextmanager
@@ -24,7 +28,12 @@ def lock(directory: Path) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                raise RunError(
+                    f"{directory}: the file system has no locks ({error.strerror}), so two searches could write there "
+                    "at the same time; choose a --run directory on another disk, or mount this one with locks"
+                ) from error
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise LockedError(
@@ -38,10 +47,12 @@ def lock(directory: Path) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
-            if [entry.name for entry in directory.iterdir()] == ["lock"]:
-                # Refused before anything was recorded: leave no trace.
-                (directory / "lock").unlink()
-                directory.rmdir()
+            # The directory may be gone by now, and what was raised says so.
+            with suppress(OSError):
+                if [entry.name for entry in directory.iterdir()] == ["lock"]:
+                    # Refused before anything was recorded: leave no trace.
+                    (directory / "lock").unlink()
+                    directory.rmdir()
             fcntl.flock(file, fcntl.LOCK_UN)
 
 
@@ -62,6 +73,6 @@ def is_locked(directory: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
-    except OSError:
-        return True
+    except OSError as error:
+        return error.errno in _TAKEN
     return False

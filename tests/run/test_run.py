@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +19,8 @@ from evomerge.files.atomic import write_atomically
 from evomerge.run.clock import Clock
 from evomerge.run.directory import create_run, open_run, update_config
 from evomerge.run.identity import check_same_experiment
-from evomerge.run.lock import lock
+from evomerge.run.lock import is_locked, lock
+from evomerge.run.trial import TrialKind
 
 CONFIG = Config.from_yaml("{models: {base: a, experts: {x: b}}, benchmark: {tasks: [t]}}")
 FACTS = {
@@ -184,3 +188,30 @@ def test_the_rate_leaves_out_what_came_before_the_first_evaluation(
         now[0] += 2
         clock.evaluated(2.0)
     assert json.loads((tmp_path / "progress.json").read_text())["rate_per_minute"] == 30.0
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_not_taken_for_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def flock(file: object, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(RunError, match="the file system has no locks") as error, lock(tmp_path):
+        pass
+    assert not isinstance(error.value, LockedError)
+    assert not is_locked(tmp_path)
+
+
+def test_a_directory_that_vanishes_while_it_is_driven_is_named(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    with lock(directory):
+        create_run(directory, CONFIG, FACTS)
+        ledger = open_run(directory).ledger()
+        shutil.rmtree(directory)
+        with pytest.raises(RunError, match=f"{directory}: can't be written: No such file"):
+            ledger.add(kind=TrialKind.BASE, name="base", recipe_key="k")
+    assert not directory.exists()
+    with pytest.raises(RunError, match=str(directory)):
+        write_atomically(directory / "progress.json", "{}")

@@ -5,7 +5,6 @@ Scored by accuracy and macro-F1. Which class the model is, is read from its conf
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.benchmark.base import SPLITS, BaseModel
+from evomerge.benchmark.images import ImageEncoder, image_key
 from evomerge.benchmark.one_task import OneRequest, OneTask, choose_rows, identity, roles_of
 from evomerge.benchmark.rows import Rows, read_rows
 from evomerge.config.benchmark import BenchmarkConfig, LabelsConfig
@@ -124,6 +124,8 @@ def build(
 ) -> Labels:
     """Read the data, choose the items of each split and make the model's inputs: see `Build`.
 
+    Pixel values are made again when they are asked for; of an image only its file's bytes stay in memory.
+
     Raises: BenchmarkError; CheckpointError if the base has no tokenizer.
     """
     settings, place = config.labels, f"{where}: benchmark.labels"
@@ -136,7 +138,7 @@ def build(
     _refuse_missing(data, columns, place)
     inputs = columns[:-1]
     chosen = choose_rows(
-        data,
+        data if settings.image is None else _identified(data, settings.image, place),
         roles_of(config.splits, splits),
         inputs,
         name=TASK,
@@ -145,7 +147,7 @@ def build(
         drop=config.overlap == "drop",
     )
     numbers = _numbers(data, chosen, settings.label, labels, place)
-    encoder = _Images(model, place) if settings.image is not None else _Texts(model, max_length)
+    encoder = ImageEncoder(model, place) if settings.image is not None else _Texts(model, max_length)
     made: dict[str, tuple[OneRequest[ClassificationRequest], ...]] = {}
     cut = {}
     for role, places in chosen.items():
@@ -181,41 +183,18 @@ class _Texts:
         return {name: np.array(column, dtype=np.int64) for name, column in whole.items()}
 
 
-class _Images:
-    """Pixel values of an image."""
-
-    def __init__(self, model: BaseModel, place: str) -> None:
-        from transformers import AutoImageProcessor
-
-        try:
-            self._processor = AutoImageProcessor.from_pretrained(
-                model.folder, local_files_only=True, trust_remote_code=False
-            )
-        except Exception as error:
-            raise BenchmarkError(
-                f"{place}: {model.folder}: its image processor can't be loaded; it needs preprocessor_config.json "
-                f"there, and Pillow (pip install 'evomerge[vision]') ({type(error).__name__}: {error})"
-            ) from error
-        self.cut = 0
-
-    def encode(self, values: Sequence[Any], folder: Path) -> dict[str, NDArray[np.generic]]:
-        found = self._processor(_image(values[0], folder), return_tensors="np")
-        return {name: np.asarray(column[0]) for name, column in found.items()}
-
-
-def _image(value: Any, folder: Path) -> Any:
-    """An image from its file's name, its bytes, what `datasets` stores, or rows of pixels from 0 to 255."""
-    from PIL import Image
-
-    if isinstance(value, Mapping):
-        value = value.get("bytes") or value.get("path")
-    if isinstance(value, list):
-        pixels = np.array(value, dtype=np.uint8)
-        return Image.fromarray(pixels).convert("RGB")
-    if not isinstance(value, str | bytes):
-        raise ValueError(f"expected an image, found {value!r:.80}")
-    with Image.open(folder / value if isinstance(value, str) else io.BytesIO(value)) as image:
-        return image.convert("RGB")
+def _identified(data: Mapping[str, Rows], column: str, place: str) -> dict[str, Rows]:
+    """The same rows, each image by its content: one picture may have two names, and two pictures one."""
+    found = {}
+    for source, known in data.items():
+        rows = []
+        for index, row in enumerate(known.rows):
+            try:
+                rows.append({**row, column: image_key(row[column], known.folder)})
+            except (OSError, ValueError) as error:
+                raise BenchmarkError(f"{place}.data: row {index} of {source}: {error}") from error
+        found[source] = Rows(rows, known.folder)
+    return found
 
 
 def _labels_of(settings: LabelsConfig, model: BaseModel, place: str) -> tuple[str, ...]:

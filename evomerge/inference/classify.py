@@ -67,12 +67,14 @@ class Classifier:
         return ClassificationPlan(known, tuple(self._block(known, sorted(places)) for places in chosen))
 
     def _block(self, requests: Sequence[ClassificationRequest], places: Sequence[int]) -> ClassificationBlock:
-        costs = {place: _cost(requests[place]) for place in places}
+        # Asked for once, since an image is read for it.
+        shapes = {place: next(iter(requests[place].inputs.values())).shape for place in places}
+        costs = {place: _cost(shape) for place, shape in shapes.items()}
         batches: list[list[int]] = []
         # The longest first, so that a batch's first request says how far the others are padded.
         for place in sorted(places, key=lambda place: (-costs[place], place)):
             full = not batches or (len(batches[-1]) + 1) * costs[batches[-1][0]] > self._budget
-            if full or (self._padding is None and _is_text(requests[place])):
+            if full or (self._padding is None and len(shapes[place]) == 1):
                 # Decoders tell a text's end by its padding, so without such a token each text goes alone.
                 batches.append([])
             batches[-1].append(place)
@@ -134,11 +136,6 @@ class Classifier:
         return arguments
 
 
-def _is_text(request: ClassificationRequest) -> bool:
-    return next(iter(request.inputs.values())).ndim == 1
-
-
-def _cost(request: ClassificationRequest) -> int:
+def _cost(shape: tuple[int, ...]) -> int:
     """Tokens of a text, patches of an image."""
-    first = next(iter(request.inputs.values()))
-    return len(first) if _is_text(request) else max(1, int(np.prod(first.shape[-2:])) // _PATCH)
+    return shape[0] if len(shape) == 1 else max(1, int(np.prod(shape[-2:])) // _PATCH)

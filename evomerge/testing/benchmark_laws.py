@@ -23,6 +23,18 @@ def splits_are_disjoint_and_not_empty(benchmark: Benchmark) -> None:
     assert {item.task for items in benchmark.splits.values() for item in items} <= tasks
 
 
+def splits_hold_every_item_once(benchmark: Benchmark, whole: Benchmark) -> None:
+    """Together the splits are all items, each exactly once.
+
+    Args:
+        benchmark: whose splits share out all items.
+        whole: the same with all items in each of its splits.
+    """
+    together = sorted(item.id for items in benchmark.splits.values() for item in items)
+    for items in whole.splits.values():
+        assert together == sorted(item.id for item in items)
+
+
 def building_again_gives_the_same_items(build: Callable[[], Benchmark]) -> None:
     """Order, identity and description are the same each time."""
     one, other = build(), build()

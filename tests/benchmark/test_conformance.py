@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evomerge.benchmark import BENCHMARKS, Benchmark, build_benchmark
+from evomerge.benchmark import BENCHMARKS, SPLITS, Benchmark, build_benchmark
 from evomerge.config.benchmark import BenchmarkConfig
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.score.requests import (
@@ -28,7 +28,7 @@ from helpers.classifiers import LABELS, write_family, write_images, write_texts
 from helpers.search import write_task
 
 KINDS = ("lm_eval", "text", "image", "function", "function_lower")
-Build = Callable[[], Benchmark]
+Build = Callable[..., Benchmark]
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +53,13 @@ def builders(tmp_path_factory: pytest.TempPathFactory, tiny_llama: dict[str, Pat
     }
 
     def builder(kind: str) -> Build:
-        config = BenchmarkConfig.model_validate(settings[kind])
-        return lambda: build_benchmark(config, Checkpoint.open(models.get(kind, tiny_llama["base"])))
+        model = Checkpoint.open(models.get(kind, tiny_llama["base"]))
+
+        def build(splits: dict[str, float] | None = None) -> Benchmark:
+            config = BenchmarkConfig.model_validate({**settings[kind], "splits": splits or {}})
+            return build_benchmark(config, model, splits=tuple(splits or SPLITS))
+
+        return build
 
     return {kind: builder(kind) for kind in settings}
 
@@ -95,6 +100,18 @@ def test_every_kind_is_tried_here(builders: dict[str, Build]) -> None:
 
 def test_splits_are_disjoint_and_not_empty(benchmark: Benchmark) -> None:
     laws.splits_are_disjoint_and_not_empty(benchmark)
+
+
+def test_splits_hold_every_item_once(build: Build) -> None:
+    quarters = {"search": 0.5, "validation": 0.25, "test": 0.25}
+    whole = build({"test": 1.0})
+    laws.splits_hold_every_item_once(build(quarters), whole)
+    lost, twice = build(quarters), build(quarters)
+    lost.splits["search"] = lost.splits["search"][1:]
+    twice.splits["test"] = (*twice.splits["test"], twice.splits["search"][0])
+    for broken in (lost, twice):
+        with pytest.raises(AssertionError):
+            laws.splits_hold_every_item_once(broken, whole)
 
 
 def test_building_again_gives_the_same_items(build: Build) -> None:

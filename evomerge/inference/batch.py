@@ -7,26 +7,34 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import LogitsProcessorList
 
 from evomerge.inference.cache import Columns
+from evomerge.inference.decoding import PADDING
 from evomerge.score.requests import GenerationRequest
 
 
 @dataclass(slots=True, eq=False)
 class Running:
-    """One row: where its answer goes, and its tokens so far."""
+    """One row: where its answer goes, its tokens so far, and what changes the scores of its next one."""
 
     place: int
     request: GenerationRequest
     made: list[int]
+    processors: LogitsProcessorList
     is_finished: bool = False
 
 
 class Batch:
-    """Rows that are continued together. `mask` is (rows, columns), `tokens` and `positions` are the next inputs."""
+    """Rows that are continued together.
 
-    def __init__(self, columns: Columns, mask: Tensor, positions: Tensor, tokens: Tensor) -> None:
+    `seen` is (rows, columns), all tokens with `PADDING` where there is none; `mask`, of the same shape, is 0 there;
+    `tokens` and `positions` are the next inputs.
+    """
+
+    def __init__(self, columns: Columns, seen: Tensor, mask: Tensor, positions: Tensor, tokens: Tensor) -> None:
         self.columns = columns
+        self.seen = seen
         self.mask = mask
         self.positions = positions
         self.tokens = tokens
@@ -48,7 +56,7 @@ class Batch:
         chosen = torch.tensor(going, dtype=torch.long, device=self.mask.device)
         self.mask, self.tokens, self.positions = self.mask[chosen], self.tokens[chosen], self.positions[chosen]
         first = int(self.mask.any(dim=0).int().argmax()) if going else 0
-        self.mask = self.mask[:, first:]
+        self.mask, self.seen = self.mask[:, first:], self.seen[chosen, first:]
         self.columns.select(chosen, first)
         self.is_padded = not bool(self.mask.all())
 
@@ -57,11 +65,13 @@ class Batch:
         if not self.rows or not other.rows:
             return other if not self.rows else self
         columns = max(self.mask.shape[1], other.mask.shape[1])
-        self.mask, other.mask = (
-            torch.nn.functional.pad(batch.mask, (columns - batch.mask.shape[1], 0)) for batch in (self, other)
-        )
+        for batch in (self, other):
+            missing = (columns - batch.mask.shape[1], 0)
+            batch.mask = torch.nn.functional.pad(batch.mask, missing)
+            batch.seen = torch.nn.functional.pad(batch.seen, missing, value=PADDING)
         self.columns.join(other.columns)
         self.mask = torch.cat([self.mask, other.mask])
+        self.seen = torch.cat([self.seen, other.seen])
         self.tokens = torch.cat([self.tokens, other.tokens])
         self.positions = torch.cat([self.positions[:, -1:], other.positions[:, -1:]])
         self.rows += other.rows

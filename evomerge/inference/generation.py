@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from evomerge.errors import MergeError
 from evomerge.inference.batch import Batch, Running, cache_kinds
 from evomerge.inference.cache import Columns, Kept
+from evomerge.inference.decoding import PADDING, Decoding, arguments, decoding_of, generating, processed
 from evomerge.inference.memory import free_bytes, is_out_of_memory
-from evomerge.score.requests import GenerationRequest, GenerationResponse
+from evomerge.score.requests import GenerationRequest, GenerationResponse, Request
 from evomerge.streams import derive
 
 SLOTS = {"cpu": 64, "cuda": 256}
@@ -25,10 +27,12 @@ SLOTS = {"cpu": 64, "cuda": 256}
 
 Task = tuple[int, GenerationRequest, int | None]
 """Position in the request list, the request, and the number of the prefix that it continues."""
+Settings = tuple[tuple[str, Any], ...]
+"""What a request asks of transformers beyond the model's generation config."""
 
 
 class Generator:
-    """Continues contexts until a stop string, an end token or their length.
+    """Continues contexts until a stop string, an end token or their length, as transformers' own generate does.
 
     Args:
         model: the live model.
@@ -69,22 +73,32 @@ class Generator:
         """
         found: dict[int, GenerationResponse] = {}
         same: dict[GenerationRequest, list[int]] = {}
-        chosen = []
+        together: dict[Settings, list[Task]] = {}
+        decodings: dict[Settings, Decoding] = {}
         for task in tasks:
             place, request, _ = task
-            if request.sampling:
+            if request.sampling not in decodings:
+                decodings[request.sampling] = self._decoding(request)
+            decoding = decodings[request.sampling]
+            if not decoding.draws:
+                same.setdefault(request, []).append(place)
+                if same[request] != [place]:
+                    continue
+            if self._batches and decoding.is_rowwise:
+                together.setdefault(request.sampling, []).append(task)
+            else:
                 found[place] = self._alone(place, request, deadline)
-                continue
-            if request not in same:
-                chosen.append(task)
-            same.setdefault(request, []).append(place)
-        if self._batches:
-            self._greedy(chosen, prefix, found, deadline)
-        else:
-            found |= {place: self._alone(place, request, deadline) for place, request, _ in chosen}
+        for settings, chosen in together.items():
+            self._greedy(chosen, decodings[settings], prefix, found, deadline)
         for places in same.values():
             found |= dict.fromkeys(places, found[places[0]])
         return found
+
+    def check(self, requests: Iterable[Request]) -> None:
+        """Find out early what transformers refuses. Raises: CheckpointError naming the settings."""
+        asked = {request.sampling: request for request in requests if isinstance(request, GenerationRequest)}
+        for request in asked.values():
+            self._decoding(request)
 
     @torch.inference_mode()
     def begins_alike(self, task: Task, kept: Kept) -> float:
@@ -97,6 +111,7 @@ class Generator:
     def _greedy(
         self,
         tasks: Sequence[Task],
+        decoding: Decoding,
         prefix: Callable[[int | None], Kept | None],
         found: dict[int, GenerationResponse],
         deadline: float | None,
@@ -104,7 +119,7 @@ class Generator:
         """Greedy decoding of all; on running out of memory, of what isn't done yet in a smaller batch."""
         while waiting := deque(task for task in tasks if task[0] not in found):
             try:
-                self._run(waiting, prefix, found, deadline)
+                self._run(waiting, decoding, prefix, found, deadline)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or self._slots == 1:
                     raise
@@ -117,11 +132,12 @@ class Generator:
     def _run(
         self,
         waiting: deque[Task],
+        decoding: Decoding,
         prefix: Callable[[int | None], Kept | None],
         found: dict[int, GenerationResponse],
         deadline: float | None,
     ) -> None:
-        slots = self._affordable_slots(waiting)
+        slots = self._affordable_slots(waiting, decoding)
         batch: Batch | None = None
         while True:
             # Joining copies every row's columns, so it is done for several rows at a time.
@@ -131,8 +147,8 @@ class Generator:
                 while waiting and (batch is None or len(batch.rows) < slots):
                     _check_time(deadline)
                     room = slots - (0 if batch is None else len(batch.rows))
-                    fresh = self._begin(waiting, room, prefix)
-                    self._take(fresh, found)
+                    fresh = self._begin(waiting, decoding, room, prefix)
+                    self._take(fresh, decoding, found)
                     fresh.drop_finished()
                     batch = fresh if batch is None else batch.joined(fresh)
             assert batch is not None
@@ -144,9 +160,11 @@ class Generator:
                 batch.drop_finished()
             _check_time(deadline)
             self._step(batch)
-            self._take(batch, found)
+            self._take(batch, decoding, found)
 
-    def _begin(self, waiting: deque[Task], room: int, prefix: Callable[[int | None], Kept | None]) -> Batch:
+    def _begin(
+        self, waiting: deque[Task], decoding: Decoding, room: int, prefix: Callable[[int | None], Kept | None]
+    ) -> Batch:
         """Run the contexts of the next requests that continue the same prefix."""
         number = waiting[0][2]
         kept = prefix(number)
@@ -159,7 +177,10 @@ class Generator:
                 break
             chosen.append(waiting.popleft())
         batch, logits = self._first_logits([request.context for _, request, _ in chosen], kept, columns)
-        batch.rows = [Running(place, request, []) for place, request, _ in chosen]
+        for place, request, _ in chosen:
+            # Each row's own: they know its length, and some its tokens.
+            own = self._decoding(request).processors if decoding.processors else decoding.processors
+            batch.rows.append(Running(place, request, [], own))
         batch.logits = logits
         return batch
 
@@ -169,20 +190,23 @@ class Generator:
         """A batch of contexts, padded on the left behind their prefix, and the logits of their next tokens."""
         width = max(len(context) for context in contexts) - columns
         tokens = torch.zeros((len(contexts), width), dtype=torch.long)
-        mask = torch.ones((len(contexts), columns + width), dtype=torch.long)
+        seen = torch.full((len(contexts), columns + width), PADDING)
         for number, context in enumerate(contexts):
             padding = width + columns - len(context)
             tokens[number, padding:] = torch.tensor(context[columns:])
-            mask[number, columns : columns + padding] = 0
-        mask = mask.to(self._device)
+            seen[number, :columns] = torch.tensor(context[:columns])
+            seen[number, columns + padding :] = tokens[number, padding:]
+        seen = seen.to(self._device)
+        mask = (seen != PADDING).long()
         positions = (mask.cumsum(1) - 1)[:, columns:].clamp(min=0)
-        batch = Batch(Columns(kept, len(contexts)), mask, positions, tokens.to(self._device))
+        batch = Batch(Columns(kept, len(contexts)), seen, mask, positions, tokens.to(self._device))
         return batch, self._logits(batch)
 
     def _step(self, batch: Batch) -> None:
         """The logits after each row's last token."""
         batch.positions = batch.positions[:, -1:] + 1
         batch.mask = torch.cat([batch.mask, batch.mask.new_ones((len(batch.rows), 1))], dim=1)
+        batch.seen = torch.cat([batch.seen, batch.tokens], dim=1)
         batch.logits = self._logits(batch)
 
     def _logits(self, batch: Batch) -> Tensor:
@@ -197,59 +221,66 @@ class Generator:
         logits: Tensor = output.logits[:, -1]
         return logits
 
-    def _take(self, batch: Batch, found: dict[int, GenerationResponse]) -> None:
+    def _take(self, batch: Batch, decoding: Decoding, found: dict[int, GenerationResponse]) -> None:
         """Add each row's most probable token, and note the answers of rows that end with it."""
         best, tokens = batch.logits.max(dim=1)
+        if decoding.processors:
+            tokens = processed([row.processors for row in batch.rows], batch.seen, batch.logits).argmax(dim=1)
         batch.tokens = tokens[:, None]
         best_values = best.tolist()
         for row, token, value in zip(batch.rows, tokens.tolist(), best_values, strict=True):
             if row.is_finished:
                 continue
             # A NaN is the largest of its row.
-            if not -float("inf") < value < float("inf"):
-                raise MergeError(
-                    "generated logits are not finite; the merged weights make no usable model", request=row.place
-                )
+            if not -float("inf") < value < float("inf") and not decoding.removes_nan:
+                raise _not_finite(row.place)
             row.made.append(token)
-            if self._ends(row.made, row.request, token in self._end_tokens):
+            at_end = token in decoding.ends or len(row.made) >= decoding.most_tokens(row.request)
+            if at_end or self._holds_stop(row.made, row.request):
                 row.is_finished = True
                 found[row.place] = self._response(row.made, row.request)
 
+    def _decoding(self, request: GenerationRequest) -> Decoding:
+        return decoding_of(self._model, request, padding=self._tokenizer.pad_token_id, device=self._device)
+
     def _alone(self, place: int, request: GenerationRequest, deadline: float | None) -> GenerationResponse:
         """Decode one request through transformers; what is drawn depends on its place alone."""
-        from transformers import StoppingCriteria, StoppingCriteriaList
-
-        generator, start = self, len(request.context)
+        removes_nan = self._decoding(request).removes_nan
+        start, ends_with = len(request.context), self._ends_with
+        has_stop = False
 
         class _Stop(StoppingCriteria):
             def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+                nonlocal has_stop
                 _check_time(deadline)
-                done = generator._ends(input_ids[0, start:].tolist(), request, False)
-                return torch.full((1,), done, dtype=torch.bool, device=input_ids.device)
+                # As lm-eval looks for stop strings: of several beams in the first, and once found they stay found.
+                has_stop = has_stop or ends_with(request.stop, input_ids[0, start:].tolist())
+                return torch.full((len(input_ids),), has_stop, dtype=torch.bool, device=input_ids.device)
+
+        class _Finite(LogitsProcessor):
+            def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+                if not removes_nan and not bool((scores < float("inf")).all()):
+                    raise _not_finite(place)
+                return scores
 
         devices = [self._device] if self._device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), generating():
             torch.manual_seed(derive(0, "sample", place, bits=63))
-            context = torch.tensor([request.context], device=self._device)
             made = self._model.generate(
-                input_ids=context,
-                attention_mask=torch.ones_like(context),
-                max_new_tokens=request.max_tokens,
+                **arguments(request, padding=self._tokenizer.pad_token_id, device=self._device),
+                logits_processor=LogitsProcessorList([_Finite()]),
                 stopping_criteria=StoppingCriteriaList([_Stop()]),
-                pad_token_id=self._tokenizer.pad_token_id or 0,
-                **{"do_sample": False, **dict(request.sampling)},
+                tokenizer=self._tokenizer,
             )
         return self._response(made[0, start:].tolist(), request)
 
-    def _ends(self, made: list[int], request: GenerationRequest, at_end: bool) -> bool:
-        """Whether a row stops here: end token, length, or a stop string among its last tokens, as lm-eval looks."""
-        if at_end or len(made) >= request.max_tokens:
-            return True
-        stops = [stop for stop in request.stop if stop]
-        if not stops or not self._may_end(made[-1], stops):
-            return False
-        tail = self._tokenizer.decode(made[-max(self._lookback(stop) for stop in stops) :])
-        return any(stop in tail for stop in stops)
+    def _holds_stop(self, made: list[int], request: GenerationRequest) -> bool:
+        """Whether a text whose last token is new ends with a stop string."""
+        return self._may_end(made[-1], request.stop) and self._ends_with(request.stop, made)
+
+    def _ends_with(self, stops: Sequence[str], made: list[int]) -> bool:
+        """Whether a stop string is among the last tokens, as lm-eval looks."""
+        return any(stop in self._tokenizer.decode(made[-self._lookback(stop) :]) for stop in stops)
 
     def _may_end(self, token: int, stops: Iterable[str]) -> bool:
         """Whether a stop string can end with this token, which is cheaper to ask than the text of the last ones."""
@@ -259,22 +290,13 @@ class Generator:
         # Part of a character, or nothing seen by itself; and tokenizers drop a first space.
         if not text.strip() or "\N{REPLACEMENT CHARACTER}" in text:
             return True
-        return any(stop[-1] in text or stop[-1].isspace() for stop in stops)
+        return any(stop[-1:] in text or stop[-1].isspace() for stop in stops)
 
     def _lookback(self, stop: str) -> int:
         """How many last tokens can hold a stop string; two more than its own, since it may be split otherwise."""
         if stop not in self._lookbacks:
             self._lookbacks[stop] = len(self._tokenizer.encode(stop, add_special_tokens=False)) + 2
         return self._lookbacks[stop]
-
-    @property
-    def _end_tokens(self) -> set[int]:
-        """Tokens after which transformers' own generation ends a sequence."""
-        settings = getattr(self._model, "generation_config", None)
-        ends = getattr(settings, "eos_token_id", None)
-        if ends is None:
-            return set()
-        return set(ends) if isinstance(ends, list | tuple) else {int(ends)}
 
     def _response(self, made: list[int], request: GenerationRequest) -> GenerationResponse:
         """The text before the first stop string."""
@@ -284,15 +306,19 @@ class Generator:
                 text = text.split(stop)[0]
         return GenerationResponse(text=text, tokens=len(made))
 
-    def _affordable_slots(self, waiting: Iterable[Task]) -> int:
+    def _affordable_slots(self, waiting: Iterable[Task], decoding: Decoding) -> int:
         """Rows whose keys and values a quarter of the free memory holds."""
         config = getattr(self._model.config, "text_config", None) or self._model.config
         heads = getattr(config, "num_attention_heads", 1)
         size = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 512) // heads
         column = 2 * size * (getattr(config, "num_key_value_heads", None) or heads)
         column *= getattr(config, "num_hidden_layers", 1) * torch.finfo(self._model.dtype).bits // 8
-        longest = max(len(request.context) + request.max_tokens for _, request, _ in waiting)
+        longest = max(len(request.context) + decoding.most_tokens(request) for _, request, _ in waiting)
         return int(max(1, min(self._slots, free_bytes(self._device) / 4 // (column * longest))))
+
+
+def _not_finite(place: int) -> MergeError:
+    return MergeError("generated logits are not finite; the merged weights make no usable model", request=place)
 
 
 def _check_time(deadline: float | None) -> None:

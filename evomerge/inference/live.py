@@ -79,6 +79,9 @@ def _config(base: Checkpoint) -> Any:
 
 
 def _load(base: Checkpoint, model_class: Any, config: Any, dtype: torch.dtype) -> Any:
+    from transformers import GenerationConfig
+    from transformers.utils import GENERATION_CONFIG_NAME
+
     try:
         if base.as_stored:
             model, report = model_class.from_pretrained(
@@ -97,6 +100,9 @@ def _load(base: Checkpoint, model_class: Any, config: Any, dtype: torch.dtype) -
                 dtype=dtype,
                 output_loading_info=True,
             )
+            # Generation follows this file, as that of the folder it is exported to will.
+            if (base.folder / GENERATION_CONFIG_NAME).is_file():
+                model.generation_config = GenerationConfig.from_pretrained(base.folder, local_files_only=True)
     except Exception as error:
         raise CheckpointError(
             f"{base.folder}: can't be loaded as a {model_class.__name__} ({type(error).__name__}: {error})"

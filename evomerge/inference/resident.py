@@ -53,7 +53,10 @@ class ResidentModel:
             requests: all of a split.
             blocks: positions of the requests of each block; None: one block of all.
             form: take this form untried; None: try them out on a few requests.
+
+        Raises: CheckpointError for settings of generation that transformers refuses.
         """
+        self._generator.check(requests)
         attention = attention_cost(self._model.config.to_dict())
 
         def made(form: Form, generation_prefixes: bool = True) -> Plan:

@@ -201,17 +201,42 @@ class ForwardPasses:
         return logits
 
     def _head_is_all(self, tokens: Tensor) -> bool:
-        """Whether the model's logits are its head on the last hidden states; some models scale or cap them."""
-        head = self.model.get_output_embeddings()
-        if head is None or self.model.base_model is self.model:
+        """Whether the model's logits are its head on the last hidden states; some models scale or cap them.
+
+        Weights may hide what is done to small numbers, so other numbers of all sizes are put in both places.
+        """
+        head, body = self.model.get_output_embeddings(), self.model.base_model
+        if head is None or body is self.model:
             return False
-        few = tokens[:1, :64]
+        given: dict[str, Tensor] = {}
+
+        def replace_hidden(module: Any, inputs: Any, output: Any) -> Any:
+            given["hidden"] = _numbers_like(output[0])
+            output[next(iter(output))] = given["hidden"]
+            return output
+
+        def replace_logits(module: Any, inputs: Any, output: Tensor) -> Tensor:
+            given["read"], given["logits"] = inputs[0], _numbers_like(output)
+            return given["logits"]
+
+        hooks = [body.register_forward_hook(replace_hidden), head.register_forward_hook(replace_logits)]
         try:
-            apart = head(self.model.base_model(input_ids=few, use_cache=False)[0]).float()
+            logits = self.model(input_ids=tokens[:1, :64], use_cache=False).logits
         except REFUSALS:
             return False
-        whole = self.model(input_ids=few, use_cache=False).logits.float()
-        return bool(torch.allclose(apart, whole, rtol=1e-2, atol=1e-2 * float(whole.abs().max())))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if "read" not in given:
+            return False
+        return torch.equal(given["read"], given["hidden"]) and torch.equal(logits, given["logits"])
+
+
+def _numbers_like(tensor: Tensor) -> Tensor:
+    """Numbers of both signs and many sizes in a tensor's shape."""
+    sizes = torch.linspace(-6.0, 4.0, tensor.numel(), dtype=torch.float64)
+    signs = 1.0 - 2.0 * (torch.arange(tensor.numel()) % 2)
+    return (signs * 10.0**sizes).reshape(tensor.shape).to(device=tensor.device, dtype=tensor.dtype)
 
 
 def path_to(plan: Plan, prefix: int | None) -> list[int]:

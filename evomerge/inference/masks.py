@@ -19,6 +19,17 @@ def windows_of(config: Any) -> dict[str, int | None]:
     return {kind: window if kind == "sliding_attention" else None for kind in kinds}
 
 
+def can_be_told(config: Any) -> bool:
+    """Whether `attention_masks` says what every layer sees, so that all of them look all the way or through a window.
+
+    Layers that look at chunks, or that keep a state, see something else, which short rows wouldn't show.
+    """
+    config = getattr(config, "text_config", None) or config
+    kinds = set(getattr(config, "layer_types", None) or ())
+    local = "local" in str(getattr(config, "attention_types", ""))
+    return kinds <= {"full_attention", "sliding_attention"} and not local
+
+
 def attention_masks(
     ends: Tensor, positions: Tensor, start: int, *, windows: Mapping[str, int | None], dtype: torch.dtype
 ) -> Any:

@@ -1,6 +1,7 @@
 """Trying out on the live model which ways of sharing context leave its answers alone.
 
-A model may ignore positions or masks that it is given; a few of its answers, one by one and shared, show that.
+A model may ignore positions or masks that it is given. Its gradients show that, whatever its weights are; a few of
+its answers, one by one and shared, show what else there may be.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ import logging
 
 import torch
 
+from evomerge.inference.dependence import keeps_branches_apart
 from evomerge.inference.forward import REFUSALS, ForwardPasses, SharedPrefixes, log_likelihoods, path_to
 from evomerge.inference.generation import Generator
+from evomerge.inference.masks import can_be_told
 from evomerge.inference.plan import Plan, make_plan
 from evomerge.inference.trie import Row
 from evomerge.score.requests import LogLikelihoodRequest, LogLikelihoodResponse
 
 _log = logging.getLogger(__name__)
 
-# In float32 all forms agree to about 1e-5; a model that ignores the mask is off by whole nats.
+# In float32 all forms agree to about 1e-5. What a model follows is told by gradients; this finds what they don't see.
 _AGREEMENT = 1e-3
 _PROBED_ANSWERS = 12
 
@@ -28,6 +31,14 @@ def is_exact(passes: ForwardPasses, plan: Plan) -> bool:
     rows = [row for block in plan.blocks for row in block.rows]
     if not rows:
         return True
+    if not can_be_told(passes.model.config):
+        return False
+    tokens = torch.cat([row.tokens for row in rows])[:10]
+    if len(tokens) == 10:
+        for cached in (False, True) if plan.form == "shared" else (False,):
+            if keeps_branches_apart(passes, tokens, cached=cached) is False:
+                _log.debug("form %s: branches aren't kept apart, or positions ignored", plan.form)
+                return False
     deepest = max(rows, key=lambda row: (row.start, row.length))
     branching = [row for row in rows if not row.is_chain] or rows
     probes = {id(row): row for row in (min(branching, key=lambda row: row.length), deepest, max(rows, key=_reach))}

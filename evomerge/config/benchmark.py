@@ -51,7 +51,7 @@ class LanguageConfig(Section):
     """
 
     code: str = Field(min_length=2)
-    """ISO 639-1, such as sw; 639-3 where that has none."""
+    """ISO 639-1 or 639-3, such as sw or swh."""
     at_least: Annotated[float, Field(gt=0, le=1)] | None = None
     """A merge with a smaller share of items in the language comes after every one that keeps it."""
     penalty: Annotated[float, Field(gt=0)] | None = None

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import evomerge.benchmark.lm_eval.language
+from evomerge.benchmark.lm_eval import language
 from evomerge.benchmark.lm_eval.language import in_language
 from evomerge.cli.results import finding
 from evomerge.config.benchmark import LanguageConfig
@@ -46,6 +47,27 @@ def test_numbers_are_in_every_language_and_nothing_is_in_none() -> None:
     assert in_language(["", " \n"], "sw") == 0.0
     assert in_language([], "sw") == 0.0
     assert in_language([SENTENCES["sw"], SENTENCES["en"], "", "7"], "sw") == 0.5
+
+
+@pytest.mark.parametrize(
+    ("alias", "code", "sentence"),
+    [
+        ("gn", "gug", "Che réra Juan ha aiko Paraguaype, mba'éichapa reime."),
+        ("grn", "gug", "Che réra Juan ha aiko Paraguaype, mba'éichapa reime."),
+        ("swh", "sw", SENTENCES["sw"]),
+        ("yor", "yo", SENTENCES["yo"]),
+        ("jpn", "ja", SENTENCES["ja"]),
+    ],
+)
+def test_codes_of_both_standards_name_a_language(alias: str, code: str, sentence: str) -> None:
+    assert in_language([sentence], alias) == in_language([sentence], code) == 1.0
+    assert in_language([SENTENCES["en"]], alias) == 0.0
+
+
+def test_every_alias_leads_to_a_language_that_the_identifier_knows_and_none_hides_one() -> None:
+    known, aliases = set(language._identifier().labels), language._ALIASES
+    assert set(aliases.values()) <= known
+    assert not aliases.keys() & known
 
 
 @pytest.mark.parametrize(
@@ -187,6 +209,12 @@ def test_an_infeasible_fitness_is_shown_in_words() -> None:
     ("language", "output", "message"),
     [
         ("xx", "generate_until", r"tasks\[0\]\.language: unknown language 'xx'"),
+        (
+            "ay",
+            "generate_until",
+            r"unknown language 'ay'.* these 140 alone, and takes text in any other",
+        ),
+        ("tw", "generate_until", r"unknown language 'tw'"),
         ("sw", "loglikelihood", r"tasks\[0\]\.language: tiny_choice generates no text \(loglikelihood\)"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -111,3 +112,16 @@ def test_masks_that_old_releases_stored_are_no_tensors_of_the_model(tmp_path: Pa
         folder, lambda tensors: tensors.update({"transformer.h.0.attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.bool)})
     )
     assert Checkpoint.open(folder).names == before
+
+
+def test_a_null_quantization_config_says_that_weights_are_not_quantised(
+    copy_of: Callable[[Path], Path], tiny_llama: dict[str, Path]
+) -> None:
+    folder = copy_of(tiny_llama["base"])
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"quantization_config": None}))
+    assert Checkpoint.open(folder).names == Checkpoint.open(tiny_llama["base"]).names
+    path.write_text(json.dumps(config | {"quantization_config": {"bits": 4}}))
+    with pytest.raises(CheckpointError, match="its weights are quantised"):
+        Checkpoint.open(folder)

@@ -184,7 +184,7 @@ def test_a_search_over_adapters_ends_in_an_export(tmp_path: Path, llama: Path, a
         Adapter.open(adapter, Checkpoint.open(llama)).size_bytes
     ] * 2
     assert found.prepared_bytes
-    assert [note.partition(":")[0] for note in found.notes] == ["expert 'a'", "expert 'b'"]
+    assert [note.partition(":")[0] for note in found.notes] == ["expert 'a'", "expert 'b'", "tensors"]
     search(config, tmp_path / "run")
     out = export(tmp_path / "run", tmp_path / "out")
     AutoModelForCausalLM.from_pretrained(out)

@@ -207,10 +207,11 @@ def check_pruner(experiment: Experiment) -> None:
 
 def _check_algorithm(experiment: Experiment) -> None:
     """Build the proposer once, so that its own checks speak before anything starts."""
-    settings = experiment.config.search
+    # The space says itself where its mistakes are.
+    settings, dimensions = experiment.config.search, experiment.space.dimensions
     try:
         PROPOSERS.get(settings.algorithm)(
-            experiment.space.dimensions,
+            dimensions,
             seed=settings.seed,
             population=settings.population or 8,
             step_size=settings.step_size,

@@ -158,6 +158,7 @@ def test_a_pilot_needs_its_models(cli: Any) -> None:
     [
         ({"merge": {"method": "tyes"}}, "merge.method: unknown merge method 'tyes'"),
         ({"space": {"granularity": "layers"}}, "space.granularity"),
+        ({"space": {"granularity": "blocks", "blocks": 40}}, "space.blocks: 40 blocks of"),
         ({"search": {"evalutions": 3}}, "Did you mean 'evaluations'?"),
         ({"space": {"parameters": {"weight": {"low": 1, "high": 0}}}}, "low 1 is not below high 0"),
         ({"benchmark": {"tasks": ["no_such_task"]}}, "no_such_task"),
@@ -171,6 +172,7 @@ def test_what_is_wrong_is_said_with_its_place(
     assert done.exit_code == 1
     assert f"Error: {path}: " in done.stderr
     assert message in done.stderr
+    assert done.stderr.count(str(path)) == 1, "the file is named once"
 
 
 def test_a_missing_config_is_said_to_be_missing(cli: Any, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from evomerge.models.compatible import check_compatible
 from evomerge.report.rescore import rescore
 from evomerge.run.directory import open_run
 from evomerge.study.check import check
+from evomerge.study.experiment import open_experiment
 from evomerge.study.export import export
 from evomerge.study.score_model import evaluate
 from evomerge.study.search import search
@@ -103,6 +104,32 @@ def test_item_scores_of_the_winner_are_those_of_the_exported_model_in_transforme
         expected = f1_score(right, given, average="macro")
         assert evaluation.aggregates["labels"][MACRO_F1] == pytest.approx(expected)
         assert evaluation.score == pytest.approx(np.mean(np.equal(right, given)))
+
+
+@pytest.mark.parametrize("kind", ["bert", "vit"])
+def test_an_expert_with_settings_of_its_own_answers_as_its_folder_does_in_transformers(
+    kind: str, families: dict[str, dict[str, Path]], data: Path, tmp_path: Path
+) -> None:
+    expert = named(families[kind]["a"], tmp_path / "own", ["LABEL_0", "LABEL_1", "LABEL_2"])
+    files = {"config.json": {"layer_norm_eps": 0.5}}
+    if kind == "vit":
+        files["preprocessor_config.json"] = {"image_mean": [0.1, 0.2, 0.3]}
+    for name, change in files.items():
+        (expert / name).write_text(json.dumps({**json.loads((expert / name).read_text()), **change}))
+    models = {**families[kind], "a": expert}
+    config = Config.from_file(write_config(tmp_path / "config.yaml", models, labels(kind, data), evaluations=6))
+    result = search(config, tmp_path / "run")
+    (model,) = [model for model in result.data["test"]["models"] if model["name"] == "a"]
+    assert "layer_norm_eps" in model["own_settings"]
+    evaluation = open_run(tmp_path / "run").ledger().evaluation(model["trial"], "test")
+    assert evaluation is not None
+    assert evaluation.table is not None
+    truth = own_answers(kind, expert, data)
+    asked = open_experiment(config).benchmark_of("a").requests("test")
+    found = [truth[next(iter(request.inputs.values())).tobytes()][1] for request in asked]  # type: ignore[union-attr]
+    answers = evaluation.table.tasks["labels"].answers
+    assert answers is not None
+    np.testing.assert_allclose(answers.log_likelihoods(), found, atol=2e-5)
 
 
 @pytest.mark.parametrize(("kind", "block"), [("distilbert", None), ("distilbert", 7), ("vit", None)])

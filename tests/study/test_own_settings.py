@@ -14,6 +14,7 @@ from lm_eval.tasks import TaskManager
 
 from evomerge.config.config import Config
 from evomerge.errors import ResumeError
+from evomerge.files.atomic import read_json
 from evomerge.run.directory import open_run
 from evomerge.study.check import check
 from evomerge.study.export import export
@@ -178,7 +179,7 @@ def test_a_run_that_began_with_the_bases_settings_for_all_goes_on_so(
     config = config_of(tmp_path, models, tasks, "pages")
     with pytest.raises(KeyboardInterrupt):
         search(config, tmp_path / "run", observer=Interrupt(1))
-    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    facts = read_json(tmp_path / "run" / "run.json")
     assert facts.pop("as_themselves") == {"far": ["max_position_embeddings", "rope_parameters.rope_theta"]}
     (tmp_path / "run" / "run.json").write_text(json.dumps(facts))
     scored = on_test(search(config, tmp_path / "run").data)

@@ -11,6 +11,7 @@ from evomerge.errors import ExportError
 from evomerge.materialise.folder import write_folder
 from evomerge.mergekit.read import load_recipe
 from evomerge.mergekit.several import several_merges
+from evomerge.recipe.portable import portable
 from evomerge.recipe.recipe import Recipe
 
 
@@ -81,7 +82,7 @@ def merge(
 def _holds(folder: Path, recipe: Recipe) -> bool:
     """Whether the folder was made from this recipe; folders appear whole."""
     try:
-        return (folder / "recipe.yaml").read_text(encoding="utf-8") == recipe.to_yaml()
+        return (folder / "recipe.yaml").read_text(encoding="utf-8") == portable(recipe, folder).to_yaml()
     except (OSError, UnicodeDecodeError):
         return False
 

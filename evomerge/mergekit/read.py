@@ -190,8 +190,8 @@ def _refuse_other_adapters(stretches: Sequence[Stretch], first: ModelReference) 
             if source.adapts is not None and source.adapts != first:
                 raise RecipeError(
                     f"{source.where.removesuffix('.parameters')}.model: the adapter {source.model.path} is added to "
-                    f"{source.adapts.path}, which isn't supported for another model than the base ({first.path}); "
-                    "merge it into its model first"
+                    f"{source.adapts.path}, which is another model than the base ({first.path}); that is a merge of "
+                    "its own, which evomerge merge makes first"
                 )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from evomerge.errors import RecipeError, shown, unknown
 from evomerge.files.outside import read_text
+from evomerge.mergekit.adapted import AdaptedModels
 from evomerge.mergekit.documents import documents_of, mapping
 from evomerge.mergekit.read import from_data
 from evomerge.recipe.recipe import Recipe
@@ -48,7 +49,8 @@ def several_merges(path: Path, *, name: str | None = None) -> tuple[NamedMerge, 
         path: the file.
         name: of the merge to make; None: the one without a name, or else the one that no other merges.
 
-    Returns: nothing for a file that holds one merge at most, whose name is then its own affair.
+    Returns: nothing for a file that holds one merge at most, whose name is then its own affair. A model with an adapter
+    that isn't the merge's base is a merge of its own.
 
     Raises: RecipeError for a file that can't be read or isn't right, and for a name that isn't there.
     """
@@ -75,13 +77,24 @@ def several_merges(path: Path, *, name: str | None = None) -> tuple[NamedMerge, 
 
 def _merges(path: Path) -> list[NamedMerge]:
     documents = documents_of(read_text(path, RecipeError), str(path))
-    if len(documents) <= 1 and not (documents and isinstance(documents[0], Mapping) and "merge_method" in documents[0]):
+    if len(documents) <= 1 and not (
+        documents
+        and isinstance(documents[0], Mapping)
+        and "merge_method" in documents[0]
+        and "evomerge" not in documents[0]
+    ):
         return []
     merges: list[NamedMerge] = []
     entries = [mapping(document, f"{path}: document {number}", None) for number, document in enumerate(documents, 1)]
     names = [_name(entry, f"{path}: document {number}") for number, entry in enumerate(entries, 1)]
+    adapted = AdaptedModels(path.parent, {name for name in names if name is not None})
+    entries = [adapted.rewritten(entry) for entry in entries]
+    entries += adapted.merges.values()
+    names += adapted.merges
     for number, (entry, name) in enumerate(zip(entries, names, strict=True), 1):
-        where = f"{path}: document {number}" if name is None else f"{path}: {name}"
+        where = (
+            str(path) if len(documents) == 1 else f"{path}: document {number}" if name is None else f"{path}: {name}"
+        )
         if "merge_method" not in entry or "evomerge" in entry:
             raise RecipeError(f"{where}: expected a merge of mergekit, with merge_method; give other files one by one")
         if name in names[: number - 1]:

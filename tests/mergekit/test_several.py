@@ -14,8 +14,8 @@ from evomerge.cli import app
 from evomerge.errors import ExportError, RecipeError
 from evomerge.mergekit.read import load_recipe
 from evomerge.mergekit.several import several_merges
-from evomerge.recipe.recipe import Recipe
 from evomerge.study.merge import merge
+from helpers.adapters import merged_by_peft, write_adapter
 
 TWO = """
 merge_method: task_arithmetic
@@ -59,7 +59,7 @@ def test_the_last_merge_is_that_of_the_merged_results(tmp_path: Path, family: di
         assert torch.equal(mean[name], ((a[name] + b[name]) / 2).float().double())
         assert torch.equal(tensor, ((base[name] + mean[name]) / 2).float().double())
     assert f"mean, which another merge of the file needs, is in {tmp_path}/out-mean" in notes
-    assert Recipe.from_yaml((out / "recipe.yaml").read_text()).experts["out-mean"].path == str(tmp_path / "out-mean")
+    assert load_recipe(out / "recipe.yaml").experts["out-mean"].path == str(tmp_path / "out-mean")
 
 
 def test_a_result_that_is_there_from_the_same_recipe_is_taken(tmp_path: Path, family: dict[str, Path]) -> None:
@@ -109,7 +109,7 @@ def test_merges_come_after_those_that_they_need_and_others_are_left_out(tmp_path
         linear("one", "org/y"),
     ]
     path = written(tmp_path, "---\n".join(documents))
-    assert names(path) == ["one", "two", "three", None]
+    assert names(path) == ["one", "two", "two-lora", "three", None]
     assert names(path, "two") == ["one", "two"]
     assert names(path, "unused") == ["unused"]
 
@@ -132,7 +132,7 @@ def test_a_file_with_one_merge_is_a_plain_one(tmp_path: Path, text: str) -> None
     ("documents", "name", "message"),
     [
         ([linear("a", "b"), linear("b", "a"), linear(None, "a")], None, "b: merges a, which is made from its result"),
-        ([linear("a", "a")], "a", "a: merges a, which is made from its result"),
+        ([linear("a", "a")], "a", "merges a, which is made from its result"),
         ([linear("a", "x"), linear("b", "x")], None, "holds several merges that no other merges, a, b"),
         ([linear("a", "x"), linear("b", "x")], "c", "unknown merge 'c'. Available: a, b"),
         ([linear(None, "x"), linear(None, "x")], None, "document 2: two merges have no name"),
@@ -153,3 +153,38 @@ def test_a_file_of_several_merges_is_no_recipe(tmp_path: Path) -> None:
     path = written(tmp_path, f"{linear('a', 'x')}---\n{linear(None, 'a')}")
     with pytest.raises(RecipeError, match=r"holds 2 merges, as for mergekit-multi; .*: evomerge merge .* OUT"):
         load_recipe(path)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+@pytest.mark.parametrize("spelling", ["{c}+{lora}", "{{model: {c}, lora: {{path: {lora}}}}}"])
+def test_an_adapter_of_another_model_is_merged_into_that_first(
+    tmp_path: Path, family: dict[str, Path], spelling: str
+) -> None:
+    lora = write_adapter(tmp_path / "lora", family["c"])
+    text = f"""
+merge_method: task_arithmetic
+base_model: {{base}}
+models:
+  - {{{{model: {spelling}, parameters: {{{{weight: 0.5}}}}}}}}
+  - {{{{model: "{{base}}+{{lora}}", parameters: {{{{weight: 0.25}}}}}}}}
+"""
+    path = written(tmp_path, text, {**family, "lora": lora})
+    out = weights(merge(path, tmp_path / "out"))
+    theirs = {name: tensor.double() for name, tensor in merged_by_peft(family["c"], lora).items()}
+    original = weights(family["c"])
+    change = {name: tensor - original[name] for name, tensor in theirs.items()}
+    base = weights(family["base"])
+    for name, tensor in out.items():
+        expected = base[name] + 0.5 * (theirs[name] - base[name]) + 0.25 * change[name]
+        assert torch.allclose(tensor, expected, rtol=0, atol=1e-6), name
+    assert {path.name for path in tmp_path.iterdir() if path.name.startswith("out")} == {"out", "out-c-lora"}
+
+
+@pytest.mark.parametrize("text", ["merge_method: slerp\nbase_model: org/a+org/lora\n", "merge_method: linear\n"])
+def test_adapters_of_one_model_with_the_base_or_first_model_need_no_merge_of_their_own(
+    tmp_path: Path, text: str
+) -> None:
+    models = "models: [{model: org/a}, {model: org/a+org/lora}]\n"
+    path = written(tmp_path, text + models)
+    assert names(path) == (["a-lora", None] if "base_model" in text else [])

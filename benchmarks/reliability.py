@@ -13,6 +13,8 @@ and no file left over. N moments are tried, half of them while the run is create
 foreign, lost, doubled or exchanged, filled with zeros, deleted. Going on must end in the same result, or be refused
 with the file's name. What was refused is repaired, as by `evomerge check RUN --repair`, and must then end in the same
 result or be refused still.
+
+`--fuzz N`: N damaged, odd and hostile versions of each kind of input file, as in reliability_inputs.py.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from evomerge.errors import EvomergeError
 from evomerge.run.repair import repair
 from evomerge.study.search import resume, search
 from moments import Moments
+from reliability_inputs import fuzz, line
 from remembered import Remembered, essence
 
 KNOWN_FILES = {*LINES, *OTHERS, "prepared"}
@@ -48,13 +51,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, metavar="N", help="moments to be killed at; 0: all of them")
     parser.add_argument("--damage", type=int, metavar="N", help="damaged directories")
+    parser.add_argument("--fuzz", type=int, metavar="N", help="damaged and hostile input files of each kind")
     parser.add_argument("--evaluations", type=int, default=40, help="candidates of the search")
     parser.add_argument("--block", type=int, help="answer the search items in blocks of so many")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop each of the two after so long")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop each of them after so long")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     found: dict[str, Any] = {}
+    if options.fuzz is not None:
+        found["fuzz"] = []
+        for row in fuzz(seconds=options.seconds, most=options.fuzz, seed=options.seed):
+            print(line(row), flush=True)
+            found["fuzz"].append(row)
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         case = Remembered(Path(folder), evaluations=options.evaluations, block=options.block)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from evomerge.config.benchmark import Files, SplitConfig
 from evomerge.errors import BenchmarkError, unknown
+from evomerge.files.outside import decode, parse_json
 
 FORMATS = (".json", ".jsonl", ".csv", ".parquet")
 
@@ -71,17 +71,25 @@ def _read_file(path: Path, place: str) -> Rows:
 
 def _parse(path: Path, place: str) -> Any:
     if path.suffix == ".json":
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes(), f"{place}: {path}", BenchmarkError)
     if path.suffix == ".jsonl":
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        lines = decode(path.read_bytes(), f"{place}: {path}", BenchmarkError).split("\n")
+        return [
+            parse_json(line, f"{place}: {path}: line {number}", BenchmarkError)
+            for number, line in enumerate(lines, start=1)
+            if line.strip()
+        ]
     if path.suffix == ".csv":
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             return list(csv.DictReader(file))
     if path.suffix == ".parquet":
         from pyarrow import parquet
 
         with path.open("rb") as file:
-            return parquet.read_table(file).to_pylist()
+            try:
+                return parquet.read_table(file).to_pylist()
+            except Exception as error:
+                raise BenchmarkError(f"{place}: {path}: isn't valid parquet: {error}") from error
     raise BenchmarkError(f"{place}: {path}: expected a file that ends in {', '.join(FORMATS)}, or a folder")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,10 +18,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, shown
 from evomerge.methods.spectral.compress import Factors, expand
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.headers import TensorInfo, read_header
+from evomerge.models.headers import TensorInfo, read_header, read_json
 from evomerge.models.hub import COMPRESSED, resolve
 from evomerge.recipe.sources import ModelReference
 
@@ -76,19 +77,42 @@ class Compression:
     def read(cls, folder: Path) -> Compression:
         """The manifest of a folder. Raises: CheckpointError if there is none or it can't be understood."""
         path = folder / COMPRESSED
+        if not path.is_file():
+            raise CheckpointError(f"{folder}: no compressed expert ({COMPRESSED} is missing)")
+        data = read_json(path)
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
             version = data.pop("evomerge_compressed")
             if version != FORMAT_VERSION:
                 raise CheckpointError(f"{path}: format {version}; this version reads {FORMAT_VERSION}. Compress anew")
             tensors = {str(name): CompressedTensor(**entry) for name, entry in data.pop("tensors").items()}
-            return cls(base=ModelReference(**data.pop("base")), tensors=tensors, **data)
-        except FileNotFoundError as error:
-            raise CheckpointError(f"{folder}: no compressed expert ({COMPRESSED} is missing)") from error
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            found = cls(base=ModelReference(**data.pop("base")), tensors=tensors, **data)
+            _check_forms(found)
+            return found
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(f"{path}: can't be read as a compressed expert's manifest ({error})") from error
+
+
+def _check_forms(manifest: Compression) -> None:
+    """Raises: TypeError, ValueError for a value of another form than the manifest's fields have."""
+    texts: tuple[Any, ...] = (
+        manifest.fingerprint,
+        manifest.expert,
+        manifest.method,
+        manifest.base.path,
+        manifest.base.revision or "",
+    )
+    numbers: tuple[Any, ...] = (manifest.size_bytes, manifest.expert_bytes, manifest.error, *manifest.kept.values())
+    for entry in manifest.tensors.values():
+        numbers += (entry.size_bytes, entry.error, entry.rank or 0)
+        texts += (entry.file or "",)
+        if entry.kind not in ("same", "whole", "factors") or not isinstance(entry.rank, int | None):
+            raise ValueError(f"{shown(entry)}")
+    if not all(isinstance(text, str) for text in texts) or len(manifest.kept) != 1:
+        raise TypeError("a text is missing")
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+        raise TypeError("a number is missing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +155,7 @@ class CompressedExpert(Checkpoint):
             if Path(file).name != file or not (folder / file).is_file():
                 raise CheckpointError(f"{folder}: {file} is missing; copy the whole folder again")
         _check_stored(folder, manifest, base)
-        try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{folder}: config.json can't be read ({error})") from error
+        config = read_json(folder / "config.json")
         found = cls(
             reference=reference,
             folder=folder,

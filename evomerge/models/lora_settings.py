@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, shown
 from evomerge.models.hub import ADAPTER_CONFIG
 
 # Settings that don't change what the trained factors mean. Any other that is set is refused by its name.
@@ -70,6 +70,7 @@ def scale_of(folder: Path, settings: Mapping[str, Any], name: str, module: str, 
 
 def refuse_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Refuse an adapter that PEFT would merge otherwise than is done here. Raises: CheckpointError."""
+    _check_forms(settings, f"{folder}: {ADAPTER_CONFIG}")
     if settings.get("peft_type") not in ("LORA", "LOHA"):
         raise CheckpointError(
             f"{folder}: is an adapter of type {settings.get('peft_type')}; only LORA and LOHA can be merged here. "
@@ -77,16 +78,31 @@ def refuse_settings(folder: Path, settings: Mapping[str, Any]) -> None:
         )
     advice = "merge it into its base with PEFT first, and give the whole model"
     if settings.get("bias", "none") != "none":
-        raise CheckpointError(f"{folder}: {ADAPTER_CONFIG}: bias {settings['bias']!r}: trained biases; {advice}")
+        raise CheckpointError(f"{folder}: {ADAPTER_CONFIG}: bias {shown(settings['bias'])}: trained biases; {advice}")
     if settings.get("init_lora_weights", True) not in _PLAIN_STARTS:
         raise CheckpointError(
-            f"{folder}: {ADAPTER_CONFIG}: init_lora_weights {settings['init_lora_weights']!r} changes the base too; "
-            f"convert it to a plain LoRA with PEFT's path_initial_model_for_weight_conversion, or {advice}"
+            f"{folder}: {ADAPTER_CONFIG}: init_lora_weights {shown(settings['init_lora_weights'])} changes the base "
+            f"too; convert it to a plain LoRA with PEFT's path_initial_model_for_weight_conversion, or {advice}"
         )
     for key, value in settings.items():
         if value and key not in _UNDERSTOOD and key not in _MEANINGLESS_HERE:
             words = f" ({_WORDS[key]})" if key in _WORDS else ""
             raise CheckpointError(f"{folder}: {ADAPTER_CONFIG}: {key}{words} isn't supported; {advice}")
+
+
+def _check_forms(settings: Mapping[str, Any], where: str) -> None:
+    """Check that numbers are numbers and patterns are patterns. Raises: CheckpointError."""
+    for key, patterns in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern"), ("alpha", "alpha_pattern")):
+        found = settings.get(patterns)
+        if not isinstance(found, Mapping | None):
+            raise CheckpointError(f"{where}: {patterns}: expected a number for each pattern, got {shown(found)}")
+        for pattern, value in {key: settings.get(key, 8), **(found or {})}.items():
+            if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+                raise CheckpointError(f"{where}: {pattern} is {shown(value)}; it must be a number")
+            try:
+                re.compile(pattern)
+            except (re.error, RecursionError, OverflowError) as error:
+                raise CheckpointError(f"{where}: {patterns}: {shown(pattern)} is no pattern: {error}") from error
 
 
 def _for_module(pattern: Mapping[str, Any], module: str, default: Any) -> Any:

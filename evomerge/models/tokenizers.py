@@ -15,6 +15,7 @@ from typing import Any
 
 from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.headers import read_json
 from evomerge.models.hub import TOKENIZER_FILES
 from evomerge.models.tokens import Tokens, load_tokenizer, vocabulary_files
 
@@ -102,7 +103,7 @@ class UnionTokenizer:
         _write_json(folder / "config.json", base.config)
         _write_json(folder / "tokenizer.json", self.data)
         path = folder / "tokenizer_config.json"
-        settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        settings = read_json(path) if path.is_file() else {}
         if "added_tokens_decoder" in settings:
             entries = {str(entry["id"]): dict(entry) for entry in self.data["added_tokens"]}
             for entry in entries.values():

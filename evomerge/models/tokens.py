@@ -117,7 +117,7 @@ def _written(folder: Path) -> Tokens | None:
         else:
             regular = {str(token): int(number) for token, number in vocab.items()}
         added = {str(entry["content"]): int(entry["id"]) for entry in data.get("added_tokens") or ()}
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError):
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError):
         return None
     return Tokens(regular, added)
 

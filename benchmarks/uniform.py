@@ -10,7 +10,8 @@ default 0.5.
 
 `equal` has the same weight for every expert, evenly spaced; with two experts it is the grid of as many whole levels as
 fit. `spread` is what a search does. Both cost as many evaluations, but for the grid, which leaves some of them out. The
-last column takes the five with the best search scores and of these the best on the validation items, as a search does.
+last column takes the five with the best search scores, leaves out those that are clearly worse than the best of them,
+and takes the best of the rest on the validation items, as a search does.
 """
 
 from __future__ import annotations
@@ -71,7 +72,10 @@ def chosen(points: Points, items: int, seed: int) -> tuple[float, float]:
     optimum = landscape.dirichlet(np.full(experts, 1.5)) * landscape.uniform(0.7, 1.8)
     skew = np.eye(experts) + landscape.normal(0.0, 0.6 / experts**0.5, (experts, experts))
     accuracy = 0.75 * np.exp(-1.5 * np.sum(((points - optimum) @ skew.T) ** 2, axis=1))
-    best = np.argsort(-draws.binomial(items, accuracy), kind="stable")[:SHORTLIST]
+    right = draws.binomial(items, accuracy) / items
+    best = np.argsort(-right, kind="stable")[:SHORTLIST]
+    error = np.sqrt((right * (1 - right))[best] / items + right[best[0]] * (1 - right[best[0]]) / items)
+    best = best[right[best[0]] - right[best] <= 1.96 * error]
     validation = draws.binomial(items // 2, accuracy[best])
     return float(accuracy[best[0]]), float(accuracy[best[int(validation.argmax())]])
 

@@ -13,7 +13,7 @@ from evomerge.run.trial import WINNER, Trial, TrialKind
 from evomerge.score.objective import LANGUAGE
 from evomerge.score.table import ItemTable
 from evomerge.study.candidates import Candidates
-from evomerge.study.select import SELECTION, Scored, best_uniform, best_validated, shortlist, summary
+from evomerge.study.select import SELECTION, Scored, best_uniform, best_validated, not_clearly_worse, shortlist, summary
 from evomerge.study.session import Session, budget_of
 
 
@@ -23,8 +23,13 @@ def conclude(candidates: Candidates) -> dict[str, Any]:
     trials, evaluations = ledger.trials(), candidates.search_evaluations()
     size = session.config.search.shortlist
     uniform_size = 1 if session.run.facts.get("selection", 1) < SELECTION else size
-    best, uniform = shortlist(trials, evaluations, size, uniform_size), best_uniform(trials, evaluations, uniform_size)
     objective = session.benchmark.objective
+    uniform = best_uniform(trials, evaluations, uniform_size)
+    tables = [table for trial in uniform if (table := evaluations[trial.number].table) is not None]
+    if tables:
+        weights = objective.weights_for(tables[0].sizes)
+        uniform = not_clearly_worse(uniform, session.benchmark.samples(tables), weights)
+    best = shortlist(trials, evaluations, size, uniform)
     checkpoints = [trial for trial in trials if trial.kind.is_checkpoint]
     compared = list({trial.number: trial for trial in [*best, *checkpoints, *uniform]}.values())
     session.phase("validation", len(compared))

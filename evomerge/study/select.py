@@ -21,7 +21,8 @@ from evomerge.run.trial import WINNER, Trial, TrialKind
 
 SELECTION = 2
 """The present rule of selection, as run.json has it. In runs without a word on it, rule 1, the best uniform merge is
-the one with the best search fitness; by rule 2 as many are validated as there are candidates on the shortlist."""
+the one with the best search fitness; by rule 2 as many are validated as there are candidates on the shortlist, but for
+those that are clearly worse on the search items."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,14 +55,16 @@ def ranked(trials: Sequence[Trial], evaluations: Mapping[int, Evaluation]) -> li
     return list(by_recipe.values())
 
 
-def shortlist(trials: Sequence[Trial], evaluations: Mapping[int, Evaluation], size: int, uniform: int) -> list[Trial]:
+def shortlist(
+    trials: Sequence[Trial], evaluations: Mapping[int, Evaluation], size: int, uniform: Sequence[Trial]
+) -> list[Trial]:
     """The merges to validate, by search fitness, each recipe once.
 
     Args:
         trials: all of a run.
         evaluations: on the search items, by trial number.
         size: how many of the best merges of any kind. The newest mean joins them whatever it scores.
-        uniform: how many of the best uniform merges.
+        uniform: the uniform merges that are validated whatever else is.
     Raises: RunError if no merge has a score.
     """
     merges = [trial for trial in trials if trial.kind.is_ranked]
@@ -71,13 +74,30 @@ def shortlist(trials: Sequence[Trial], evaluations: Mapping[int, Evaluation], si
             "no merge could be scored: every candidate failed. The reasons are in: evomerge trials RUN --format json"
         )
     best += [trial for trial in trials if trial.kind is TrialKind.MEAN][-1:]
-    best += best_uniform(trials, evaluations, uniform)
+    best += uniform
     return ranked(best, evaluations)
 
 
 def best_uniform(trials: Sequence[Trial], evaluations: Mapping[int, Evaluation], size: int) -> list[Trial]:
     """At most `size` uniform merges, those with the best search fitness, best first; empty if all of them failed."""
     return ranked([trial for trial in trials if trial.kind is TrialKind.UNIFORM], evaluations)[:size]
+
+
+def not_clearly_worse(trials: Sequence[Trial], items: Sequence[Samples], weights: Mapping[str, float]) -> list[Trial]:
+    """The first trial, and those that the same items don't show to be worse.
+
+    A few trials of very different worth would else be told apart by the luck of a few validation items alone.
+
+    Args:
+        trials: the best first.
+        items: of each trial, its results on the search items.
+        weights: of the tasks.
+    """
+    return [
+        trial
+        for trial, others in zip(trials, items, strict=True)
+        if trial is trials[0] or compare_scores(items[0], others, weights).interval.low <= 0
+    ]
 
 
 def best_validated(trials: Sequence[Trial], validation: Mapping[int, Evaluation | None]) -> Trial:

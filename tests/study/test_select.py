@@ -9,7 +9,7 @@ from evomerge.errors import RunError
 from evomerge.estimate.intervals import Mean
 from evomerge.run.evaluation import Evaluation
 from evomerge.run.trial import Trial, TrialKind, TrialState
-from evomerge.study.select import Scored, best_uniform, best_validated, shortlist, summary
+from evomerge.study.select import Scored, best_uniform, best_validated, not_clearly_worse, shortlist, summary
 
 
 def trial(number: int, kind: str = "candidate", key: str | None = None) -> Trial:
@@ -40,9 +40,11 @@ def test_the_shortlist_holds_the_best_the_newest_mean_and_the_best_uniform() -> 
         trial(10, "mean"),
     ]
     scores = {0: 0.99, 1: 0.98, 2: 0.2, 3: 0.3, 4: 0.5, 5: 0.7, 6: None, 7: 0.6, 8: 0.1, 9: 0.65, 10: 0.05}
-    found = shortlist(trials, evaluations(scores), 2, 1)
+    found = shortlist(trials, evaluations(scores), 2, best_uniform(trials, evaluations(scores), 1))
     assert [item.number for item in found] == [5, 7, 3, 10]
-    assert [item.number for item in shortlist(trials, evaluations(scores), 2, 2)] == [5, 7, 3, 2, 10]
+    assert [
+        item.number for item in shortlist(trials, evaluations(scores), 2, best_uniform(trials, evaluations(scores), 2))
+    ] == [5, 7, 3, 2, 10]
 
 
 def test_the_uniform_merge_to_compare_with_is_the_best_on_validation_of_those_best_in_the_search() -> None:
@@ -57,13 +59,13 @@ def test_the_uniform_merge_to_compare_with_is_the_best_on_validation_of_those_be
 
 def test_the_same_recipe_is_listed_once_and_the_earlier_of_equals_comes_first() -> None:
     trials = [trial(0, key="a"), trial(1, key="b"), trial(2, key="a"), trial(3, key="c")]
-    found = shortlist(trials, evaluations({0: 0.5, 1: 0.5, 2: 0.5, 3: 0.4}), 2, 1)
+    found = shortlist(trials, evaluations({0: 0.5, 1: 0.5, 2: 0.5, 3: 0.4}), 2, [])
     assert [item.number for item in found] == [0, 1]
 
 
 def test_when_every_merge_failed_there_is_no_winner() -> None:
     with pytest.raises(RunError, match="every candidate failed"):
-        shortlist([trial(0, "base"), trial(1)], evaluations({0: 0.5, 1: None}), 3, 3)
+        shortlist([trial(0, "base"), trial(1)], evaluations({0: 0.5, 1: None}), 3, [])
     assert best_uniform([trial(0, "uniform")], evaluations({0: None}), 3) == []
 
 
@@ -83,6 +85,15 @@ def test_a_summary_compares_the_winner_with_each_rival_on_the_same_items() -> No
     assert found["comparisons"][1]["p_holm"] >= found["comparisons"][1]["p"]
     low, high = found["models"][1]["interval"]
     assert low < 0.5 < high
+
+
+def test_a_uniform_merge_that_the_search_items_show_to_be_worse_is_not_validated() -> None:
+    shares = {0: 60, 1: 55, 2: 30}
+    items = [{"t": Mean(np.array([1.0] * right + [0.0] * (100 - right)))} for right in shares.values()]
+    trials = [trial(number, "uniform") for number in shares]
+    assert [kept.number for kept in not_clearly_worse(trials, items, {"t": 1.0})] == [0]
+    mixed = [{"t": Mean(np.roll(one["t"].values, 37 * number))} for number, one in enumerate(items)]
+    assert [kept.number for kept in not_clearly_worse(trials, mixed, {"t": 1.0})] == [0, 1]
 
 
 def test_a_uniform_merge_that_won_is_not_compared_with_itself() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from evomerge.config.config import Config
+from evomerge.files.atomic import read_json, write_json
 from evomerge.run.directory import Run, open_run
 from evomerge.run.ledger import Ledger
 from evomerge.space.base import Genome
@@ -66,9 +66,9 @@ def test_a_run_from_before_goes_on_with_the_uniform_merges_it_has_and_its_own_ch
         patch.setattr(CoefficientSpace, "starting_points", equal_weights)
         with pytest.raises(KeyboardInterrupt):
             search(config, tmp_path / "run", observer=Interrupt(after))
-    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    facts = read_json(tmp_path / "run" / "run.json")
     del facts["selection"]
-    (tmp_path / "run" / "run.json").write_text(json.dumps(facts))
+    write_json(tmp_path / "run" / "run.json", facts)
     before = recorded(tmp_path / "run")
     resume(tmp_path / "run")
     assert recorded(tmp_path / "run") == before

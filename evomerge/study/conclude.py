@@ -72,7 +72,8 @@ def _summary(session: Session, models: Sequence[tuple[Trial, str]], split: str) 
     for trial, kind in models:
         evaluation = session.ledger.evaluation(trial.number, split)
         if evaluation is None or evaluation.table is None or evaluation.score is None:
-            session.observer.message(f"{trial.name} has no {split} score: {evaluation and evaluation.failure}")
+            reason = "it was not evaluated" if evaluation is None else evaluation.failure
+            session.observer.message(f"trial {trial.number} ({trial.kind}) has no {split} score: {reason}")
             continue
         found.append((trial, kind, evaluation.score, evaluation.table, evaluation))
     if not found:

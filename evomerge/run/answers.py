@@ -81,6 +81,10 @@ class Parts:
         key = (trial, split)
         return tuple(self._read(key)) if key in self._places else ()
 
+    def count(self, trial: int, split: str) -> int:
+        """How many of a trial's blocks are there, in order from the first."""
+        return len(self._places.get((trial, split), ()))
+
     def add(self, part: Part) -> None:
         """Make a block's answers durable. Raises: RunError if the directory can't be written."""
         key = (part.trial, part.split)

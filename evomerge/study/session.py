@@ -16,11 +16,11 @@ from typing import Any
 
 from evomerge.benchmark.base import Benchmark
 from evomerge.config.config import Config
-from evomerge.errors import listed
+from evomerge.errors import RunError, listed
 from evomerge.execute.base import Executor
 from evomerge.execute.settings import make_executor, worker_settings
 from evomerge.models.own_settings import own_notes
-from evomerge.run.answers import Parts
+from evomerge.run.answers import PARTS, Parts
 from evomerge.run.clock import Clock
 from evomerge.run.consistency import is_supported
 from evomerge.run.directory import PREPARED, Run, clear_left_over, create_run, update_config
@@ -122,6 +122,24 @@ class Session:
                 f"{listed(map(str, lost))}"
             )
         self.parts = Parts(self.directory, self.run.facts["study"])
+        self._check_rivals()
+
+    def _check_rivals(self) -> None:
+        """A pruner compares blocks of candidates that have ended. Raises: RunError if some of them are lost."""
+        if self.config.search.pruner == "none":
+            return
+        needed = len(self.blocks("search"))
+        lost = [
+            str(found.trial)
+            for found in self.ledger.evaluations()
+            if (found.split, found.same_as, found.failure) == ("search", None, None)
+            and self.parts.count(found.trial, "search") < needed
+        ]
+        if lost:
+            raise RunError(
+                f"{self.directory / PARTS}: lacks answers of trials that have ended ({listed(lost)}), by which the "
+                "pruner judges others; restore the file from a copy, or start a new run directory"
+            )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -141,7 +141,7 @@ def try_damage(case: Remembered, number: int, seconds: float, seed: int) -> dict
         if outcome.startswith("refused"):
             after, more = _forked(lambda: _repaired(case, directory, resumed=resumed))  # noqa: B023
             repaired[after] += 1
-            if after != "same":
+            if after not in {"same", "refused"}:
                 wrong.append({**row, "repaired": after, "words": f"{words} | {more}"})
     return {"tried": sum(outcomes.values()), "outcomes": dict(outcomes), "repaired": dict(repaired), "wrong": wrong}
 

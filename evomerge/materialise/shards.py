@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from evomerge.errors import ExportError
+from evomerge.errors import ExportError, shown
 from evomerge.files.atomic import json_text
 from evomerge.materialise.bind import Bound
 from evomerge.materialise.merger import Merger
@@ -25,11 +25,11 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**
 
 def parse_size(size: str | int) -> int:
     """A size such as "5GB", "500 MB", "2GiB" or a number, in bytes. Raises: ExportError if it isn't one."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b)?\s*", str(size), re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([kmgt]?i?b)?\s*", str(size), re.IGNORECASE)
     unit = (match[2] or "").upper() if match else None
     unit = "" if unit == "B" else unit
     if match is None or unit not in _UNITS or (found := int(float(match[1]) * _UNITS[unit])) < 1:
-        raise ExportError(f"shard size {size!r}: expected a size such as 5GB, 500MB or 2GiB")
+        raise ExportError(f"shard size {shown(size)}: expected a size such as 5GB, 500MB or 2GiB")
     return found
 
 

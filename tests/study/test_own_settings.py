@@ -14,7 +14,7 @@ from lm_eval.tasks import TaskManager
 
 from evomerge.config.config import Config
 from evomerge.errors import ResumeError
-from evomerge.files.atomic import read_json
+from evomerge.files.atomic import read_json, write_json
 from evomerge.run.directory import open_run
 from evomerge.study.check import check
 from evomerge.study.export import export
@@ -181,7 +181,7 @@ def test_a_run_that_began_with_the_bases_settings_for_all_goes_on_so(
         search(config, tmp_path / "run", observer=Interrupt(1))
     facts = read_json(tmp_path / "run" / "run.json")
     assert facts.pop("as_themselves") == {"far": ["max_position_embeddings", "rope_parameters.rope_theta"]}
-    (tmp_path / "run" / "run.json").write_text(json.dumps(facts))
+    write_json(tmp_path / "run" / "run.json", facts)
     scored = on_test(search(config, tmp_path / "run").data)
     plain = Path(shutil.copytree(family["far"], tmp_path / "plain"))
     shutil.copyfile(family["base"] / "config.json", plain / "config.json")

@@ -57,8 +57,11 @@ def _show(console: Console, run: Run, status: RunStatus) -> None:
     from evomerge.cli.results import finding, result_table
 
     console.print(_screen(run, status))
+    if status.driver_alive:
+        return
     result = run.result()
-    if result is None or status.driver_alive or not run.has_ended():
+    if result is None or not run.has_ended():
+        say(console, f"\n{_how_to_go_on(run)}")
         return
     console.print("", result_table(result), "", sep="\n")
     say(console, finding(result))
@@ -135,7 +138,11 @@ def _phase(run: Run, status: RunStatus) -> str:
     if run.has_ended():
         return "done"
     during = "" if status.phase in {"not started", "not continued"} else f" during {status.phase}"
-    return f"stopped{during}; continue with: evomerge resume {shlex.quote(str(run.directory))}"
+    return f"stopped{during}"
+
+
+def _how_to_go_on(run: Run) -> str:
+    return f"continue with: evomerge resume {shlex.quote(str(run.directory))}"
 
 
 def _watch_lines(run: Run) -> None:
@@ -154,6 +161,6 @@ def _watch_lines(run: Run) -> None:
             echo(line + left)
             last, said = line, time.monotonic()
         if not status.driver_alive:
-            echo(_phase(run, status))
+            echo(_phase(run, status) if run.has_ended() else f"{_phase(run, status)}; {_how_to_go_on(run)}")
             return
         time.sleep(_REFRESH_S)

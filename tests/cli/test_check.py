@@ -23,7 +23,7 @@ def config(tmp_path: Path, tiny_llama: dict[str, Path]) -> Path:
 def test_check_shows_the_size_of_the_search(cli: Any, config: Path) -> None:
     done = cli("check", config)
     assert done.exit_code == 0, done.stderr
-    for part in ("a folder", "coefficients over", "8 candidates a generation", "28 search", "12 search", "24 test"):
+    for part in ("a folder", "coefficients over", "8 candidates a generation", "29 search", "12 search", "24 test"):
         assert part in done.stdout
     assert "in this process, in float32" in done.stdout
     assert " a candidate, with answers that share their context (" in " ".join(done.stdout.split())

@@ -145,7 +145,7 @@ def test_status_of_a_stopped_run_says_how_to_continue(cli: Any, run: Path) -> No
     assert "2 of 8 done, 1 interrupted, 1 failed" in shown
     assert "running" not in shown
     assert "trial 3, a candidate: score 0.6250, fitness 0.6350" in shown
-    assert f"continue with: evomerge resume {run}" in " ".join(shown.split())
+    assert shown.endswith(f"\n\ncontinue with: evomerge resume {run}\n")
     assert "\x1b" not in shown
 
 

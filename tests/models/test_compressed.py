@@ -137,12 +137,12 @@ def test_a_search_over_a_compressed_expert_ends_in_an_export(family: dict[str, P
     small = CompressedExpert.open(family["small"])
     assert found.models[1].size_bytes == small.size_bytes
     assert found.prepared_bytes == small.computed_bytes > 0
-    assert [note.partition(":")[0] for note in found.notes] == ["expert 'a'"]
+    assert [note.partition(":")[0] for note in found.notes] == ["expert 'a'", "tensors"]
     search(config, tmp_path / "run")
     AutoModelForCausalLM.from_pretrained(export(tmp_path / "run", tmp_path / "out"))
 
 
 def test_a_compressed_expert_without_its_base_here_is_only_listed(family: dict[str, Path], tmp_path: Path) -> None:
-    models = {"base": tmp_path / "elsewhere", "a": family["small"], "b": family["b"]}
-    found = check(Config.from_file(write_config(tmp_path / "config.yaml", models, tmp_path)))
+    models = {"base": Path("org/elsewhere"), "a": family["small"], "b": family["b"]}
+    found = check(Config.from_file(write_config(tmp_path / "config.yaml", models, write_task(tmp_path / "tasks"))))
     assert [model.size_bytes is None for model in found.models] == [True, True, False]

@@ -61,12 +61,12 @@ BEGIN, END = "<!-- house: drawn by tests/helpers/house.py -->", "<!-- end of hou
 
 def picture() -> str:
     """A line for each room with what it is for, the upper floors first; at most 80 columns."""
-    width = max(map(len, FLOOR))
+    width, digits = max(map(len, FLOOR)), len(str(len(FLOORS)))
     lines = []
     for number, rooms in reversed([*enumerate(FLOORS, start=1)]):
         for place, room in enumerate(rooms):
-            floor = str(number) if place == 0 else " "
-            lines.append(f"{floor}  {room:<{width}}  {WORDS.get(room, '')}".rstrip())
+            floor = str(number) if place == 0 else ""
+            lines.append(f"{floor:>{digits}}  {room:<{width}}  {WORDS.get(room, '')}".rstrip())
     return "\n".join(lines)
 
 

@@ -60,8 +60,8 @@ class Ours:
         self._worker = Worker(worker_settings(config, dtype=experiment.dtype))
         self.requests = self._benchmark.requests("search")
         self._worker.add_requests("search", self.requests)
-        self._resident, self.plan = self._worker._plans["search"]
-        self.model: Any = self._worker._live.model
+        self._resident, self.plan = self._worker._merged.plans["search"]
+        self.model: Any = self._worker._merged.live.model
         self.phases: dict[str, list[float]] = {"materialise": [], "respond": [], "score": []}
 
     def candidate(self, weight: float) -> float:

@@ -47,6 +47,7 @@ _READABLE = (1, FORMAT_VERSION)
 _OWN_FILES = frozenset({"lock", "config.yaml", JOURNAL, EVALUATIONS})
 # Halves of files, and the lock files that Optuna puts beside a journal, also under another name to delete them.
 _LEFT_OVER = (".*.tmp", f"{JOURNAL}.lock*")
+_RECORDS_ALONE = "holds the records of a run, but run.json is missing"
 
 
 class Run:
@@ -157,8 +158,10 @@ def open_run(directory: str | Path) -> Run:
     """Open a run directory for reading. Raises: RunError if it isn't one."""
     directory = Path(directory)
     if not (directory / "run.json").exists():
-        hint = "its search never started" if (directory / "lock").exists() else "there is no run.json in it"
-        raise RunError(f"{directory}: not a run directory: {hint}")
+        if _has_records(directory):
+            raise RunError(f"{directory}: {_RECORDS_ALONE}; {remedy(directory)}")
+        started = ", since its search never started" if (directory / "lock").exists() else ""
+        raise RunError(f"{directory}: not a run directory: there is no run.json in it{started}")
     return Run(directory)
 
 
@@ -192,6 +195,11 @@ def clear_left_over(directory: Path) -> None:
         for path in directory.glob(pattern):
             if path.is_file() or path.is_symlink():
                 path.unlink(missing_ok=True)
+
+
+def _has_records(directory: Path) -> bool:
+    """Whether there are trials or evaluations; a study that was only created has fewer lines."""
+    return _has_lines(directory / EVALUATIONS, 1) or _has_lines(directory / JOURNAL, 3)
 
 
 def _has_lines(path: Path, least: int) -> bool:

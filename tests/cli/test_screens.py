@@ -257,8 +257,8 @@ def test_the_time_left_is_that_of_the_whole_run(clock: list[float], run: Path) -
         clock[0] += 1
         screen.trial(record(number))
     screen.generation(0, 0.5, 0.5, 0)
-    # 4 more candidates, 9 evaluations on validation and 5 on test items, a second each.
-    assert out.getvalue().splitlines()[-1].endswith("60.0 a minute, about 18 s left in all")
+    # 4 more candidates, 10 evaluations on validation and 5 on test items, a second each.
+    assert out.getvalue().splitlines()[-1].endswith("60.0 a minute, about 19 s left in all")
 
 
 def test_finished_trials_of_an_existing_run_are_counted(run: Path) -> None:

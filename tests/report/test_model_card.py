@@ -13,6 +13,7 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
 from evomerge.report.model_card import model_card
 from evomerge.run.directory import Run, create_run
+from evomerge.run.recipes import checkpoint_recipe
 from evomerge.run.records import TrialRecord
 from evomerge.run.trial import TrialKind, TrialState
 
@@ -44,9 +45,14 @@ def record(kind: TrialKind, **known: Any) -> TrialRecord:
     )
 
 
+def recipe(kind: TrialKind) -> Recipe:
+    """What a trial of this kind is made by."""
+    return checkpoint_recipe(RECIPE, "maths") if kind is TrialKind.EXPERT else RECIPE
+
+
 @pytest.mark.parametrize("kind", [*TrialKind])
 def test_no_card_names_a_local_path_and_hub_ids_stay(run: Run, kind: TrialKind) -> None:
-    card = model_card(run, record(kind), RECIPE, name="x")
+    card = model_card(run, record(kind), recipe(kind), name="x")
     assert "/home" not in card
     assert "/data" not in card
     assert "base_model:\n- org/maths\n" in card
@@ -54,7 +60,7 @@ def test_no_card_names_a_local_path_and_hub_ids_stay(run: Run, kind: TrialKind) 
 
 def test_each_kind_of_trial_says_where_its_coefficients_come_from(run: Run) -> None:
     def says(kind: TrialKind) -> str:
-        return model_card(run, record(kind), RECIPE, name="x")
+        return model_card(run, record(kind), recipe(kind), name="x")
 
     assert "`base` (a local model) unchanged" in says(TrialKind.BASE)
     assert "`org/maths` (maths) unchanged" in says(TrialKind.EXPERT)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from evomerge.cli.names import leader_name
 from evomerge.errors import EvomergeError
+from evomerge.run.clock import Rate, driven_s, without_preparing
 from evomerge.run.trial import TrialKind, TrialState
 
 if TYPE_CHECKING:
@@ -50,9 +51,8 @@ class Progress:
         self.history: list[float] = []
         self.leaders: dict[str, float] = {}
         """Best scores on the search items: of the base, each expert, the uniform merges, the candidates, the mean."""
-        self.start = self._since = time.monotonic()
-        self._counted = 0
-        self._first = False
+        self.start = time.monotonic()
+        self._rate = Rate()
         self._phase = ""
         self._driven_before = 0.0 if directory is None else _driven_s(directory)
 
@@ -70,27 +70,21 @@ class Progress:
         within = self.total is not None
         if name in {"workers", "ready"} and within:
             self.doing = _DOING["workers"] if name == "workers" else _DOING.get(self._phase, self._phase)
-            self._count_afresh()
+            self._rate.count_afresh()
             return
         if name == "ready":
             return
         self.doing = _DOING.get(name, name)
         self._phase, self.total, self.new = name, total, 0
         self.done = self._earlier.get(name, 0)
-        self._count_afresh()
+        self._rate.count_afresh()
 
     def count(self, record: TrialRecord) -> None:
         """One more evaluation is done."""
         self.doing = _DOING.get(self._phase, self._phase)
         self.done += 1
         self.new += 1
-        if self._first:
-            self._counted += 1
-        else:
-            # Workers may have begun long after the phase did.
-            took = sum(record.seconds.values()) - record.seconds.get("prepare", 0.0)
-            self._since = max(self._since, time.monotonic() - took)
-            self._first, self._counted = True, int(took > 0)
+        self._rate.count(without_preparing(record.seconds))
         self._rank(record)
 
     def close_generation(self, number: int, best: float, median: float) -> None:
@@ -102,8 +96,7 @@ class Progress:
     @property
     def rate(self) -> float | None:
         """Evaluations a minute since workers were ready in this phase."""
-        elapsed = time.monotonic() - self._since
-        return 60 * self._counted / elapsed if self._counted and elapsed > 0 else None
+        return self._rate.per_minute
 
     @property
     def seconds_left(self) -> float | None:
@@ -133,9 +126,6 @@ class Progress:
 
         return nothing_right(run, self.leaders.values())
 
-    def _count_afresh(self) -> None:
-        self._since, self._counted, self._first = time.monotonic(), 0, False
-
     def _rank(self, record: TrialRecord) -> None:
         """Keep the best search score of the base, each expert, the uniform merges and the candidates."""
         self.failed += record.state is TrialState.FAILED
@@ -146,9 +136,7 @@ class Progress:
 
 
 def _driven_s(directory: Path) -> float:
-    """Seconds that earlier sessions drove the run."""
-    from evomerge.files.atomic import read_json
-
+    """As `driven_s`; what is wrong with the file is said by those who need it."""
     with suppress(EvomergeError):
-        return float(read_json(directory / "progress.json", missing_ok=True).get("driving_seconds", 0.0))
+        return driven_s(directory)
     return 0.0

@@ -3,22 +3,58 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from evomerge.files.atomic import read_json, write_json
+
+PROGRESS = "progress.json"
+
+
+def driven_s(directory: Path) -> float:
+    """Seconds that earlier sessions drove a run. Raises: RunError if its file is damaged."""
+    return float(read_json(directory / PROGRESS, missing_ok=True).get("driving_seconds", 0.0))
+
+
+def without_preparing(seconds: Mapping[str, float]) -> float:
+    """What an evaluation took by its phases, but for what a method computes once."""
+    return sum(seconds.values()) - seconds.get("prepare", 0.0)
+
+
+class Rate:
+    """Evaluations a minute, counted from when the first of them began: workers may have started before it."""
+
+    def __init__(self) -> None:
+        self.count_afresh()
+
+    def count_afresh(self) -> None:
+        """Count from now: what came before, such as starting workers, says nothing of the rate."""
+        self._since, self._counted, self._first = time.monotonic(), 0, True
+
+    def count(self, seconds: float) -> None:
+        """One more evaluation has ended, which took so long; 0 for a copy of another's result."""
+        if self._first:
+            self._since = max(self._since, time.monotonic() - seconds)
+            self._first, self._counted = False, int(seconds > 0)
+        else:
+            self._counted += 1
+
+    @property
+    def per_minute(self) -> float | None:
+        """None as long as nothing was counted."""
+        elapsed = time.monotonic() - self._since
+        return 60 * self._counted / elapsed if self._counted and elapsed > 0 else None
 
 
 class Clock:
     """Driving time of a run, summed over resumes, and its rate; written to progress.json at most once a second."""
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / "progress.json"
-        self._earlier = float(read_json(self._path, missing_ok=True).get("driving_seconds", 0.0))
+        self._path = directory / PROGRESS
+        self._earlier = driven_s(directory)
         self._start = time.monotonic()
         self._phase = "models"
-        self._counting_since = self._start
-        self._evaluated = 0
-        self._first = False
+        self._rate = Rate()
         self._written = float("-inf")
 
     @property
@@ -33,32 +69,23 @@ class Clock:
         self._write()
 
     def count_afresh(self) -> None:
-        """Evaluations are counted from now: what came before, such as starting workers, says nothing of their rate."""
-        self._counting_since, self._evaluated, self._first = time.monotonic(), 0, False
+        """The rate is counted from now."""
+        self._rate.count_afresh()
 
     def evaluated(self, seconds: float = 0.0) -> None:
-        """One more candidate was evaluated, in so many seconds; 0 for a copy of another's result.
-
-        The first one tells since when candidates are evaluated: workers may have started after the phase began.
-        """
-        if self._evaluated == 0 and not self._first:
-            self._first = True
-            self._counting_since = max(self._counting_since, time.monotonic() - seconds)
-            self._evaluated = int(seconds > 0)
-        else:
-            self._evaluated += 1
+        """One more candidate was evaluated, in so many seconds; 0 for a copy of another's result."""
+        self._rate.count(seconds)
         if time.monotonic() - self._written > 1.0:
             self._write()
 
     def _write(self) -> None:
         now = self._written = time.monotonic()
-        elapsed = now - self._counting_since
-        rate = round(60 * self._evaluated / elapsed, 2) if self._evaluated and elapsed > 0 else None
+        rate = self._rate.per_minute
         write_json(
             self._path,
             {
                 "phase": self._phase,
                 "driving_seconds": round(self._earlier + now - self._start, 1),
-                "rate_per_minute": rate,
+                "rate_per_minute": None if rate is None else round(rate, 2),
             },
         )

@@ -10,6 +10,7 @@ from evomerge.errors import EvomergeError, RunError
 from evomerge.files.atomic import read_json
 from evomerge.files.lines import DAMAGED, Lines, remedy
 from evomerge.run.answers import PARTS, Part
+from evomerge.run.clock import PROGRESS
 from evomerge.run.directory import Run
 from evomerge.run.ledger import EVALUATIONS, Ledger
 from evomerge.run.trial import WINNER, Trial
@@ -88,7 +89,7 @@ def problems(directory: Path) -> list[str]:
     except EvomergeError as error:
         found.append(str(error))
     try:
-        read_json(directory / "progress.json", missing_ok=True)
+        read_json(directory / PROGRESS, missing_ok=True)
     except EvomergeError as error:
         found.append(str(error))
     return found

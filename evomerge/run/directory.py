@@ -26,6 +26,7 @@ from evomerge.errors import ResumeError, RunError, listed
 from evomerge.files.atomic import read_json, write_json
 from evomerge.files.lines import remedy
 from evomerge.recipe.recipe import Recipe
+from evomerge.run.clock import PROGRESS
 from evomerge.run.frozen import freeze, frozen
 from evomerge.run.ledger import EVALUATIONS, JOURNAL, Ledger
 from evomerge.run.lock import driver_of, is_locked
@@ -97,7 +98,7 @@ class Run:
     def status(self) -> RunStatus:
         """Counts, best, rate and time left."""
         trials = self.trials()
-        progress = read_json(self.directory / "progress.json", missing_ok=True)
+        progress = read_json(self.directory / PROGRESS, missing_ok=True)
         candidates = [trial for trial in trials if trial.kind is TrialKind.CANDIDATE]
         finished = [trial for trial in candidates if trial.state.is_finished]
         complete = [trial for trial in trials if trial.score is not None and trial.kind.is_ranked]
@@ -142,7 +143,7 @@ class Run:
     def _since_progress(self) -> float:
         """Seconds since progress.json was written, by the file system's time."""
         try:
-            return max(0.0, time.time() - (self.directory / "progress.json").stat().st_mtime)
+            return max(0.0, time.time() - (self.directory / PROGRESS).stat().st_mtime)
         except OSError:
             return 0.0
 
@@ -171,7 +172,7 @@ def create_run(directory: Path, config: Config, facts: Mapping[str, Any]) -> Run
     Raises: RunError if the directory holds files of something else, or can't be written.
     """
     clear_left_over(directory)
-    recorded = any((directory / name).exists() for name in ("parts.jsonl", "progress.json", "result.json"))
+    recorded = any((directory / name).exists() for name in ("parts.jsonl", PROGRESS, "result.json"))
     if recorded or _has_lines(directory / EVALUATIONS, 1) or _has_lines(directory / JOURNAL, 3):
         raise RunError(f"{directory}: holds the records of a run, but run.json is missing; {remedy(directory)}")
     foreign = sorted(entry.name for entry in directory.iterdir() if entry.name not in _OWN_FILES)

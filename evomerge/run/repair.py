@@ -20,6 +20,7 @@ from evomerge.errors import EvomergeError, RunError
 from evomerge.files.atomic import read_json, write_json
 from evomerge.files.lines import DAMAGED, seal, with_seal, without_seal
 from evomerge.run.answers import PARTS, Part, Parts
+from evomerge.run.clock import PROGRESS, driven_s
 from evomerge.run.consistency import RESULT, is_supported
 from evomerge.run.directory import Run, clear_left_over
 from evomerge.run.evaluation import Evaluation
@@ -225,12 +226,11 @@ class _Repair:
         self._rewrite(path, made, f"kept {len(kept)} of {len(lines)} blocks of answers")
 
     def _progress(self) -> None:
-        path = self.directory / "progress.json"
         try:
-            float(read_json(path, missing_ok=True).get("driving_seconds", 0.0))
+            driven_s(self.directory)
         except (RunError, *DAMAGED):
-            self._move_aside(path)
-            self.told.append("progress.json: lost; hours of driving are counted from now")
+            self._move_aside(self.directory / PROGRESS)
+            self.told.append(f"{PROGRESS}: lost; hours of driving are counted from now")
 
     def _result(self, ledger: Ledger) -> None:
         """A result that can't be read, or that the ledger contradicts, is made again by the search."""

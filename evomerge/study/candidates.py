@@ -15,6 +15,7 @@ from evomerge.errors import BenchmarkError
 from evomerge.execute.base import Answers, Failure, Job, Outcome
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.answers import Part
+from evomerge.run.clock import without_preparing
 from evomerge.run.evaluation import Evaluation
 from evomerge.run.recipes import checkpoint_recipe, own_recipe
 from evomerge.run.records import record_of
@@ -209,8 +210,7 @@ class Candidates:
 
     def _record(self, evaluation: Evaluation, trial: Trial) -> None:
         self.ledger.record(evaluation)
-        own = 0.0 if evaluation.same_as is not None else sum(evaluation.seconds.values())
-        self.session.clock.evaluated(own - evaluation.seconds.get("prepare", 0.0) if own else 0.0)
+        self.session.clock.evaluated(without_preparing(evaluation.seconds))
         if evaluation.split == "search":
             trial = self.ledger.trial(trial.number)
         self.session.observer.trial(record_of(self.ledger, trial))

@@ -130,8 +130,7 @@ class Progress:
         """Keep the best search score of the base, each expert, the uniform merges and the candidates."""
         self.failed += record.state is TrialState.FAILED
         if record.score is not None:
-            kind = f"expert {record.name}" if record.kind is TrialKind.EXPERT else record.kind.value
-            name = leader_name(kind)
+            name = leader_name(record.model)
             self.leaders[name] = max(record.score, self.leaders.get(name, record.score))
 
 

@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from evomerge.cli.console import duration, say, score, table
-from evomerge.cli.names import trial_name
 from evomerge.run.trial import TrialState
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def _table(width: int, records: Sequence[TrialRecord], marks: Mapping[int, str],
         mark = marks.get(record.number)
         cells = [
             str(record.number),
-            trial_name(record) + (f", {mark}" if mark else ""),
+            record.model + (f", {mark}" if mark else ""),
             "" if record.generation is None else str(record.generation),
             _search(record, alive=alive),
             *(() if anew else (_or_empty(record.validation), _or_empty(record.test))),
@@ -91,9 +90,11 @@ def _search(record: TrialRecord, *, alive: bool) -> str:
     """The score on the search items, or why there is none."""
     if record.score is not None:
         return score(record.score)
-    if record.state is TrialState.RUNNING:
-        return "running" if alive else "interrupted"
-    return record.state.value if record.state is not TrialState.COMPLETE else "–"
+    return "–" if record.state is TrialState.COMPLETE else _state(record, alive=alive)
+
+
+def _state(record: TrialRecord, *, alive: bool) -> str:
+    return "interrupted" if record.state is TrialState.RUNNING and not alive else record.state.value
 
 
 def _or_empty(value: float | None) -> str:
@@ -115,13 +116,10 @@ def _numbered(numbers: Sequence[int]) -> str:
 def print_trial(console: Console, record: TrialRecord, mark: str | None, *, alive: bool) -> None:
     """Everything known of one trial, a line each."""
     facts = Table.grid(padding=(0, 2))
-    state = record.state.value
-    if record.state is TrialState.RUNNING and not alive:
-        state = "interrupted"
     rows = [
         ("trial", str(record.number)),
-        ("model", trial_name(record) + (f", {mark}" if mark else "")),
-        ("state", state),
+        ("model", record.model + (f", {mark}" if mark else "")),
+        ("state", _state(record, alive=alive)),
         ("why", record.reason or ""),
         ("generation", "" if record.generation is None else str(record.generation)),
         ("search score", "" if record.score is None else score(record.score)),

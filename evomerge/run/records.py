@@ -31,6 +31,11 @@ class TrialRecord:
     test: float | None = None
     """Score on the test items, of the winner and the baselines."""
 
+    @property
+    def model(self) -> str:
+        """What kind of model it is, and which expert."""
+        return f"expert {self.name}" if self.kind is TrialKind.EXPERT else self.kind.value
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatus:
@@ -88,9 +93,8 @@ def leaders(trials: Iterable[TrialRecord]) -> dict[str, TrialRecord]:
     """The best trial of each kind on the search items by fitness, each expert by itself; the first of equals."""
     found: dict[str, TrialRecord] = {}
     for trial in trials:
-        name = f"expert {trial.name}" if trial.kind is TrialKind.EXPERT else trial.kind.value
-        if trial.score is not None and (name not in found or _rank(trial) > _rank(found[name])):
-            found[name] = trial
+        if trial.score is not None and (trial.model not in found or _rank(trial) > _rank(found[trial.model])):
+            found[trial.model] = trial
     return found
 
 

@@ -15,6 +15,25 @@ _SPLITS = {"baselines": "search", "search": "search", "validation": "validation"
 """The phases in order, and the items that they are evaluated on."""
 
 
+def evaluations_of(config: Config, scan: int) -> dict[str, int]:
+    """The most evaluations of each phase of a search, in order.
+
+    Args:
+        config: of the search.
+        scan: uniform merges that are tried.
+    """
+    search, experts = config.search, len(config.models.experts)
+    return {
+        "baselines": 1 + experts + scan,
+        # And the distribution's mean.
+        "search": search.evaluations + 1,
+        # The best few merges and the mean, as many uniform merges, the base and the experts.
+        "validation": search.shortlist + 1 + min(search.shortlist, scan) + 1 + experts,
+        # The base and the experts, the best uniform merge and the winner.
+        "test": 1 + experts + 2,
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Evaluations by phase, and by phase the items of one evaluation."""
@@ -27,22 +46,15 @@ class Plan:
     @classmethod
     def of(cls, config: Config, facts: Mapping[str, Any]) -> Plan:
         """The plan of a run, from its config and the facts in run.json."""
-        search, experts = config.search, len(config.models.experts)
         tasks = facts.get("benchmark", {}).get("tasks", [])
         sizes = {
             split: sum(task.get("items", {}).get(split, 0) for task in tasks)
             for split in ("search", "validation", "test")
         }
         return cls(
-            evaluations={
-                "baselines": 1 + experts + search.scan,
-                "search": search.evaluations + 1,
-                # The best few merges and the mean, as many uniform merges, the base and the experts.
-                "validation": search.shortlist + min(search.shortlist, search.scan) + 2 + experts,
-                "test": experts + 3,
-            },
+            evaluations=evaluations_of(config, config.search.scan),
             items={phase: sizes[split] or sizes["search"] or 1 for phase, split in _SPLITS.items()},
-            hours=search.hours,
+            hours=config.search.hours,
         )
 
     def seconds_left(

@@ -23,6 +23,7 @@ from evomerge.models.open import notes_of
 from evomerge.models.own_settings import own_notes
 from evomerge.recipe.sources import Sources
 from evomerge.run.directory import PREPARED
+from evomerge.run.plan import evaluations_of
 from evomerge.space.base import Dimension
 from evomerge.study.experiment import Experiment, check_names, check_pruner, open_experiment, population_of
 from evomerge.study.storage import check_storage
@@ -145,8 +146,6 @@ def check(config: Config, *, where: str = "config", trust_tasks: bool = False) -
     bound = merger.bind(experiment.space.decode(experiment.space.default()))
     state_bytes = merger.preparer.state_bytes(bound)
     on_gpu = worker_settings(config, dtype=experiment.dtype).device.startswith("cuda")
-    scan = len(experiment.space.starting_points(config.search.scan))
-    experts = len(config.models.experts)
     return Preflight(
         experiment=None if away or code else experiment,
         models=_found(sources, places, sizes),
@@ -156,14 +155,7 @@ def check(config: Config, *, where: str = "config", trust_tasks: bool = False) -
         population=population,
         items=items,
         tokens=tokens,
-        evaluations={
-            "baselines": 1 + experts + scan,
-            # And the distribution's mean.
-            "search": config.search.evaluations + 1,
-            # The best few of all and the mean, the best few uniform merges, the base and the experts.
-            "validation": config.search.shortlist + 1 + min(config.search.shortlist, scan) + 1 + experts,
-            "test": 3 + experts,
-        },
+        evaluations=evaluations_of(config, len(experiment.space.starting_points(config.search.scan))),
         backend=choose_backend(config.execution),
         live_bytes=bound.size_bytes,
         single_bytes=max((_live_size(experiment, name) for name in experiment.as_themselves), default=0),

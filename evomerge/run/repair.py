@@ -12,7 +12,7 @@ import re
 import shutil
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,10 +155,7 @@ class _Repair:
         study = {"op_code": CREATE_STUDY, "worker_id": "repair", "study_name": self.facts["study"], "directions": [2]}
         copy = {"op_code": SET_STUDY_SYSTEM_ATTRIBUTE, "worker_id": "repair", "study_id": 0}
         copy |= {"system_attr": {FACTS: self.facts}}
-        return [
-            with_seal(json.dumps(data, separators=(",", ":")), number, self._of).encode()
-            for number, data in enumerate((study, copy), start=1)
-        ]
+        return self._sealed([study, copy])
 
     def _evaluations(self) -> None:
         """Keep every good evaluation whose items are known, and that of which it is a copy is kept as well."""
@@ -168,12 +165,10 @@ class _Repair:
             return
         whole, lines = _lines(path, self._of)
         lists = _item_lists(whole)
-        good = {line.seal or -line.number: line for line in lines if line.data is not None}
         kept: list[dict[str, Any]] = []
         tables: set[tuple[int, str]] = set()
         written: set[str] = set()
-        for line in sorted(good.values(), key=lambda line: (line.seal or 0, line.number)):
-            data = line.data
+        for data in _good(lines):
             try:
                 evaluation = Evaluation.from_data(data, None)
                 if evaluation.same_as is not None:
@@ -192,13 +187,8 @@ class _Repair:
             if evaluation.score is not None and evaluation.same_as is None:
                 tables.add((evaluation.trial, evaluation.split))
             kept.append(data)
-        if len(kept) == len(lines) and _is_untouched(whole, lines):
-            return
-        made = [
-            with_seal(json.dumps(data, separators=(",", ":")), number, self._of).encode()
-            for number, data in enumerate(kept, start=1)
-        ]
-        self._rewrite(path, made, f"kept {len(kept)} of {len(lines)} evaluations")
+        if len(kept) < len(lines) or not _is_untouched(whole, lines):
+            self._rewrite(path, self._sealed(kept), f"kept {len(kept)} of {len(lines)} evaluations")
 
     def _parts(self) -> None:
         """Keep the good blocks of each candidate up to the first that is lost."""
@@ -206,24 +196,18 @@ class _Repair:
         if not path.exists():
             return
         whole, lines = _lines(path, self._of)
-        good = {line.seal or -line.number: line for line in lines if line.data is not None}
         counts: dict[tuple[int, str], int] = {}
         kept: list[dict[str, Any]] = []
-        for line in sorted(good.values(), key=lambda line: (line.seal or 0, line.number)):
+        for data in _good(lines):
             try:
-                part = Part.from_data(line.data)
+                part = Part.from_data(data)
             except DAMAGED:
                 continue
             if part.block == counts.get((part.trial, part.split), 0):
                 counts[part.trial, part.split] = part.block + 1
-                kept.append(line.data)
-        if len(kept) == len(lines) and _is_untouched(whole, lines):
-            return
-        made = [
-            with_seal(json.dumps(data, separators=(",", ":")), number, self._of).encode()
-            for number, data in enumerate(kept, start=1)
-        ]
-        self._rewrite(path, made, f"kept {len(kept)} of {len(lines)} blocks of answers")
+                kept.append(data)
+        if len(kept) < len(lines) or not _is_untouched(whole, lines):
+            self._rewrite(path, self._sealed(kept), f"kept {len(kept)} of {len(lines)} blocks of answers")
 
     def _progress(self) -> None:
         try:
@@ -241,6 +225,13 @@ class _Repair:
         except RunError:
             self._move_aside(self.directory / RESULT)
             self.told.append(f"{RESULT}: lost; the search writes it again")
+
+    def _sealed(self, data: Iterable[Mapping[str, Any]]) -> list[bytes]:
+        """Lines of the data, numbered anew."""
+        return [
+            with_seal(json.dumps(one, separators=(",", ":")), number, self._of).encode()
+            for number, one in enumerate(data, start=1)
+        ]
 
     def _rewrite(self, path: Path, lines: list[bytes], words: str) -> None:
         self._move_aside(path)
@@ -277,6 +268,12 @@ def _lines(path: Path, of: int) -> tuple[bytes, list[_Line]]:
         line._replace(data=None) if line.seal is None and line.number > older and not is_attribute(line.data) else line
         for line in found
     ]
+
+
+def _good(lines: list[_Line]) -> list[Any]:
+    """The data of good lines, each number once, in the order in which they were written."""
+    good = {line.seal or -line.number: line for line in lines if line.data is not None}
+    return [line.data for line in sorted(good.values(), key=lambda line: (line.seal or 0, line.number))]
 
 
 def _following(lines: list[_Line], number: int) -> list[_Line]:

@@ -19,6 +19,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria, StoppingCriteriaList
 
 from evomerge.errors import CheckpointError
+from evomerge.models.transformers_settings import without_remarks
 from evomerge.score.requests import GenerationRequest
 
 PADDING = 2**31 - 1
@@ -178,12 +179,8 @@ def generating() -> Iterator[None]:
 
     Raises: CheckpointError for what transformers refuses.
     """
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
     try:
-        with warnings.catch_warnings():
+        with without_remarks(), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             yield
     except (ValueError, TypeError, ImportError) as error:
@@ -191,5 +188,3 @@ def generating() -> Iterator[None]:
             f"transformers {transformers.__version__} can't generate with the settings of the base's "
             f"generation_config.json and the task's generation_kwargs: {error}"
         ) from error
-    finally:
-        logging.set_verbosity(verbosity)

@@ -6,8 +6,8 @@ transformers renames, stacks, interleaves or transposes tensors on loading. Does
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from evomerge.errors import CheckpointError
 from evomerge.inference.architecture import class_of
 from evomerge.inference.placement import find_boxes, refuse_incomplete, verified_view
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.transformers_settings import without_remarks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,7 +50,7 @@ class LiveModel:
         tensor fills, or those whose values changed on loading.
         """
         config = _config(base)
-        with _quietly():
+        with without_remarks():
             model_class = class_of(base, config)
             boxes = find_boxes(base, model_class, config, dtype)
             model = _load(base, model_class, config, dtype).to(device)
@@ -69,7 +70,8 @@ def _config(base: Checkpoint) -> Any:
 
     try:
         if not base.as_stored:
-            return AutoConfig.for_model(**base.config)
+            # A copy, since transformers fills in nested sections where they are.
+            return AutoConfig.for_model(**deepcopy(dict(base.config)))
         return AutoConfig.from_pretrained(base.folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise CheckpointError(
@@ -109,19 +111,3 @@ def _load(base: Checkpoint, model_class: Any, config: Any, dtype: torch.dtype) -
         ) from error
     refuse_incomplete(base, report)
     return model
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep transformers' progress bars and loading reports off the screen."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import listed
 from evomerge.models.headers import read_json
+from evomerge.models.transformers_settings import filled_in, settings_of
 
 NAMES = frozenset(
     {
@@ -76,7 +76,7 @@ def config_differences(base: Mapping[str, Any], other: Mapping[str, Any]) -> tup
         base: contents of the base's config.json.
         other: of the other model's.
     """
-    return tuple(_differences(_settings(base), _settings(other), ""))
+    return tuple(_differences(filled_in(base), filled_in(other), ""))
 
 
 def file_differences(
@@ -102,27 +102,14 @@ def described(differences: Sequence[Difference]) -> str:
     return listed([str(found) for found in differences])
 
 
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with its model type's defaults; as it is if transformers doesn't know the type."""
-    from transformers import AutoConfig
-
-    try:
-        # A copy, since transformers fills in nested sections where they are.
-        made: dict[str, Any] = AutoConfig.for_model(**deepcopy(dict(config))).to_dict()
-    except Exception:
-        return dict(config)
-    return made
-
-
 def _generation(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """What transformers generates by: the folder's file, or what the config says where it has none."""
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import GenerationConfig
 
     made = _optional(folder / f"{_GENERATION}.json")
     if not made:
         try:
-            settings = AutoConfig.for_model(**deepcopy(dict(config)))
-            made = GenerationConfig.from_model_config(settings).to_dict()
+            made = GenerationConfig.from_model_config(settings_of(config)).to_dict()
         except Exception:
             return {}
     return {key: value for key, value in made.items() if value is not None and not key.startswith("_")}

@@ -7,11 +7,11 @@ transformers without memory to ask it; reads no weights and runs no code but tra
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from evomerge.models.architecture import Layout, configured_depth
+from evomerge.models.transformers_settings import settings_of, without_remarks
 
 COMPUTED = "computed by transformers: masks, positions, rotary tables"
 """The rule for buffers that some releases of transformers stored, whatever the architecture."""
@@ -104,9 +104,9 @@ def _without_memory(config: Mapping[str, Any], architecture: str | None) -> Any:
     import transformers
 
     named = getattr(transformers, architecture or "", None)
-    with _quietly():
+    with without_remarks():
         try:
-            settings = transformers.AutoConfig.for_model(**config)
+            settings = settings_of(config)
             kind: Any = named if _is_model(named) else transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(settings)]
             with torch.device("meta"):
                 return kind(settings)
@@ -119,16 +119,3 @@ def _is_model(found: Any) -> bool:
     import transformers
 
     return isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep transformers' remarks on a config off the screen."""
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)

@@ -14,6 +14,7 @@ from typing import Any
 from evomerge.errors import CheckpointError
 from evomerge.models.architecture import DEPTH_KEYS, configured_depth
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.transformers_settings import filled_in
 
 # Lists as long as the model is deep are about layers if they are called so; others, such as tokens' ids, aren't.
 _LISTS = re.compile(r"layer|block|heads|intermediate_size|window|rope|sparsity|multipliers|attention")
@@ -68,13 +69,7 @@ class LayerSettings:
     @classmethod
     def of(cls, model: Checkpoint) -> LayerSettings:
         """A model's settings; those of its config.json alone if transformers doesn't know the model type."""
-        from transformers import AutoConfig
-
-        try:
-            config = AutoConfig.for_model(**model.config).to_dict()
-        except Exception:
-            config = dict(model.config)
-        return cls(_section(config), model.layout.depth)
+        return cls(_section(filled_in(model.config)), model.layout.depth)
 
     def of_layer(self, layer: int) -> dict[str, Any]:
         """What holds for one layer, by the setting that says so."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.transformers_settings import settings_of
 
 _log = logging.getLogger(__name__)
 
@@ -76,8 +77,7 @@ class Names:
             from transformers.core_model_loading import WeightRenaming
 
             with torch.device("meta"):
-                config = transformers.AutoConfig.for_model(**self._base.config)
-                model = getattr(transformers, str(self._base.architecture))(config)
+                model = getattr(transformers, str(self._base.architecture))(settings_of(self._base.config))
             renamings = [one for one in get_model_conversion_mapping(model) if isinstance(one, WeightRenaming)]
             return model, renamings, model.state_dict()
         except Exception as error:  # these are inner parts of transformers, and configs may be of any kind

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from evomerge.models.architecture import is_head
+from evomerge.models.transformers_settings import settings_of
 
 
 def ties(config: Mapping[str, Any]) -> bool:
@@ -16,13 +17,7 @@ def ties(config: Mapping[str, Any]) -> bool:
     said = config.get("tie_word_embeddings")
     if said is not None:
         return bool(said)
-    from transformers import AutoConfig
-
-    try:
-        settings = AutoConfig.for_model(**config)
-    except Exception:
-        return True
-    return bool(getattr(settings, "tie_word_embeddings", True))
+    return bool(getattr(settings_of(config), "tie_word_embeddings", True))
 
 
 def missing_head(config: Mapping[str, Any], architecture: str | None, names: Iterable[str]) -> str | None:

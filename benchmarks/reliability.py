@@ -37,9 +37,10 @@ from damages import LINES, OTHERS, damages
 from evomerge.errors import EvomergeError
 from evomerge.run.repair import repair
 from evomerge.study.search import resume, search
+from evomerge.testing.runs import essence
 from moments import Moments
 from reliability_inputs import fuzz, line
-from remembered import Remembered, essence
+from remembered import Remembered
 
 KNOWN_FILES = {*LINES, *OTHERS, "prepared"}
 CREATED_AFTER = 60

@@ -8,18 +8,17 @@ import random
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from evomerge.config.config import Config
 from evomerge.execute.base import Job, Outcome
-from evomerge.run.directory import open_run
 from evomerge.run.observer import SilentObserver
 from evomerge.run.records import TrialRecord
 from evomerge.score.requests import Request
 from evomerge.study import session
 from evomerge.study.search import search
+from evomerge.testing.runs import essence
 
 WORDS = ("goat", "river", "book", "rain", "market", "three", "four", "school", "morning", "sea", "hill", "town")
 CHOICE = """
@@ -92,26 +91,6 @@ class Remembered:
 
     def close(self) -> None:
         """Stays open for the next search."""
-
-
-def essence(directory: Path) -> dict[str, Any]:
-    """Everything about a run that interruptions must not change."""
-    run = open_run(directory)
-    ledger, result = run.ledger(), run.result()
-    return {
-        "trials": [
-            (one.number, one.kind, one.name, one.generation, dict(one.parameters), one.recipe_key, one.score, one.state)
-            for one in ledger.trials()
-        ],
-        "tables": {
-            (one.trial, one.split): (
-                *(one.score, one.tie_break, one.table, one.failure, one.same_as),
-                {task: dict(values) for task, values in one.aggregates.items()},
-            )
-            for one in ledger.evaluations()
-        },
-        "result": None if result is None else {key: value for key, value in result.items() if key != "hours"},
-    }
 
 
 class _CopyAfter(SilentObserver):

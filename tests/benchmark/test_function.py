@@ -22,9 +22,9 @@ from evomerge.score.requests import FunctionRequest
 from evomerge.study.check import check
 from evomerge.study.export import export
 from evomerge.study.search import search
+from evomerge.testing.runs import essence
 from helpers.classifiers import write_config
 from helpers.interrupt import Interrupt
-from helpers.search import essence
 
 SCORING = """
 import torch

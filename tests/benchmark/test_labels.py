@@ -29,9 +29,9 @@ from evomerge.study.experiment import open_experiment
 from evomerge.study.export import export
 from evomerge.study.score_model import evaluate
 from evomerge.study.search import search
+from evomerge.testing.runs import essence
 from helpers.classifiers import LABELS, write_config, write_family, write_images, write_texts
 from helpers.interrupt import Interrupt
-from helpers.search import essence
 
 KINDS = ("bert", "distilbert", "vit")
 

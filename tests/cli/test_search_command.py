@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from evomerge.recipe.recipe import Recipe
-from helpers.search import essence, write_config, write_task
+from evomerge.testing.runs import essence
+from helpers.search import write_config, write_task
 
 
 @pytest.fixture(scope="module")

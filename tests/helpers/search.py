@@ -14,7 +14,6 @@ from typing import Any
 import yaml
 
 from evomerge.config.config import Config
-from evomerge.run.directory import open_run
 from evomerge.run.observer import SilentObserver
 from evomerge.run.records import TrialRecord
 
@@ -81,24 +80,6 @@ def write_config(path: Path, models: dict[str, Path], tasks: Path, **changes: An
         data[section] = {**data.get(section, {}), **values} if isinstance(values, dict) else values
     path.write_text(yaml.safe_dump(data, sort_keys=False))
     return path
-
-
-def essence(directory: Path) -> dict[str, Any]:
-    """Everything about a run that must not depend on interruptions or workers, for comparing two runs."""
-    run = open_run(directory)
-    ledger = run.ledger()
-    result = run.result()
-    return {
-        "trials": [
-            (trial.number, trial.kind, trial.generation, dict(trial.parameters), trial.score, trial.state)
-            for trial in ledger.trials()
-        ],
-        "tables": {
-            (item.trial, item.split): (item.score, item.tie_break, item.table, item.failure)
-            for item in ledger.evaluations()
-        },
-        "result": None if result is None else {key: value for key, value in result.items() if key != "hours"},
-    }
 
 
 def changed(config: Config, **changes: dict[str, Any]) -> Config:

@@ -18,7 +18,8 @@ from types import ModuleType
 
 import pytest
 
-from helpers.search import essence, write_config, write_task
+from evomerge.testing.runs import essence
+from helpers.search import write_config, write_task
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "launch" / "ray_job.py"

@@ -21,9 +21,10 @@ from evomerge.run.records import TrialRecord
 from evomerge.study.export import export
 from evomerge.study.search import resume, search
 from evomerge.testing.models import tiny_family
+from evomerge.testing.runs import essence
 from helpers.merging import prepared
 from helpers.prepared import equal, files_of, merged, merger_of, recipe_of
-from helpers.search import essence, write_config, write_task
+from helpers.search import write_config, write_task
 from helpers.worker import REQUESTS, answers, job, make_settings
 
 pytestmark = pytest.mark.usefixtures("noted")

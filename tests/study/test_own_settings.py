@@ -20,8 +20,9 @@ from evomerge.study.check import check
 from evomerge.study.export import export
 from evomerge.study.search import search
 from evomerge.testing.models import tiny_family
+from evomerge.testing.runs import essence
 from helpers.checkpoints import edit_config
-from helpers.search import Interrupt, changed, essence, write_config
+from helpers.search import Interrupt, changed, write_config
 
 TASKS = {
     "pages": {

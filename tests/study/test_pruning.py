@@ -23,7 +23,8 @@ from evomerge.score.objective import Objective
 from evomerge.score.table import ItemTable, TaskScores
 from evomerge.study import session as session_module
 from evomerge.study.search import resume, search
-from helpers.search import Count, Interrupt, changed, essence
+from evomerge.testing.runs import essence
+from helpers.search import Count, Interrupt, changed
 
 
 @pytest.fixture(scope="module")

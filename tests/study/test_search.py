@@ -16,7 +16,8 @@ from evomerge.run.directory import open_run
 from evomerge.run.lock import lock
 from evomerge.study.export import export
 from evomerge.study.search import resume, search
-from helpers.search import Count, Interrupt, changed, essence, kill_after_lines, start, write_config, write_task
+from evomerge.testing.runs import essence
+from helpers.search import Count, Interrupt, changed, kill_after_lines, start, write_config, write_task
 
 
 def test_a_run_has_its_baselines_its_budget_and_a_complete_result(undisturbed: Path) -> None:

@@ -19,7 +19,8 @@ from evomerge.study import session as session_module
 from evomerge.study.candidates import Candidates
 from evomerge.study.search import resume, search
 from evomerge.study.session import Session
-from helpers.search import Count, changed, essence, kill_after_lines, start, write_config
+from evomerge.testing.runs import essence
+from helpers.search import Count, changed, kill_after_lines, start, write_config
 
 
 def test_a_search_in_blocks_finds_the_scores_of_one_at_once(

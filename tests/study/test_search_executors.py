@@ -24,7 +24,8 @@ from evomerge.study.candidates import Candidates
 from evomerge.study.check import check
 from evomerge.study.search import resume, search
 from evomerge.study.session import Session
-from helpers.search import Count, changed, essence, kill_after_lines, start, write_config
+from evomerge.testing.runs import essence
+from helpers.search import Count, changed, kill_after_lines, start, write_config
 
 
 @pytest.mark.slow

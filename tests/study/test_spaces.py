@@ -18,7 +18,8 @@ from evomerge.space import SPACES
 from evomerge.study.experiment import open_experiment
 from evomerge.study.search import resume, search
 from evomerge.testing.models import tiny_family
-from helpers.search import essence, write_config, write_task
+from evomerge.testing.runs import essence
+from helpers.search import write_config, write_task
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,8 @@ from evomerge.run.ledger import Ledger
 from evomerge.space.base import Genome
 from evomerge.space.coefficients import CoefficientSpace
 from evomerge.study.search import resume, search
-from helpers.search import Interrupt, essence
+from evomerge.testing.runs import essence
+from helpers.search import Interrupt
 
 
 def uniform_scores(run: Run, split: str) -> dict[int, float]:

@@ -87,6 +87,10 @@ class ExportError(EvomergeError, OSError):
     """A merged model can't be written where it was asked for."""
 
 
+class MissingPackageError(EvomergeError, ImportError):
+    """Something asked for needs an optional package: the message says what to install."""
+
+
 class UnknownNameError(EvomergeError, LookupError):
     """A name isn't registered: carries the close matches and everything available."""
 

@@ -56,6 +56,10 @@ class MergeError(EvomergeError, ArithmeticError):
         self.request = request
 
 
+class AlignmentError(EvomergeError, ValueError):
+    """Models can't be aligned as asked: a spec, a map or their weights don't allow it."""
+
+
 class BenchmarkError(EvomergeError, ValueError):
     """A task, metric, split or data set can't be used as asked.
 

@@ -1,0 +1,27 @@
+"""Alignment: maps that bring models trained apart together and leave each one's function as it was.
+
+Specs of architectures are in `specs/`, one file each; kinds of maps in `kinds/`; methods beside them, one file each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from evomerge.align.base import Method
+from evomerge.align.spec import Shape, Spec
+from evomerge.align.symmetries import Symmetries
+from evomerge.registry import Registry
+
+SpecOf = Callable[[Mapping[str, Shape], Mapping[str, Any], Symmetries], Spec]
+"""Makes the spec of a model from the shapes of its tensors, its config.json and the symmetries to use.
+
+Raises: AlignmentError where its config asks for something that the spec doesn't know.
+"""
+
+SPECS: Registry[SpecOf] = Registry("model type with a spec", {}, group="evomerge.alignment_specs")
+"""By `model_type` of config.json."""
+
+ALIGNMENTS: Registry[type[Method]] = Registry("alignment method", {}, group="evomerge.alignments")
+
+__all__ = ["ALIGNMENTS", "SPECS", "SpecOf"]

@@ -1,0 +1,1 @@
+"""Specs of architectures, one file each, found by model type."""

@@ -22,6 +22,14 @@ Raises: AlignmentError where its config asks for something that the spec doesn't
 SPECS: Registry[SpecOf] = Registry("model type with a spec", {}, group="evomerge.alignment_specs")
 """By `model_type` of config.json."""
 
-ALIGNMENTS: Registry[type[Method]] = Registry("alignment method", {}, group="evomerge.alignments")
+ALIGNMENTS: Registry[type[Method]] = Registry(
+    "alignment method",
+    {
+        "weight_matching": "evomerge.align.weight_matching:WeightMatching",
+        "merge_many": "evomerge.align.merge_many:MergeMany",
+    },
+    group="evomerge.alignments",
+)
+"""By name."""
 
 __all__ = ["ALIGNMENTS", "SPECS", "SpecOf"]

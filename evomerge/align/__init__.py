@@ -19,7 +19,27 @@ SpecOf = Callable[[Mapping[str, Shape], Mapping[str, Any], Symmetries], Spec]
 Raises: AlignmentError where its config asks for something that the spec doesn't know.
 """
 
-SPECS: Registry[SpecOf] = Registry("model type with a spec", {}, group="evomerge.alignment_specs")
+_LLAMA_LIKE = (
+    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "granite", "olmo2",
+    "mixtral", "qwen2_moe", "qwen3_moe",
+)  # fmt: skip
+_FILES = {
+    **dict.fromkeys(_LLAMA_LIKE, "llama"),
+    "gpt2": "gpt2",
+    "gpt_neox": "gpt_neox",
+    "bert": "bert",
+    "vit": "vit",
+    **dict.fromkeys(("clip", "clip_vision_model", "clip_text_model"), "clip"),
+    "mlp": "mlp",
+    "vgg": "vgg",
+    "resnet": "resnet",
+}
+
+SPECS: Registry[SpecOf] = Registry(
+    "model type with a spec",
+    {name: f"evomerge.align.specs.{file}:FAMILY" for name, file in _FILES.items()},
+    group="evomerge.alignment_specs",
+)
 """By `model_type` of config.json."""
 
 ALIGNMENTS: Registry[type[Method]] = Registry(

@@ -1,1 +1,40 @@
-"""Specs of architectures, one file each, found by model type."""
+"""Specs of architectures, one file for each family, found by the `model_type` of config.json."""
+
+from __future__ import annotations
+
+from evomerge.align import SPECS
+from evomerge.align.family import Config, Shapes
+from evomerge.align.folding import Folding
+from evomerge.align.spec import Spec
+from evomerge.align.symmetries import Symmetries
+from evomerge.errors import AlignmentError, unknown
+
+
+def spec_of(family: str, shapes: Shapes, config: Config, symmetries: Symmetries) -> Spec:
+    """The spec of a model, held to the shapes of its tensors.
+
+    Args:
+        family: a name of the registry.
+        shapes: of every tensor of the model, of the folded ones where the residual stream is "orthogonal".
+        config: the model's config.json.
+        symmetries: which to use.
+
+    Raises: AlignmentError for an unknown family, a symmetry that it hasn't, and tensors that the spec doesn't fit.
+    """
+    if family not in SPECS:
+        raise AlignmentError(
+            f"{unknown('architecture to align', family, SPECS.names())} For another one, write a spec of your own: "
+            "a YAML or JSON file whose path stands for the name (see docs/alignment.md)"
+        )
+    spec = SPECS.get(family)(shapes, config, symmetries)
+    spec.check(shapes)
+    return spec
+
+
+def folding_of(family: str, shapes: Shapes, config: Config) -> Folding:
+    """How the norms of a model are folded. Raises: AlignmentError if its family has no way to."""
+    fold = getattr(SPECS.get(family), "fold", None)
+    if fold is None:
+        raise AlignmentError(f"the norms of a {family} can't be folded, so that no rotation may act on its stream")
+    folding: Folding = fold(shapes, config)
+    return folding

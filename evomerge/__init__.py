@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from evomerge.analysis.connect import connect as connect
     from evomerge.config.config import Config as Config
     from evomerge.errors import EvomergeError as EvomergeError
     from evomerge.recipe.recipe import Recipe as Recipe
@@ -40,6 +41,7 @@ _NAMES = {
     "Run": "evomerge.run.directory:Run",
     "TrialRecord": "evomerge.run.records:TrialRecord",
     "check": "evomerge.study.check:check",
+    "connect": "evomerge.analysis.connect:connect",
     "export": "evomerge.study.export:export",
     "merge": "evomerge.study.merge:merge",
     "open_run": "evomerge.run.directory:open_run",
@@ -60,6 +62,7 @@ __all__ = [  # noqa: RUF022  (in the order in which a user meets them)
     "export",
     "Recipe",
     "merge",
+    "connect",
     "EvomergeError",
     "__version__",
 ]

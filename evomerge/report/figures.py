@@ -20,7 +20,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 PATTERNS = ("", "/", ".", "x", "-", "+")
-SIGNED = ("#053061", "#2166ac", "#92c5de", "#f7f7f7", "#f4a582", "#b2182b", "#67001f")
+_REDS_AND_BLUES = ("#053061", "#2166ac", "#92c5de", "#f7f7f7", "#f4a582", "#b2182b", "#67001f")
+SIGNED = [[place / 6, colour] for place, colour in enumerate(_REDS_AND_BLUES)]
 """From blue over white to red, ColorBrewer's RdBu turned round; both ends are dark."""
 _MOST_MARKERS = 60
 _MOST_LABELLED_CELLS = 150
@@ -129,25 +130,17 @@ def bars(
             "name": escaped(name),
             "x": [escaped(one) for one in names],
             "y": plain(values),
-            "marker": {
-                "color": COLOURS[place % len(COLOURS)],
-                "pattern": {
-                    "shape": PATTERNS[place % len(PATTERNS)],
-                    "bgcolor": COLOURS[place % len(COLOURS)],
-                    "fgcolor": "#ffffff",
-                    "solidity": 0.2,
-                },
-            },
+            "marker": {"color": colour, "pattern": _pattern(place, colour)},
         }
         for place, (name, values) in enumerate(series.items())
+        for colour in (COLOURS[place % len(COLOURS)],)
     ]
     layout = _layout("", y, legend=len(series) > 1)
     layout["barmode"] = "group"
     layout["xaxis"]["type"] = "category"
     rows = tuple((name, *(number(values[place]) for values in series.values())) for place, name in enumerate(names))
-    return Figure(
-        title=title, data=data, layout=layout, caption=caption, numbers=Numbers(columns=("", *series), rows=rows)
-    )
+    table = Numbers(columns=("", *series), rows=rows)
+    return Figure(title=title, data=data, layout=layout, caption=caption, numbers=table)
 
 
 def heat_map(
@@ -186,9 +179,7 @@ def heat_map(
         "z": plain(matrix),
         "x": [escaped(name) for name in columns],
         "y": [escaped(name) for name in rows],
-        "colorscale": [[place / (len(SIGNED) - 1), colour] for place, colour in enumerate(SIGNED)]
-        if signed
-        else "Viridis",
+        "colorscale": SIGNED if signed else "Viridis",
         "colorbar": {"title": {"text": escaped(unit), "side": "right"}, "thickness": 12, "outlinewidth": 0},
         "hovertemplate": "%{y}, %{x}: %{z:.4g}<extra></extra>",
         "xgap": 1,
@@ -237,7 +228,15 @@ def contours(
     """
     matrix = np.asarray(values, dtype=np.float64)
     shown = np.log10(matrix) if log else matrix
-    bar: dict[str, Any] = {"title": {"text": escaped(unit), "side": "right"}, "thickness": 12, "outlinewidth": 0}
+    # Below, since beside them a phone has no room.
+    bar: dict[str, Any] = {
+        "title": {"text": escaped(unit), "side": "bottom"},
+        "orientation": "h",
+        "thickness": 12,
+        "outlinewidth": 0,
+        "y": -0.22,
+        "yanchor": "top",
+    }
     trace: dict[str, Any] = {
         "type": "contour",
         "x": plain(x_at),
@@ -272,7 +271,8 @@ def contours(
     layout["xaxis"]["showgrid"] = layout["yaxis"]["showgrid"] = False
     layout["yaxis"] |= {"scaleanchor": "x", "constrain": "domain"}
     layout["xaxis"]["constrain"] = "domain"
-    layout["height"] = 480
+    layout["height"] = 460
+    layout["margin"]["b"] = 100
     columns = np.asarray(x_at, dtype=np.float64)
     table = tuple(
         (number(at), *map(number, row)) for at, row in zip(np.asarray(y_at, dtype=np.float64), matrix, strict=True)
@@ -317,6 +317,10 @@ def _style(place: int, curve: Curve) -> dict[str, Any]:
         "line": {"color": colour, "dash": DASHES[turn % len(DASHES)], "width": 2},
         "marker": {"color": colour, "symbol": MARKERS[turn % len(MARKERS)], "size": 7},
     }
+
+
+def _pattern(place: int, colour: str) -> dict[str, Any]:
+    return {"shape": PATTERNS[place % len(PATTERNS)], "bgcolor": colour, "fgcolor": "#ffffff", "solidity": 0.2}
 
 
 def _points(curves: Sequence[Curve], x: str) -> Numbers:

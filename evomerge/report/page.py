@@ -28,8 +28,8 @@ h3, figure h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; }
 figure { margin: 1.5rem 0; } figcaption, .dim { color: var(--dim); font-size: .9rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; margin: .5rem 0; }
-th, td { padding: .2rem .7rem .2rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } th { color: var(--dim); font-weight: 600; }
+th, td { padding: .2rem .7rem .2rem 0; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
+.number { text-align: right; } th { color: var(--dim); font-weight: 600; }
 summary { cursor: pointer; color: var(--dim); font-size: .9rem; }
 .xtick text, .ytick text, .xtitle, .ytitle, .legendtext, .cbaxis text, .cbtitle text { fill: var(--ink) !important; }
 .gridlayer path { stroke: var(--line) !important; }
@@ -126,9 +126,20 @@ class Page:
 
 
 def _table(numbers: Numbers) -> str:
-    head = "".join(f"<th>{_text(name)}</th>" for name in numbers.columns)
-    rows = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in numbers.rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    columns = [*zip(*numbers.rows, strict=True)] or [() for _ in numbers.columns]
+    kinds = [' class="number"' if all(map(_is_number, column)) else "" for column in columns]
+
+    def row(tag: str, cells: Sequence[str]) -> str:
+        joined = "".join(f"<{tag}{kind}>{_text(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True))
+        return f"<tr>{joined}</tr>"
+
+    body = "".join(row("td", cells) for cells in numbers.rows)
+    return f'<div class="scroll"><table><thead>{row("th", numbers.columns)}</thead><tbody>{body}</tbody></table></div>'
+
+
+def _is_number(cell: str) -> bool:
+    """Whether a cell begins as a number does, or stands for one that is missing."""
+    return cell.lstrip("+-−±< ")[:1].isdigit() or cell in {"–", ""}
 
 
 def _text(text: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
@@ -26,3 +28,11 @@ def recipe_of(folders: Mapping[str, Path], **settings: Any) -> Recipe:
 
 def weight_bytes(folder: Path) -> int:
     return sum(tensor.nbytes for file in folder.glob("*.safetensors") for tensor in load_file(file).values())
+
+
+def copy_with(folder: Path, target: Path, tensors: Mapping[str, Tensor]) -> Path:
+    """A copy of a model in one file, with some tensors replaced."""
+    shutil.copytree(folder, target)
+    file = target / "model.safetensors"
+    save_file({**load_file(file), **tensors}, file, metadata={"format": "pt"})
+    return target

@@ -1,0 +1,141 @@
+"""`evomerge connect`: from model folders to what lies between them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from evomerge.analysis.geometry import differences, frame
+from evomerge.analysis.measures import CHARACTERS, Measured, Tasks, Texts
+from evomerge.analysis.mode_connectivity import POINTS, Connectivity, Done, Survey, check_points, survey
+from evomerge.benchmark import SPLITS, build_benchmark
+from evomerge.config.config import Config
+from evomerge.config.execution import ExecutionConfig
+from evomerge.config.models import ModelConfig, ModelsConfig
+from evomerge.errors import ConfigError, unknown
+from evomerge.execute.settings import make_executor, worker_settings
+from evomerge.inference.architecture import refuse_unless_it_continues_text
+from evomerge.models.compatible import check_compatible
+from evomerge.models.open import Models, open_each
+
+AS_THEY_ARE = "as they are"
+_LETTERS = ("A", "B", "C")
+
+
+def connect(
+    models: Sequence[str | Path],
+    *,
+    texts: Mapping[str, str | Path] | None = None,
+    config: Config | None = None,
+    splits: Sequence[str] = ("search",),
+    points: int = POINTS,
+    characters: int = CHARACTERS,
+    window: int | None = None,
+    execution: ExecutionConfig | None = None,
+    where: str = "config",
+    report: Callable[[str], None] = lambda doing: None,
+    done: Done = lambda number, total: None,
+) -> Connectivity:
+    """Measure models on the straight line between two of them, or on the lines and the plane of three.
+
+    Args:
+        models: two or three folders or hub ids; with a config also its "base" and its experts by name.
+        texts: files of plain text by name, such as "train" and "test".
+        config: measure on the items of its benchmark instead.
+        splits: which of its items.
+        points: on each line, and on each side of the plane's grid.
+        characters: how much of each text is read.
+        window: tokens that a model reads of a text at a time; None: its context, at most 1,024.
+        execution: where and how; None: the config's, or what fits this machine.
+        where: the config's file, for messages.
+        report: called with what is being done, before it is.
+        done: called with the points that are measured and those in all, after each point.
+
+    Raises: ConfigError, CheckpointError, BenchmarkError, ExecutionError for what can't be used, before any model is
+        loaded; ExecutionError if a model can't be measured.
+    """
+    check_points(points)
+    if (not texts and config is None) or (texts and config is not None):
+        raise ConfigError("give either a text or a config to measure the models on")
+    experiment = _experiment(models, config, execution)
+    report("opening the models")
+    opened = open_each(experiment.models.sources())
+    check_compatible(*opened)
+    measured: Measured
+    if config is not None:
+        measured = _tasks(config, opened, splits, where)
+    else:
+        refuse_unless_it_continues_text(opened.base)
+        files = {name: Path(path) for name, path in (texts or {}).items()}
+        measured = Texts(files, opened.base, characters=characters, window=window)
+    gram = differences(opened)
+    notes = [*measured.notes]
+    if len(models) == 3:
+        frame(gram)
+    elif not gram[0, 0]:
+        notes.append("the two models are equal in every weight, so that every point between them is the same model")
+    dtype = str(opened.base.dtype).removeprefix("torch.")
+    executor = make_executor(experiment.execution, worker_settings(experiment, dtype=dtype))
+    report("measuring")
+    try:
+        found = survey(experiment.models.sources(), gram, measured, executor, points=points, done=done)
+    finally:
+        executor.close()
+    return Connectivity(
+        models=_names(models),
+        sets=tuple(measured.requests),
+        measures=measured.measures,
+        surveys={AS_THEY_ARE: found},
+        notes=(*notes, *_unmeasured(found)),
+    )
+
+
+def _experiment(models: Sequence[str | Path], config: Config | None, execution: ExecutionConfig | None) -> Config:
+    """The models as the experts of one another, the first of them as the base too."""
+    if not 2 <= len(models) <= len(_LETTERS):
+        raise ConfigError(f"{len(models)} models given; give two for the line between them, or three for a plane")
+    known = {} if config is None else {"base": config.models.base, **config.models.experts}
+    found = [
+        known[str(model)] if str(model) in known and not Path(model).is_dir() else ModelConfig(path=str(model))
+        for model in models
+    ]
+    own = ExecutionConfig() if config is None else config.execution
+    return Config.model_construct(
+        models=ModelsConfig(base=found[0], experts=dict(zip(map(str.lower, _LETTERS), found, strict=False))),
+        execution=execution or own,
+    )
+
+
+def _tasks(config: Config, opened: Models, splits: Sequence[str], where: str) -> Tasks:
+    for split in splits:
+        if split not in SPLITS:
+            raise ConfigError(unknown("split", split, SPLITS))
+    if config.benchmark.kind == "lm_eval":
+        refuse_unless_it_continues_text(opened.base)
+    # All splits, since which items are in one hangs on how many the others take.
+    benchmark = build_benchmark(
+        config.benchmark, opened.base, max_length=config.execution.max_length, where=where, splits=SPLITS
+    )
+    return Tasks(benchmark, splits)
+
+
+def _names(models: Sequence[str | Path]) -> tuple[str, ...]:
+    """What the models are called: by their folders, with a letter where two have the same name."""
+    names = [Path(model).name or str(model) for model in models]
+    seen = Counter(names)
+    return tuple(
+        name if seen[name] == 1 else f"{letter} ({name})" for letter, name in zip(_LETTERS, names, strict=False)
+    )
+
+
+def _unmeasured(found: Survey) -> list[str]:
+    """Points that couldn't be measured, a sentence for all of them."""
+    points = [point for line in found.lines for point in line.points]
+    if found.plane is not None:
+        points += [point for row in found.plane.points for point in row]
+    reasons = {point.weights: point.reason for point in points if point.reason is not None}
+    if not reasons:
+        return []
+    first = next(iter(reasons.values()))
+    return [f"{len(reasons)} of the points couldn't be measured and count in no barrier; the first: {first}"]

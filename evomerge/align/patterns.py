@@ -74,6 +74,11 @@ def expand(
     return Spec(labels=kinds, tensors=axes_of, unmatched=frozenset(filter(unmatched, axes_of)))
 
 
+def matches(pattern: str, name: str) -> bool:
+    """Whether a pattern stands for a name."""
+    return _regex(pattern).fullmatch(name) is not None
+
+
 def _regex(pattern: str) -> re.Pattern[str]:
     """What a pattern matches; the same word in braces stands for the same number throughout a name."""
     text, words, end = "", set[str](), 0

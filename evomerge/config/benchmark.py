@@ -54,6 +54,8 @@ class LanguageConfig(Section):
     """ISO 639-1 or 639-3, such as sw or swh."""
     at_least: Annotated[float, Field(gt=0, le=1)] | None = None
     """A merge with a smaller share of items in the language comes after every one that keeps it."""
+    identifier: Literal["py3langid", "glotlid"] | None = None
+    """Who tells the language; None: py3langid if it knows it, else GlotLID, whose model `evomerge prefetch` fetches."""
     penalty: Annotated[float, Field(gt=0)] | None = None
     """What a merge with no item in the language loses of the task's score; one with half of them, half of it."""
 

@@ -1,4 +1,5 @@
-"""The files that an experiment's results come from: its models with their tokenizers, and its tasks' YAML and code.
+"""The files that an experiment's results come from: its models with their tokenizers, its tasks' YAML and code, and
+the model that tells languages, where it doesn't come with a package.
 
 Their content is part of what makes two runs the same experiment. Documents and prompts are told apart by the
 benchmark's own fingerprint; lm-eval's built-in tasks are those of its version.
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from evomerge.benchmark.lm_eval.language import language_files
 from evomerge.config.config import Config
 from evomerge.errors import CheckpointError, ResumeError, listed
 from evomerge.files.fingerprint import changed, fingerprints
@@ -30,7 +32,7 @@ def input_files(config: Config, models: Models) -> dict[str, Path]:
         found |= {f"experts/{name}/{place}": path for place, path in _files(expert.folder, _MODEL)}
     for number, folder in enumerate(config.benchmark.include_path):
         found |= {f"tasks/{number}/{place}": path for place, path in _task_files(config, Path(folder))}
-    return found
+    return found | language_files(config.benchmark)
 
 
 def fingerprints_of(files: Mapping[str, Path]) -> dict[str, Any]:

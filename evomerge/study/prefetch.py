@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from evomerge.benchmark.lm_eval.identifiers import GLOTLID, fetch_glotlid, glotlid_file
+from evomerge.benchmark.lm_eval.language import needs_glotlid
 from evomerge.config.config import Config
 from evomerge.errors import EvomergeError
 from evomerge.models.checkpoint import Checkpoint
@@ -37,8 +39,9 @@ class Fetched:
 def prefetch(config: Config, *, where: str = "config") -> Iterator[Fetched]:
     """Fetch every model, and build every task so that its data is cached; one that fails doesn't stop the rest.
 
-    Yields: models in config order, then tasks, each as soon as it is known.
-    Raises: ConfigError for what is wrong with the config itself.
+    Yields: models in config order, then the identifier of languages if it comes with no package, then tasks, each as
+        soon as it is known.
+    Raises: ConfigError for what is wrong with the config itself; BenchmarkError without what telling languages needs.
     """
     check_names(config, where=where)
     missing = False
@@ -46,6 +49,8 @@ def prefetch(config: Config, *, where: str = "config") -> Iterator[Fetched]:
         fetched = _model(name, reference)
         missing |= name == "base" and fetched.state == "failed"
         yield fetched
+    if needs_glotlid(config.benchmark):
+        yield _identifier()
     if not config.benchmark.tasks:
         # Labelled data and functions are local; they are built so that what is wrong shows here.
         kind = config.benchmark.kind
@@ -72,6 +77,17 @@ def _model(name: str, reference: ModelReference) -> Fetched:
         state="folder" if before == "folder" else "cached" if before == "cache" else "downloaded",
         size_bytes=_size(folder),
     )
+
+
+def _identifier() -> Fetched:
+    """GlotLID's model, for languages that nothing that comes with a package tells."""
+    name, before = "the identifier of languages", glotlid_file()
+    try:
+        path = fetch_glotlid()
+    except EvomergeError as error:
+        return Fetched(kind="model", name=name, source=GLOTLID, state="failed", problem=str(error))
+    state: Literal["cached", "downloaded"] = "downloaded" if before is None else "cached"
+    return Fetched(kind="model", name=name, source=GLOTLID, state=state, size_bytes=path.stat().st_size)
 
 
 def _problem(config: Config, index: int | None, where: str) -> str | None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 import evomerge.benchmark.lm_eval.language
-from evomerge.benchmark.lm_eval import language
+from evomerge.benchmark.lm_eval.identifiers import ALIASES, Py3langid, py3langid
 from evomerge.benchmark.lm_eval.language import in_language
 from evomerge.cli.results import finding
 from evomerge.config.benchmark import LanguageConfig
@@ -23,7 +21,7 @@ from evomerge.run.evaluation import Evaluation
 from evomerge.score.objective import INFEASIBLE, LANGUAGE, LanguageRule, Objective
 from evomerge.study.export import export
 from evomerge.study.search import search
-from helpers.search import write_config, write_task
+from helpers.language import generating
 
 SENTENCES = {
     "sw": "Watoto wanasoma vitabu shuleni kila siku asubuhi.",
@@ -65,7 +63,7 @@ def test_codes_of_both_standards_name_a_language(alias: str, code: str, sentence
 
 
 def test_every_alias_leads_to_a_language_that_the_identifier_knows_and_none_hides_one() -> None:
-    known, aliases = set(language._identifier().labels), language._ALIASES
+    known, aliases = set(Py3langid().languages), ALIASES
     assert set(aliases.values()) <= known
     assert not aliases.keys() & known
 
@@ -121,60 +119,30 @@ def test_a_bare_code_only_measures() -> None:
         )
 
 
-def experiment(folder: Path, models: dict[str, Path], language: Any, output: str = "generate_until") -> Config:
-    tasks = write_task(folder / "tasks", items=16)
-    files = {"validation": str(tasks / "validation.jsonl"), "test": str(tasks / "test.jsonl")}
-    task = {
-        "task": "tiny_choice",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": files},
-        "validation_split": "validation",
-        "test_split": "test",
-        "metadata": {"version": 1.0},
-        "output_type": output,
-        "doc_to_text": "Question: {{question}} Answer:",
-        "doc_to_target": "{{question}}" if output == "generate_until" else " {{choices[answer]}}",
-        **(
-            {"generation_kwargs": {"until": ["\n"], "max_gen_toks": 8, "do_sample": False}}
-            if output == "generate_until"
-            else {}
-        ),
-        "metric_list": [{"metric": "chrf" if output == "generate_until" else "acc"}],
-    }
-    (tasks / "tiny_choice.yaml").write_text(yaml.safe_dump(task))
-    path = write_config(
-        folder / "x.yaml",
-        models,
-        tasks,
-        search={"evaluations": 16, "population": 8, "scan": 3, "shortlist": 3},
-    )
-    data = yaml.safe_load(path.read_text())
-    data["benchmark"]["tasks"] = [{"task": "tiny_choice", "language": language}]
-    path.write_text(yaml.safe_dump(data))
-    return Config.from_file(path)
-
-
 class Parity:
     """Stands in for the identifier, since what tiny models write is in no language: as varied, and as deterministic."""
 
-    labels = ("sw", "en")
+    languages = ("sw", "en")
 
-    def classify(self, text: str) -> tuple[str, float]:
-        return ("sw" if sum(map(ord, text)) % 3 else "en"), 0.0
+    def meant_by(self, code: str) -> frozenset[str]:
+        return frozenset({code} & set(self.languages))
+
+    def tell(self, text: str) -> str:
+        return "sw" if sum(map(ord, text)) % 3 else "en"
 
 
 def test_a_search_keeps_to_the_language_that_it_must(
     tmp_path: Path, tiny_llama: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evomerge.benchmark.lm_eval.language, "_identifier", Parity)
-    free = experiment(tmp_path / "free", tiny_llama, {"code": "sw", "penalty": 2.0})
+    monkeypatch.setattr(evomerge.benchmark.lm_eval.language, "py3langid", Parity)
+    free = generating(tmp_path / "free", tiny_llama, {"code": "sw", "penalty": 2.0})
     search(free, tmp_path / "free_run")
     shares = sorted(
         found.aggregates["tiny_choice"][LANGUAGE] for found in open_run(tmp_path / "free_run").ledger().evaluations()
     )
     assert shares[0] < shares[-1]
     limit = shares[len(shares) // 2]
-    bound = experiment(tmp_path / "bound", tiny_llama, {"code": "sw", "at_least": limit})
+    bound = generating(tmp_path / "bound", tiny_llama, {"code": "sw", "at_least": limit})
     result = search(bound, tmp_path / "bound_run").data
     evaluations = [
         found for found in open_run(tmp_path / "bound_run").ledger().evaluations() if found.split == "search"
@@ -186,7 +154,12 @@ def test_a_search_keeps_to_the_language_that_it_must(
     assert min(kept) > max(missed)  # type: ignore[type-var]
     winner = next(model for model in result["search"]["models"] if model["kind"] == "winner")
     assert winner["languages"]["tiny_choice"] >= limit
-    assert result["languages"]["tiny_choice"] == {"code": "sw", "at_least": limit, "penalty": None}
+    assert result["languages"]["tiny_choice"] == {
+        "code": "sw",
+        "at_least": limit,
+        "identifier": "py3langid",
+        "penalty": None,
+    }
     share = next(model for model in result["test"]["models"] if model["kind"] == "winner")["languages"]["tiny_choice"]
     assert f"Of its answers to tiny_choice, {share:.0%} are in the asked language (sw)" in finding(result)
     export(tmp_path / "bound_run", tmp_path / "out")
@@ -222,13 +195,13 @@ def test_a_language_that_cannot_be_told_is_refused(
     tmp_path: Path, tiny_llama: dict[str, Path], language: str, output: str, message: str
 ) -> None:
     with pytest.raises(BenchmarkError, match=message):
-        search(experiment(tmp_path, tiny_llama, language, output), tmp_path / "run")
+        search(generating(tmp_path, tiny_llama, language, output), tmp_path / "run")
 
 
 def test_without_the_identifier_it_is_said_what_to_install(
     tmp_path: Path, tiny_llama: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evomerge.benchmark.lm_eval.language._identifier.cache_clear()
+    py3langid.cache_clear()
     monkeypatch.setitem(sys.modules, "py3langid.langid", None)
     with pytest.raises(BenchmarkError, match=r"pip install 'evomerge\[languages\]'"):
-        search(experiment(tmp_path, tiny_llama, "sw"), tmp_path / "run")
+        search(generating(tmp_path, tiny_llama, "sw"), tmp_path / "run")

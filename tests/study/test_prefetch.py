@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,9 @@ from evomerge.config.config import Config
 from evomerge.errors import ConfigError
 from evomerge.recipe.sources import ModelReference
 from evomerge.study.prefetch import Fetched, prefetch
+from helpers.fasttext_file import write_identifier
+from helpers.hub import serving
+from helpers.language import generating
 from helpers.search import write_config, write_task
 
 pytestmark = pytest.mark.usefixtures("built_in_tasks")
@@ -80,3 +86,32 @@ def test_without_the_base_no_task_can_be_built(config: Path, tiny_llama: dict[st
 def test_a_wrong_config_is_refused_before_anything_is_fetched(config: Path) -> None:
     with pytest.raises(ConfigError, match="unknown merge method"):
         fetched(config.read_text().replace("task_arithmetic", "task_arithmetics"))
+
+
+def test_glotlid_is_fetched_for_a_language_that_py3langid_does_not_know(
+    tmp_path: Path, tiny_llama: dict[str, Path]
+) -> None:
+    write_identifier(tmp_path / "hub" / "cis-lmu" / "glotlid" / "model.bin", {"eng_Latn": ["the"], "twi_Latn": ["me"]})
+    config = tmp_path / "x.yaml"
+    config.write_text(generating(tmp_path / "task", tiny_llama, "tw").to_yaml())
+    script = (
+        "import sys; from evomerge.config.config import Config; from evomerge.study.prefetch import prefetch\n"
+        "print([(one.name, one.state, one.problem) for one in prefetch(Config.from_file(sys.argv[1]))][3:])"
+    )
+    with serving(tmp_path / "hub") as hub:
+        settings = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home")}
+        settings["HF_HUB_DISABLE_XET"] = "1"
+
+        def printed(**more: str) -> str:
+            command = [sys.executable, "-c", script, str(config)]
+            done = subprocess.run(command, env={**os.environ, **settings, **more}, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            return done.stdout.strip()
+
+        first, again = printed(), printed(HF_HUB_OFFLINE="1")
+        missing = printed(HF_HOME=str(tmp_path / "other"), HF_HUB_OFFLINE="1")
+    named = "('the identifier of languages', '{}', None), ('tiny_choice', 'ready', None)"
+    assert first == f"[{named.format('downloaded')}]"
+    assert again == f"[{named.format('cached')}]"
+    assert "GlotLID's model can't be fetched (LocalEntryNotFoundError)" in missing
+    assert "('tiny_choice', 'failed'" in missing

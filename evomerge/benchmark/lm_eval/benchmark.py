@@ -13,6 +13,7 @@ from typing import Any
 from evomerge.benchmark.base import SPLITS, BaseModel, FixedItems
 from evomerge.benchmark.lm_eval.isolation import same_random_state, undisturbed
 from evomerge.benchmark.lm_eval.items import Item, build_items
+from evomerge.benchmark.lm_eval.language import identifier_of
 from evomerge.benchmark.lm_eval.prompts import Encoder
 from evomerge.benchmark.lm_eval.scoring import (
     aggregate_task,
@@ -130,9 +131,7 @@ class Benchmark(FixedItems[Item]):
         with same_random_state():
             return ItemTable(
                 tasks={
-                    name: score_task(
-                        self._tasks[name].task, items, tokens[name], language=_code(self._tasks[name].language)
-                    )
+                    name: score_task(self._tasks[name].task, items, tokens[name], language=self._tasks[name].language)
                     for name, items in by_task.items()
                 }
             )
@@ -182,7 +181,7 @@ class Benchmark(FixedItems[Item]):
     @property
     def languages(self) -> dict[str, dict[str, Any]]:
         """What is asked of the language of each task's text, as plain data; tasks of which nothing is left out."""
-        return {task.name: task.language.model_dump() for task in self._tasks.values() if task.language is not None}
+        return {task.name: _described(task.language) for task in self._tasks.values() if task.language is not None}
 
     @property
     def notes(self) -> list[str]:
@@ -217,7 +216,7 @@ class Benchmark(FixedItems[Item]):
                     "metrics": self._metrics(task),
                     "means": [key for key in task.metrics if aggregation_of(task.task, key)[1] == "mean"],
                     "num_fewshot": self._num_fewshot[task.name],
-                    **({"language": task.language.model_dump()} if task.language is not None else {}),
+                    **({"language": _described(task.language)} if task.language is not None else {}),
                     "items": {
                         split: sum(item.task == task.name for item in items) for split, items in self.splits.items()
                     },
@@ -246,5 +245,6 @@ def build(
     )
 
 
-def _code(language: LanguageConfig | None) -> str | None:
-    return None if language is None else language.code
+def _described(language: LanguageConfig) -> dict[str, Any]:
+    """What is asked of a task's text, and who tells it."""
+    return {**language.model_dump(), "identifier": identifier_of(language)}

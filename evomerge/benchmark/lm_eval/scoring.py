@@ -13,7 +13,8 @@ from lm_eval.api.metrics import mean
 from lm_eval.api.registry import AGGREGATION_REGISTRY
 
 from evomerge.benchmark.lm_eval.items import Item
-from evomerge.benchmark.lm_eval.language import in_language
+from evomerge.benchmark.lm_eval.language import identifier_of, in_language
+from evomerge.config.benchmark import LanguageConfig
 from evomerge.errors import BenchmarkError
 from evomerge.estimate.corpus_metrics import quietly, samples_of
 from evomerge.estimate.intervals import Sample
@@ -38,14 +39,16 @@ def put_answers(item: Item, answers: Iterator[Response]) -> int:
     return tokens
 
 
-def score_task(task: Any, items: Sequence[Item], tokens: Sequence[int], *, language: str | None = None) -> TaskScores:
+def score_task(
+    task: Any, items: Sequence[Item], tokens: Sequence[int], *, language: LanguageConfig | None = None
+) -> TaskScores:
     """Scores of one task's items, which have their answers, through its own filters and metrics.
 
     Args:
         task: lm-eval's Task.
         items: all its items of one split.
         tokens: of each item's prompts and answers.
-        language: code of the one that generated text is to be in; None doesn't look.
+        language: the one that generated text is to be in; None doesn't look.
     """
     task._instances = [instance for item in items for instance in item.instances]
     task.apply_filters()
@@ -59,8 +62,10 @@ def score_task(task: Any, items: Sequence[Item], tokens: Sequence[int], *, langu
                 values[f"{metric},{filter_name}"].append(_plain(value))
     if language is not None:
         # The text as it came, since filters leave a number or a letter of it.
+        identifier = identifier_of(language)
         values[LANGUAGE] = [
-            in_language([text for instance in item.instances for text in instance.resps], language) for item in items
+            in_language([text for instance in item.instances for text in instance.resps], language.code, identifier)
+            for item in items
         ]
     shares = [_right_share(task, item) for item in items]
     return TaskScores(

@@ -104,7 +104,7 @@ def load_tasks(
             elif task.get_config("num_fewshot") is None:
                 task.set_config(key="num_fewshot", value=0)
             if entry.language is not None:
-                check_language(entry.language.code, task, place)
+                check_language(entry.language, task, place)
             metric, higher = _metric(task, entry, place, rules)
             found.append(
                 LoadedTask(

@@ -47,6 +47,7 @@ ALIGNMENTS: Registry[type[Method]] = Registry(
     {
         "weight_matching": "evomerge.align.weight_matching:WeightMatching",
         "merge_many": "evomerge.align.merge_many:MergeMany",
+        "c2m3": "evomerge.align.cycle_consistent:CycleConsistent",
     },
     group="evomerge.alignments",
 )

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor, cat, split
 
-from evomerge.align.kinds.base import Kind, Map
+from evomerge.align.kinds.base import Action, Kind, Map
 from evomerge.errors import AlignmentError, listed, unknown
 
 Shape = tuple[int, ...]
@@ -105,7 +105,7 @@ class Spec:
         """Any map for each label."""
         return {label: kind.random(generator) for label, kind in self.labels.items()}
 
-    def apply(self, maps: Maps, name: str, tensor: Tensor, *, skip: int | None = None) -> Tensor:
+    def apply(self, maps: Mapping[str, Action], name: str, tensor: Tensor, *, skip: int | None = None) -> Tensor:
         """A tensor with all its axes mapped, in its own dtype, or itself if no map acts on it.
 
         Args:
@@ -231,7 +231,7 @@ def _labelled(axes: tuple[AxisLike, ...]) -> Iterator[Axis]:
             yield from (inner for _, inner in axis.segments if inner is not None)
 
 
-def _act(maps: Maps, axis: Axis, tensor: Tensor, dim: int) -> Tensor:
+def _act(maps: Mapping[str, Action], axis: Axis, tensor: Tensor, dim: int) -> Tensor:
     map_ = maps.get(axis.label)
     if map_ is None:
         return tensor

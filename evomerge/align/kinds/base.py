@@ -21,8 +21,8 @@ Cross = Mapping[str, Tensor]
 Self = TypeVar("Self", bound="Map")
 
 
-class Map(Protocol):
-    """One map of a label. It acts on each axis in the way of the axis' role."""
+class Action(Protocol):
+    """What acts on the axes of a label, on each in the way of the axis' role: a map, or a combination of maps."""
 
     def act(self, role: str, matrix: Tensor) -> Tensor:
         """The matrix with its rows mapped, computed in its own floating dtype; never a view of it that is written to.
@@ -33,6 +33,10 @@ class Map(Protocol):
 
         Raises: AlignmentError if the map can't act on these numbers.
         """
+
+
+class Map(Action, Protocol):
+    """One map of a label."""
 
     def inverse(self: Self) -> Self:
         """The map that undoes this one."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from evomerge.study.search import Result as Result
     from evomerge.study.search import resume as resume
     from evomerge.study.search import search as search
+    from evomerge.tuning.tune import tune as tune
 
     __version__: str
 
@@ -47,6 +48,7 @@ _NAMES = {
     "open_run": "evomerge.run.directory:open_run",
     "resume": "evomerge.study.search:resume",
     "search": "evomerge.study.search:search",
+    "tune": "evomerge.tuning.tune:tune",
 }
 
 __all__ = [  # noqa: RUF022  (in the order in which a user meets them)
@@ -63,6 +65,7 @@ __all__ = [  # noqa: RUF022  (in the order in which a user meets them)
     "Recipe",
     "merge",
     "connect",
+    "tune",
     "EvomergeError",
     "__version__",
 ]

@@ -71,6 +71,10 @@ class BenchmarkError(EvomergeError, ValueError):
         self.unreachable = unreachable
 
 
+class TuningError(EvomergeError, ValueError):
+    """A model can't be tuned on these data, or a tuning came to no good end."""
+
+
 class ExecutionError(EvomergeError, RuntimeError):
     """The hardware or cluster asked for isn't there, or workers can't be started."""
 

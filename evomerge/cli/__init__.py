@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from evomerge.cli import check, compression, connect, demo, models, runs, score, search, setup, status
+from evomerge.cli import check, compression, connect, demo, models, runs, score, search, setup, status, tuning
 from evomerge.cli.guard import Commands, quiet_libraries
 
 _START = "Start"
@@ -64,6 +64,7 @@ app.command(rich_help_panel=_RESULTS)(models.export)
 app.command(rich_help_panel=_RESULTS)(models.merge)
 app.command(rich_help_panel=_RESULTS)(models.recipe)
 app.command(rich_help_panel=_RESULTS)(compression.compress)
+app.command(rich_help_panel=_RESULTS)(tuning.tune)
 app.command(rich_help_panel=_RESULTS)(score.score)
 app.command(rich_help_panel=_RESULTS)(connect.connect)
 

@@ -56,10 +56,14 @@ class Commands(TyperGroup):
 
 
 @contextmanager
-def stoppable(directory: Path, *, start: str) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end a search cleanly, and say how to go on.
+def stoppable(directory: Path, *, start: str, again: str | None = None, record: str = "run.json") -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end a command cleanly, and say how to go on.
 
-    `start` is the command that started the run, for when nothing has been recorded yet.
+    Args:
+        directory: of the run.
+        start: the command that started it, for when nothing has been recorded yet.
+        again: the command that continues it; None: evomerge resume.
+        record: the file of the directory that is there once something has been recorded.
     """
 
     def terminate(number: int, frame: FrameType | None) -> None:
@@ -69,8 +73,8 @@ def stoppable(directory: Path, *, start: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        if (directory / "run.json").exists():
-            complain(f"stopped; continue with: evomerge resume {shlex.quote(str(directory))}")
+        if (directory / record).exists():
+            complain(f"stopped; continue with: {again or f'evomerge resume {shlex.quote(str(directory))}'}")
         else:
             complain(f"stopped before anything was recorded; start again with: {start}")
         raise typer.Exit(_code(stop)) from None

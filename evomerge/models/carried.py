@@ -29,7 +29,7 @@ _TRAINING = re.compile(
     r"|^events\.out\.tfevents|^zero_to_fp32\.py$|^latest$"
 )
 _TRAINING_FOLDER = re.compile(r"^(checkpoint-\d+|global_step\d+|runs|wandb|logs|original)$")
-_ABOUT = re.compile(r"^(README(\..*)?|recipe\.yaml|mergekit_config\.ya?ml|adapter_.*|compressed\.json)$")
+_ABOUT = re.compile(r"^(README(\..*)?|recipe\.yaml|tuning\.json|mergekit_config\.ya?ml|adapter_.*|compressed\.json)$")
 _PROGRAMS = re.compile(r"\.(pyc|pyo|pyd|so|dll|dylib|exe|sh|bat|ps1|ipynb|jar)$", re.IGNORECASE)
 _PICKLES = re.compile(r"\.(pkl|pickle|joblib|p)$", re.IGNORECASE)
 _PICKLED = re.compile(rb"\x80[\x02-\x05]|PK\x03\x04")  # how pickles, and archives of them, begin

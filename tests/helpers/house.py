@@ -16,7 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("methods", "align", "config", "pruners"),
     ("models", "space", "benchmark"),
     ("inference", "materialise", "mergekit", "algorithms", "run"),
-    ("execute", "report"),
+    ("execute", "report", "tuning"),
     ("analysis", "study", "testing"),
     ("cli",),
     ("__main__",),
@@ -54,6 +54,7 @@ WORDS: dict[str, str] = {
     "streams": "named streams of random numbers",
     "study": "one search, from config to result",
     "testing": "tiny real models, and laws that every part keeps",
+    "tuning": "experts from a base and data",
 }
 """What each room is for, in a few words."""
 

@@ -1,0 +1,1 @@
+"""Fine-tuning: experts from a base and data, and rounds of tuning and merging."""

@@ -23,6 +23,7 @@ from evomerge.config.space import MergeConfig, SpaceConfig
 from evomerge.errors import ConfigError, shown
 from evomerge.files.outside import check_plain, read_text
 from evomerge.files.outside_yaml import parse_yaml
+from evomerge.recipe.sources import located
 
 
 class Config(Section):
@@ -71,14 +72,14 @@ class Config(Section):
             raise ConfigError(explain(error, cls, where)) from error
 
     def relative_to(self, folder: Path) -> Config:
-        """The same experiment with local folders that exist below `folder` made absolute."""
+        """The same experiment with local folders below `folder` made absolute."""
 
         def local(text: str) -> str:
             candidate = folder / os.path.expanduser(text)
             return str(candidate.resolve()) if candidate.exists() else text
 
         def model(config: ModelConfig) -> ModelConfig:
-            return config.model_copy(update={"path": local(config.path)})
+            return config.model_copy(update={"path": located(config.path, folder)})
 
         models = self.models.model_copy(
             update={

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from evomerge.errors import CheckpointError
 from evomerge.models.headers import INDEX, WEIGHTS, read_header, read_headers
-from evomerge.recipe.sources import ModelReference
+from evomerge.recipe.sources import ModelReference, begins_here
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -166,4 +166,4 @@ def _snapshot(reference: ModelReference, *, local_files_only: bool) -> Path:
 
 
 def _is_hub_id(path: str) -> bool:
-    return bool(_HUB_ID.match(path)) and not path.startswith(".")
+    return bool(_HUB_ID.match(path)) and not path.startswith(".") and not begins_here(path, Path())

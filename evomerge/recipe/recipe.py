@@ -17,7 +17,7 @@ from evomerge.errors import RecipeError, shown
 from evomerge.files.outside import check_plain, read_text
 from evomerge.recipe.group import Group
 from evomerge.recipe.parse import parse_group, parse_mapping, parse_reference, parse_slices, parse_vocabulary
-from evomerge.recipe.sources import ModelReference, Sources, reference_to_data, slice_to_data
+from evomerge.recipe.sources import ModelReference, Sources, located, reference_to_data, slice_to_data
 
 FORMAT_VERSION = 1
 FLOATING = ("float32", "bfloat16", "float16", "float64")
@@ -103,13 +103,10 @@ class Recipe(Sources):
         return recipe.relative_to(path.parent)
 
     def relative_to(self, folder: Path) -> Recipe:
-        """The same recipe with model paths that exist below `folder` made absolute."""
+        """The same recipe with model paths below `folder` made absolute."""
 
         def resolve(reference: ModelReference) -> ModelReference:
-            local = folder / reference.path
-            if local.is_dir():
-                return ModelReference(path=str(local.resolve()), revision=reference.revision)
-            return reference
+            return replace(reference, path=located(reference.path, folder))
 
         return replace(
             self,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 VocabularyPolicy = Literal["same", "base", "union"]
@@ -35,6 +37,25 @@ class Sources:
     def references(self) -> dict[str, ModelReference]:
         """The base, as "base", and the experts by name."""
         return {"base": self.base, **self.experts}
+
+
+def located(path: str, folder: Path) -> str:
+    """A model's path or hub id, made absolute if it is a path below `folder`, where nothing need be at its end.
+
+    A mistyped `experts/swahli` looks like a hub id; where there is a folder `experts` it isn't one.
+    """
+    candidate = folder / os.path.expanduser(path)
+    return str(candidate.resolve()) if candidate.exists() or begins_here(path, folder) else path
+
+
+def begins_here(path: str, folder: Path) -> bool:
+    """Whether what looks like a hub id begins with a folder in `folder`, and is of no model in the hub's cache."""
+    first, slash, _ = path.partition("/")
+    if not (first and slash and (folder / first).is_dir()):
+        return False
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return not (Path(HF_HUB_CACHE) / f"models--{path.replace('/', '--')}").is_dir()
 
 
 def reference_to_data(reference: ModelReference) -> dict[str, str]:

@@ -84,11 +84,12 @@ def with_paths(path: Path, models: dict[str, Path], others: dict[str, str], task
     return path
 
 
-@pytest.mark.parametrize("missing", ["../nowhere", "/no/where/base", "a/b/c", "a file"])
+@pytest.mark.parametrize("missing", ["../nowhere", "/no/where/base", "a/b/c", "a file", "experts/none"])
 def test_a_path_that_cannot_exist_is_a_mistake_named_by_its_key(
     cli: Any, tmp_path: Path, tiny_llama: dict[str, Path], missing: str
 ) -> None:
     (tmp_path / "a file").write_text("no model")
+    (tmp_path / "experts").mkdir()
     config = with_paths(tmp_path / "x.yaml", tiny_llama, {"b": missing}, write_task(tmp_path / "tasks"))
     done = cli("check", config)
     assert done.exit_code == 1

@@ -80,11 +80,14 @@ def test_what_is_written_reads_back_the_same() -> None:
 
 
 def test_local_folders_are_relative_to_the_file(tmp_path: Path) -> None:
-    (tmp_path / "some" / "base").mkdir(parents=True)
     (tmp_path / "x.yaml").write_text(MINIMAL)
     config = Config.from_file(tmp_path / "x.yaml")
+    assert (config.models.base.path, config.models.experts["maths"].path) == ("some/base", "some/maths")
+    (tmp_path / "some" / "base").mkdir(parents=True)
+    config = Config.from_file(tmp_path / "x.yaml")
     assert config.models.base.path == str((tmp_path / "some" / "base").resolve())
-    assert config.models.experts["maths"].path == "some/maths"
+    # No hub id, since its first part is a folder here.
+    assert config.models.experts["maths"].path == str((tmp_path / "some" / "maths").resolve())
 
 
 def test_workers_and_budget_do_not_make_another_experiment_but_the_seed_does() -> None:

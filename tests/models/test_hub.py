@@ -11,7 +11,7 @@ import pytest
 from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.hub import whereabouts
-from evomerge.recipe.sources import ModelReference
+from evomerge.recipe.sources import ModelReference, located
 
 
 def test_folders_that_are_no_model_are_refused(copy_of: Callable[[Path], Path], tiny_llama: dict[str, Path]) -> None:
@@ -61,3 +61,20 @@ def test_whereabouts_tells_folder_cache_and_unresolved_without_raising(
     assert Checkpoint.open("org/tiny").folder == snapshot
     (snapshot / "model.safetensors").unlink()
     assert whereabouts(ModelReference(path="org/tiny")).kind == "unresolved"
+
+
+def test_what_begins_with_a_folder_here_is_a_path_unless_the_cache_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "experts").mkdir()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert located("experts/none", tmp_path) == str(tmp_path / "experts" / "none")
+    assert located("org/none", tmp_path) == "org/none"
+    monkeypatch.chdir(tmp_path)
+    assert whereabouts(ModelReference(path="experts/none")).kind == "impossible"
+    assert whereabouts(ModelReference(path="experts")).kind == "folder"
+    with pytest.raises(CheckpointError, match="experts/none: no such folder; give a model folder or a hub id"):
+        Checkpoint.open("experts/none")
+    (tmp_path / "cache" / "models--experts--none").mkdir(parents=True)
+    assert located("experts/none", tmp_path) == "experts/none"
+    assert whereabouts(ModelReference(path="experts/none")).kind == "unresolved"

@@ -8,10 +8,12 @@ from pathlib import Path
 from evomerge.errors import RunError
 from evomerge.materialise.folder import write_folder
 from evomerge.materialise.states import folder_of
+from evomerge.models.hub import resolve
 from evomerge.recipe.recipe import Recipe
 from evomerge.report.model_card import model_card
 from evomerge.run.directory import PREPARED, Run, open_run
 from evomerge.run.records import TrialRecord
+from evomerge.study.inputs import check_same_models
 
 
 def export(
@@ -41,6 +43,8 @@ def export(
     run = open_run(directory)
     record = _chosen(run, trial)
     recipe = run.recipe(record.number)
+    folders = {name: resolve(reference) for name, reference in run.config.models.sources().references.items()}
+    check_same_models(run.directory, run.facts.get("files", {}), folders)
     if report is not None and trial is None and not run.has_ended():
         report(
             f"the search hasn't ended; trial {record.number} "

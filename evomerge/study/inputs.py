@@ -27,12 +27,19 @@ _TASK = frozenset({".yaml", ".yml", ".py"})
 
 def input_files(config: Config, models: Models) -> dict[str, Path]:
     """The files of an experiment by name, such as "base/config.json" and "experts/x/model.safetensors"."""
-    found = {f"base/{place}": path for place, path in _files(models.base.folder, _MODEL)}
-    for name, expert in models.experts.items():
-        found |= {f"experts/{name}/{place}": path for place, path in _files(expert.folder, _MODEL)}
+    found = model_files({name: model.folder for name, model in models.by_name.items()})
     for number, folder in enumerate(config.benchmark.include_path):
         found |= {f"tasks/{number}/{place}": path for place, path in _task_files(config, Path(folder))}
     return found | language_files(config.benchmark)
+
+
+def model_files(folders: Mapping[str, Path]) -> dict[str, Path]:
+    """The files of models and their tokenizers by name, from the models' folders by theirs, "base" and the experts'."""
+    found: dict[str, Path] = {}
+    for name, folder in folders.items():
+        place = name if name == "base" else f"experts/{name}"
+        found |= {f"{place}/{file}": path for file, path in _files(folder, _MODEL)}
+    return found
 
 
 def fingerprints_of(files: Mapping[str, Path]) -> dict[str, Any]:
@@ -48,17 +55,41 @@ def check_same_files(directory: Path, recorded: Mapping[str, Any], files: Mappin
 
     Raises: ResumeError naming what has changed since the run was started; CheckpointError for what can't be read.
     """
-    try:
-        names = changed(files, recorded)
-    except OSError as error:
-        raise CheckpointError(f"{error.filename}: can't be read: {error.strerror}") from error
-    added = [name for name in files if name not in recorded and name.startswith("tasks/")] if recorded else []
-    if names or added:
-        places = [f"{name} ({files[name]})" if name in files else f"{name} (missing)" for name in (*names, *added)]
+    places = _changed(recorded, files)
+    if recorded:
+        added = [name for name in files if name not in recorded and name.startswith("tasks/")]
+        places += [f"{name} ({files[name]})" for name in added]
+    if places:
         raise ResumeError(
             f"{directory}: isn't the same experiment any more, since the content of its files has changed: "
             f"{listed(places)}. Restore them, or start a new run directory"
         )
+
+
+def check_same_models(directory: Path, recorded: Mapping[str, Any], folders: Mapping[str, Path]) -> None:
+    """Compare the models' files with what a run has kept of them; runs of earlier releases have kept nothing.
+
+    Args:
+        directory: the run's.
+        recorded: what it has kept of all its files.
+        folders: the models' by name, "base" and the experts.
+
+    Raises: CheckpointError naming what has changed since the run was started, or can't be read.
+    """
+    of_models = {name: kept for name, kept in recorded.items() if name.startswith(("base/", "experts/"))}
+    if places := _changed(of_models, model_files(folders)):
+        raise CheckpointError(
+            f"{directory}: these files of its models aren't those that were scored: {listed(places)}. Restore them"
+        )
+
+
+def _changed(recorded: Mapping[str, Any], files: Mapping[str, Path]) -> list[str]:
+    """Names and places of the recorded files whose content is another now. Raises: CheckpointError."""
+    try:
+        names = changed(files, recorded)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename}: can't be read: {error.strerror}") from error
+    return [f"{name} ({files[name]})" if name in files else f"{name} (missing)" for name in names]
 
 
 def _files(folder: Path, ends: frozenset[str]) -> Iterator[tuple[str, Path]]:

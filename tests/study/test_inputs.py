@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from evomerge.config.config import Config
-from evomerge.errors import ResumeError
+from evomerge.errors import CheckpointError, ResumeError
 from evomerge.run.directory import open_run
+from evomerge.study.export import export
 from evomerge.study.search import resume, search
 from helpers.search import Interrupt, write_config, write_task
 
@@ -56,3 +57,25 @@ def test_replaced_weights_tokenizers_and_tasks_are_refused_by_name(tmp_path: Pat
     (tasks / "notes.txt").write_text("for other people")
     with pytest.raises(KeyboardInterrupt):
         resume(run, observer=Interrupt(1))
+
+
+def test_a_merge_is_not_exported_from_other_models_than_those_that_were_scored(
+    tmp_path: Path, models: dict[str, Path]
+) -> None:
+    tasks = write_task(tmp_path / "tasks")
+    config = Config.from_file(write_config(tmp_path / "x.yaml", models, tasks))
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        search(config, run, observer=Interrupt(2))
+    weights = models["b"] / "model.safetensors"
+    kept = weights.read_bytes()
+    flip(weights, len(kept) - 2)
+    with pytest.raises(CheckpointError, match="aren't those that were scored") as error:
+        export(run, tmp_path / "out", trial=3)
+    assert f"experts/b/model.safetensors ({weights})" in str(error.value)
+    assert not (tmp_path / "out").exists()
+    weights.write_bytes(kept)
+    # Tasks aren't part of what is exported, and a model may have been copied, with another time.
+    (tasks / "tiny_choice.yaml").unlink()
+    os.utime(weights, ns=(1, 1))
+    assert (export(run, tmp_path / "out", trial=3) / "model.safetensors").is_file()

@@ -28,7 +28,9 @@ def check_run(directory: Path, *, repair: bool) -> None:
     found = problems(directory)
     if found:
         raise RunError("\n".join(found))
-    if lost := open_run(directory).ledger().lost:
+    run = open_run(directory)
+    if lost := run.ledger().lost:
         say(console, f"The evaluations of {len(lost)} trials are lost; they are made again when the search goes on.")
-    again = shlex.quote(str(directory))
-    say(console, f"{directory}: every line can be read, and the files agree. Next: evomerge resume {again}")
+    quoted = shlex.quote(str(directory))
+    following = f"export {quoted} OUT" if run.has_ended() and not lost else f"resume {quoted}"
+    say(console, f"{directory}: every line can be read, and the files agree. Next: evomerge {following}")

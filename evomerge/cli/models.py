@@ -47,6 +47,7 @@ def export(
     **Example:** `evomerge export runs/swahili swahili-7b`
     """
     from evomerge.cli.screens import transfer
+    from evomerge.run.frozen import CONFIG
     from evomerge.study.export import export as write
 
     notes: list[str] = []
@@ -62,7 +63,7 @@ def export(
         )
     for note in notes:
         echo(f"Note: {note}")
-    _written(folder)
+    _written(folder, f"--config {shlex.quote(str(directory / CONFIG))}")
 
 
 def merge(
@@ -101,11 +102,11 @@ def merge(
         )
     for note in notes:
         echo(f"Note: {note}")
-    _written(folder)
+    _written(folder, "--tasks TASK")
 
 
-def _written(folder: Path) -> None:
-    """What was made, and what can be done with it."""
+def _written(folder: Path, benchmark: str) -> None:
+    """What was made, and how to score it on a benchmark, given as options of `evomerge score`."""
     from evomerge.cli.console import size
 
     files = sorted(folder.iterdir())
@@ -113,7 +114,7 @@ def _written(folder: Path) -> None:
     others = ", ".join(file.name for file in files if file not in weights)
     bytes_ = size(sum(file.stat().st_size for file in weights))
     echo(f"Wrote {folder}: {len(weights)} file{'s' * (len(weights) != 1)} of weights ({bytes_}), {others}")
-    echo(f"Next: evomerge score {shlex.quote(str(folder))} --tasks TASK")
+    echo(f"Next: evomerge score {shlex.quote(str(folder))} {benchmark}")
 
 
 def recipe(

@@ -100,7 +100,7 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """Of the whole run, if every item goes on taking as long; None where that isn't known."""
+        """Of the whole run, if every token or item goes on taking as long; None where that isn't known."""
         run = self.run()
         if run is None or self.total is None:
             return None

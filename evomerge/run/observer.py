@@ -17,7 +17,7 @@ class Observer(Protocol):
         """
 
     def trial(self, record: TrialRecord) -> None:
-        """A candidate has been evaluated."""
+        """A candidate has been evaluated, on whichever split; `seconds` are what that took."""
 
     def generation(self, number: int, best: float, median: float, failed: int) -> None:
         """A generation is complete: its number, best and median fitness and failed candidates."""

@@ -1,6 +1,6 @@
 """How much of a run is still to come, and how long that takes.
 
-Knows phases, their evaluations and the items of each split. Does not know what is evaluated.
+Knows phases, their evaluations and what an evaluation on each split costs. Does not know what is evaluated.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from evomerge.config.config import Config
 
 _SPLITS = {"baselines": "search", "search": "search", "validation": "validation", "test": "test"}
-"""The phases in order, and the items that they are evaluated on."""
+"""The phases in order, and the split that they are evaluated on."""
 
 
 def evaluations_of(config: Config, scan: int) -> dict[str, int]:
@@ -36,31 +36,33 @@ def evaluations_of(config: Config, scan: int) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Evaluations by phase, and by phase the items of one evaluation."""
+    """Evaluations by phase, and by phase what one of them costs."""
 
     evaluations: Mapping[str, int]
-    items: Mapping[str, int]
+    costs: Mapping[str, float]
+    """In any unit: tokens, or items where tokens aren't known."""
     hours: float | None = None
     """Limit of driving, after which no more candidates are proposed."""
 
     @classmethod
     def of(cls, config: Config, facts: Mapping[str, Any]) -> Plan:
-        """The plan of a run, from its config and the facts in run.json."""
+        """The plan of a run, from its config and the facts in run.json; those of earlier releases know only items."""
         tasks = facts.get("benchmark", {}).get("tasks", [])
         sizes = {
             split: sum(task.get("items", {}).get(split, 0) for task in tasks)
             for split in ("search", "validation", "test")
         }
+        costs: Mapping[str, float] = facts.get("costs", sizes)
         return cls(
             evaluations=evaluations_of(config, config.search.scan),
-            items={phase: sizes[split] or sizes["search"] or 1 for phase, split in _SPLITS.items()},
+            costs={phase: costs[split] or costs["search"] or 1 for phase, split in _SPLITS.items()},
             hours=config.search.hours,
         )
 
     def seconds_left(
         self, phase: str, done: int, rate: float | None, *, total: int | None = None, driven_s: float = 0.0
     ) -> float | None:
-        """Seconds until the run ends, if every item goes on taking as long; None where that isn't known.
+        """Seconds until the run ends, if every token or item goes on taking as long; None where that isn't known.
 
         Args:
             phase: the present one.
@@ -69,16 +71,16 @@ class Plan:
             total: its evaluations, where they are known better.
             driven_s: seconds of driving so far, for the limit of hours.
         """
-        if not rate or phase not in self.items:
+        if not rate or phase not in self.costs:
             return None
-        item_s = 60.0 / rate / self.items[phase]
-        later = [*self.items][[*self.items].index(phase) :]
+        unit_s = 60.0 / rate / self.costs[phase]
+        later = [*self.costs][[*self.costs].index(phase) :]
         left = 0.0
         for name in later:
             count = self.evaluations[name] if name != phase or total is None else total
             if name == phase:
                 count = max(0, count - done)
-            seconds = count * self.items[name] * item_s
+            seconds = count * self.costs[name] * unit_s
             if name == "search" and self.hours is not None:
                 seconds = min(seconds, max(0.0, 3600 * self.hours - driven_s - left))
             left += seconds

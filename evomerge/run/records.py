@@ -53,7 +53,7 @@ class RunStatus:
     """Of the last complete generation."""
     rate_per_minute: float | None
     seconds_left: float | None
-    """Of the whole run, if every item goes on taking as long."""
+    """Of the whole run, if every token or item goes on taking as long."""
     driver_alive: bool
     driver: str | None = None
     """Process and machine that drive the run now."""

@@ -213,7 +213,8 @@ class Candidates:
         self.session.clock.evaluated(without_preparing(evaluation.seconds))
         if evaluation.split == "search":
             trial = self.ledger.trial(trial.number)
-        self.session.observer.trial(record_of(self.ledger, trial))
+        # Of this evaluation, which may be of another split.
+        self.session.observer.trial(replace(record_of(self.ledger, trial), seconds=evaluation.seconds))
 
 
 class _Jobs:

@@ -13,9 +13,8 @@ import torch
 from evomerge.errors import ExecutionError
 from evomerge.execute.base import Answers, Failure, Job
 from evomerge.execute.settings import choose_backend, make_executor, worker_settings
-from evomerge.inference.plan import count_tokens
 from evomerge.materialise.merger import Merger
-from evomerge.score.requests import GenerationRequest
+from evomerge.study.costs import split_costs
 from evomerge.study.experiment import Experiment
 
 
@@ -111,22 +110,6 @@ def pilot(
         costs=costs,
         hours=_total_s(seconds, evaluations, costs) / workers / 3600,
     )
-
-
-def split_costs(experiment: Experiment) -> dict[str, float]:
-    """What answering each split costs, in that of the search items: by tokens where text is continued, else by items.
-
-    Of text that is generated the longest possible counts.
-    """
-    benchmark = experiment.benchmark
-    sizes = {split: float(len(items)) for split, items in benchmark.splits.items()}
-    if experiment.config.benchmark.kind == "lm_eval":
-        for split in sizes:
-            requests = benchmark.requests(split)
-            read = min(count_tokens(requests, experiment.base.config).values(), default=0)
-            written = sum(request.max_tokens for request in requests if isinstance(request, GenerationRequest))
-            sizes[split] = float(read + written)
-    return {split: size / (sizes["search"] or 1.0) for split, size in sizes.items()}
 
 
 def _total_s(seconds: Mapping[str, float], evaluations: Mapping[str, int], costs: Mapping[str, float]) -> float:

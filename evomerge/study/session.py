@@ -29,6 +29,7 @@ from evomerge.run.ledger import Ledger
 from evomerge.run.observer import Observer
 from evomerge.run.trial import Trial
 from evomerge.space.base import Space
+from evomerge.study.costs import split_costs
 from evomerge.study.experiment import Experiment, check_pruner, open_experiment, population_of
 from evomerge.study.inputs import check_same_files, fingerprints_of, input_files
 from evomerge.study.select import SELECTION
@@ -109,7 +110,7 @@ class Session:
         if existing is None:
             # Workers that can't be had are refused before anything is written.
             self._start_workers()
-            self.run = create_run(self.directory, self.config, {**facts, "files": fingerprints_of(files)})
+            self.run = create_run(self.directory, self.config, facts | self._kept(files))
         else:
             check_same_experiment(existing, facts, where=self.where)
             self.run = existing
@@ -195,6 +196,10 @@ class Session:
         settings = worker_settings(self.config, dtype=self.experiment.dtype, states=self.directory / PREPARED)
         self._executor = make_executor(self.config.execution, settings)
         return self._executor
+
+    def _kept(self, files: Mapping[str, Path]) -> dict[str, Any]:
+        """What a new run keeps besides: its files' content, and what each split costs, for the time that is left."""
+        return {"files": fingerprints_of(files), "costs": split_costs(self.experiment)}
 
     def _facts(self) -> dict[str, Any]:
         config, space = self.config, self.space

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,6 +73,27 @@ def test_export_writes_the_winner(cli: Any, tmp_path: Path, finished: tuple[Path
     for name in ("recipe.yaml", "README.md"):
         assert "/tmp" not in (tmp_path / "winner" / name).read_text(), "no path of this machine"
     assert "method: passthrough" in cli("recipe", finished[0], "--trial", 0).stdout
+    following = f"score {tmp_path / 'winner'} --config {finished[0] / 'config.yaml'}"
+    assert done.stdout.splitlines()[-1] == f"Next: evomerge {following}"
+    scored = cli(*following.split())
+    assert scored.exit_code == 0, scored.stderr
+    winner = next(
+        model
+        for model in json.loads((finished[0] / "result.json").read_text())["test"]["models"]
+        if model["kind"] == "winner"
+    )
+    assert f"{winner['score']:.3f} [" in scored.stdout
+
+
+def test_a_finished_run_is_exported_next_and_one_that_goes_on_is_resumed(
+    cli: Any, tmp_path: Path, finished: tuple[Path, str]
+) -> None:
+    assert f"the files agree. Next: evomerge export {finished[0]} OUT" in " ".join(
+        cli("check", finished[0]).stdout.split()
+    )
+    directory = Path(shutil.copytree(finished[0], tmp_path / "run"))
+    (directory / "result.json").unlink()
+    assert f"Next: evomerge resume {directory}" in " ".join(cli("check", directory).stdout.split())
 
 
 def test_trials_and_status_read_a_finished_run(cli: Any, finished: tuple[Path, str]) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from evomerge.config.config import Config
 from evomerge.study.check import check
-from evomerge.study.pilot import pilot, split_costs
+from evomerge.study.costs import split_costs
+from evomerge.study.pilot import pilot
 from helpers.search import write_config, write_task
 
 pytestmark = pytest.mark.usefixtures("built_in_tasks")

@@ -15,6 +15,7 @@ from evomerge.config.config import Config
 from evomerge.errors import BenchmarkError, RunError
 from evomerge.run.directory import open_run
 from evomerge.run.observer import SilentObserver
+from evomerge.run.records import TrialRecord
 from evomerge.study.check import check
 from evomerge.study.search import search
 from helpers.search import write_config, write_task
@@ -24,9 +25,13 @@ class Heard(SilentObserver):
     def __init__(self) -> None:
         self.phases: list[str] = []
         self.messages: list[str] = []
+        self.seconds: dict[str, list[dict[str, float]]] = {}
 
     def phase(self, name: str, total: int | None) -> None:
         self.phases.append(name)
+
+    def trial(self, record: TrialRecord) -> None:
+        self.seconds.setdefault(self.phases[-1], []).append(dict(record.seconds))
 
     def message(self, text: str) -> None:
         self.messages.append(text)
@@ -110,3 +115,17 @@ def test_data_that_cannot_be_had_is_said_before_workers_start(
     assert "x.yaml: benchmark.tasks[0].task" in str(caught.value)
     assert heard.phases == ["models", "benchmark"]
     assert not (tmp_path / "run").exists()
+
+
+def test_who_looks_on_is_told_what_each_evaluation_took_on_its_own_split(
+    tmp_path: Path, tiny_llama: dict[str, Path]
+) -> None:
+    heard = Heard()
+    search(experiment(tmp_path, tiny_llama), tmp_path / "run", observer=heard)
+    assert open_run(tmp_path / "run").facts["costs"]["search"] == 1.0
+    ledger = open_run(tmp_path / "run").ledger()
+    for split in ("validation", "test"):
+        kept = [found.seconds for found in ledger.evaluations() if found.split == split]
+        assert kept
+        assert heard.seconds[split] == kept
+        assert not [one for one in kept if one and one in heard.seconds["search"]]

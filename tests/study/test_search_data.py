@@ -31,7 +31,9 @@ class Heard(SilentObserver):
         self.phases.append(name)
 
     def trial(self, record: TrialRecord) -> None:
-        self.seconds.setdefault(self.phases[-1], []).append(dict(record.seconds))
+        # Workers start within a phase, which goes on.
+        (phase,) = [name for name in self.phases if name not in {"workers", "ready"}][-1:]
+        self.seconds.setdefault(phase, []).append(dict(record.seconds))
 
     def message(self, text: str) -> None:
         self.messages.append(text)

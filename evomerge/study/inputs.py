@@ -7,11 +7,12 @@ benchmark's own fingerprint; lm-eval's built-in tasks are those of its version.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from evomerge.benchmark.lm_eval.language import language_files
+from evomerge.benchmark.lm_eval.own_code import own_files
 from evomerge.config.config import Config
 from evomerge.errors import CheckpointError, ResumeError, listed
 from evomerge.files.fingerprint import changed, fingerprints
@@ -22,14 +23,28 @@ _MODEL = frozenset(
 )
 """Ends of the names of files that decide what a model or tokenizer is; others are for people."""
 
-_TASK = frozenset({".yaml", ".yml", ".py"})
 
+def input_files(
+    config: Config, models: Models, *, where: str = "config", recorded: Collection[str] = ()
+) -> dict[str, Path]:
+    """The files of an experiment by name, such as "base/config.json" and "experts/x/model.safetensors".
 
-def input_files(config: Config, models: Models) -> dict[str, Path]:
-    """The files of an experiment by name, such as "base/config.json" and "experts/x/model.safetensors"."""
+    Args:
+        config: the experiment.
+        models: as they are on disk.
+        where: the config's file, for messages.
+        recorded: names of files that a run has kept; earlier releases also took some of tasks that it doesn't use.
+
+    Raises: BenchmarkError for folders of tasks that aren't there.
+    """
     found = model_files({name: model.folder for name, model in models.by_name.items()})
-    for number, folder in enumerate(config.benchmark.include_path):
-        found |= {f"tasks/{number}/{place}": path for place, path in _task_files(config, Path(folder))}
+    found |= {f"tasks/{place}": path for place, path in own_files(config.benchmark, where).items()}
+    for name in recorded:
+        kind, _, place = name.partition("/")
+        number, _, file = place.partition("/")
+        if kind == "tasks" and number.isdecimal() and name not in found:
+            path = Path(config.benchmark.include_path[int(number)]) / file
+            found |= {name: path} if path.is_file() else {}
     return found | language_files(config.benchmark)
 
 
@@ -38,7 +53,7 @@ def model_files(folders: Mapping[str, Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name, folder in folders.items():
         place = name if name == "base" else f"experts/{name}"
-        found |= {f"{place}/{file}": path for file, path in _files(folder, _MODEL)}
+        found |= {f"{place}/{file}": path for file, path in _files(folder)}
     return found
 
 
@@ -56,9 +71,9 @@ def check_same_files(directory: Path, recorded: Mapping[str, Any], files: Mappin
     Raises: ResumeError naming what has changed since the run was started; CheckpointError for what can't be read.
     """
     places = _changed(recorded, files)
-    if recorded:
-        added = [name for name in files if name not in recorded and name.startswith("tasks/")]
-        places += [f"{name} ({files[name]})" for name in added]
+    # Whole folders of tasks that nothing was kept of were not looked at by earlier releases.
+    kept = {Path(name).parent for name in recorded if name.startswith("tasks/")}
+    places += [f"{name} ({files[name]})" for name in files if name not in recorded and Path(name).parent in kept]
     if places:
         raise ResumeError(
             f"{directory}: isn't the same experiment any more, since the content of its files has changed: "
@@ -92,27 +107,8 @@ def _changed(recorded: Mapping[str, Any], files: Mapping[str, Path]) -> list[str
     return [f"{name} ({files[name]})" if name in files else f"{name} (missing)" for name in names]
 
 
-def _files(folder: Path, ends: frozenset[str]) -> Iterator[tuple[str, Path]]:
-    """Files that lie in a folder itself, by name."""
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """A model's files that lie in a folder itself, by name."""
     for path in sorted(folder.iterdir()):
-        if path.suffix in ends and not path.name.startswith(".") and path.is_file():
+        if path.suffix in _MODEL and not path.name.startswith(".") and path.is_file():
             yield path.name, path
-
-
-def _task_files(config: Config, folder: Path) -> Iterator[tuple[str, Path]]:
-    """YAML and code beside each YAML that defines one of the config's tasks or groups."""
-    names = {task.task for task in config.benchmark.tasks}
-    homes: dict[Path, None] = {}
-    for path in sorted((*folder.rglob("*.yaml"), *folder.rglob("*.yml"))):
-        if _defined(path) & names:
-            homes[path.parent] = None
-    for home in homes:
-        for _, path in _files(home, _TASK):
-            yield str(path.relative_to(folder)), path
-
-
-def _defined(path: Path) -> set[str]:
-    """Names that a task's YAML gives to tasks and groups, as far as its lines say without being parsed."""
-    text = path.read_bytes().decode("utf-8", "replace")
-    pairs = (line.partition(":") for line in text.splitlines())
-    return {value.split("#")[0].strip().strip("'\"") for key, _, value in pairs if key.strip("- ") in {"task", "group"}}

@@ -92,9 +92,9 @@ class Session:
                     return
         self.observer.phase("models", None)
         self.experiment = open_experiment(self.config, where=self.where)
-        files = input_files(self.config, self.experiment.opened)
-        if existing is not None:
-            check_same_files(self.directory, existing.facts.get("files", {}), files)
+        recorded = {} if existing is None else existing.facts.get("files", {})
+        files = input_files(self.config, self.experiment.opened, where=self.where, recorded=recorded)
+        check_same_files(self.directory, recorded, files)
         self.space = self.experiment.space
         self.observer.phase("benchmark", None)
         self.benchmark = self.experiment.benchmark

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
+from evomerge.benchmark.lm_eval.own_code import own_files
+from evomerge.config.benchmark import BenchmarkConfig
 from evomerge.config.config import Config
 from evomerge.errors import CheckpointError, ResumeError
 from evomerge.run.directory import open_run
 from evomerge.study.export import export
+from evomerge.study.inputs import fingerprints_of
 from evomerge.study.search import resume, search
 from helpers.search import Interrupt, write_config, write_task
 
@@ -79,3 +84,51 @@ def test_a_merge_is_not_exported_from_other_models_than_those_that_were_scored(
     (tasks / "tiny_choice.yaml").unlink()
     os.utime(weights, ns=(1, 1))
     assert (export(run, tmp_path / "out", trial=3) / "model.safetensors").is_file()
+
+
+def test_what_a_task_includes_and_runs_from_other_folders_is_part_of_the_experiment(
+    tmp_path: Path, models: dict[str, Path]
+) -> None:
+    tasks = write_task(tmp_path / "tasks")
+    (tasks / "code").mkdir()
+    (tasks / "code" / "texts.py").write_text("from helper import SUFFIX\ndef ask(doc):\n    return doc['question']\n")
+    (tasks / "code" / "helper.py").write_text("SUFFIX = ''\n")
+    (tasks / "unrelated").mkdir()
+    (tasks / "unrelated" / "other.py").write_text("")
+    task = yaml.safe_load((tasks / "tiny_choice.yaml").read_text())
+    del task["task"]
+    (tmp_path / "shared").write_text(yaml.safe_dump(task))
+    (tasks / "tiny_choice.yaml").write_text("task: tiny_choice\ninclude: ../shared\n")
+    group = "group: both\ntask: [tiny_choice, deep]\n"
+    (tasks / "group.yaml").write_text(group)
+    (tasks / "deep").mkdir()
+    (tasks / "deep" / "it.yaml").write_text("task: deep\ninclude: ../../shared\n")
+    function = "task: functions\ninclude: ../shared\ndoc_to_text: !function code.texts.ask\n"
+    (tasks / "functions.yaml").write_text(function)
+
+    def files(*names: str) -> set[str]:
+        config = BenchmarkConfig.model_validate({"tasks": names, "include_path": str(tasks)})
+        return set(own_files(config, "x.yaml"))
+
+    beside = {"0/tiny_choice.yaml", "0/group.yaml", "0/functions.yaml"}
+    outside = {f"outside{(tmp_path / 'shared').resolve().as_posix()}"}
+    assert files("tiny_choice") == beside | outside
+    assert files("both") == beside | outside | {"0/deep/it.yaml"}
+    assert files("functions") == beside | outside | {"0/code/texts.py", "0/code/helper.py"}
+    config = Config.from_file(write_config(tmp_path / "x.yaml", models, tasks))
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        search(config, run, observer=Interrupt(2))
+    # Earlier releases kept other files, too, and knew none of other folders.
+    facts = json.loads((run / "run.json").read_text())
+    other, kept = fingerprints_of({"x": tasks / "unrelated" / "other.py"})["x"], facts["files"]
+    facts["files"] = {name: kept[name] for name in kept if "outside" not in name} | {
+        "tasks/0/unrelated/other.py": other
+    }
+    (run / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(KeyboardInterrupt):
+        resume(run, observer=Interrupt(1))
+    (run / "run.json").write_text(json.dumps({**facts, "files": kept}))
+    (tmp_path / "shared").write_text(yaml.safe_dump({**task, "doc_to_text": "{{question}} is"}))
+    with pytest.raises(ResumeError, match=r"tasks/outside.*shared"):
+        resume(run)

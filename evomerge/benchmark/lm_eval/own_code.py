@@ -1,4 +1,4 @@
-"""Which code a config's tasks run when they are loaded, found without running any.
+"""Which files a config's tasks are made of, and which code they run when they are loaded, found without running any.
 
 A task's YAML names Python functions by `!function`, and metrics of Hugging Face's evaluate, which are scripts.
 What is shipped with lm-eval is trusted; what comes with task files of one's own is named here.
@@ -13,10 +13,11 @@ from typing import Any
 import yaml
 
 from evomerge.benchmark.lm_eval.isolation import undisturbed
-from evomerge.benchmark.lm_eval.tasks import task_manager
+from evomerge.benchmark.lm_eval.tasks import own_tasks, task_manager
 from evomerge.config.benchmark import BenchmarkConfig
 
 _FUNCTION = "!function"
+_MODULE = "the module "
 
 
 def own_code(config: BenchmarkConfig, where: str) -> dict[str, tuple[str, ...]]:
@@ -43,6 +44,43 @@ def own_code(config: BenchmarkConfig, where: str) -> dict[str, tuple[str, ...]]:
                 code.update(functions)
                 code.update(dict.fromkeys(_scripts(index[name].cfg or {}, functions=bool(functions))))
     return {name: tuple(code) for name, code in found.items() if code}
+
+
+def own_files(config: BenchmarkConfig, where: str) -> dict[str, Path]:
+    """The files that tasks of one's own are made of, by name: each YAML, what it includes, its functions' code.
+
+    Of folders in `include_path`, YAML and Python files beside any of these are among them, which code may import.
+
+    Args:
+        config: the `benchmark` section.
+        where: the config's file, for messages.
+
+    Returns: such as "0/swahili/task.yaml", below the first folder, or "outside/home/me/shared.yaml".
+    Raises: BenchmarkError for folders that aren't there.
+    """
+    if not config.include_path:
+        return {}
+    with undisturbed():
+        index = own_tasks(config, where).task_index
+    used: set[Path] = set()
+    for entry in config.tasks:
+        for name in _members(entry.task, index, set()):
+            code = _functions(Path(index[name].yaml_path), used)
+            used |= {Path(function) for function in code if not function.startswith(_MODULE)}
+    folders = [Path(folder).resolve() for folder in config.include_path]
+    found: dict[str, Path] = {}
+    for path in sorted(path for path in used if path.is_file() and not _is_shipped(path)):
+        number = next((number for number, folder in enumerate(folders) if path.is_relative_to(folder)), None)
+        if number is None:
+            found[f"outside{path.as_posix()}"] = path
+            continue
+        beside = sorted(file for file in path.parent.iterdir() if _is_of_a_task(file))
+        found |= {f"{number}/{file.relative_to(folders[number]).as_posix()}": file for file in (path, *beside)}
+    return found
+
+
+def _is_of_a_task(file: Path) -> bool:
+    return file.suffix in {".yaml", ".yml", ".py"} and not file.name.startswith(".") and file.is_file()
 
 
 def _members(name: Any, index: Mapping[str, Any], seen: set[str]) -> Iterator[str]:
@@ -99,7 +137,7 @@ def _functions(path: Path, seen: set[Path]) -> Iterator[str]:
         module = function.rpartition(".")[0]
         file = path.parent / f"{module.replace('.', '/')}.py"
         if not (file.exists() and _is_shipped(file)):
-            yield str(file.resolve()) if file.exists() else f"the module {module}"
+            yield str(file.resolve()) if file.exists() else f"{_MODULE}{module}"
 
 
 def _values(data: Any) -> Iterator[_Function]:

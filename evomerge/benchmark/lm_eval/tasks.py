@@ -60,15 +60,22 @@ def task_manager(config: BenchmarkConfig, where: str) -> Any:
     """lm-eval's index of tasks, read without running code. Raises: BenchmarkError for a folder that isn't there."""
     from lm_eval.tasks import TaskManager
 
-    for index, folder in enumerate(config.include_path):
-        if not Path(folder).is_dir():
-            raise BenchmarkError(f"{where}: benchmark.include_path[{index}]: no such folder: {folder}")
     paths = [str(folder) for folder in config.include_path]
-    manager = TaskManager(include_path=paths, include_defaults=False) if paths else None
+    manager = own_tasks(config, where) if paths else None
     if manager is None or any(entry.task not in manager.all_tasks for entry in config.tasks):
         # Reading every built-in task costs seconds, so only when a name isn't among one's own.
         manager = TaskManager(include_path=paths or None)
     return manager
+
+
+def own_tasks(config: BenchmarkConfig, where: str) -> Any:
+    """lm-eval's index of the tasks in `include_path` alone. Raises: BenchmarkError for a folder that isn't there."""
+    from lm_eval.tasks import TaskManager
+
+    for index, folder in enumerate(config.include_path):
+        if not Path(folder).is_dir():
+            raise BenchmarkError(f"{where}: benchmark.include_path[{index}]: no such folder: {folder}")
+    return TaskManager(include_path=[str(folder) for folder in config.include_path], include_defaults=False)
 
 
 def load_tasks(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -14,6 +13,7 @@ from evomerge.benchmark.lm_eval.own_code import own_files
 from evomerge.config.benchmark import BenchmarkConfig
 from evomerge.config.config import Config
 from evomerge.errors import CheckpointError, ResumeError
+from evomerge.files.atomic import read_json, write_json
 from evomerge.run.directory import open_run
 from evomerge.study.export import export
 from evomerge.study.inputs import fingerprints_of
@@ -120,15 +120,13 @@ def test_what_a_task_includes_and_runs_from_other_folders_is_part_of_the_experim
     with pytest.raises(KeyboardInterrupt):
         search(config, run, observer=Interrupt(2))
     # Earlier releases kept other files, too, and knew none of other folders.
-    facts = json.loads((run / "run.json").read_text())
-    other, kept = fingerprints_of({"x": tasks / "unrelated" / "other.py"})["x"], facts["files"]
-    facts["files"] = {name: kept[name] for name in kept if "outside" not in name} | {
-        "tasks/0/unrelated/other.py": other
-    }
-    (run / "run.json").write_text(json.dumps(facts))
+    facts = read_json(run / "run.json")
+    other = fingerprints_of({"tasks/0/unrelated/other.py": tasks / "unrelated" / "other.py"})
+    earlier = {name: kept for name, kept in facts["files"].items() if "outside" not in name} | other
+    write_json(run / "run.json", {**facts, "files": earlier})
     with pytest.raises(KeyboardInterrupt):
         resume(run, observer=Interrupt(1))
-    (run / "run.json").write_text(json.dumps({**facts, "files": kept}))
+    write_json(run / "run.json", facts)
     (tmp_path / "shared").write_text(yaml.safe_dump({**task, "doc_to_text": "{{question}} is"}))
     with pytest.raises(ResumeError, match=r"tasks/outside.*shared"):
         resume(run)

@@ -182,13 +182,14 @@ def _cross_entropy(scores: TaskScores) -> float | None:
 
 
 def _refuse_one_class(benchmark: Labels, split: str) -> None:
-    seen = {item.label for item in benchmark.splits[split]}
-    if len(seen) == 1:
-        raise BenchmarkError(
-            f"{benchmark.task}: all {len(benchmark.splits[split])} {split} items have the label "
-            f"{benchmark.labels[seen.pop()]!r}, so that a model which always says so is right; give items of two "
-            "labels at least"
-        )
+    for task, labels in benchmark.labels.items():
+        items = [item for item in benchmark.splits[split] if item.task == task]
+        seen = {item.label for item in items}
+        if len(seen) == 1:
+            raise BenchmarkError(
+                f"{task}: all {len(items)} {split} items have the label {labels[seen.pop()]!r}, so that a model which "
+                "always says so is right; give items of two labels at least"
+            )
 
 
 def _read(path: Path) -> str:

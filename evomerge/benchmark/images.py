@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.benchmark.base import BaseModel
+from evomerge.benchmark.rows import Rows
 from evomerge.errors import BenchmarkError
 
 Inputs = Mapping[str, NDArray[np.generic]]
@@ -95,6 +96,20 @@ def image_key(value: Any, folder: Path) -> Any:
     """
     stored = stored_image(value, folder)
     return hashlib.sha256(stored).hexdigest() if isinstance(stored, bytes) else stored
+
+
+def by_content(data: Mapping[str, Rows], column: str, place: str) -> dict[str, Rows]:
+    """The same rows, each image by its content: one picture may have two names, and two pictures one."""
+    found = {}
+    for source, known in data.items():
+        rows = []
+        for index, row in enumerate(known.rows):
+            try:
+                rows.append({**row, column: image_key(row[column], known.folder)})
+            except (OSError, ValueError) as error:
+                raise BenchmarkError(f"{place}.data: row {index} of {source}: {error}") from error
+        found[source] = Rows(rows, known.folder)
+    return found
 
 
 def _image(stored: bytes | list[Any]) -> Any:

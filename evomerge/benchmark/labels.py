@@ -5,21 +5,24 @@ Scored by accuracy and macro-F1. Which class the model is, is read from its conf
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.benchmark.base import SPLITS, BaseModel
-from evomerge.benchmark.images import ImageEncoder, image_key
-from evomerge.benchmark.one_task import OneRequest, OneTask, choose_rows, identity, roles_of
+from evomerge.benchmark.base import SPLITS, BaseModel, FixedItems
+from evomerge.benchmark.heads import read_head
+from evomerge.benchmark.images import ImageEncoder, by_content
+from evomerge.benchmark.one_task import OneRequest, choose_rows, identity, roles_of
 from evomerge.benchmark.rows import Rows, read_rows
-from evomerge.config.benchmark import BenchmarkConfig, LabelsConfig
+from evomerge.benchmark.texts import TextEncoder
+from evomerge.config.benchmark import BenchmarkConfig, LabelsConfig, LabelTaskConfig
 from evomerge.errors import BenchmarkError, listed
 from evomerge.estimate.intervals import Mean, Sample, Totals
-from evomerge.score.requests import ClassificationRequest, ClassificationResponse, Response
+from evomerge.score.objective import Objective
+from evomerge.score.requests import ClassificationRequest, ClassificationResponse, Head, Request, Response
 from evomerge.score.table import ItemAnswers, ItemTable, TaskScores
 
 TASK = "labels"
@@ -30,87 +33,139 @@ _ARCHITECTURES = {"text": "ForSequenceClassification", "image": "ForImageClassif
 Array = NDArray[np.float64]
 
 
-class Labels(OneTask[ClassificationRequest]):
-    """Items with a right label each."""
+class Labels(FixedItems[OneRequest[ClassificationRequest]]):
+    """Items with a right label each, of one task or several.
+
+    Args:
+        splits: items by split, task after task.
+        labels: names of each task's labels, in the order of the model's outputs.
+        weights: of the tasks in the score; None: all count the same.
+        metric: the chosen one.
+        tie_break: whether the right label's probability decides between equal scores.
+        seed: of the order of blocks.
+        cut: by split and task, how many texts lose their end.
+    """
 
     def __init__(
         self,
         splits: Mapping[str, tuple[OneRequest[ClassificationRequest], ...]],
-        labels: Sequence[str],
+        labels: Mapping[str, Sequence[str]],
         *,
+        weights: Mapping[str, float] | None = None,
         metric: str,
         tie_break: bool,
         seed: int,
-        cut: Mapping[str, int],
+        cut: Mapping[str, Mapping[str, int]],
     ) -> None:
-        super().__init__(
-            TASK,
-            splits,
-            metric=metric,
-            higher_is_better={ACCURACY: True, MACRO_F1: True},
-            means=(ACCURACY,),
-            tie_break=tie_break,
-            seed=seed,
+        super().__init__(splits, seed=seed)
+        self.labels = {task: tuple(names) for task, names in labels.items()}
+        self.metric = metric
+        self._cut = cut
+        self.objective = Objective(
+            metrics=dict.fromkeys(labels, metric),
+            weights=dict.fromkeys(labels, 1.0) if weights is None else dict(weights),
+            higher_is_better=dict.fromkeys(labels, True),
+            tie_breaks=tie_break,
+            means=frozenset(labels if metric == ACCURACY else ()),
         )
-        self.labels = tuple(labels)
-        self._cut = dict(cut)
+
+    def requests_of(self, item: OneRequest[ClassificationRequest]) -> tuple[Request, ...]:
+        """The item's request."""
+        return (item.request,)
 
     def score(self, split: str, responses: Sequence[Response], *, items: Sequence[int] | None = None) -> ItemTable:
         """Whether each item's most probable label is the right one, and both labels' numbers.
 
         Raises: BenchmarkError if the model has another number of labels.
         """
-        chosen = self.chosen(split, items)
+        every = self.splits[split]
+        chosen = every if items is None else [every[place] for place in sorted(items)]
         rows = [answer.log_probabilities for answer in responses if isinstance(answer, ClassificationResponse)]
-        if len(rows) != len(chosen) or any(len(row) != len(self.labels) for row in rows):
-            raise BenchmarkError(f"expected a number for each of {len(self.labels)} labels and {len(chosen)} items")
-        made = [int(np.argmax(row)) for row in rows]
-        right = [item.label for item in chosen]
-        scores = TaskScores(
-            items=tuple(item.id for item in chosen),
-            values={
-                ACCURACY: tuple(float(gold == guess) for gold, guess in zip(right, made, strict=True)),
-                MACRO_F1: tuple([gold, guess] for gold, guess in zip(right, made, strict=True)),
-            },
-            # As precise as the table keeps it.
-            tie_break=tuple(
-                float(np.float32(np.exp(min(0.0, row[gold])))) for row, gold in zip(rows, right, strict=True)
-            ),
-            answers=ItemAnswers.of(rows, [[] for _ in rows], [_size(item.request) for item in chosen]),
-        )
-        return ItemTable(tasks={TASK: scores})
+        if len(rows) != len(chosen):
+            raise BenchmarkError(f"expected answers to {len(chosen)} items, found {len(rows)}")
+        found: dict[str, list[tuple[OneRequest[ClassificationRequest], Sequence[float]]]] = {}
+        for item, row in zip(chosen, rows, strict=True):
+            if len(row) != len(self.labels[item.task]):
+                raise BenchmarkError(
+                    f"expected a number for each of {len(self.labels[item.task])} labels of {item.task}, found "
+                    f"{len(row)}"
+                )
+            found.setdefault(item.task, []).append((item, row))
+        return ItemTable(tasks={task: _scores(pairs) for task, pairs in found.items()})
 
-    def over(self, metric: str, values: Sequence[Any]) -> float:
+    def aggregate(self, table: ItemTable) -> dict[str, dict[str, float]]:
+        """Both metrics over each task's items."""
+        return {
+            task: {metric: self._over(task, metric, scores.values[metric]) for metric in (ACCURACY, MACRO_F1)}
+            for task, scores in table.tasks.items()
+        }
+
+    def _over(self, task: str, metric: str, values: Sequence[Any]) -> float:
         """Accuracy, or the mean F1 of the labels that are right or given anywhere."""
         if metric == ACCURACY:
             return float(np.mean(values))
-        return float(_macro_f1(self._records(values).sum(axis=0)[None])[0])
+        return float(_macro_f1(self._records(task, values).sum(axis=0)[None])[0])
 
     def samples(self, tables: Sequence[ItemTable], *, signed: bool = True) -> list[dict[str, Sample]]:
         """The chosen metric of several models on the same items, for intervals and comparisons."""
-        columns = [table.tasks[TASK].values[self.metric] for table in tables]
-        if self.metric == ACCURACY:
-            return [{TASK: Mean(np.array(column, dtype=np.float64))} for column in columns]
-        return [{TASK: Totals(self._records(column), _macro_f1)} for column in columns]
+        return [
+            {
+                task: Mean(np.array(scores.values[ACCURACY], dtype=np.float64))
+                if self.metric == ACCURACY
+                else Totals(self._records(task, scores.values[MACRO_F1]), _macro_f1)
+                for task, scores in table.tasks.items()
+            }
+            for table in tables
+        ]
+
+    @property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """None."""
+        return {}
+
+    @property
+    def languages(self) -> dict[str, dict[str, Any]]:
+        """None: nothing is asked of a language."""
+        return {}
+
+    @property
+    def notes(self) -> list[str]:
+        """Nothing."""
+        return []
 
     @property
     def truncated(self) -> list[str]:
-        """A sentence for each split with texts that lose their end to the context window."""
+        """A sentence for each split and task with texts that lose their end to the context window."""
+        sizes = {split: Counter(item.task for item in items) for split, items in self.splits.items()}
         return [
-            f"{count} of {len(self.splits[split])} {split} items of {TASK} are longer than the model's context window "
+            f"{count} of {sizes[split][task]} {split} items of {task} are longer than the model's context window "
             "and lose their end"
-            for split, count in self._cut.items()
+            for split, counts in self._cut.items()
+            for task, count in counts.items()
             if count
         ]
 
     def describe(self) -> dict[str, Any]:
         """What is scored, with the labels in the model's order."""
-        return {**super().describe(), "labels": list(self.labels)}
+        tasks = [
+            {
+                "task": task,
+                "metric": self.metric,
+                "higher_is_better": True,
+                "weight": self.objective.weights[task],
+                "metrics": {ACCURACY: True, MACRO_F1: True},
+                "means": [ACCURACY],
+                "items": {split: sum(item.task == task for item in items) for split, items in self.splits.items()},
+            }
+            for task in self.labels
+        ]
+        labels = {task: list(names) for task, names in self.labels.items()}
+        return {"by_size": [], "tasks": tasks, "labels": labels.get(TASK, labels) if len(labels) == 1 else labels}
 
-    def _records(self, values: Sequence[Any]) -> Array:
+    def _records(self, task: str, values: Sequence[Any]) -> Array:
         """For each item and label, twice whether it is right and given, and how often it is either."""
         right, made = np.array(values, dtype=np.int64).reshape(-1, 2).T
-        one = np.eye(len(self.labels))
+        one = np.eye(len(self.labels[task]))
         return np.concatenate([2 * one[right] * one[made], one[right] + one[made]], axis=1)
 
 
@@ -128,77 +183,84 @@ def build(
 
     Raises: BenchmarkError; CheckpointError if the base has no tokenizer.
     """
-    settings, place = config.labels, f"{where}: benchmark.labels"
+    settings = config.labels
     assert settings is not None
-    labels = _labels_of(settings, model, place)
-    data = read_rows(settings.data, f"{place}.data")
+    place = f"{where}: benchmark.labels"
+    _refuse_other_kinds(settings, model, place)
+    encoder = ImageEncoder(model, place) if settings.image is not None else TextEncoder(model, max_length)
+    made: dict[str, list[OneRequest[ClassificationRequest]]] = {split: [] for split in splits}
+    cut: dict[str, dict[str, int]] = {split: {} for split in splits}
+    labels, weights = {}, {}
+    for name, task in settings.named_tasks.items():
+        here = place if settings.data is not None else f"{place}.tasks.{name}"
+        head, names = None, labels_of(model.config, "the base", here)
+        if task.head is not None:
+            head, its_config = read_head(task.head, name, f"{here}.head")
+            names = labels_of(its_config, f"the head of {task.head}", here)
+        labels[name], weights[name] = names, task.weight
+        found = _items(config, settings, name, task, encoder, head, names, here, splits)
+        for split, (items, lost) in found.items():
+            made[split] += items
+            cut[split][name] = lost
+    return Labels(
+        {split: tuple(items) for split, items in made.items()},
+        labels,
+        weights=weights,
+        metric=_METRICS[settings.metric],
+        tie_break=config.tie_break,
+        seed=config.seed,
+        cut=cut,
+    )
+
+
+def _items(
+    config: BenchmarkConfig,
+    settings: LabelsConfig,
+    name: str,
+    task: LabelTaskConfig,
+    encoder: ImageEncoder | TextEncoder,
+    head: Head | None,
+    labels: Sequence[str],
+    place: str,
+    splits: Sequence[str],
+) -> dict[str, tuple[list[OneRequest[ClassificationRequest]], int]]:
+    """One task's items of each split, and how many of them lose their end."""
+    data = read_rows(task.data, f"{place}.data")
     columns = [
         column for column in (settings.text, settings.pair, settings.image, settings.label) if column is not None
     ]
     _refuse_missing(data, columns, place)
     inputs = columns[:-1]
     chosen = choose_rows(
-        data if settings.image is None else _identified(data, settings.image, place),
+        data if settings.image is None else by_content(data, settings.image, place),
         roles_of(config.splits, splits),
         inputs,
-        name=TASK,
-        place=f"{where}: benchmark",
+        name=name,
+        place=place.partition(".labels")[0],
         seed=config.seed,
         drop=config.overlap == "drop",
     )
     numbers = _numbers(data, chosen, settings.label, labels, place)
-    encoder = ImageEncoder(model, place) if settings.image is not None else _Texts(model, max_length)
-    made: dict[str, tuple[OneRequest[ClassificationRequest], ...]] = {}
-    cut = {}
+    # Part of what decides a score, beside the model.
+    own = [] if head is None else [identity({key: array.tobytes() for key, array in head.tensors.items()})]
+    found = {}
     for role, places in chosen.items():
         items, encoder.cut = [], 0
         for source, index in places:
             row, label = data[source].rows[index], numbers[source, index]
             try:
-                request = ClassificationRequest(encoder.encode([row[column] for column in inputs], data[source].folder))
+                encoded = encoder.encode([row[column] for column in inputs], data[source].folder)
             except (OSError, ValueError, TypeError) as error:
                 raise BenchmarkError(f"{place}.data: row {index} of {source}: {error}") from error
-            parts = {name: (list(array.shape), array.tobytes()) for name, array in request.inputs.items()}
-            items.append(OneRequest(id=identity(TASK, parts, label), task=TASK, request=request, label=label))
-        made[role], cut[role] = tuple(items), encoder.cut
-    return Labels(made, labels, metric=_METRICS[settings.metric], tie_break=config.tie_break, seed=config.seed, cut=cut)
-
-
-class _Texts:
-    """Token ids of one text or two."""
-
-    def __init__(self, model: BaseModel, max_length: int | None) -> None:
-        self._tokenizer = model.tokenizer()
-        limits = [max_length, self._tokenizer.model_max_length, model.config.get("max_position_embeddings")]
-        self._limit = min(limit for limit in limits if isinstance(limit, int))
-        self.cut = 0
-
-    def encode(self, values: Sequence[Any], folder: Path) -> dict[str, NDArray[np.generic]]:
-        if not all(isinstance(value, str) for value in values):
-            raise ValueError(f"expected a text, found {values!r:.80}")
-        whole = self._tokenizer(*values, verbose=False)
-        if len(whole["input_ids"]) > self._limit:
-            self.cut += 1
-            whole = self._tokenizer(*values, truncation=True, max_length=self._limit)
-        return {name: np.array(column, dtype=np.int64) for name, column in whole.items()}
-
-
-def _identified(data: Mapping[str, Rows], column: str, place: str) -> dict[str, Rows]:
-    """The same rows, each image by its content: one picture may have two names, and two pictures one."""
-    found = {}
-    for source, known in data.items():
-        rows = []
-        for index, row in enumerate(known.rows):
-            try:
-                rows.append({**row, column: image_key(row[column], known.folder)})
-            except (OSError, ValueError) as error:
-                raise BenchmarkError(f"{place}.data: row {index} of {source}: {error}") from error
-        found[source] = Rows(rows, known.folder)
+            request = ClassificationRequest(encoded, head)
+            parts = {key: (list(array.shape), array.tobytes()) for key, array in request.inputs.items()}
+            items.append(OneRequest(id=identity(name, parts, label, *own), task=name, request=request, label=label))
+        found[role] = items, encoder.cut
     return found
 
 
-def _labels_of(settings: LabelsConfig, model: BaseModel, place: str) -> tuple[str, ...]:
-    """Names of the model's labels in its order. Raises: BenchmarkError unless it gives each item one of them."""
+def _refuse_other_kinds(settings: LabelsConfig, model: BaseModel, place: str) -> None:
+    """Find early that the base can't give each item one label. Raises: BenchmarkError."""
     kind = "text" if settings.text is not None else "image"
     named = model.config.get("architectures") or ["no architecture"]
     if not str(named[0]).endswith(_ARCHITECTURES[kind]):
@@ -208,8 +270,15 @@ def _labels_of(settings: LabelsConfig, model: BaseModel, place: str) -> tuple[st
         )
     if (problem := model.config.get("problem_type")) not in {None, "single_label_classification"}:
         raise BenchmarkError(f"{place}: the base is made for {problem}; labels need one right label for each item")
-    names = model.config.get("id2label") or {str(number): f"LABEL_{number}" for number in range(2)}
-    return tuple(str(names[number]) for number in sorted(names, key=int))
+
+
+def labels_of(config: Mapping[str, Any], model: str, place: str) -> tuple[str, ...]:
+    """Names of a model's labels in the order of its outputs. Raises: BenchmarkError if they aren't numbered."""
+    names = config.get("id2label") or {str(number): f"LABEL_{number}" for number in range(2)}
+    try:
+        return tuple(str(names[number]) for number in sorted(names, key=int))
+    except (TypeError, ValueError) as error:
+        raise BenchmarkError(f"{place}: {model}: id2label in config.json doesn't number its labels") from error
 
 
 def _refuse_missing(data: Mapping[str, Rows], columns: Sequence[str], place: str) -> None:
@@ -244,6 +313,22 @@ def _numbers(
             f"{', '.join(map(repr, labels))} (id2label in its config.json)"
         )
     return found
+
+
+def _scores(pairs: Sequence[tuple[OneRequest[ClassificationRequest], Sequence[float]]]) -> TaskScores:
+    """Scores of one task's items, from their right labels and their labels' log-probabilities."""
+    items, rows = [item for item, _ in pairs], [row for _, row in pairs]
+    right, made = [item.label for item in items], [int(np.argmax(row)) for row in rows]
+    return TaskScores(
+        items=tuple(item.id for item in items),
+        values={
+            ACCURACY: tuple(float(gold == guess) for gold, guess in zip(right, made, strict=True)),
+            MACRO_F1: tuple([gold, guess] for gold, guess in zip(right, made, strict=True)),
+        },
+        # As precise as the table keeps it.
+        tie_break=tuple(float(np.float32(np.exp(min(0.0, row[gold])))) for row, gold in zip(rows, right, strict=True)),
+        answers=ItemAnswers.of(rows, [[] for _ in rows], [_size(item.request) for item in items]),
+    )
 
 
 def _macro_f1(sums: Array) -> Array:

@@ -88,10 +88,22 @@ Files = str | dict[str, str]
 """A file of rows (.json, .jsonl, .csv, .parquet), a folder of `datasets.save_to_disk`, or a file for each split."""
 
 
-class LabelsConfig(Section):
-    """A labelled data set for a classifier of text or images."""
+class LabelTaskConfig(Section):
+    """One of several labelled data sets that a classifier answers with the same encoder."""
 
     data: Files
+    head: str | None = None
+    """An expert's name, or a model folder, whose output head and labels the task has; None: the merge's own."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Its share in the score; 1 / (the expert's own score) makes of accuracies normalised ones."""
+
+
+class LabelsConfig(Section):
+    """A labelled data set for a classifier of text or images, or several, each with a head of its own."""
+
+    data: Files | None = None
+    tasks: dict[str, LabelTaskConfig] = Field(default_factory=dict)
+    """Several data sets by name, instead of one; they share the columns and the metric."""
     text: str | None = None
     """Column with a text."""
     pair: str | None = None
@@ -102,8 +114,23 @@ class LabelsConfig(Section):
     """Column with the right label: its name in the model's config.json (`id2label`), or its number."""
     metric: Literal["accuracy", "macro_f1"] = "accuracy"
 
+    @property
+    def named_tasks(self) -> dict[str, LabelTaskConfig]:
+        """The data sets by name; a single one is called "labels"."""
+        return dict(self.tasks) if self.data is None else {"labels": LabelTaskConfig(data=self.data)}
+
+    @field_validator("tasks")
+    @classmethod
+    def _plain_names(cls, tasks: dict[str, LabelTaskConfig]) -> dict[str, LabelTaskConfig]:
+        for name in tasks:
+            if not name.replace("_", "").replace("-", "").isalnum():
+                raise ValueError(f"task name {name!r}: use letters, digits, '-' and '_'")
+        return tasks
+
     @model_validator(mode="after")
     def _one_kind_of_input(self) -> LabelsConfig:
+        if (self.data is None) == (not self.tasks):
+            raise ValueError("give the data of one task (data), or several by name (tasks), one of them")
         if (self.text is None) == (self.image is None):
             raise ValueError("give the column of the text (text) or of the image (image), one of them")
         if self.pair is not None and self.text is None:

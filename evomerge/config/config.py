@@ -46,6 +46,21 @@ class Config(Section):
         empty = {"merge", "space", "search", "execution", "export"}
         return {key: {} if value is None and key in empty else value for key, value in data.items()}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _heads_of_experts(cls, data: Any) -> Any:
+        """A task's head may be named as an expert is; from here on it is that model's place."""
+        try:
+            experts, labels = data["models"]["experts"], data["benchmark"]["labels"]
+            tasks = {
+                name: {**task, "head": _place_of(experts[task["head"]])} if task.get("head") in experts else task
+                for name, task in labels["tasks"].items()
+            }
+        except (AttributeError, KeyError, TypeError):
+            # Without heads, or of another form, which is found when it is read.
+            return data
+        return {**data, "benchmark": {**data["benchmark"], "labels": {**labels, "tasks": tasks}}}
+
     @classmethod
     def from_file(cls, path: str | Path) -> Config:
         """Read and check an experiment; relative folders are relative to the file's own folder.
@@ -95,7 +110,15 @@ class Config(Section):
 
         found: dict[str, Any] = {"include_path": tuple(local(entry) for entry in self.benchmark.include_path)}
         if (labels := self.benchmark.labels) is not None:
-            found["labels"] = labels.model_copy(update={"data": files(labels.data)})
+            tasks = {
+                name: task.model_copy(
+                    update={"data": files(task.data), "head": None if task.head is None else local(task.head)}
+                )
+                for name, task in labels.tasks.items()
+            }
+            found["labels"] = labels.model_copy(
+                update={"data": None if labels.data is None else files(labels.data), "tasks": tasks}
+            )
         if (function := self.benchmark.function) is not None:
             changes = {"data": files(function.data), "folder": local(function.folder or ".")}
             found["function"] = function.model_copy(update=changes)
@@ -115,9 +138,18 @@ class Config(Section):
         for kind in ("labels", "function", "other"):
             if data["benchmark"][kind] is None:
                 del data["benchmark"][kind]
+        # Runs from before models kept heads of their own have no word on them.
+        if data["models"]["head"] is None:
+            del data["models"]["head"]
+        if not (data["benchmark"].get("labels") or {}).get("tasks", True):
+            del data["benchmark"]["labels"]["tasks"]
         for key in ("evaluations", "hours", "shortlist"):
             del data["search"][key]
         # Runs from before there was another space have no word on it.
         if data["space"]["kind"] == SpaceConfig().kind:
             del data["space"]["kind"]
         return data
+
+
+def _place_of(expert: Any) -> Any:
+    return expert["path"] if isinstance(expert, dict) else expert

@@ -45,7 +45,18 @@ class ModelsConfig(Section):
             experts={name: model.reference() for name, model in self.experts.items()},
             vocabulary=self.vocabulary,
             slices=self.slices,
+            head=self.head,
         )
+
+    head: str | None = None
+    """`base` or an expert, whose output head and labels the merge has as they are; None: heads are merged like all
+    else. Then the others' heads may be of any size, and tasks can be scored with a head each."""
+
+    @model_validator(mode="after")
+    def _head_of_a_known_model(self) -> ModelsConfig:
+        if self.head is not None and self.head not in {"base", *self.experts}:
+            raise ValueError(f"head: {unknown('model', self.head, ('base', *self.experts))}")
+        return self
 
     @model_validator(mode="after")
     def _slices_of_known_models(self) -> ModelsConfig:

@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from evomerge.errors import ExecutionError
+from evomerge.errors import ExecutionError, listed
 from evomerge.inference.memory import is_out_of_memory
-from evomerge.score.requests import ClassificationRequest, ClassificationResponse, Request
+from evomerge.score.requests import ClassificationRequest, ClassificationResponse, Head, Request
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 """Most padded tokens, or patches of 16 by 16 pixels, in a forward pass when nothing is said."""
+
+MOST_KEPT = 1 << 28
+"""Bytes of inputs that stay with the model from candidate to candidate; what is beyond is made anew for each."""
 
 _PATCH = 16 * 16
 
@@ -50,6 +53,9 @@ class Classifier:
         self._device = device
         self._budget = batch_tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
         self._padding: int | None = getattr(model.config, "pad_token_id", None)
+        self._heads: dict[int, tuple[Head, dict[str, torch.Tensor]]] = {}
+        self._batches: dict[tuple[int, tuple[int, ...]], tuple[ClassificationPlan, dict[str, torch.Tensor]]] = {}
+        self._room = MOST_KEPT
 
     def plan(self, requests: Sequence[Request], *, blocks: Sequence[Sequence[int]] | None = None) -> ClassificationPlan:
         """Batch requests of like size, once.
@@ -63,6 +69,8 @@ class Classifier:
         if not all(isinstance(request, ClassificationRequest) for request in requests):
             raise ExecutionError("a split asks for labels and for something else; ask for labels only")
         known: tuple[ClassificationRequest, ...] = tuple(requests)  # type: ignore[arg-type]
+        for request in known:
+            self._weights(request.head)
         chosen = [range(len(known))] if blocks is None else blocks
         return ClassificationPlan(known, tuple(self._block(known, sorted(places)) for places in chosen))
 
@@ -72,8 +80,10 @@ class Classifier:
         costs = {place: _cost(shape) for place, shape in shapes.items()}
         batches: list[list[int]] = []
         # The longest first, so that a batch's first request says how far the others are padded.
-        for place in sorted(places, key=lambda place: (-costs[place], place)):
+        heads = {id(requests[place].head): order for order, place in reversed([*enumerate(places)])}
+        for place in sorted(places, key=lambda place: (heads[id(requests[place].head)], -costs[place], place)):
             full = not batches or (len(batches[-1]) + 1) * costs[batches[-1][0]] > self._budget
+            full = full or requests[batches[-1][0]].head is not requests[place].head
             if full or (self._padding is None and len(shapes[place]) == 1):
                 # Decoders tell a text's end by its padding, so without such a token each text goes alone.
                 batches.append([])
@@ -106,13 +116,33 @@ class Classifier:
             for batch in part.batches:
                 if deadline is not None and time.monotonic() > deadline:
                     raise TimeoutError
-                found |= zip(batch, self._answer([plan.requests[place] for place in batch]), strict=True)
+                requests = [plan.requests[place] for place in batch]
+                found |= zip(batch, self._answer(requests, self._kept_batch(plan, batch)), strict=True)
         return [found[place] for place in sorted(found)]
 
-    def _answer(self, requests: Sequence[ClassificationRequest]) -> list[ClassificationResponse]:
+    def _kept_batch(self, plan: ClassificationPlan, batch: tuple[int, ...]) -> dict[str, torch.Tensor]:
+        """The model's arguments for a batch, made once for all candidates while there is room to keep them."""
+        key = id(plan), batch
+        if key not in self._batches:
+            made = self._batch([plan.requests[place] for place in batch])
+            size = sum(tensor.nbytes for tensor in made.values())
+            if size > self._room:
+                return made
+            self._room -= size
+            # With the plan itself, so that its identity isn't given to another.
+            self._batches[key] = plan, made
+        return self._batches[key][1]
+
+    def _answer(
+        self, requests: Sequence[ClassificationRequest], inputs: dict[str, torch.Tensor] | None = None
+    ) -> list[ClassificationResponse]:
         """Answer a batch, in halves where it doesn't fit."""
         try:
-            logits = self._model(**self._batch(requests)).logits.float()
+            inputs = self._batch(requests) if inputs is None else inputs
+            if (weights := self._weights(requests[0].head)) is None:
+                logits = self._model(**inputs).logits.float()
+            else:
+                logits = torch.func.functional_call(self._model, weights, (), inputs).logits.float()
         except Exception as error:
             if len(requests) == 1 or not is_out_of_memory(error):
                 raise
@@ -121,6 +151,22 @@ class Classifier:
             return [ClassificationResponse(tuple(row)) for row in rows]
         half = len(requests) // 2
         return self._answer(requests[:half]) + self._answer(requests[half:])
+
+    def _weights(self, head: Head | None) -> dict[str, torch.Tensor] | None:
+        """A head's weights as the live model takes them. Raises: ExecutionError if it has no place for them."""
+        if head is None:
+            return None
+        if id(head) not in self._heads:
+            known = dict(self._model.named_parameters())
+            if strange := [name for name in head.tensors if name not in known]:
+                raise ExecutionError(f"the head of task {head.task!r} has {listed(strange)}, which the model hasn't")
+            weights = {
+                name: torch.from_numpy(array).to(self._device, known[name].dtype)
+                for name, array in head.tensors.items()
+            }
+            # With the head itself, so that its identity isn't given to another.
+            self._heads[id(head)] = head, weights
+        return self._heads[id(head)][1]
 
     def _batch(self, requests: Sequence[ClassificationRequest]) -> dict[str, torch.Tensor]:
         """The model's arguments, shorter texts padded on the right."""

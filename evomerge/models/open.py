@@ -11,6 +11,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.compatible import check_compatible
 from evomerge.models.compressed import CompressedExpert
 from evomerge.models.config_differences import config_differences, described
+from evomerge.models.head import with_head
 from evomerge.models.hub import is_adapter, is_compressed, resolve
 from evomerge.models.lora import Adapter
 from evomerge.models.stack import stack
@@ -74,7 +75,7 @@ def open_models(sources: Sources) -> Models:
 
 
 def as_family(models: Models, sources: Sources) -> Models:
-    """The opened models with the vocabulary and the layers of the merge.
+    """The opened models with the vocabulary, the layers and the head of the merge.
 
     With the vocabulary "same" every model keeps its own; "base" and "union" show all of them with the base's tokens,
     or with those of all, and read tokenizers for that.
@@ -88,7 +89,9 @@ def as_family(models: Models, sources: Sources) -> Models:
             check_compatible(*models, vocabulary=False)
         models = Models(*match_vocabularies(*models, sources.vocabulary))
     # After the vocabularies, since a stack may show the embedding of one model and the head of another.
-    return Models(*stack(*models, sources.slices)) if sources.slices else models
+    if sources.slices:
+        models = Models(*stack(*models, sources.slices))
+    return models if sources.head is None else Models(*with_head(*models, sources.head))
 
 
 @contextmanager

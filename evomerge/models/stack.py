@@ -32,7 +32,7 @@ BASE = "base"
 
 
 @dataclass(frozen=True, slots=True)
-class _Origin:
+class Origin:
     """Where a tensor of a stack comes from."""
 
     model: Checkpoint
@@ -53,7 +53,7 @@ class StackedCheckpoint(Checkpoint):
 
     source: Checkpoint
     remarks: tuple[str, ...]
-    _origins: Mapping[str, _Origin] = field(repr=False)
+    _origins: Mapping[str, Origin] = field(repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "_files"}
@@ -168,10 +168,10 @@ def stack(
         for tensor in shared:
             part = slices[0] if _comes_first(base, tensor) else slices[-1]
             source = name if name in part else next(iter(part))
-            origins[tensor] = _Origin(models[source], outside[source][tensor])
+            origins[tensor] = Origin(models[source], outside[source][tensor])
         for number, (source, layer) in enumerate(used_layers(name)):
             for rest, tensor in inside[source][layer].items():
-                origins[f"{base.layout.stem}.{number}.{rest}"] = _Origin(models[source], tensor)
+                origins[f"{base.layout.stem}.{number}.{rest}"] = Origin(models[source], tensor)
         tensors = {}
         for tensor, origin in origins.items():
             # One object for what is one tensor, so that whoever keeps tensors keeps it once.

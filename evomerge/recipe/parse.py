@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from evomerge.errors import RecipeError, shown
+from evomerge.errors import RecipeError, shown, unknown
 from evomerge.recipe.group import KINDS, Coefficient, Group
 from evomerge.recipe.sources import VOCABULARIES, ModelReference, Slice, VocabularyPolicy
 
@@ -41,6 +41,13 @@ def parse_vocabulary(value: Any, where: str) -> VocabularyPolicy:
         if value == policy:
             return policy
     raise RecipeError(f"{where}: expected one of {', '.join(VOCABULARIES)}, got {shown(value)}")
+
+
+def parse_head(value: Any, where: str, models: tuple[str, ...]) -> str | None:
+    """Whose head a merge has. Raises: RecipeError for a name that is none of the models'."""
+    if value is None or value in models:
+        return value  # type: ignore[no-any-return]
+    raise RecipeError(f"{where}: {unknown('model', str(value), models)}")
 
 
 def parse_slices(value: Any, where: str, models: tuple[str, ...]) -> tuple[Slice, ...]:

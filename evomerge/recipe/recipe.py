@@ -16,7 +16,14 @@ from typing import Any
 from evomerge.errors import RecipeError, shown
 from evomerge.files.outside import check_plain, read_text
 from evomerge.recipe.group import Group
-from evomerge.recipe.parse import parse_group, parse_mapping, parse_reference, parse_slices, parse_vocabulary
+from evomerge.recipe.parse import (
+    parse_group,
+    parse_head,
+    parse_mapping,
+    parse_reference,
+    parse_slices,
+    parse_vocabulary,
+)
 from evomerge.recipe.sources import ModelReference, Sources, located, reference_to_data, slice_to_data
 
 FORMAT_VERSION = 1
@@ -61,6 +68,7 @@ class Recipe(Sources):
                 "base": reference_to_data(self.base),
                 "experts": {name: reference_to_data(ref) for name, ref in self.experts.items()},
                 **({"vocabulary": self.vocabulary} if self.vocabulary != "same" else {}),
+                **({"head": self.head} if self.head is not None else {}),
                 **({"slices": [slice_to_data(part) for part in self.slices]} if self.slices else {}),
             },
             "method": self.method,
@@ -124,7 +132,9 @@ class Recipe(Sources):
             raise RecipeError(
                 f"{where}: evomerge: format version {shown(version)}; this release reads {FORMAT_VERSION}"
             )
-        models = parse_mapping(top.get("models"), f"{where}: models", {"base", "experts", "vocabulary", "slices"})
+        models = parse_mapping(
+            top.get("models"), f"{where}: models", {"base", "experts", "vocabulary", "head", "slices"}
+        )
         experts = parse_mapping(models.get("experts"), f"{where}: models.experts", None)
         if not experts:
             raise RecipeError(f"{where}: models.experts: name at least one expert")
@@ -147,6 +157,7 @@ class Recipe(Sources):
             dtype=str(top.get("dtype", "auto")),
             seed=seed,
             vocabulary=parse_vocabulary(models.get("vocabulary", "same"), f"{where}: models.vocabulary"),
+            head=parse_head(models.get("head"), f"{where}: models.head", ("base", *map(str, experts))),
             slices=parse_slices(models.get("slices"), f"{where}: models.slices", ("base", *map(str, experts))),
             groups=tuple(
                 parse_group(group, f"{where}: groups[{index}]", tuple(map(str, experts)))

@@ -32,6 +32,8 @@ class Sources:
     vocabulary: VocabularyPolicy = "same"
     slices: tuple[Slice, ...] = ()
     """The layers that the merge has, in order; none stands for those of the base."""
+    head: str | None = None
+    """"base" or an expert, whose output head the merge has as it is; None: heads are merged like all else."""
 
     @property
     def references(self) -> dict[str, ModelReference]:

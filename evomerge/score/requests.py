@@ -56,6 +56,17 @@ class GenerationResponse:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Head:
+    """An output head that answers in place of the model's own, shared by all requests of a task.
+
+    `tensors` are its weights by the model's names for them.
+    """
+
+    task: str
+    tensors: Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ClassificationRequest:
     """Which label has this input?
 
@@ -64,6 +75,8 @@ class ClassificationRequest:
     """
 
     inputs: Mapping[str, NDArray[np.generic]]
+    head: Head | None = None
+    """None: the model's own."""
 
 
 @dataclass(frozen=True, slots=True)

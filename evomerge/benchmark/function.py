@@ -17,6 +17,7 @@ from evomerge.benchmark.user_code import load_function, load_module
 from evomerge.config.benchmark import BenchmarkConfig, FunctionConfig
 from evomerge.errors import BenchmarkError
 from evomerge.estimate.intervals import Mean, Sample
+from evomerge.files.places import local
 from evomerge.score.requests import FunctionRequest, FunctionResponse, Response
 from evomerge.score.table import ItemTable, TaskScores
 
@@ -87,7 +88,7 @@ def build(
     """Find the function and the items, and choose those of each split: see `Build`. Raises: BenchmarkError."""
     settings, place = config.function, f"{where}: benchmark.function"
     assert settings is not None
-    folder = str(Path(settings.folder or ".").expanduser().absolute())
+    folder = str(local(settings.folder or ".").absolute())
     try:
         load_function(settings.call, folder)
         data = _items(settings, folder, place)

@@ -11,6 +11,7 @@ from typing import Any
 from evomerge.config.benchmark import Files, SplitConfig
 from evomerge.errors import BenchmarkError, unknown
 from evomerge.files.outside import decode, parse_json
+from evomerge.files.places import is_folder, local
 
 FORMATS = (".json", ".jsonl", ".csv", ".parquet")
 
@@ -34,9 +35,9 @@ def read_rows(data: Files, place: str) -> dict[str, Rows]:
     Raises: BenchmarkError if something isn't there, or isn't rows.
     """
     if isinstance(data, dict):
-        return {split: _read_file(Path(file).expanduser(), f"{place}.{split}") for split, file in data.items()}
-    path = Path(data).expanduser()
-    return _read_folder(path, place) if path.is_dir() else {"all": _read_file(path, place)}
+        return {split: _read_file(local(file), f"{place}.{split}") for split, file in data.items()}
+    path = local(data)
+    return _read_folder(path, place) if is_folder(path) else {"all": _read_file(path, place)}
 
 
 def source_of(settings: SplitConfig, splits: Mapping[str, Any], place: str) -> str:

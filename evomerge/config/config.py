@@ -6,7 +6,6 @@ with those parts; nothing here imports torch.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,8 @@ from evomerge.config.space import MergeConfig, SpaceConfig
 from evomerge.errors import ConfigError, shown
 from evomerge.files.outside import check_plain, read_text
 from evomerge.files.outside_yaml import parse_yaml
+from evomerge.files.places import is_there
+from evomerge.files.places import local as local_path
 from evomerge.recipe.sources import located
 
 
@@ -90,8 +91,8 @@ class Config(Section):
         """The same experiment with local folders below `folder` made absolute."""
 
         def local(text: str) -> str:
-            candidate = folder / os.path.expanduser(text)
-            return str(candidate.resolve()) if candidate.exists() else text
+            candidate = folder / local_path(text)
+            return str(candidate.resolve()) if is_there(candidate) else text
 
         def model(config: ModelConfig) -> ModelConfig:
             return config.model_copy(update={"path": located(config.path, folder)})

@@ -15,6 +15,7 @@ import torch
 from evomerge.errors import ExportError
 from evomerge.files.atomic import json_text
 from evomerge.files.fresh_folder import fresh_folder
+from evomerge.files.places import local
 from evomerge.materialise.loads import check_loads
 from evomerge.materialise.merger import Merger
 from evomerge.materialise.shards import parse_size, write_weights
@@ -63,7 +64,7 @@ def write_folder(
             load of the folder.
         CheckpointError, RecipeError, MergeError: as from `open_models` and `Merger`.
     """
-    out = Path(out).expanduser().absolute()
+    out = local(out).absolute()
     limit = parse_size(shard_size)
     _refuse_taken(out)
     models = open_models(recipe)

@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from evomerge.files.places import local
 from evomerge.materialise.encoding import Encoded, decode, encode
 from evomerge.materialise.state_key import bytes_of
 
@@ -40,7 +41,7 @@ _ABSENT: Any = object()
 
 def folder_of(directory: str) -> Path:
     """The folder that a config names, with ~ and variables of this machine."""
-    return Path(os.path.expandvars(directory)).expanduser()
+    return local(os.path.expandvars(directory))
 
 
 class StoredStates:

@@ -8,6 +8,7 @@ from typing import Any
 
 from evomerge.errors import RecipeError, shown, unknown
 from evomerge.files.outside_yaml import parse_documents
+from evomerge.files.places import is_folder, local
 from evomerge.recipe.sources import ModelReference
 
 _RESERVED = {"base", "uniform", "winner", "mean"}
@@ -74,8 +75,8 @@ def _one_model(value: Any, where: str, folder: Path | None) -> ModelReference:
 
 
 def _local(path: str, revision: Any, folder: Path | None) -> ModelReference:
-    for place in (Path(path).expanduser(), *(() if folder is None else (folder / path,))):
-        if place.is_dir():
+    for place in (local(path), *(() if folder is None else (folder / path,))):
+        if is_folder(place):
             return ModelReference(path=str(place.resolve()))
     return ModelReference(path=path, revision=None if revision is None else str(revision))
 

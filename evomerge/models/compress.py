@@ -14,6 +14,7 @@ from torch import Tensor
 from evomerge.errors import ExportError, MergeError, unknown
 from evomerge.files.atomic import json_text
 from evomerge.files.fresh_folder import fresh_folder
+from evomerge.files.places import is_folder, local
 from evomerge.methods.spectral.compress import Truncation, expand, factor_bytes, squared_error
 from evomerge.methods.spectral.compress import compress as decompose
 from evomerge.methods.spectral.decompose import NOT_LINEAR
@@ -78,7 +79,7 @@ def compress(
     """
     truncation = _truncation(method, num_experts, fraction, rank, energy)
     pattern = _pattern(whole)
-    out = Path(out).expanduser().absolute()
+    out = local(out).absolute()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ExportError(f"{out}: is there already; choose another folder or empty this one")
     start, end = Checkpoint.open(base), Checkpoint.open(expert)
@@ -226,5 +227,5 @@ def _factor_dtype(dtype: str, expert: Checkpoint) -> torch.dtype:
 
 
 def _absolute(reference: ModelReference) -> ModelReference:
-    folder = Path(reference.path).expanduser()
-    return ModelReference(path=str(folder.absolute())) if folder.is_dir() else reference
+    folder = local(reference.path)
+    return ModelReference(path=str(folder.absolute())) if is_folder(folder) else reference

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from evomerge.errors import CheckpointError
+from evomerge.files.places import is_folder, is_there, local
 from evomerge.models.headers import INDEX, WEIGHTS, read_header, read_headers
 from evomerge.recipe.sources import ModelReference, begins_here
 
@@ -78,11 +80,11 @@ def is_compressed(folder: Path) -> bool:
 
 def whereabouts(reference: ModelReference) -> Whereabouts:
     """Where a model is, without network and without raising: a folder, the hub's cache, or unresolved."""
-    folder = Path(reference.path).expanduser()
-    if folder.is_dir():
+    folder = local(reference.path)
+    if is_folder(folder):
         return Whereabouts("folder", folder, f"{reference.path}: local folder")
     if not _is_hub_id(reference.path):
-        found = "is a file, not a folder" if folder.exists() else "no such folder"
+        found = "is a file, not a folder" if is_there(folder) else "no such folder"
         return Whereabouts("impossible", None, f"{reference.path}: {found}")
     try:
         cached = _snapshot(reference, local_files_only=True)
@@ -103,13 +105,13 @@ def whereabouts(reference: ModelReference) -> Whereabouts:
 
 def resolve(reference: ModelReference) -> Path:
     """The folder of a model, downloaded if need be. Raises: CheckpointError if it can't be had."""
-    folder = Path(reference.path).expanduser()
-    if folder.is_dir():
+    folder = local(reference.path)
+    if is_folder(folder):
         _refuse_broken_links(folder)
         return folder
-    if folder.is_symlink() and not folder.exists():
+    if os.path.islink(folder) and not is_there(folder):
         raise CheckpointError(f"{reference.path}: {_where_it_leads(folder)}; give the model folder itself")
-    if folder.exists():
+    if is_there(folder):
         raise CheckpointError(f"{reference.path}: is a file; give the folder that holds it")
     if not _is_hub_id(reference.path):
         raise CheckpointError(f"{reference.path}: no such folder; give a model folder or a hub id such as org/name")

@@ -77,6 +77,7 @@ def load_tokenizer(folder: Path) -> Any:
     """A folder's tokenizer, through transformers. Raises: CheckpointError if there is none or it can't be read."""
     from transformers import AutoTokenizer
 
+    _refuse_control_characters(folder)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         is_empty = _is_empty(tokenizer, folder)
@@ -144,8 +145,26 @@ def _named(folder: Path) -> set[str]:
     return found
 
 
+def _refuse_control_characters(folder: Path) -> None:
+    """Added tokens' keys, which the tokenizers library prints as they are where it doesn't know them."""
+    for name in ("tokenizer.json", *_SETTINGS[:2]):
+        path = folder / name
+        for entry in _entries(read_json(path)) if path.is_file() else ():
+            for key in entry if isinstance(entry, Mapping) else ():
+                if not key.isprintable():
+                    raise CheckpointError(f"{path}: an added token has the key {key!r}, with control characters in it")
+
+
 def _special(settings: Mapping[str, Any]) -> Iterator[str]:
     """Contents of all tokens that a tokenizer's settings name."""
+    for entry in _entries(settings):
+        content = entry.get("content") if isinstance(entry, Mapping) else entry
+        if isinstance(content, str):
+            yield content
+
+
+def _entries(settings: Mapping[str, Any]) -> Iterator[Any]:
+    """All tokens that a tokenizer's settings name, each as written there: a text, or a mapping with its content."""
     for key, value in settings.items():
         if key.endswith("_token") or key in {"additional_special_tokens", "extra_special_tokens"}:
             entries = value if isinstance(value, list) else [value]
@@ -153,9 +172,8 @@ def _special(settings: Mapping[str, Any]) -> Iterator[str]:
                 entries = list(value.values())
         elif key == "added_tokens_decoder" and isinstance(value, Mapping):
             entries = list(value.values())
+        elif key == "added_tokens" and isinstance(value, list):
+            entries = value
         else:
             continue
-        for entry in entries:
-            content = entry.get("content") if isinstance(entry, Mapping) else entry
-            if isinstance(content, str):
-                yield content
+        yield from entries

@@ -9,6 +9,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from evomerge.files.places import is_folder, local
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
 
@@ -17,8 +18,8 @@ _MOST_STEPS_UP = 3
 
 def is_local(reference: ModelReference) -> bool:
     """Whether a model is a folder of this machine and not a hub id."""
-    path = Path(reference.path).expanduser()
-    return path.is_absolute() or reference.path.startswith(".") or path.is_dir()
+    path = local(reference.path)
+    return path.is_absolute() or reference.path.startswith(".") or is_folder(path)
 
 
 def portable(recipe: Recipe, folder: Path) -> Recipe:
@@ -37,7 +38,7 @@ def portable(recipe: Recipe, folder: Path) -> Recipe:
 def _portable(name: str, reference: ModelReference, folder: Path) -> ModelReference:
     if not is_local(reference):
         return reference
-    path, start = Path(reference.path).expanduser().absolute(), folder.expanduser().absolute()
+    path, start = local(reference.path).absolute(), local(folder).absolute()
     way = Path(os.path.relpath(path, start))
     shared = Path(os.path.commonpath([path, start]))
     # Below a folder of all users the next name is somebody's.

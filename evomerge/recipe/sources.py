@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
+
+from evomerge.files.places import is_folder, is_there, local
 
 VocabularyPolicy = Literal["same", "base", "union"]
 """Whose tokens a merge has: the models must agree, the base's, or those of all models."""
@@ -46,18 +47,18 @@ def located(path: str, folder: Path) -> str:
 
     A mistyped `experts/swahli` looks like a hub id; where there is a folder `experts` it isn't one.
     """
-    candidate = folder / os.path.expanduser(path)
-    return str(candidate.resolve()) if candidate.exists() or begins_here(path, folder) else path
+    candidate = folder / local(path)
+    return str(candidate.resolve()) if is_there(candidate) or begins_here(path, folder) else path
 
 
 def begins_here(path: str, folder: Path) -> bool:
     """Whether what looks like a hub id begins with a folder in `folder`, and is of no model in the hub's cache."""
     first, slash, _ = path.partition("/")
-    if not (first and slash and (folder / first).is_dir()):
+    if not (first and slash and is_folder(folder / first)):
         return False
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    return not (Path(HF_HUB_CACHE) / f"models--{path.replace('/', '--')}").is_dir()
+    return not is_folder(Path(HF_HUB_CACHE) / f"models--{path.replace('/', '--')}")
 
 
 def reference_to_data(reference: ModelReference) -> dict[str, str]:

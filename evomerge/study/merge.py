@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from evomerge.errors import ExportError
+from evomerge.files.places import local
 from evomerge.materialise.folder import write_folder
 from evomerge.mergekit.read import load_recipe
 from evomerge.mergekit.several import several_merges
@@ -45,7 +46,7 @@ def merge(
 
     Raises: ExportError, CheckpointError, RecipeError, MergeError: as `write_folder`.
     """
-    out = Path(out).expanduser().absolute()
+    out = local(out).absolute()
 
     def write(found: Recipe, folder: Path) -> Path:
         return write_folder(

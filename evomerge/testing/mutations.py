@@ -17,8 +17,9 @@ import yaml
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, 10**30, 10**299, 0.0, -0.0, 1e308, 5e-324, math.inf, -math.inf,
     math.nan, "", "x" * 100_000, "\u202e", "\x1b[31mred\x1b[0m", "日本語", "../../etc/passwd", "/dev/zero", "~nobody/x",
-    [], [[]], [[[[]]]], {}, {"a": {"b": {}}}, [None], ["a", "a"], {"low": 1, "high": 0}, "1e-3", "nan", "null", "a\nb",
-    "%s%n", "{0}", "{{7*7}}", "a/b", "\x7f", [1, 2], [2, 1], [-1, 0], [0, 10**9], {"base": [0, 1]}, 0.5, "base", "ties",
+    "~no-such-user/x", [], [[]], [[[[]]]], {}, {"a": {"b": {}}}, [None], ["a", "a"], {"low": 1, "high": 0}, "1e-3",
+    "nan", "null", "a\nb", "%s%n", "{0}", "{{7*7}}", "a/b", "\x7f", [1, 2], [2, 1], [-1, 0], [0, 10**9],
+    {"base": [0, 1]}, 0.5, "base", "ties",
 )  # fmt: skip
 """Values that are seldom what a field expects."""
 

@@ -15,6 +15,7 @@ import yaml
 from evomerge.benchmark.lm_eval.isolation import undisturbed
 from evomerge.benchmark.lm_eval.tasks import own_tasks, task_manager
 from evomerge.config.benchmark import BenchmarkConfig
+from evomerge.files.places import local
 
 _FUNCTION = "!function"
 _MODULE = "the module "
@@ -119,7 +120,7 @@ class _Function(str):
 
 def _functions(path: Path, seen: set[Path]) -> Iterator[str]:
     """Files and modules of the functions that a YAML names, or files that it includes."""
-    path = path.expanduser().resolve()
+    path = local(path).resolve()
     if path in seen:
         return
     seen.add(path)
@@ -168,4 +169,4 @@ def _is_shipped(path: Path) -> bool:
     """Whether a file comes with lm-eval."""
     import lm_eval.tasks
 
-    return path.expanduser().resolve().is_relative_to(Path(lm_eval.tasks.__file__).resolve().parent)
+    return local(path).resolve().is_relative_to(Path(lm_eval.tasks.__file__).resolve().parent)

@@ -12,6 +12,7 @@ from evomerge.benchmark.lm_eval.isolation import undisturbed
 from evomerge.benchmark.lm_eval.language import check_language
 from evomerge.config.benchmark import BenchmarkConfig, LanguageConfig, SplitConfig, TaskConfig
 from evomerge.errors import BenchmarkError, unknown
+from evomerge.files.places import is_folder
 from evomerge.score.objective import LANGUAGE
 
 _UNREACHABLE = ("ConnectionError", "DatasetNotFoundError", "OfflineModeIsEnabled", "GatedRepoError", "HfHubHTTPError")
@@ -73,7 +74,7 @@ def own_tasks(config: BenchmarkConfig, where: str) -> Any:
     from lm_eval.tasks import TaskManager
 
     for index, folder in enumerate(config.include_path):
-        if not Path(folder).is_dir():
+        if not is_folder(Path(folder)):
             raise BenchmarkError(f"{where}: benchmark.include_path[{index}]: no such folder: {folder}")
     return TaskManager(include_path=[str(folder) for folder in config.include_path], include_defaults=False)
 

@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from evomerge.analysis.analyse import analyse as analyse
     from evomerge.analysis.connect import connect as connect
     from evomerge.config.config import Config as Config
     from evomerge.errors import EvomergeError as EvomergeError
@@ -41,6 +42,7 @@ _NAMES = {
     "Result": "evomerge.study.search:Result",
     "Run": "evomerge.run.directory:Run",
     "TrialRecord": "evomerge.run.records:TrialRecord",
+    "analyse": "evomerge.analysis.analyse:analyse",
     "check": "evomerge.study.check:check",
     "connect": "evomerge.analysis.connect:connect",
     "export": "evomerge.study.export:export",
@@ -53,6 +55,7 @@ _NAMES = {
 
 __all__ = [  # noqa: RUF022  (in the order in which a user meets them)
     "Config",
+    "analyse",
     "check",
     "search",
     "resume",

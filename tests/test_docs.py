@@ -123,6 +123,16 @@ def test_python_snippets_about_merging_run(
     run("docs/models.md", 0)
 
 
+def test_python_snippets_about_looking_at_models_run(
+    tmp_path: Path, tiny_llama: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, model in (("base-7b", "base"), ("maths-7b", "a"), ("swahili-7b", "b")):
+        (tmp_path / name).symlink_to(tiny_llama[model])
+    run("docs/analysis.md", 0)
+    assert "nearly orthogonal" in capsys.readouterr().out
+
+
 def run(page: str, number: int) -> None:
     """Run a snippet as a script would be."""
     exec(compile(snippets(page, "python")[number], f"{page}, snippet {number}", "exec"), {"__name__": "snippet"})
@@ -130,7 +140,7 @@ def run(page: str, number: int) -> None:
 
 def test_every_other_python_snippet_is_run_by_a_test() -> None:
     tested = {"README.md", "CONTRIBUTING.md", "docs/run-directory.md", "docs/merging.md", "docs/models.md"}
-    assert {page for page in PAGES if snippets(page, "python")} == tested | {"docs/extending.md"}
+    assert {page for page in PAGES if snippets(page, "python")} == tested | {"docs/extending.md", "docs/analysis.md"}
 
 
 def test_the_merge_method_of_the_page_for_contributors_keeps_every_law(

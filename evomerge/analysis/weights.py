@@ -5,6 +5,7 @@ Knows models, layers and kinds. Does not know what is made of the numbers.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -67,6 +68,8 @@ class Weights:
         tensors: in the base's order.
         equal: by pairs of models, the base first, whether they hold the same numbers.
         spectra_layers: layers whose linear layers were decomposed.
+        depth: number of layers.
+        top: the fraction of entries that counts as the largest.
         not_finite: by tensor, the models that have NaN or infinity there; such tensors are in no sum.
         skipped: tensors that hold integers, or no entries.
     """
@@ -76,6 +79,7 @@ class Weights:
     equal: tuple[tuple[bool, ...], ...]
     spectra_layers: tuple[int, ...]
     depth: int
+    top: float
     not_finite: Mapping[str, tuple[str, ...]]
     skipped: tuple[str, ...]
 
@@ -100,6 +104,19 @@ class Weights:
         """By kind, over all layers."""
         present = [kind for kind in KINDS if any(one.kind == kind for one in self.tensors)]
         return tuple(self._group(None, kind, [one for one in self.tensors if one.kind == kind]) for kind in present)
+
+    def blocks(self, most: int) -> tuple[tuple[int, int, GroupStatistics], ...]:
+        """Blocks of consecutive layers, at most so many, as equal as possible: first and last layer, and their sums.
+
+        Embeddings and heads are outside of them.
+        """
+        inside = [one for one in self.tensors if one.kind not in {"embedding", "head"}]
+        count = min(most, self.depth)
+        edges = [round(index * self.depth / count) for index in range(count + 1)]
+        return tuple(
+            (first, end - 1, self._group(None, None, [one for one in inside if first <= one.layer < end]))
+            for first, end in itertools.pairwise(edges)
+        )
 
     def _group(self, layer: int | None, kind: Kind | None, tensors: Sequence[TensorStatistics]) -> GroupStatistics:
         matrices = [one.matrices for one in tensors if one.matrices is not None]
@@ -169,6 +186,7 @@ def weight_statistics(
         equal=tuple(tuple(bool(same) for same in row) for row in equal),
         spectra_layers=tuple(sorted(layers)),
         depth=base.layout.depth,
+        top=top,
         not_finite=not_finite,
         skipped=tuple(skipped),
     )

@@ -10,7 +10,9 @@ from typing import Annotated
 
 import typer
 
-from evomerge.cli import check, compression, connect, demo, models, runs, score, search, setup, status, tuning
+from evomerge.cli import (
+    analyse, check, compression, connect, demo, models, runs, score, search, setup, status, tuning,
+)  # fmt: skip
 from evomerge.cli.guard import Commands, quiet_libraries
 
 _START = "Start"
@@ -53,6 +55,7 @@ def _options(
 app.command(rich_help_panel=_START)(demo.demo)
 app.command(rich_help_panel=_START)(setup.init)
 app.command(rich_help_panel=_START)(setup.methods)
+app.command(rich_help_panel=_START)(analyse.analyse)
 app.command(rich_help_panel=_SEARCH)(check.check)
 app.command(rich_help_panel=_SEARCH)(setup.prefetch)
 app.command(rich_help_panel=_SEARCH)(search.search)

@@ -1,0 +1,208 @@
+"""`evomerge analyse`: the look at models before a search."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from evomerge.cli.guard import echo
+from evomerge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from evomerge.analysis.analyse import Analysis
+    from evomerge.analysis.weights import GroupStatistics, Weights
+
+_MAX_ROWS = 8
+_MAX_EXPERTS_ABREAST = 4
+
+
+class Spectra(StrEnum):
+    """For how many layers singular values are found."""
+
+    auto = "auto"
+    all = "all"
+    none = "none"
+
+
+def analyse(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="CONFIG|MODELS...", help="A config, or a base and its experts: folders or hub ids."),
+    ],
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all figures there.", show_default=False)
+    ] = None,
+    top: Annotated[
+        float, typer.Option(help="Fraction of each expert's largest changes whose signs are counted by themselves.")
+    ] = 0.2,
+    spectra: Annotated[
+        Spectra, typer.Option(help="Layers to decompose: as many as take a few minutes, all, or none.")
+    ] = Spectra.auto,
+) -> None:
+    """Look at a base and its experts before a search: how far, how alike, how much in each other's way.
+
+    Reads the weights alone, tensor by tensor: minutes for a few billion parameters, and no GPU. Adapters and compressed
+    experts are models too.
+
+    **Examples:** `evomerge analyse swahili.yaml`, `evomerge analyse base-7b maths-7b swahili-7b --json analysis.json`
+    """
+    from evomerge.analysis.analyse import analyse as look
+    from evomerge.cli.console import stdout
+    from evomerge.cli.screens import transfer
+
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise ConfigError(f"{json_file}: its folder isn't there; make it first")
+    with transfer("reading the models") as progress:
+        found = look(_given(models), top=top, spectra=spectra.value, progress=progress)
+    show(stdout(), found)
+    if json_file is not None:
+        from evomerge.files.atomic import json_text, write_atomically
+
+        write_atomically(json_file, json_text(found.to_dict()))
+        echo(f"\nWrote {json_file}")
+
+
+def _given(models: Sequence[str]) -> Any:
+    """A config where one YAML file is given, or the models."""
+    if len(models) == 1 and Path(models[0]).suffix in {".yaml", ".yml"}:
+        from evomerge.config.config import Config
+
+        return Config.from_file(models[0])
+    return list(models)
+
+
+def show(console: Console, found: Analysis) -> None:
+    """Tables of experts, pairs, kinds and layers, and what they mean."""
+    from evomerge.cli.console import say
+
+    weights = found.weights
+    whole = weights.whole
+    count = len(weights.experts)
+    say(
+        console,
+        f"{found.sources.base.path} and {count} expert{'s' * (count != 1)}: {whole.moments.entries:,} parameters in "
+        f"{len(weights.tensors)} tensors, {weights.depth} layers",
+    )
+    for made, note in _tables(weights, whole):
+        console.print("", made, sep="\n")
+        say(console, Text(note, style="dim"))
+    if found.verdicts:
+        console.print("\nWhat it means", style="bold")
+        for verdict in found.verdicts:
+            say(console, f"- {verdict.text}")
+
+
+def _tables(weights: Weights, whole: GroupStatistics) -> Iterator[tuple[Table, str]]:
+    """The tables, each with what its columns are."""
+    yield (
+        _experts(weights, whole),
+        "distance: length of expert minus base; changed: share of entries; ranks: means over linear layers; 95% in: "
+        "directions that hold 95% of the change",
+    )
+    if len(weights.experts) > 1:
+        yield (
+            _pairs(weights, whole),
+            "conflicts: entries that both change, with different signs; outputs, inputs: overlap of the spaces that "
+            "hold 95% of each change, 1 if one holds the other",
+        )
+    yield _groups(weights), f"conflicts: among entries in the top {weights.top:.0%} of at least two experts"
+
+
+def _experts(weights: Weights, whole: GroupStatistics) -> Table:
+    from evomerge.cli.console import table
+
+    columns = ("distance", "of base", "changed", "stable rank", "eff. rank", "95% in")
+    made = table("expert", *columns, right=columns)
+    matrices, moments = whole.matrices, whole.moments
+    for index, expert in enumerate(weights.experts):
+        ranks = (
+            ["–"] * 3
+            if matrices is None
+            else [
+                _number(matrices.stable_rank[index]),
+                _number(matrices.effective_rank[index]),
+                _percent(matrices.rank_at_energy[index]),
+            ]
+        )
+        made.add_row(
+            Text(expert),
+            _number(moments.norms[index]),
+            _percent(moments.relative_norms[index]),
+            _percent(moments.changed[index] / max(1, moments.entries)),
+            *ranks,
+        )
+    return made
+
+
+def _pairs(weights: Weights, whole: GroupStatistics) -> Table:
+    from evomerge.cli.console import table
+
+    largest = f"in top {weights.top:.0%}"
+    columns = ("cosine", "conflicts", largest, "outputs", "inputs")
+    made = table("pair", *columns, right=columns)
+    moments, matrices = whole.moments, whole.matrices
+    for one, two in itertools.combinations(range(len(weights.experts)), 2):
+        shared = (
+            ["–"] * 2
+            if matrices is None
+            else [_share(matrices.overlap_left[one, two]), _share(matrices.overlap_right[one, two])]
+        )
+        made.add_row(
+            Text(f"{weights.experts[one]}, {weights.experts[two]}"),
+            _share(moments.cosines[one, two]),
+            _percent(moments.signs.pairs[one, two]),
+            _percent(moments.top_signs.pairs[one, two]),
+            *shared,
+        )
+    return made
+
+
+def _groups(weights: Weights) -> Table:
+    """Kinds, then blocks of layers: lengths relative to the base's, conflicts and interference."""
+    from evomerge.cli.console import table
+
+    experts = weights.experts if len(weights.experts) <= _MAX_EXPERTS_ABREAST else ("least", "most")
+    columns = ("parameters", *experts, "conflicts", "interference")
+    made = table("group", *columns, right=columns)
+    made.title = "Change of each group, as a share of the base's length"
+    rows = [(str(group.kind), group) for group in weights.kinds]
+    rows += [(_layers(first, last), group) for first, last, group in weights.blocks(_MAX_ROWS)]
+    for name, group in rows:
+        lengths = group.moments.relative_norms.tolist()
+        if experts is not weights.experts:
+            lengths = [min(lengths), max(lengths)]
+        made.add_row(
+            name,
+            f"{group.moments.entries:,}",
+            *map(_percent, lengths),
+            _percent(group.moments.top_signs.share),
+            "–" if group.matrices is None else _share(float(group.matrices.interference)),
+        )
+    return made
+
+
+def _layers(first: int, last: int) -> str:
+    return f"layer {first}" if first == last else f"layers {first}-{last}"
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3g}"
+
+
+def _share(value: float) -> str:
+    # Adding zero takes the sign from a zero.
+    return "–" if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
+
+
+def _percent(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2%}" if 0 < value < 0.01 else f"{value:.1%}"

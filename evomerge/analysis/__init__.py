@@ -1,5 +1,5 @@
-"""What the weights of a base and its experts say before a search: how far, how alike, how much in each other's way.
+"""What weights say before a search, and what lies between models.
 
-Each statistic is a pure function of arrays in a file named after its subject; `analyse` streams models through them,
-one tensor of every model at a time.
+Each statistic is a pure function of arrays in a file named after its subject. `analyse` streams a base and its experts
+through them, one tensor of every model at a time; `connect` measures loss and accuracy on mixtures of models.
 """

@@ -11,8 +11,19 @@ from typing import Annotated
 import typer
 
 from evomerge.cli import (
-    analyse, check, compression, connect, demo, models, runs, score, search, setup, status, tuning,
-)  # fmt: skip
+    analyse,
+    check,
+    compression,
+    connect,
+    demo,
+    models,
+    runs,
+    score,
+    search,
+    setup,
+    status,
+    tuning,
+)
 from evomerge.cli.guard import Commands, quiet_libraries
 
 _START = "Start"

@@ -33,8 +33,7 @@ def load_function(call: str, folder: str) -> Callable[..., Any]:
 def load_module(call: str, folder: str) -> ModuleType:
     """Import the module of `module:name`. Raises: BenchmarkError, as `load_function`."""
     name = call.partition(":")[0]
-    path = Path(folder) / Path(*name.split("."))
-    own = [file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()]
+    own = files_of(call, folder)
     known = sys.modules.get(name)
     if own and known is not None and Path(known.__file__ or "").resolve() != own[0].resolve():
         # Another folder's module of this name, from an earlier run in this process.
@@ -48,6 +47,12 @@ def load_module(call: str, folder: str) -> ModuleType:
                 f"{call}: module {name!r} can't be imported from {folder} or Python's path on this machine "
                 f"({type(error).__name__}: {error})"
             ) from error
+
+
+def files_of(call: str, folder: str) -> list[Path]:
+    """The file of the module of `module:name`, found without running it; empty if it isn't one of the folder's."""
+    path = Path(folder) / Path(*call.partition(":")[0].split("."))
+    return [file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()][:1]
 
 
 @contextmanager

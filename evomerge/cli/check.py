@@ -33,7 +33,8 @@ def check(
     ] = False,
     dimensions: Annotated[bool, typer.Option("--dimensions", help="List every searched coefficient.")] = False,
     trust_tasks: Annotated[
-        bool, typer.Option("--trust-tasks", help="Load tasks of your own that run code then, as a search does.")
+        bool,
+        typer.Option("--trust-tasks", help="Load code of your own, of tasks or a function, as a search does."),
     ] = False,
     repair: Annotated[
         bool, typer.Option("--repair", help="Of a damaged run directory: keep all that can be proven good.")
@@ -41,8 +42,8 @@ def check(
 ) -> None:
     """Validate a config and show its cost: dimensions, groups, memory, disk. Scores nothing without --pilot.
 
-    Works without network, and says what it couldn't look at then. Code that tasks of your own bring isn't run without
-    --trust-tasks. Exit code 1 if anything is wrong.
+    Works without network, and says what it couldn't look at then. Code of your own, of tasks or a function, isn't run
+    without --trust-tasks. Exit code 1 if anything is wrong.
 
     Of a run directory, it reads every line and compares the files with each other.
 
@@ -64,7 +65,7 @@ def check(
     report = run_check(experiment, where=str(config), trust_tasks=trust_tasks)
     _show(console, report, every_dimension=dimensions)
     if pilot and report.experiment is None:
-        needs = "every model on this machine" if report.unresolved else "tasks that it may load (--trust-tasks)"
+        needs = "every model on this machine" if report.unresolved else "a benchmark that it may load (--trust-tasks)"
         raise ConfigError(f"{config}: the pilot needs {needs}; what is missing is listed above")
     if pilot and report.experiment is not None:
         _show_pilot(console, report, report.experiment)

@@ -11,6 +11,7 @@ import torch
 from evomerge.benchmark.base import Benchmark
 from evomerge.benchmark.lm_eval.own_code import own_code
 from evomerge.benchmark.lm_eval.tasks import check_tasks
+from evomerge.benchmark.user_code import files_of
 from evomerge.config.config import Config
 from evomerge.errors import BenchmarkError, ConfigError, listed
 from evomerge.execute.device import process_bytes
@@ -98,8 +99,8 @@ def check(config: Config, *, where: str = "config", trust_tasks: bool = False) -
     Args:
         config: the experiment.
         where: its file, for messages.
-        trust_tasks: also load tasks that bring code and run it then, as a search does; otherwise a benchmark with
-            such a task isn't looked at.
+        trust_tasks: also load tasks that bring code, or a function, and run it then, as a search does; otherwise such
+            a benchmark isn't looked at.
 
     Raises: EvomergeError subclasses for what is wrong; ConfigError for a path where no model can be.
     """
@@ -110,9 +111,9 @@ def check(config: Config, *, where: str = "config", trust_tasks: bool = False) -
     away = {name: found.message for name, found in places.items() if found.kind == "unresolved"}
     storage = check_storage(config.storage, where=where)
     unchecked = [] if storage is None else [storage]
-    code = {} if trust_tasks or config.benchmark.kind != "lm_eval" else own_code(config.benchmark, where)
+    code = {} if trust_tasks else _code(config, where)
     if code:
-        unchecked.append(_untrusted(code))
+        unchecked.append(_untrusted(config, code))
     if "base" in away:
         return _without_base(config, sources, places, unchecked, where, load=not code)
     unchecked += [
@@ -212,11 +213,23 @@ def _without_base(
     )
 
 
-def _untrusted(code: Mapping[str, Collection[str]]) -> str:
-    """What isn't checked where tasks bring code."""
+def _code(config: Config, where: str) -> dict[str, tuple[str, ...]]:
+    """What code of one's own building the benchmark runs, by the names of tasks, or of the function."""
+    if config.benchmark.kind == "lm_eval":
+        return own_code(config.benchmark, where)
+    if (function := config.benchmark.function) is None:
+        return {}
+    file = next(iter(files_of(function.call, function.folder or ".")), None)
+    return {function.call: (f"the module {function.call.partition(':')[0]}" if file is None else str(file),)}
+
+
+def _untrusted(config: Config, code: Mapping[str, Collection[str]]) -> str:
+    """What isn't checked where a benchmark brings code."""
     tasks = "; ".join(f"{name}: {listed(files)}" for name, files in code.items())
+    of_tasks = config.benchmark.kind == "lm_eval"
+    runs = "tasks of it run code when they are loaded" if of_tasks else "it runs code of its own when it is loaded"
     return (
-        f"the benchmark's metrics and items, since tasks of it run code when they are loaded ({tasks}). A search runs "
+        f"the benchmark's metrics and items, since {runs} ({tasks}). A search runs "
         "that code; look at it, and if you trust it, check with --trust-tasks"
     )
 

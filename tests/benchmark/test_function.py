@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,11 +130,29 @@ def test_a_function_that_is_not_there_is_refused(
 
 
 def test_check_says_that_the_code_will_be_run(folder: Path) -> None:
-    report = check(Config.from_file(folder / "config.yaml"))
+    report = check(Config.from_file(folder / "config.yaml"), trust_tasks=True)
     said = f"scoring:smoothness of {folder} is your own code; it is run as it is, here and in every worker"
     assert said in report.notes
     assert not any("points" in warning for warning in report.warnings)
     assert report.items == {"search": 12, "validation": 9, "test": 9}
+
+
+def test_check_runs_the_code_only_when_asked_to(folder: Path) -> None:
+    canary = folder / "CANARY"
+    config = with_function(folder, f"open({str(canary)!r}, 'w').close()\ndef smoothness(model, items): return []\n")
+    report = check(config)
+    assert not canary.exists()
+    assert report.items == {}
+    (unchecked,) = report.unchecked
+    assert f"it runs code of its own when it is loaded (scoring:smoothness: {folder / 'scoring.py'})" in unchecked
+    assert report.dimensions
+    assert report.experiment is None
+    elsewhere = config.benchmark.function.model_copy(update={"call": "no_such_module_here:f"})  # type: ignore[union-attr]
+    benchmark = config.benchmark.model_copy(update={"function": elsewhere})
+    assert "the module no_such_module_here" in check(config.model_copy(update={"benchmark": benchmark})).unchecked[0]
+    with suppress(BenchmarkError):
+        check(config, trust_tasks=True)
+    assert canary.exists()
 
 
 @pytest.mark.parametrize(

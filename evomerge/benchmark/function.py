@@ -103,6 +103,7 @@ def build(
         place=f"{where}: benchmark",
         seed=config.seed,
         drop=config.overlap == "drop",
+        every=config.every_item,
     )
     code = _fingerprint(settings.call, folder)
     made = {

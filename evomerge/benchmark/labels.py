@@ -239,6 +239,7 @@ def _items(
         place=place.partition(".labels")[0],
         seed=config.seed,
         drop=config.overlap == "drop",
+        every=config.every_item,
     )
     numbers = _numbers(data, chosen, settings.label, labels, place)
     # Part of what decides a score, beside the model.

@@ -135,6 +135,7 @@ def choose_rows(
     place: str,
     seed: int,
     drop: bool,
+    every: bool,
 ) -> dict[str, list[tuple[str, int]]]:
     """The data-set split and position of each row that a role takes: see `choose_items`.
 
@@ -146,6 +147,7 @@ def choose_rows(
         place: in the config, for messages.
         seed: draws the rows of roles that take a part.
         drop: whether a row with two roles keeps the more precious one or is refused.
+        every: whether roles whose fractions add up to one take every row.
     """
     sources = {role: source_of(settings, data, f"benchmark.splits.{role}") for role, settings in roles.items()}
     contents = {
@@ -154,7 +156,7 @@ def choose_rows(
         ]
         for source in dict.fromkeys(sources.values())
     }
-    found = choose_items(roles, sources, contents, name=name, place=place, seed=seed, drop=drop)
+    found = choose_items(roles, sources, contents, name=name, place=place, seed=seed, drop=drop, every=every)
     return {role: [(sources[role], index) for index in indices] for role, indices in found.items()}
 
 

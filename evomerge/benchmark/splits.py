@@ -19,6 +19,7 @@ def choose_items(
     place: str,
     seed: int,
     drop: bool,
+    every: bool = True,
 ) -> dict[str, list[int]]:
     """Positions of each role's documents, ascending.
 
@@ -30,13 +31,14 @@ def choose_items(
         place: in the config, for messages.
         seed: draws the documents of roles that take a part.
         drop: whether a document with two roles keeps the more precious one or is refused.
+        every: whether roles whose fractions add up to one take every document: the last also what rounding leaves.
 
     Raises: BenchmarkError if a role can't be filled, or documents have two roles and may not.
     """
     chosen: dict[str, list[int]] = {}
     for source in dict.fromkeys(sources[role] for role in roles):
         drawing = {role: settings for role, settings in roles.items() if sources[role] == source}
-        chosen |= _shared_out(drawing, source, contents[source], name=name, place=place, seed=seed)
+        chosen |= _shared_out(drawing, source, contents[source], name=name, place=place, seed=seed, every=every)
     for role in roles:
         if not chosen[role]:
             raise BenchmarkError(
@@ -47,7 +49,14 @@ def choose_items(
 
 
 def _shared_out(
-    roles: Mapping[str, SplitConfig], source: str, contents: Sequence[str], *, name: str, place: str, seed: int
+    roles: Mapping[str, SplitConfig],
+    source: str,
+    contents: Sequence[str],
+    *,
+    name: str,
+    place: str,
+    seed: int,
+    every: bool,
 ) -> dict[str, list[int]]:
     """Roles that share a data-set split take disjoint parts, equal texts together."""
     texts: dict[str, list[int]] = defaultdict(list)
@@ -56,6 +65,8 @@ def _shared_out(
     groups = list(texts.values())
     order = stream(seed, "items", name, source).permutation(len(groups))
     total, taken = len(contents), 0
+    shares = sum(settings.fraction or 0 for settings in roles.values())
+    last = list(roles)[-1] if every and abs(shares - 1) < 1e-9 else None
     chosen: dict[str, list[int]] = {}
     for role, settings in roles.items():
         if settings.fraction is None and settings.items is None:
@@ -63,6 +74,8 @@ def _shared_out(
             continue
         count = settings.items if settings.items is not None else round((settings.fraction or 0) * total)
         indices: list[int] = []
+        if role == last and settings.items is None:
+            count = total
         while len(indices) < count and taken < len(order):
             indices += groups[order[taken]]
             taken += 1
@@ -71,7 +84,6 @@ def _shared_out(
                 f"{place}: splits.{role}: {count} items asked for, {len(indices)} left of {source!r} of {name}"
             )
         chosen[role] = sorted(indices)
-    shares = sum(settings.fraction or 0 for settings in roles.values())
     if shares > 1 + 1e-9:
         raise BenchmarkError(f"{place}: splits: fractions of {source!r} of {name} add up to {shares:g}; at most 1")
     return chosen

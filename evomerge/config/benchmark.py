@@ -195,6 +195,9 @@ class BenchmarkConfig(Section):
     """Draws the items of each split."""
     overlap: Literal["refuse", "drop"] = "refuse"
     """The same document in two roles: an error, or dropped from search and validation."""
+    every_item: bool = True
+    """Fractions that add up to one take every item: the last also what rounding leaves. A run keeps to what it was
+    begun with; those of earlier releases leave an item or two out."""
     apply_chat_template: bool = False
     system_instruction: str | None = None
     fewshot_as_multiturn: bool | None = None

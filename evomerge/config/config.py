@@ -136,6 +136,8 @@ class Config(Section):
         # The first model of a slice has a meaning of its own, which comparing mappings would lose.
         data["models"]["slices"] = [list(part.items()) for part in data["models"]["slices"]]
         data["execution"] = {"dtype": self.execution.dtype, "max_length": self.execution.max_length}
+        # It shows in the items, which are compared.
+        del data["benchmark"]["every_item"]
         for kind in ("labels", "function", "other"):
             if data["benchmark"][kind] is None:
                 del data["benchmark"][kind]

@@ -43,7 +43,15 @@ def frozen(directory: Path, facts: Mapping[str, Any]) -> Config:
                 f"{path}: isn't of the experiment that this run was started with: {'; '.join(differences)}; "
                 f"{remedy(directory)}"
             )
+    # What no run of an earlier release has a word on.
+    if "every_item" not in facts.get("config", {}).get("benchmark", {}):
+        config = with_every_item(config, False)
     return config
+
+
+def with_every_item(config: Config, every: bool) -> Config:
+    """The config with or without what rounding leaves of the items."""
+    return config.model_copy(update={"benchmark": config.benchmark.model_copy(update={"every_item": every})})
 
 
 def completed(recorded: Any, frozen: Any) -> Any:

@@ -24,6 +24,7 @@ from evomerge.run.answers import PARTS, Parts
 from evomerge.run.clock import Clock
 from evomerge.run.consistency import is_supported
 from evomerge.run.directory import PREPARED, Run, clear_left_over, create_run, update_config
+from evomerge.run.frozen import with_every_item
 from evomerge.run.identity import check_same_experiment
 from evomerge.run.ledger import Ledger
 from evomerge.run.observer import Observer
@@ -81,6 +82,8 @@ class Session:
             clear_left_over(self.directory)
             existing = Run(self.directory)
         if existing is not None:
+            if "every_item" not in self.config.benchmark.model_fields_set:
+                self.config = with_every_item(self.config, existing.config.benchmark.every_item)
             check_same_experiment(existing, {"identity": self.config.identity()}, where=self.where)
             update_config(existing, self.config)
             result = existing.result()

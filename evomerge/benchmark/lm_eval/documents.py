@@ -10,13 +10,16 @@ from evomerge.benchmark.splits import choose_items
 from evomerge.errors import BenchmarkError
 
 
-def choose_documents(task: LoadedTask, *, seed: int, drop: bool) -> tuple[dict[str, Any], dict[str, list[int]]]:
+def choose_documents(
+    task: LoadedTask, *, seed: int, drop: bool, every: bool
+) -> tuple[dict[str, Any], dict[str, list[int]]]:
     """Each split's documents, and the indices of those that it takes.
 
     Args:
         task: the task.
         seed: draws the documents of splits that take a part.
         drop: whether a document with two roles keeps the more precious one (test, then validation) or is refused.
+        every: whether splits whose fractions add up to one take every document.
 
     Raises: BenchmarkError if there is no such data-set split, or not enough in it.
     """
@@ -25,7 +28,9 @@ def choose_documents(task: LoadedTask, *, seed: int, drop: bool) -> tuple[dict[s
     # Roles that share a data-set split have the same documents.
     by_source = {sources[split]: found for split, found in documents.items()}
     contents = {source: [_content(task.task, document) for document in found] for source, found in by_source.items()}
-    chosen = choose_items(task.splits, sources, contents, name=task.name, place=task.place, seed=seed, drop=drop)
+    chosen = choose_items(
+        task.splits, sources, contents, name=task.name, place=task.place, seed=seed, drop=drop, every=every
+    )
     return documents, chosen
 
 

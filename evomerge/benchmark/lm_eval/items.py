@@ -42,7 +42,7 @@ def build_items(task: LoadedTask, config: BenchmarkConfig, encoder: Encoder) -> 
 
     Raises: BenchmarkError if splits can't be filled, or a prompt can't be made or doesn't fit the context window.
     """
-    documents, chosen = choose_documents(task, seed=config.seed, drop=config.overlap == "drop")
+    documents, chosen = choose_documents(task, seed=config.seed, drop=config.overlap == "drop", every=config.every_item)
     wanted: dict[str, set[int]] = defaultdict(set)
     for split in task.splits:
         wanted[source_of(task, split)] |= set(chosen[split])

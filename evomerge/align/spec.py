@@ -130,15 +130,15 @@ class Spec:
 
     def moves(self, name: str) -> bool:
         """Whether any label acts on a tensor."""
-        return name in self._acted
+        return bool(self.labels_of(name))
+
+    def labels_of(self, name: str) -> frozenset[str]:
+        """The labels that act on a tensor."""
+        return frozenset(axis.label for axis in _labelled(self.tensors[name]))
 
     def places(self, label: str) -> tuple[Place, ...]:
         """Where a label acts, in the order of the tensors; those that are compared only."""
         return self._places.get(label, ())
-
-    @cached_property
-    def _acted(self) -> frozenset[str]:
-        return frozenset(name for name, axes in self.tensors.items() if any(True for _ in _labelled(axes)))
 
     @cached_property
     def _places(self) -> dict[str, tuple[Place, ...]]:

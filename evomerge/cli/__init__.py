@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from evomerge.cli import (
+    alignment,
     analyse,
     check,
     compression,
@@ -77,6 +78,7 @@ app.command(rich_help_panel=_RESULTS)(runs.items)
 app.command(rich_help_panel=_RESULTS)(models.export)
 app.command(rich_help_panel=_RESULTS)(models.merge)
 app.command(rich_help_panel=_RESULTS)(models.recipe)
+app.command(rich_help_panel=_RESULTS)(alignment.align)
 app.command(rich_help_panel=_RESULTS)(compression.compress)
 app.command(rich_help_panel=_RESULTS)(tuning.tune)
 app.command(rich_help_panel=_RESULTS)(score.score)

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.progress import Progress as Bars
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -225,6 +233,32 @@ def _finished(directory: Path) -> list[TrialRecord]:
     from evomerge.run.directory import open_run
 
     return [trial for trial in open_run(directory).trials() if trial.state.is_finished]
+
+
+@contextmanager
+def stages(*labels: str) -> Iterator[list[Callable[[int, int], None]]]:
+    """For each stage of some work a callback for what is done and in all, drawn as bars on stderr on a terminal."""
+    console = stderr()
+    with Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    ) as bars:
+
+        def stage(label: str) -> Callable[[int, int], None]:
+            task = bars.add_task(label, total=None, start=False)
+
+            def update(done: int, total: int) -> None:
+                bars.start_task(task)
+                bars.update(task, completed=done, total=total)
+
+            return update
+
+        yield [stage(label) for label in labels]
 
 
 @contextmanager

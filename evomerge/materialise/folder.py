@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,15 @@ from evomerge.files.places import local
 from evomerge.materialise.loads import check_loads
 from evomerge.materialise.merger import Merger
 from evomerge.materialise.shards import parse_size, write_weights
+from evomerge.models.alignment import digest
 from evomerge.models.carried import carry, without_code
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.open import notes_of, open_models
+from evomerge.models.open import as_family, maps_of, notes_of, open_each
 from evomerge.recipe.portable import portable
 from evomerge.recipe.recipe import Recipe
+
+MAPS = "alignment/maps.safetensors"
+"""Where a folder holds the maps of the alignment that it was made with."""
 
 
 def write_folder(
@@ -37,6 +42,7 @@ def write_folder(
     device: torch.device | str = "cpu",
     states: Path | None = None,
     carry_code: bool = False,
+    maps: bytes | None = None,
 ) -> Path:
     """Realise a recipe as a model folder that transformers loads.
 
@@ -56,24 +62,29 @@ def write_folder(
         device: where tensors are merged.
         states: a folder that may hold what the method prepares, as that of a run does; None: nothing is.
         carry_code: take Python files of the base along, and the `auto_map` that names them. They aren't run here.
+        maps: of the alignment that the recipe asks for, if they are at hand; None: as `maps_of` has them.
 
     Returns: `out` as a path.
 
     Raises:
         ExportError: `out` is taken, its disk is too small or can't be written to, or what loads of the base wouldn't
             load of the folder.
-        CheckpointError, RecipeError, MergeError: as from `open_models` and `Merger`.
+        CheckpointError, RecipeError, AlignmentError, MergeError: as from `open_models` and `Merger`.
     """
     out = local(out).absolute()
     limit = parse_size(shard_size)
     _refuse_taken(out)
-    models = open_models(recipe)
+    opened = open_each(recipe)
+    maps = maps_of(opened, recipe) if maps is None else maps
+    models = as_family(opened, recipe, maps)
     merger = Merger(models, device=device, states=states)
     bound = merger.bind(recipe)
     notes = [*notes_of(models), *merger.account(), *merger.notes(bound)]
     try:
         with fresh_folder(out) as folder:
             _refuse_small_disk(out, bound.size_bytes)
+            if maps is not None:
+                recipe = _write_maps(folder, recipe, maps)
             notes += _write_texts(folder, out, models.base, recipe, bound.dtype, files or {}, carry_code)
             if report is not None:
                 for note in notes:
@@ -88,6 +99,14 @@ def write_folder(
             f"{_free_space(out)}. Nothing was left there"
         ) from error
     return out
+
+
+def _write_maps(folder: Path, recipe: Recipe, maps: bytes) -> Recipe:
+    """Put the maps of an alignment into a folder; the recipe that names them there."""
+    assert recipe.align is not None
+    (folder / MAPS).parent.mkdir(exist_ok=True)
+    (folder / MAPS).write_bytes(maps)
+    return replace(recipe, align=replace(recipe.align, maps=MAPS, sha256=digest(maps)))
 
 
 def _refuse_taken(out: Path) -> None:
@@ -126,7 +145,7 @@ def _write_texts(
     (folder / "config.json").write_text(json_text(config), encoding="utf-8")
     (folder / "recipe.yaml").write_text(portable(recipe, out).to_yaml(), encoding="utf-8")
     for name, text in files.items():
-        if Path(name).name != name:
+        if Path(name).name != name and Path(name).parent != Path(MAPS).parent:
             raise ExportError(f"{name!r}: further files lie in the folder itself; give a plain name")
         (folder / name).write_text(text, encoding="utf-8")
     return notes

@@ -28,7 +28,7 @@ _TRAINING = re.compile(
     r"^(optimizer|scheduler|rng_state|scaler|trainer_state|training_args|(all|train|eval|predict)_results)"
     r"|^events\.out\.tfevents|^zero_to_fp32\.py$|^latest$"
 )
-_TRAINING_FOLDER = re.compile(r"^(checkpoint-\d+|global_step\d+|runs|wandb|logs|original)$")
+_TRAINING_FOLDER = re.compile(r"^(checkpoint-\d+|global_step\d+|runs|wandb|logs|original|alignment)$")
 _ABOUT = re.compile(r"^(README(\..*)?|recipe\.yaml|tuning\.json|mergekit_config\.ya?ml|adapter_.*|compressed\.json)$")
 _PROGRAMS = re.compile(r"\.(pyc|pyo|pyd|so|dll|dylib|exe|sh|bat|ps1|ipynb|jar)$", re.IGNORECASE)
 _PICKLES = re.compile(r"\.(pkl|pickle|joblib|p)$", re.IGNORECASE)

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from evomerge.errors import CheckpointError
+from evomerge.align.base import Progress
+from evomerge.errors import AlignmentError, CheckpointError
+from evomerge.models.alignment import Alignable, read_maps
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.compatible import check_compatible
 from evomerge.models.compressed import CompressedExpert
@@ -16,6 +18,7 @@ from evomerge.models.hub import is_adapter, is_compressed, resolve
 from evomerge.models.lora import Adapter
 from evomerge.models.stack import stack
 from evomerge.models.vocabulary_checks import token_notes
+from evomerge.recipe.align import Align
 from evomerge.recipe.sources import ModelReference, Sources
 
 
@@ -63,25 +66,68 @@ def open_each(sources: Sources) -> Models:
     return Models(base, experts)
 
 
-def open_models(sources: Sources) -> Models:
-    """Open all models of a merge and show them as one family: the same tokens, the same layers.
+def open_models(sources: Sources, maps: bytes | None = None, *, progress: Progress | None = None) -> Models:
+    """Open all models of a merge and show them as one family: aligned, the same tokens, the same layers.
 
     Everything that merges opens its models here, so that a search, its workers and an export see the same.
 
+    Args:
+        sources: of the merge.
+        maps: of its alignment, as `Alignable.to_bytes` made them; None: from the file that `sources` name, or else
+            they are found now.
+        progress: told while they are.
+
     Raises: CheckpointError naming the model and what is wrong with it; RecipeError for slices of layers that
-    aren't there.
+    aren't there; AlignmentError for models that can't be aligned.
     """
-    return as_family(open_each(sources), sources)
+    return as_family(open_each(sources), sources, maps, progress=progress)
 
 
-def as_family(models: Models, sources: Sources) -> Models:
-    """The opened models with the vocabulary, the layers and the head of the merge.
+def alignable(models: Models, sources: Sources, align: Align) -> Alignable:
+    """The opened models as they are to be aligned.
+
+    Raises: AlignmentError, CheckpointError, for what can be seen without reading weights.
+    """
+    if sources.vocabulary != "same":
+        raise AlignmentError(
+            f"models.align: the rows of other vocabularies (vocabulary: {sources.vocabulary}) can't be compared; "
+            "align models of one vocabulary"
+        )
+    found = Alignable(align=align, models=models.by_name)
+    found.check()
+    return found
+
+
+def maps_of(models: Models, sources: Sources, *, progress: Progress | None = None) -> bytes | None:
+    """The maps of the opened models, from the file that `sources` name, or found now; None if nothing is aligned.
+
+    Raises: AlignmentError, CheckpointError.
+    """
+    if sources.align is None:
+        return None
+    if sources.align.maps is not None:
+        return read_maps(sources.align)
+    kin = alignable(models, sources, sources.align)
+    return kin.to_bytes(kin.find(progress).maps)
+
+
+def as_family(
+    models: Models, sources: Sources, maps: bytes | None = None, *, progress: Progress | None = None
+) -> Models:
+    """The opened models, aligned, with the vocabulary, the layers and the head of the merge.
 
     With the vocabulary "same" every model keeps its own; "base" and "union" show all of them with the base's tokens,
     or with those of all, and read tokenizers for that.
 
-    Raises: CheckpointError, RecipeError, as `open_models`.
+    Raises: CheckpointError, RecipeError, AlignmentError, as `open_models`.
     """
+    if sources.align is not None:
+        kin = alignable(models, sources, sources.align)
+        if maps is None and sources.align.maps is not None:
+            maps = read_maps(sources.align)
+        where = sources.align.maps or "the maps of the alignment"
+        seen = kin.shown(kin.find(progress).maps if maps is None else kin.from_bytes(maps, where))
+        models = Models(seen.pop("base"), seen)
     if sources.vocabulary != "same":
         from evomerge.models.vocabulary import match_vocabularies
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from evomerge.errors import RecipeError, shown
 from evomerge.files.outside import check_plain, read_text
+from evomerge.recipe.align import parse_align
 from evomerge.recipe.group import Group
 from evomerge.recipe.parse import (
     parse_group,
@@ -57,6 +58,9 @@ class Recipe(Sources):
         if self.slices:
             # The first model of a slice has a meaning of its own, which sorted keys would lose.
             data["models"]["slices"] = [list(slice_to_data(part).items()) for part in self.slices]
+        if self.align is not None:
+            # Maps are what they are wherever their file lies.
+            data["models"]["align"].pop("maps", None)
         text = json.dumps(data, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -70,6 +74,7 @@ class Recipe(Sources):
                 **({"vocabulary": self.vocabulary} if self.vocabulary != "same" else {}),
                 **({"head": self.head} if self.head is not None else {}),
                 **({"slices": [slice_to_data(part) for part in self.slices]} if self.slices else {}),
+                **({"align": self.align.to_data()} if self.align is not None else {}),
             },
             "method": self.method,
             "options": dict(self.options),
@@ -120,6 +125,7 @@ class Recipe(Sources):
             self,
             base=resolve(self.base),
             experts={name: resolve(reference) for name, reference in self.experts.items()},
+            align=None if self.align is None else self.align.from_folder(folder),
         )
 
     @classmethod
@@ -133,7 +139,7 @@ class Recipe(Sources):
                 f"{where}: evomerge: format version {shown(version)}; this release reads {FORMAT_VERSION}"
             )
         models = parse_mapping(
-            top.get("models"), f"{where}: models", {"base", "experts", "vocabulary", "head", "slices"}
+            top.get("models"), f"{where}: models", {"base", "experts", "vocabulary", "head", "slices", "align"}
         )
         experts = parse_mapping(models.get("experts"), f"{where}: models.experts", None)
         if not experts:
@@ -159,6 +165,7 @@ class Recipe(Sources):
             vocabulary=parse_vocabulary(models.get("vocabulary", "same"), f"{where}: models.vocabulary"),
             head=parse_head(models.get("head"), f"{where}: models.head", ("base", *map(str, experts))),
             slices=parse_slices(models.get("slices"), f"{where}: models.slices", ("base", *map(str, experts))),
+            align=parse_align(models.get("align"), f"{where}: models.align", ("base", *map(str, experts))),
             groups=tuple(
                 parse_group(group, f"{where}: groups[{index}]", tuple(map(str, experts)))
                 for index, group in enumerate(groups)

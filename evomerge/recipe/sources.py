@@ -1,4 +1,4 @@
-"""Where a merge's tensors come from: models, vocabulary, slices."""
+"""Where a merge's tensors come from: models, alignment, vocabulary, slices."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from evomerge.files.places import is_folder, is_there, local
+from evomerge.recipe.align import Align
 
 VocabularyPolicy = Literal["same", "base", "union"]
 """Whose tokens a merge has: the models must agree, the base's, or those of all models."""
@@ -35,6 +36,8 @@ class Sources:
     """The layers that the merge has, in order; none stands for those of the base."""
     head: str | None = None
     """"base" or an expert, whose output head the merge has as it is; None: heads are merged like all else."""
+    align: Align | None = None
+    """How models trained apart are brought together first; None: they are merged as they are."""
 
     @property
     def references(self) -> dict[str, ModelReference]:

@@ -75,7 +75,8 @@ def test_maps_act_on_every_labelled_axis_and_on_nothing_else() -> None:
     for name, tensor in model.items():
         assert torch.equal(SPEC.apply(maps, name, tensor), expected[name])
         assert torch.allclose(SPEC.apply(inverse(maps), name, expected[name]), tensor)
-    assert [name for name in SHAPES if not SPEC.moves(name)] == ["step"]
+    assert [name for name in SHAPES if not SPEC.labels_of(name)] == ["step"]
+    assert SPEC.labels_of("dense.weight") == {"hidden", "channels"}
 
 
 def test_a_skipped_dimension_stays() -> None:

@@ -64,6 +64,8 @@ class CMAES(Proposer):
             **_NEVER_STOP,
             **{_OPTIONS[name]: value for name, value in self.option.items()},
         }
+        if any(dimension.step != 1.0 for dimension in self.dimensions):
+            settings["CMA_stds"] = [dimension.step for dimension in self.dimensions]
         self._strategy = cma.CMAEvolutionStrategy(initial, self.step_size, settings)
         self._points: list[NDArray[np.float64]] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,24 +25,80 @@ def init(
     genome: Annotated[
         Path | None, typer.Option("--from", metavar="GENOME", help="A mergekit-evolve file to start from.")
     ] = None,
+    analysis: Annotated[
+        Path | None, typer.Option("--from-analysis", metavar="ANALYSIS", help="A file of evomerge analyse --json.")
+    ] = None,
 ) -> None:
     """Write a commented starter config: every key with its meaning and its default.
 
     With `--from` it is the search that a mergekit-evolve file describes, with comments on what couldn't be taken over.
+    With `--from-analysis` it has the models that were looked at, and starting weights, bounds and first steps by their
+    distances from the base.
 
     **Examples:** `evomerge init swahili.yaml`, `evomerge init swahili.yaml --from genome.yaml`
     """
-    if genome is None:
-        text = files("evomerge.cli").joinpath("starter.yaml").read_text(encoding="utf-8")
-    else:
+    if genome is not None and analysis is not None:
+        raise ConfigError("init: give --from or --from-analysis, not both")
+    if genome is not None:
         text = _converted(genome)
+    else:
+        text = files("evomerge.cli").joinpath("starter.yaml").read_text(encoding="utf-8")
+        if analysis is not None:
+            text = _seeded(text, analysis)
     try:
         with file.open("x", encoding="utf-8") as out:
             out.write(text)
     except FileExistsError:
         raise ConfigError(f"{file}: exists already; give another name: evomerge init NAME.yaml") from None
-    todo = "Fill in models and tasks" if genome is None else "See the comments at its top"
+    todo = "See the comments at its top" if genome is not None else "Fill in models and tasks"
+    if analysis is not None:
+        todo = "Fill in tasks"
     echo(f"Wrote {file}. {todo}, then: evomerge check {shlex.quote(str(file))}")
+
+
+def _seeded(starter: str, analysis: Path) -> str:
+    """The starter config with what an analysis knows in place of its models and its bounds."""
+    from evomerge.analysis.prior import prior_of
+
+    prior = prior_of(analysis)
+    head, rest = starter.split("models:\n", 1)
+    _, rest = rest.split("\nmerge:\n", 1)
+    merge, rest = rest.split("\nspace:\n", 1)
+    space, rest = rest.split("\nbenchmark:\n", 1)
+    models = [f"  base: {_quoted(prior.base)}", "  experts:"]
+    models += [f"    {name}: {_quoted(folder)}" for name, folder in prior.experts.items()]
+    models += [f"    # {name} is left out: it {reason}" for name, reason in prior.left_out.items()]
+    shares = ", ".join(f"{cell} {share:.0%}" for cell, share in prior.shares.items())
+    seeds = [
+        f"  blocks: {prior.space.blocks}",
+        "  # All experts change the base equally far with these weights.",
+        f"  parameters: {{weight: {{low: 0.0, high: {prior.high:g}, start: {_flow(prior.starts)}}}}}",
+        "  # Larger first steps where a weight moves the model less; a benchmark of whether that pays is in",
+        "  # benchmarks/RESULTS.md. Delete this if you change granularity, blocks or kinds.",
+        "  steps:",
+        *(f"    {name}: {step:g}" for name, step in prior.steps.items()),
+        f"  # Where the change is, by squared length: {shares}",
+    ]
+    return "".join(
+        (
+            head,
+            "models:\n" + "\n".join(models) + "\n",
+            "\nmerge:\n" + merge,
+            "\nspace:\n" + "\n".join(seeds) + "\n" + space,
+            "\nbenchmark:\n" + rest,
+        )
+    )
+
+
+def _quoted(folder: str) -> str:
+    """A model as YAML, an absolute path where it is a folder here."""
+    import json
+
+    return json.dumps(str(Path(folder).absolute()) if Path(folder).is_dir() else folder, ensure_ascii=False)
+
+
+def _flow(numbers: Mapping[str, float]) -> str:
+    return "{" + ", ".join(f"{name}: {number:g}" for name, number in numbers.items()) + "}"
 
 
 def _converted(genome: Path) -> str:

@@ -151,6 +151,12 @@ class Config(Section):
         # Runs from before there was another space have no word on it.
         if data["space"]["kind"] == SpaceConfig().kind:
             del data["space"]["kind"]
+        # Nor have those from before there were starts and steps.
+        if not data["space"]["steps"]:
+            del data["space"]["steps"]
+        for settings in data["space"]["parameters"].values():
+            if settings["start"] is None:
+                del settings["start"]
         return data
 
 

@@ -26,6 +26,8 @@ class ParameterConfig(Section):
     value: float | None = None
     shared: bool = False
     """One coefficient for all experts instead of one for each."""
+    start: float | dict[str, float] | None = None
+    """Where the search starts instead of the method's default, in every group: one value, or one by expert."""
 
     @model_validator(mode="before")
     @classmethod
@@ -36,6 +38,10 @@ class ParameterConfig(Section):
     def _bounds_in_order(self) -> ParameterConfig:
         if self.value is not None and (self.low is not None or self.high is not None):
             raise ValueError("give either a fixed value or bounds, not both")
+        if self.value is not None and self.start is not None:
+            raise ValueError("give either a fixed value or a start, not both")
+        if self.shared and isinstance(self.start, dict):
+            raise ValueError("a coefficient that is shared has one start, not one for each expert")
         if self.low is not None and self.high is not None and self.low >= self.high:
             raise ValueError(f"low {self.low:g} is not below high {self.high:g}; swap them")
         return self
@@ -55,6 +61,8 @@ class SpaceConfig(Section):
     smooth: Annotated[int, Field(ge=2)] | None = None
     """Interpolate over depth between as many control points instead of one coefficient per layer or block."""
     parameters: dict[str, ParameterConfig] = Field(default_factory=dict)
+    steps: dict[str, Annotated[float, Field(gt=0, le=100)]] = Field(default_factory=dict)
+    """First step of a dimension by its name, over `search.step_size`; of cma, other algorithms don't use it."""
 
     @field_validator("kinds", mode="before")
     @classmethod

@@ -28,8 +28,12 @@ def make_space(
 
     Raises: UnknownNameError for a kind of space that there isn't, ConfigError as `Space` does.
     """
-    made = SPACES.get(config.kind)(template, METHODS.get(template.method), places, config, where=where)
-    return cast("Space", made)
+    made = cast("Space", SPACES.get(config.kind)(template, METHODS.get(template.method), places, config, where=where))
+    if config.steps:
+        from evomerge.space.base import with_steps
+
+        made.dimensions = with_steps(made.dimensions, config.steps, where)
+    return made
 
 
 __all__ = ["SPACES", "make_space"]

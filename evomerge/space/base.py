@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -57,6 +57,8 @@ class Dimension:
     kind: DimensionKind = "continuous"
     choices: tuple[str, ...] = ()
     condition: Condition | None = None
+    step: float = 1.0
+    """First standard deviation over that of the other dimensions, as fractions of their ranges (`search.step_size`)."""
 
     def __post_init__(self) -> None:
         where = f"dimension {self.name!r}"
@@ -72,6 +74,8 @@ class Dimension:
             raise ConfigError(f"{where}: low {self.low:g} is not below high {self.high:g}")
         if self.kind == "integer" and not (float(self.low).is_integer() and float(self.high).is_integer()):
             raise ConfigError(f"{where}: bounds of whole numbers are whole, not {self.low:g} and {self.high:g}")
+        if not (np.isfinite(self.step) and self.step > 0):
+            raise ConfigError(f"{where}: step {self.step:g} is no positive number")
         if not self.contains(self.initial):
             raise ConfigError(
                 f"{where}: initial {self.initial:g} is no {self.kind} value from {self.low:g} to {self.high:g}"
@@ -147,6 +151,15 @@ def check_dimensions(dimensions: Sequence[Dimension]) -> None:
                 if not known:
                     raise ConfigError(f"{where}: depends on {parent.name!r} being {value!r}, which it can't be")
         seen[dimension.name] = dimension
+
+
+def with_steps(dimensions: Sequence[Dimension], steps: Mapping[str, float], where: str) -> tuple[Dimension, ...]:
+    """The dimensions with other first steps, by name. Raises: ConfigError for a name that there isn't."""
+    names = [dimension.name for dimension in dimensions]
+    for name in steps:
+        if name not in names:
+            raise ConfigError(f"{where}: space.steps: {unknown('dimension', name, names)}")
+    return tuple(replace(item, step=steps.get(item.name, item.step)) for item in dimensions)
 
 
 def active(dimensions: Sequence[Dimension], genome: Genome) -> list[bool]:
@@ -234,6 +247,8 @@ def _described(dimension: Dimension) -> dict[str, Any]:
     data: dict[str, Any] = {name: getattr(dimension, name) for name in ("name", "low", "high", "initial")}
     if dimension.kind != "continuous":
         data["kind"] = dimension.kind
+    if dimension.step != 1.0:
+        data["step"] = dimension.step
     if dimension.choices:
         data["choices"] = list(dimension.choices)
     if dimension.condition is not None:

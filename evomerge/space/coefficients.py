@@ -32,6 +32,7 @@ class _Coordinate:
     # Row g holds the weights with which this coordinate's dimensions make up group g's coefficient.
     mixing: NDArray[np.float64] = field(compare=False)
     first: int = 0
+    start: float | None = None
 
     @property
     def columns(self) -> slice:
@@ -39,7 +40,7 @@ class _Coordinate:
 
     @property
     def initial(self) -> float:
-        return float(min(max(self.parameter.default, self.low), self.high))
+        return self.start if self.start is not None else float(min(max(self.parameter.default, self.low), self.high))
 
 
 class CoefficientSpace(Space):
@@ -90,8 +91,11 @@ class CoefficientSpace(Space):
                 raise ConfigError(f"{place}: low {low:g} is not below high {high:g}; set both bounds")
             _check_range(parameter, low, high, place)
             per_expert = parameter.per_expert and not settings.shared
+            starts = self._starts(settings, low, high, f"{place}.start", per_expert)
             for expert in self._experts if per_expert else (None,):
-                dimensions += self._add_coordinate(parameter, expert, low, high, config, where, len(dimensions))
+                dimensions += self._add_coordinate(
+                    parameter, expert, low, high, config, where, len(dimensions), starts.get(expert)
+                )
         if not dimensions:
             raise ConfigError(
                 f"{where}: space: nothing to search: {method.name} has "
@@ -100,6 +104,27 @@ class CoefficientSpace(Space):
         check_dimensions(dimensions)
         self.dimensions = tuple(dimensions)
         self.groups = tuple(cell.name for cell in self._cells)
+
+    def _starts(
+        self, settings: ParameterConfig, low: float, high: float, place: str, per_expert: bool
+    ) -> dict[str | None, float]:
+        """Where coefficients start that don't start at the method's default, by expert, or for all: None."""
+        starts = settings.start
+        if starts is None:
+            return {}
+        if isinstance(starts, float):
+            found: dict[str | None, float] = dict.fromkeys(self._experts if per_expert else (None,), starts)
+        elif not per_expert:
+            raise ConfigError(f"{place}: this coefficient is one for all experts; give one number")
+        else:
+            found = dict(starts.items())
+            for name in starts:
+                if name not in self._experts:
+                    raise ConfigError(f"{place}: {unknown('expert', name, self._experts)}")
+        for start in found.values():
+            if not low <= start <= high:
+                raise ConfigError(f"{place}: {start:g} is not within the bounds {low:g} to {high:g}")
+        return found
 
     def _add_coordinate(
         self,
@@ -110,9 +135,10 @@ class CoefficientSpace(Space):
         config: SpaceConfig,
         where: str,
         first: int,
+        start: float | None,
     ) -> list[Dimension]:
         labels, mixing = mixing_of(self._cells, config.smooth, where)
-        coordinate = _Coordinate(parameter, expert, low, high, mixing, first)
+        coordinate = _Coordinate(parameter, expert, low, high, mixing, first, start)
         self._coordinates.append(coordinate)
         return [
             Dimension(

@@ -172,3 +172,35 @@ def test_a_parameter_that_the_experts_share_is_scanned_evenly() -> None:
 def test_a_space_that_cannot_be_searched_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         space(**settings)
+
+
+def test_a_search_starts_where_it_is_told_in_every_group() -> None:
+    for start, expected in ((0.25, {0.25}), ({"maths": 0.25, "swahili": 1.5}, {0.25, 1.5})):
+        found = space(granularity="layer", parameters={"weight": {"start": start}})
+        weights = [item for item in found.dimensions if item.name.startswith("weight")]
+        assert {item.initial for item in weights} == expected
+        for group in found.decode(found.starting_points(3)[0]).groups:
+            assert set(group.coefficients["weight"].values()) == expected
+    one = space(parameters={"weight": {"start": {"swahili": 1.5}}})
+    assert {item.initial for item in one.dimensions if item.name.startswith("weight.maths")} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"weight": {"start": 2.0}}, r"weight\.start: 2 is not within the bounds 0 to 1\.5"),
+        ({"weight": {"start": {"nobody": 1.0}}}, "unknown expert 'nobody'"),
+        ({"density": {"start": {"maths": 0.5}}}, "one for all experts"),
+    ],
+)
+def test_a_start_that_cant_be_is_refused(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        space(parameters=settings)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"value": 1.0, "start": 0.5}, {"shared": True, "start": {"maths": 0.5}}, {"start": "somewhere"}]
+)
+def test_starts_beside_what_excludes_them_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="start"):
+        space(parameters={"weight": settings})

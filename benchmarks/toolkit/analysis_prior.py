@@ -1,0 +1,118 @@
+"""Whether what `evomerge analyse` knows helps a search: starting weights and first steps, against none.
+
+    python benchmarks/toolkit/analysis_prior.py --seeds 5 --work DIR
+
+For each seed the small demo's models are trained, and one merge is searched from each of three starts with the same
+seed and the same number of evaluations, without a uniform scan: the method's default; the weights with which all
+experts change the base equally far; these with first steps by dimension. With `--factor` one expert's task vector is
+multiplied, which makes distances uneven on purpose. Reported are accuracies on held-out items of the best candidate by
+its search items (the last mean over the seeds with its standard error), and the best search accuracy after the first
+generation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from safetensors.torch import load_file, save_file
+
+import evomerge
+from evomerge.analysis.prior import Prior, prior_of
+from evomerge.config.config import Config
+from evomerge.demo.build import build_demo
+from evomerge.files.atomic import json_text
+
+ARMS = ("default", "start", "start and steps")
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--factor", type=float, default=1.0, help="of the second expert's task vector")
+    parser.add_argument("--evaluations", type=int, default=24)
+    parser.add_argument("--work", type=Path, required=True, help="folder for models and runs; kept for the next time")
+    options = parser.parse_args()
+    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+    for seed in range(options.seeds):
+        folder = options.work / f"seed-{seed}"
+        config = build_demo(folder, seed=seed, small=True)
+        if options.factor != 1.0:
+            config = scaled(folder, options.factor)
+        prior = look(config)
+        for arm in ARMS:
+            run = folder / f"run {options.factor:g} {arm} {options.evaluations}"
+            found[arm].append(measured(seeded(config, prior, arm, options.evaluations), run))
+            print(json.dumps({"seed": seed, "arm": arm, "starts": dict(prior.starts), **found[arm][-1]}), flush=True)
+    print("\n| start | test accuracy | first generation, search | best, search |")
+    print("|---|---|---|---|")
+    for arm, rows in found.items():
+        print(f"| {arm} | " + " | ".join(spread([row[key] for row in rows]) for key in rows[0]) + " |")
+    for arm in ARMS[1:]:
+        gains = [one["test"] - two["test"] for one, two in zip(found[arm], found[ARMS[0]], strict=True)]
+        print(f"{arm} over default, test, paired by seed: {spread(gains)}")
+
+
+def scaled(folder: Path, factor: float) -> Path:
+    """A config whose last expert has its task vector times a factor."""
+    data = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    name = list(data["models"]["experts"])[-1]
+    source, base = folder / data["models"]["experts"][name], load_file(folder / "base" / "model.safetensors")
+    target = folder / "experts" / f"{name}-{factor:g}"
+    if not target.exists():
+        shutil.copytree(source, target)
+        tensors = {
+            key: base[key] + factor * (tensor - base[key])
+            for key, tensor in load_file(source / "model.safetensors").items()
+        }
+        save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    data["models"]["experts"][name] = str(target)
+    path = folder / f"config-{factor:g}.yaml"
+    path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def look(config: Path) -> Prior:
+    """What the analysis of its models says for its space."""
+    found = evomerge.analyse(Config.from_file(config), spectra="none")
+    file = config.with_name(f"{config.stem}-analysis.json")
+    file.write_text(json_text(found.to_dict()), encoding="utf-8")
+    return prior_of(file, Config.from_file(config).space)
+
+
+def seeded(config: Path, prior: Prior, arm: str, evaluations: int) -> Config:
+    """The experiment from one of the starts."""
+    data: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
+    data["search"] |= {"scan": 1, "evaluations": evaluations, "initial": "default"}
+    data["space"]["parameters"]["weight"]["high"] = prior.high
+    if arm != ARMS[0]:
+        data["space"]["parameters"]["weight"]["start"] = dict(prior.starts)
+    if arm == ARMS[2]:
+        data["space"]["steps"] = dict(prior.steps)
+    return Config.from_data(data).relative_to(config.parent)
+
+
+def measured(config: Config, run: Path) -> dict[str, float]:
+    """Accuracy of the winner on test items, and on search items in the first generation and at the end."""
+    result = evomerge.search(config, run)
+    test = {model["kind"]: model["score"] for model in result.data["test"]["models"]}
+    candidates = [one for one in evomerge.open_run(run).trials() if one.generation is not None]
+    scores = [(one.generation, one.score) for one in candidates if one.score is not None]
+    first = [score for generation, score in scores if generation == min(number for number, _ in scores)]
+    winner = test.get("winner", test.get("uniform", float("nan")))
+    return {"test": winner, "first": float(np.mean(first)), "best": max(score for _, score in scores)}
+
+
+def spread(values: list[float]) -> str:
+    """Mean with its standard error."""
+    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1) / len(values) ** 0.5:.3f}"
+
+
+if __name__ == "__main__":
+    main()

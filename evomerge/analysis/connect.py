@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
 
 from evomerge.analysis.geometry import differences, frame
 from evomerge.analysis.measures import CHARACTERS, Measured, Tasks, Texts
@@ -17,7 +23,9 @@ from evomerge.errors import ConfigError, unknown
 from evomerge.execute.settings import make_executor, worker_settings
 from evomerge.inference.architecture import refuse_unless_it_continues_text
 from evomerge.models.compatible import check_compatible
-from evomerge.models.open import Models, open_each
+from evomerge.models.open import Models, alignable, as_family, maps_of, open_each
+from evomerge.recipe.align import Align
+from evomerge.recipe.sources import Sources
 
 AS_THEY_ARE = "as they are"
 _LETTERS = ("A", "B", "C")
@@ -32,6 +40,7 @@ def connect(
     points: int = POINTS,
     characters: int = CHARACTERS,
     window: int | None = None,
+    align: Align | None = None,
     execution: ExecutionConfig | None = None,
     where: str = "config",
     report: Callable[[str], None] = lambda doing: None,
@@ -47,21 +56,25 @@ def connect(
         points: on each line, and on each side of the plane's grid.
         characters: how much of each text is read.
         window: tokens that a model reads of a text at a time; None: its context, at most 1,024.
+        align: also measure them once they were brought to the first of them in this way.
         execution: where and how; None: the config's, or what fits this machine.
         where: the config's file, for messages.
         report: called with what is being done, before it is.
         done: called with the points that are measured and those in all, after each point.
 
-    Raises: ConfigError, CheckpointError, BenchmarkError, ExecutionError for what can't be used, before any model is
-        loaded; ExecutionError if a model can't be measured.
+    Raises: ConfigError, CheckpointError, BenchmarkError, AlignmentError, ExecutionError for what can't be used, before
+        any model is loaded; ExecutionError if a model can't be measured.
     """
     check_points(points)
     if (not texts and config is None) or (texts and config is not None):
         raise ConfigError("give either a text or a config to measure the models on")
     experiment = _experiment(models, config, execution)
     report("opening the models")
-    opened = open_each(experiment.models.sources())
+    sources = experiment.models.sources()
+    opened = open_each(sources)
     check_compatible(*opened)
+    if align is not None:
+        alignable(opened, sources, align)
     measured: Measured
     if config is not None:
         measured = _tasks(config, opened, splits, where)
@@ -75,24 +88,48 @@ def connect(
         frame(gram)
     elif not gram[0, 0]:
         notes.append("the two models are equal in every weight, so that every point between them is the same model")
-    dtype = str(opened.base.dtype).removeprefix("torch.")
-    executor = make_executor(experiment.execution, worker_settings(experiment, dtype=dtype))
-    report("measuring")
-    try:
-        found = survey(experiment.models.sources(), gram, measured, executor, points=points, done=done)
-    finally:
-        executor.close()
+    surveys = {AS_THEY_ARE: _surveyed(experiment, sources, gram, measured, points, report, done)}
+    if align is not None:
+        report("aligning")
+        maps = maps_of(opened, replace(sources, align=align)) or b""
+        with TemporaryDirectory(prefix="evomerge-") as folder:
+            # Found once, for the distances here and for the models that are loaded.
+            file = Path(folder) / "maps"
+            file.write_bytes(maps)
+            known = replace(align, maps=str(file), sha256=hashlib.sha256(maps).hexdigest())
+            aligned = replace(sources, align=known)
+            gram = differences(as_family(opened, aligned))
+            surveys[f"after {align.method}"] = _surveyed(experiment, aligned, gram, measured, points, report, done)
     return Connectivity(
         models=_names(models),
         sets=tuple(measured.requests),
         measures=measured.measures,
-        surveys={AS_THEY_ARE: found},
-        notes=(*notes, *_unmeasured(found)),
+        surveys=surveys,
+        notes=(*notes, *(note for found in surveys.values() for note in _unmeasured(found))),
     )
 
 
+def _surveyed(
+    experiment: Config,
+    sources: Sources,
+    gram: NDArray[np.float64],
+    measured: Measured,
+    points: int,
+    report: Callable[[str], None],
+    done: Done,
+) -> Survey:
+    dtype = str(open_each(sources).base.dtype).removeprefix("torch.")
+    settings = replace(worker_settings(experiment, dtype=dtype), sources=sources)
+    executor = make_executor(experiment.execution, settings)
+    report("measuring")
+    try:
+        return survey(sources, gram, measured, executor, points=points, done=done)
+    finally:
+        executor.close()
+
+
 def _experiment(models: Sequence[str | Path], config: Config | None, execution: ExecutionConfig | None) -> Config:
-    """The models as the experts of one another, the first of them as the base too."""
+    """The first model as the base, the others as its experts."""
     if not 2 <= len(models) <= len(_LETTERS):
         raise ConfigError(f"{len(models)} models given; give two for the line between them, or three for a plane")
     known = {} if config is None else {"base": config.models.base, **config.models.experts}
@@ -102,7 +139,7 @@ def _experiment(models: Sequence[str | Path], config: Config | None, execution: 
     ]
     own = ExecutionConfig() if config is None else config.execution
     return Config.model_construct(
-        models=ModelsConfig(base=found[0], experts=dict(zip(map(str.lower, _LETTERS), found, strict=False))),
+        models=ModelsConfig(base=found[0], experts=dict(zip(_LETTERS[1:], found[1:], strict=False))),
         execution=execution or own,
     )
 

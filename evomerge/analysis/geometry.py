@@ -12,7 +12,7 @@ from torch import Tensor
 
 from evomerge.errors import CheckpointError, ConfigError
 from evomerge.materialise.inputs import Inputs
-from evomerge.methods.average.linear import Linear
+from evomerge.methods.average.linear import TaskArithmetic
 from evomerge.models.open import Models
 
 MARGIN = 0.25
@@ -24,22 +24,23 @@ Corners = tuple[tuple[float, float], ...]
 
 
 def differences(models: Models) -> NDArray[np.float64]:
-    """Inner products of the experts' differences from the first of them, shape (experts − 1, experts − 1).
+    """Inner products of the experts' differences from the base, shape (experts, experts).
 
     Over all floating-point tensors, one after the other, in float64.
 
     Raises: CheckpointError if the models don't have the same tensors, or one of them isn't finite.
     """
-    count = len(models.experts) - 1
+    count = len(models.experts)
     gram = np.zeros((count, count))
     inputs = Inputs(models)
-    method = Linear({"normalize": False}, experts=tuple(models.experts), seed=0)
+    method = TaskArithmetic({}, experts=tuple(models.experts), seed=0)
     for one in inputs.all(method, keep=False):
-        first, *others = (expert.reshape(-1) for expert in one.experts)
+        assert one.base is not None
+        first, *others = (tensor.reshape(-1) for tensor in (one.base, *one.experts))
         for start in range(0, len(first), _CHUNK):
             gram += _products([other[start : start + _CHUNK] for other in others], first[start : start + _CHUNK])
         if not np.isfinite(gram).all():
-            raise CheckpointError(_broken(models, one.name, one.experts))
+            raise CheckpointError(_broken(models, one.name, (one.base, *one.experts)))
     return gram
 
 
@@ -52,7 +53,7 @@ def _products(others: list[Tensor], first: Tensor) -> NDArray[np.float64]:
 def _broken(models: Models, name: str, tensors: Sequence[Tensor]) -> str:
     folder = next(
         model.folder
-        for model, tensor in zip(models.experts.values(), tensors, strict=True)
+        for model, tensor in zip(models.by_name.values(), tensors, strict=True)
         if not bool(torch.isfinite(tensor).all())
     )
     return f"{folder}: {name}: holds NaN or Inf, so that nothing can be said of what lies between it and others"

@@ -204,7 +204,7 @@ def survey(
     """Measure every pair's line, and the plane of three models.
 
     Args:
-        sources: the models are its experts, two or three; its base is the first of them.
+        sources: the first model is its base, the others its experts, one or two.
         gram: inner products of the other models' differences from the first, as `differences` has them.
         measured: what each point is asked.
         executor: with the models loaded.
@@ -217,7 +217,7 @@ def survey(
     for name, requests in measured.requests.items():
         # One block of all: a point that is asked several sets is then merged once.
         executor.add_requests(name, requests, [list(range(len(requests)))])
-    count = len(sources.experts)
+    count = len(sources.experts) + 1
     at = tuple(float(share) for share in np.linspace(0.0, 1.0, points))
     ends = [*combinations(range(count), 2)]
     wanted = [_mixture(count, first, second, share) for first, second in ends for share in at]
@@ -227,7 +227,7 @@ def survey(
         wanted += weights
     # Lines share their ends, and are measured there once.
     places = [*dict.fromkeys(wanted)]
-    found = dict(zip(places, _measure(sources, places, count, measured, executor, done), strict=True))
+    found = dict(zip(places, _measure(sources, places, measured, executor, done), strict=True))
     lines = [
         Line(
             ends=(first, second),
@@ -260,7 +260,6 @@ def _mixture(count: int, first: int, second: int, share: float) -> tuple[float, 
 def _measure(
     sources: Sources,
     places: Sequence[tuple[float, ...]],
-    count: int,
     measured: Measured,
     executor: Executor,
     done: Done,
@@ -270,8 +269,8 @@ def _measure(
 
     def jobs() -> Iterator[Job]:
         for number, weights in enumerate(places):
-            group = Group(name="all", coefficients={"weight": dict(zip(names, weights, strict=True))})
-            recipe = Recipe.of(sources, method="linear", options={"normalize": False}, groups=(group,))
+            group = Group(name="all", coefficients={"weight": dict(zip(names, weights[1:], strict=True))})
+            recipe = Recipe.of(sources, method="task_arithmetic", groups=(group,))
             for split in sets:
                 yield Job(number=number, recipe=recipe, split=split, block=0)
 
@@ -283,7 +282,7 @@ def _measure(
         if not isinstance(outcome, Failure):
             values[job.number][job.split] = measured.take(job.split, outcome.responses)
         elif max(weights) == 1.0 and min(weights) == 0.0:
-            model = sources.experts[names[weights.index(1.0)]].path
+            model = [*sources.references.values()][weights.index(1.0)].path
             raise ExecutionError(f"{model} can't be measured: {outcome.reason}: {outcome.message}")
         else:
             reasons.setdefault(job.number, f"{outcome.reason}: {outcome.message}")

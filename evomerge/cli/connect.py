@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evomerge.cli.alignment import Residual
 from evomerge.cli.guard import echo
 from evomerge.cli.models import Split
 from evomerge.cli.score import Dtype
@@ -42,6 +43,16 @@ def connect(
         int | None,
         typer.Option(help="Tokens read at a time. Default: the model's context, at most 1,024.", show_default=False),
     ] = None,
+    align: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD", help="Also once aligned with the first, as by weight_matching.", show_default=False
+        ),
+    ] = None,
+    residual: Annotated[
+        Residual | None,
+        typer.Option(help="With --align, what may act on the residual stream.", show_default=False),
+    ] = None,
     dtype: Annotated[
         Dtype | None, typer.Option(help="Of the models. Default: the config's, or their own.", show_default=False)
     ] = None,
@@ -64,12 +75,15 @@ def connect(
         raise typer.BadParameter("give either --text or --config")
     if test_text is not None and text is None:
         raise typer.BadParameter("--test-text is a second text beside --text")
+    if residual is not None and align is None:
+        raise typer.BadParameter("--residual says how to align; give --align METHOD")
     # Takes seconds, so after what can be refused without it.
     from evomerge.analysis.connect import connect as measure
     from evomerge.cli.console import say, stderr, stdout
     from evomerge.config.config import Config
     from evomerge.config.execution import ExecutionConfig
     from evomerge.files.atomic import json_text, write_atomically
+    from evomerge.recipe.align import Align
     from evomerge.report.page import require_figures
 
     if html is not None:
@@ -92,6 +106,7 @@ def connect(
             points=points,
             characters=characters,
             window=window,
+            align=None if align is None else Align(method=align, residual=None if residual is None else residual.value),
             execution=execution,
             where=str(config),
             report=doing,

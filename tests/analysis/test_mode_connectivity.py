@@ -22,6 +22,7 @@ from evomerge.analysis.mode_connectivity import Point, barrier
 from evomerge.config.config import Config
 from evomerge.config.execution import ExecutionConfig
 from evomerge.models.open import open_models
+from evomerge.recipe.align import Align
 from evomerge.recipe.sources import ModelReference, Sources
 from helpers.classifiers import LABELS, write_config, write_family, write_texts
 from helpers.folders import copy_with
@@ -92,6 +93,32 @@ def test_where_only_heads_differ_the_loss_is_that_of_logits_mixed_linearly(
     assert line.at == pytest.approx(SHARES)
     np.testing.assert_allclose(values(line.points, "text", "loss"), expected, rtol=2e-5)
     assert line.distance == pytest.approx(float((other - weights["lm_head.weight"]).norm()), rel=1e-6)
+
+
+@pytest.mark.parametrize("residual", ["signed", "orthogonal"])
+def test_a_model_whose_units_changed_places_has_a_barrier_before_and_none_after_it_is_aligned(
+    residual: str, family: dict[str, Path], text: Path, tmp_path: Path
+) -> None:
+    """A copy with its hidden units in another order computes the same, and averages badly until they are put back."""
+    weights = load_file(family["a"] / "model.safetensors")
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+    moved = {}
+    for name, tensor in weights.items():
+        if "gate_proj" in name or "up_proj" in name:
+            moved[name] = tensor[order[order < len(tensor)]]
+        elif "down_proj" in name:
+            moved[name] = tensor[:, order[order < tensor.shape[1]]].contiguous()
+    copy = copy_with(family["a"], tmp_path / "moved", moved)
+    asked = Align(method="weight_matching", residual=residual)
+    found = connect([family["a"], copy], texts={"text": text}, points=3, align=asked, execution=INLINE)
+    before, after = (survey.lines[0] for survey in found.surveys.values())
+    assert [*found.surveys] == ["as they are", "after weight_matching"]
+    for line in (before, after):
+        assert line.points[0].value("text", "loss") == pytest.approx(line.points[-1].value("text", "loss"), rel=1e-5)
+    assert before.distance > 1
+    assert after.distance < 1e-3 * before.distance
+    assert abs(before.points[1].value("text", "loss") - before.points[0].value("text", "loss")) > 1e-4
+    assert after.barrier("text", "loss", higher_is_better=False).above_chord < 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +253,8 @@ def test_a_point_without_a_value_is_left_out_of_the_barrier() -> None:
 
 def test_distances_are_those_of_all_weights(tiny_llama: dict[str, Path]) -> None:
     references = {name: ModelReference(path=str(tiny_llama[name])) for name in ("base", "a", "b")}
-    gram = differences(open_models(Sources(base=references["base"], experts={**references, "c": references["b"]})))
+    experts = {"a": references["a"], "b": references["b"], "c": references["b"]}
+    gram = differences(open_models(Sources(base=references["base"], experts=experts)))
     flat = {}
     for name, folder in tiny_llama.items():
         tensors = sorted(load_file(folder / "model.safetensors").items())

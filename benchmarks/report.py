@@ -30,7 +30,11 @@ class Report:
 
     def find(self, **settings: Any) -> dict[str, Any] | None:
         """The first row with these settings."""
-        return next((row for row in self._rows if all(row.get(key) == value for key, value in settings.items())), None)
+        return next(iter(self.rows(**settings)), None)
+
+    def rows(self, **settings: Any) -> list[dict[str, Any]]:
+        """Every row with these settings."""
+        return [row for row in self._rows if all(row.get(key) == value for key, value in settings.items())]
 
     def add(self, row: dict[str, Any]) -> None:
         """Add a row, and write the file anew."""

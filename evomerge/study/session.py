@@ -77,7 +77,7 @@ class Session:
         return self
 
     def _open(self) -> None:
-        existing = None
+        existing = ledger = None
         if (self.directory / "run.json").exists():
             clear_left_over(self.directory)
             existing = Run(self.directory)
@@ -88,7 +88,7 @@ class Session:
             update_config(existing, self.config)
             result = existing.result()
             if result is not None:
-                ledger = existing.ledger()
+                ledger = self._open_ledger(existing)
                 supported = is_supported(self.directory, result, ledger) and ledger.is_whole
                 if supported and result["budget"] == budget_of(self.config):
                     self.finished = result
@@ -119,7 +119,7 @@ class Session:
             self.run = existing
         self.population = self.run.facts["population"]
         self.clock = Clock(self.directory)
-        self.ledger = Ledger.open(self.directory, self.config.storage, self.run.facts["study"])
+        self.ledger = ledger or self._open_ledger(self.run)
         if lost := self.ledger.lost:
             self.observer.message(
                 f"evaluations.jsonl: the evaluations of {len(lost)} trials are lost and made again: "
@@ -127,6 +127,9 @@ class Session:
             )
         self.parts = Parts(self.directory, self.run.facts["study"])
         self._check_rivals()
+
+    def _open_ledger(self, run: Run) -> Ledger:
+        return Ledger.open(self.directory, self.config.storage, run.facts["study"])
 
     def _check_rivals(self) -> None:
         """A pruner compares blocks of candidates that have ended. Raises: RunError if some of them are lost."""

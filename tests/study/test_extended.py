@@ -11,6 +11,7 @@ import pytest
 from evomerge.cli.tables import marks_of
 from evomerge.config.config import Config
 from evomerge.run.directory import Run, open_run, update_config
+from evomerge.run.ledger import Ledger
 from evomerge.study.export import export
 from evomerge.study.search import resume, search
 from helpers.search import Interrupt, changed
@@ -62,3 +63,20 @@ def test_a_run_is_done_for_its_budget_alone_and_says_whose_winner_it_has(ended: 
     run = open_run(ended)
     assert (run.has_ended(), run.status().phase, run.status().finished) == (True, "done", 24)
     assert run.result()["evaluations"] == 24  # type: ignore[index]
+
+
+def test_an_extended_search_reads_its_ledger_once(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search(changed(config, search={"evaluations": 8}), tmp_path / "run")
+    times = []
+    read = Ledger.read
+
+    def counted(directory: Path, storage: str, study_name: str) -> Ledger:
+        times.append(directory)
+        return read(directory, storage, study_name)
+
+    monkeypatch.setattr(Ledger, "read", counted)
+    with pytest.raises(KeyboardInterrupt):
+        resume(tmp_path / "run", evaluations=12, observer=Interrupt(1))
+    assert len(times) == 1

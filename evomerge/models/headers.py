@@ -85,7 +85,7 @@ def _read_shards(folder: Path) -> dict[str, TensorInfo]:
         raise CheckpointError(f"{index}: weight_map is missing or empty")
     files: dict[str, None] = {}
     for file in weight_map.values():
-        if not isinstance(file, str) or not _stays_inside(file):
+        if not isinstance(file, str) or not stays_inside(file):
             raise CheckpointError(f"{index}: refers to {shown(file)}, outside its folder, which isn't safe to follow")
         files[file] = None
     absent = [file for file in files if not _is_file(folder / file)]
@@ -111,7 +111,8 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _stays_inside(file: str) -> bool:
+def stays_inside(file: str) -> bool:
+    """Whether a name of a file, as others give it, stays in the folder that it is relative to."""
     path = PurePosixPath(file.replace("\\", "/"))
     return bool(file) and not path.is_absolute() and ".." not in path.parts and ":" not in file and "\0" not in file
 

@@ -35,7 +35,7 @@ TOKENIZER_FILES = (
 )
 """Patterns of the files that make up a tokenizer with its chat template, and of those that prepare images or sound."""
 
-_DOWNLOADED = (
+DOWNLOADED = (
     WEIGHTS,
     "model-*.safetensors",
     INDEX,
@@ -54,6 +54,8 @@ _DOWNLOADED = (
     "LICENSE*",
     "NOTICE*",
 )
+"""Patterns of the files of a model that are fetched from the hub."""
+
 _HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
 
@@ -140,7 +142,7 @@ def _refuse_broken_links(folder: Path) -> None:
     """A missing file may be meant to be missing; one whose link is broken isn't, such as a tokenizer."""
     # Not by glob, which passes over broken links where a pattern is a plain name.
     for path in sorted(folder.iterdir()):
-        if path.is_symlink() and not path.exists() and any(fnmatch(path.name, pattern) for pattern in _DOWNLOADED):
+        if path.is_symlink() and not path.exists() and any(fnmatch(path.name, pattern) for pattern in DOWNLOADED):
             raise CheckpointError(f"{path}: {_where_it_leads(path)}; put the file itself there")
 
 
@@ -161,7 +163,7 @@ def _snapshot(reference: ModelReference, *, local_files_only: bool) -> Path:
         snapshot_download(
             reference.path,
             revision=reference.revision,
-            allow_patterns=list(_DOWNLOADED),
+            allow_patterns=list(DOWNLOADED),
             local_files_only=local_files_only,
         )
     )

@@ -27,6 +27,7 @@ from evomerge.run.directory import PREPARED
 from evomerge.run.plan import evaluations_of
 from evomerge.space.base import Dimension
 from evomerge.study.experiment import Experiment, check_names, check_pruner, open_experiment, population_of
+from evomerge.study.outlines import Outlines, outlines_of
 from evomerge.study.storage import check_storage
 
 
@@ -93,8 +94,9 @@ class Preflight:
 def check(config: Config, *, where: str = "config", trust_tasks: bool = False) -> Preflight:
     """Find everything wrong with a config that can be found here, and size the search.
 
-    Models that aren't on this machine are listed as unresolved. An expert among them is sized as if it were the base;
-    without the base, tasks and metrics are looked at and the rest is left out. What wasn't looked at is in `unchecked`.
+    Models that aren't on this machine are listed as unresolved. Where the hub can be reached, their small files and the
+    headers of their weights are looked at. Where it can't, an expert is sized as if it were the base; without the base,
+    tasks and metrics are looked at and the rest is left out. What wasn't looked at is in `unchecked`.
 
     Args:
         config: the experiment.
@@ -109,18 +111,34 @@ def check(config: Config, *, where: str = "config", trust_tasks: bool = False) -
     places = {name: whereabouts(reference) for name, reference in sources.references.items()}
     _refuse_impossible(places, where)
     away = {name: found.message for name, found in places.items() if found.kind == "unresolved"}
+    with outlines_of(sources, away) as outlines:
+        return _check(config, sources, places, away, outlines, where, trust_tasks)
+
+
+def _check(
+    config: Config,
+    sources: Sources,
+    places: Mapping[str, Whereabouts],
+    away: Mapping[str, str],
+    outlines: Outlines,
+    where: str,
+    trust_tasks: bool,
+) -> Preflight:
+    """As `check`, with outlines of models that are away, by name with the reason."""
     storage = check_storage(config.storage, where=where)
     unchecked = [] if storage is None else [storage]
     code = {} if trust_tasks else _code(config, where)
     if code:
         unchecked.append(_untrusted(config, code))
-    if "base" in away:
+    unchecked += outlines.unchecked
+    missing = [name for name in away if name not in outlines.folders]
+    if "base" in missing:
         return _without_base(config, sources, places, unchecked, where, load=not code)
     unchecked += [
-        f"expert {name!r}: whether it fits the base; sizes take it to be as large as the base" for name in away
+        f"expert {name!r}: whether it fits the base; sizes take it to be as large as the base" for name in missing
     ]
-    experiment = open_experiment(_with_stand_ins(config, away), where=where)
-    sizes = {name: model.size_bytes for name, model in experiment.opened.by_name.items() if name not in away}
+    experiment = open_experiment(_with_stand_ins(outlines.put_in(config), missing), where=where)
+    sizes = {name: model.size_bytes for name, model in experiment.opened.by_name.items() if name not in missing}
     warnings: list[str] = []
     notes = [*notes_of(experiment.models), *own_notes(experiment.as_themselves)]
     items: dict[str, int] = {}
@@ -167,8 +185,8 @@ def check(config: Config, *, where: str = "config", trust_tasks: bool = False) -
         process_bytes=process_bytes(),
         unresolved=list(away.values()),
         unchecked=unchecked,
-        notes=notes,
-        warnings=warnings,
+        notes=[*map(outlines.named, notes)],
+        warnings=[*map(outlines.named, warnings)],
     )
 
 

@@ -131,56 +131,47 @@ def _to_float16(value: Any) -> Any:
     return np.uint16(rounded | ((bits >> 48) & np.int64(0x8000)))
 
 
-_ITSELF, _DIFFERENCE, _SUM = 0, 1, 2
+_ITSELF, _DIFFERENCE = 0, 1
 """What becomes of an element that is read."""
 
 
 @njit(inline="always")
-def _taken(step: int, before: Any, element: Any, base: Any, factor: Any) -> Any:
-    if step == _ITSELF:
-        return element
-    return element - base if step == _DIFFERENCE else before + factor * element
+def _taken(step: int, element: Any, base: Any) -> Any:
+    return element if step == _ITSELF else element - base
 
 
 @njit(inline="always")
-def _each(step: int, address: int, code: int, first: int, count: int, base: Any, factor: Any, into: Any) -> None:
+def _each(step: int, address: int, code: int, first: int, count: int, base: Any, into: Any) -> None:
     """Read elements first..first+count of the tensor at `address` in the buffer's precision, each in one `step`."""
     kind = into.dtype.type
-    factor = kind(factor)
     if code == FLOAT32:
         singles = carray(float32_at(address + 4 * first), (count,))
         for i in range(count):
-            into[i] = _taken(step, into[i], kind(singles[i]), base[i], factor)
+            into[i] = _taken(step, kind(singles[i]), base[i])
     elif code == BFLOAT16:
         halves = carray(uint16_at(address + 2 * first), (count,))
         for i in range(count):
-            into[i] = _taken(step, into[i], kind(from_bfloat16(halves[i])), base[i], factor)
+            into[i] = _taken(step, kind(from_bfloat16(halves[i])), base[i])
     elif code == FLOAT16:
         halves = carray(uint16_at(address + 2 * first), (count,))
         for i in range(count):
-            into[i] = _taken(step, into[i], kind(from_float16(halves[i])), base[i], factor)
+            into[i] = _taken(step, kind(from_float16(halves[i])), base[i])
     else:
         doubles = carray(float64_at(address + 8 * first), (count,))
         for i in range(count):
-            into[i] = _taken(step, into[i], kind(doubles[i]), base[i], factor)
+            into[i] = _taken(step, kind(doubles[i]), base[i])
 
 
 @compiled
 def load(address: int, code: int, first: int, count: int, into: Any) -> None:
     """Decode elements first..first+count of the tensor at `address` into a buffer of float64 or float32."""
-    _each(_ITSELF, address, code, first, count, into, 0.0, into)
+    _each(_ITSELF, address, code, first, count, into, into)
 
 
 @compiled
 def load_difference(address: int, code: int, first: int, count: int, base: Any, into: Any) -> None:
     """As `load`, less a base that is decoded already."""
-    _each(_DIFFERENCE, address, code, first, count, base, 0.0, into)
-
-
-@compiled
-def load_sum(address: int, code: int, first: int, count: int, factor: float, into: Any) -> None:
-    """Add factor · elements first..first+count to a buffer."""
-    _each(_SUM, address, code, first, count, into, factor, into)
+    _each(_DIFFERENCE, address, code, first, count, base, into)
 
 
 @compiled

@@ -30,6 +30,7 @@ _WORDS = {
     "lora_bias": "biases inside the adapter",
     "alora_invocation_tokens": "an adapter that is on for some tokens only",
 }
+_MOST_REPETITIONS = 3
 # Initialisations that leave the base as it is; others split the base, so that the factors belong to what is left.
 _PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal")
 
@@ -103,6 +104,12 @@ def _check_forms(settings: Mapping[str, Any], where: str) -> None:
                 re.compile(pattern)
             except (re.error, RecursionError, OverflowError) as error:
                 raise CheckpointError(f"{where}: {patterns}: {shown(pattern)} is no pattern: {error}") from error
+            # Python's search can't be interrupted, and takes time that grows with a power of these, or doubles.
+            if re.search(r"\)[*+{]", pattern) or len(re.findall(r"(?<!\\)[*+{]", pattern)) > _MOST_REPETITIONS:
+                raise CheckpointError(
+                    f"{where}: {patterns}: {shown(pattern)} may take for ever to compare with a name; write it with at "
+                    f"most {_MOST_REPETITIONS} repetitions, and none of a group"
+                )
 
 
 def _for_module(pattern: Mapping[str, Any], module: str, default: Any) -> Any:

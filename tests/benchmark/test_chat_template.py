@@ -31,6 +31,15 @@ def apply(tokenizer: Any, template: str) -> str:
     return text
 
 
+def test_formatted_and_widened_texts_are_those_of_jinja(tokenizer: Any) -> None:
+    template = (
+        "{{ 'x' | center(5) }}|{{ '%3d%%' % 7 }}|{{ '%s-%s' | format(1, 2) }}|{{ '{:>4}'.format(3) }}|{{ 7 % 4 }}|"
+        "{{ 'a b' | replace('a', 'c') }}|{{ [1, 2] | join(', ') }}|{{ 'a\\nb' | indent(2) }}|{{ {'k': 1} | tojson }}"
+    )
+    expected = '  x  |  7%|1-2|   3|3|c b|1, 2|a\n  b|{"k": 1}'
+    assert rendered(lambda: apply(tokenizer, template)) == apply(tokenizer, template + " ").rstrip() == expected
+
+
 def test_a_template_makes_the_text_that_transformers_makes(tokenizer: Any) -> None:
     expected = "===system: BE BRIEF\n===user: HOW MANY?\n4 32 [0, 1, 2]assistant:"
     assert rendered(lambda: apply(tokenizer, USUAL)) == expected
@@ -68,6 +77,20 @@ def test_a_template_that_does_not_end_is_ended(tokenizer: Any, in_thread: bool) 
         "{{ [1] * 10000000000 }}",
         "{{ 9 ** (9 ** 9) }}",
         "{{ 'x'.ljust(10000000000) }}",
+        "{{ 'x' | center(10000000000) }}",
+        "{{ 'x' | center(width=10000000000) }}",
+        "{{ ['x'] | map('center', 10000000000) | list }}",
+        "{{ '%10000000000d' | format(1) }}",
+        "{{ '%*d' | format(10000000000, 1) }}",
+        "{{ '%10000000000d' % 1 }}",
+        "{{ '%*d' % (10000000000, 1) }}",
+        "{{ '{:10000000000}'.format(1) }}",
+        "{{ '{:{}}'.format(1, 10000000000) }}",
+        "{{ ('x' * 10000000) | replace('x', 'y' * 10000000) }}",
+        "{{ ('x' * 10000000).replace('x', 'y' * 10000000) }}",
+        "{{ range(99999) | join('x' * 10000000) }}",
+        "{{ ('x' * 10000000).join(['a'] * 10000000) }}",
+        "{{ ('\\n' * 10000000) | indent('x' * 10000000) }}",
         "{% set ns = namespace(n=3) %}{% for i in range(99) %}{% set ns.n = ns.n * ns.n %}{% endfor %}{{ ns.n }}",
     ],
 )

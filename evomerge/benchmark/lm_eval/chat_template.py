@@ -6,8 +6,10 @@ Knows jinja as transformers runs it, in its sandbox. Doesn't know chats.
 from __future__ import annotations
 
 import ctypes
+import functools
+import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,7 +31,11 @@ class TooMuchError(Exception):
 class Bounded(ImmutableSandboxedEnvironment):
     """transformers' sandbox with a limit on what is made in one step, which no other thread could interrupt."""
 
-    intercepted_binops = frozenset({"*", "**"})
+    intercepted_binops = frozenset({"*", "**", "%"})
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.filters = {name: _bounded(name, function) for name, function in self.filters.items()}
 
     @staticmethod
     def concat(pieces: Iterable[str]) -> str:
@@ -44,8 +50,11 @@ class Bounded(ImmutableSandboxedEnvironment):
         return "".join(found)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """A product or power. Raises: TooMuchError."""
-        if operator == "**":
+        """A product, power or formatted text. Raises: TooMuchError."""
+        if operator == "%":
+            _refuse_wide("format", left, (right,))
+            too_much = False
+        elif operator == "**":
             too_much = isinstance(left, int) and isinstance(right, int) and left.bit_length() * abs(right) > 10_000
         else:
             sizes = [len(side) if isinstance(side, str | list | tuple) else side for side in (left, right)]
@@ -58,10 +67,59 @@ class Bounded(ImmutableSandboxedEnvironment):
 
     def call(self, context: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
         """Call a function. Raises: TooMuchError for numbers by which texts can be widened."""
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, int) and abs(value) > MAX_CHARACTERS:
-                raise TooMuchError(f"it calls a function with {value:.3g}")
+        # The sandbox wraps the method of a text that formats it.
+        method = getattr(function, "__wrapped__", function)
+        name, text = getattr(method, "__name__", ""), getattr(method, "__self__", None)
+        _refuse_wide("format" if name.startswith("format") else name, text, (*args, *kwargs.values()))
         return super().call(context, function, *args, **kwargs)
+
+
+def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that refuses to make too much. Raises: TooMuchError."""
+    # What jinja gives it besides, such as the environment, comes first.
+    extra = 1 if hasattr(function, "jinja_pass_arg") else 0
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        subject, *others = args[extra:] or (None,)
+        if name == "join":
+            subject, others = next(iter([*others, *kwargs.values()]), ""), [subject]
+        _refuse_wide(name, subject, (*others, *kwargs.values()))
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def _refuse_wide(name: str, subject: Any, arguments: Sequence[Any]) -> None:
+    """Refuse a step whose text would be too long.
+
+    Args:
+        name: of the function or filter.
+        subject: what it is applied to; of `join`, what stands between the parts.
+        arguments: everything else that it is given.
+
+    Raises: TooMuchError.
+    """
+    parts = [part for argument in arguments for part in (argument if isinstance(argument, tuple) else (argument,))]
+    for value in parts:
+        if isinstance(value, int) and abs(value) > MAX_CHARACTERS:
+            raise TooMuchError(f"it calls a function with {value:.3g}")
+    size = 0
+    if not isinstance(subject, str):
+        return
+    if name == "format":
+        size = sum(map(int, re.findall(r"\d{1,20}", subject))) + subject.count("*") * max(
+            (value for value in parts if isinstance(value, int)), default=0
+        )
+    elif name == "replace" and len(parts) >= 2 and isinstance(parts[0], str) and isinstance(parts[1], str):
+        size = subject.count(parts[0]) * len(parts[1])
+    elif name == "join" and arguments and isinstance(arguments[0], Sized):
+        size = len(subject) * len(arguments[0])
+    elif name == "indent" and parts:
+        width = parts[0]
+        size = (subject.count("\n") + 1) * (width if isinstance(width, int) else len(str(width)))
+    if size > MAX_CHARACTERS:
+        raise TooMuchError(f"{name} makes more than {MAX_CHARACTERS:,} characters")
 
 
 def rendered(render: Callable[[], str], *, seconds: float = MAX_SECONDS) -> str:

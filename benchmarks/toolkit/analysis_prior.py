@@ -5,9 +5,8 @@
 For each seed the small demo's models are trained, and one merge is searched from each of three starts with the same
 seed and the same number of evaluations, without a uniform scan: the method's default; the weights with which all
 experts change the base equally far; these with first steps by dimension. With `--factor` one expert's task vector is
-multiplied, which makes distances uneven on purpose. Reported are accuracies on held-out items of the best candidate by
-its search items (the last mean over the seeds with its standard error), and the best search accuracy after the first
-generation.
+multiplied, which makes distances uneven on purpose. Reported are the winner's accuracy on held-out items, and on search
+items the mean of the first generation and the best of all: means over the seeds with their standard errors.
 """
 
 from __future__ import annotations

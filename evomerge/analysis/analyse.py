@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evomerge.analysis.document import document
+from evomerge.analysis.document import document, gradients_data
+from evomerge.analysis.gradients import Gradients, text_gradients
 from evomerge.analysis.verdicts import Verdict, verdicts
 from evomerge.analysis.weights import Progress, Weights, common_names, weight_statistics
 from evomerge.config.config import Config
@@ -34,6 +35,7 @@ class Analysis:
         only_in: by model, the tensors that it has and another lacks.
         verdicts: what it means for a merge.
         settings: how it was looked at.
+        gradients: on texts, if some were given.
     """
 
     sources: Sources
@@ -41,15 +43,18 @@ class Analysis:
     only_in: Mapping[str, tuple[str, ...]]
     verdicts: tuple[Verdict, ...]
     settings: Mapping[str, Any]
+    gradients: Gradients | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return document(self.sources, self.weights, self.only_in, self.verdicts, self.settings)
+        made = document(self.sources, self.weights, self.only_in, self.verdicts, self.settings)
+        return {**made, "gradients": None if self.gradients is None else gradients_data(self.gradients)}
 
 
 def analyse(
     models: Config | Mapping[str, str | Path] | Sequence[str | Path],
     *,
+    texts: Mapping[str, str | Path] | None = None,
     top: float = 0.2,
     spectra: str = "auto",
     seed: int = 0,
@@ -59,13 +64,15 @@ def analyse(
 
     Args:
         models: a config; folders or hub ids by name, with "base" among the names; or in a row, the base first.
+        texts: files of plain text by name, one for each task: gradients of the loss on them are worked out at every
+            model, with a model and as many gradients in memory.
         top: the fraction of each task vector's entries whose signs are looked at by themselves.
         spectra: "auto" decomposes as many layers as take a few minutes, "all" every one, "none" none.
         seed: of the random starts for large matrices.
         progress: is told of bytes read and bytes in all.
 
     Raises: ConfigError for settings or names that can't be; CheckpointError for models that can't be read, or are of
-        different architecture, depth or shapes, naming the tensors.
+        different architecture, depth or shapes, naming the tensors; BenchmarkError for texts that can't be used.
     """
     if spectra not in SPECTRA:
         raise ConfigError(f"spectra: expected one of {', '.join(SPECTRA)}, got {spectra!r}")
@@ -73,6 +80,11 @@ def analyse(
         raise ConfigError(f"top: expected a fraction above 0 and up to 1, got {top!r}")
     sources = models.models.sources() if isinstance(models, Config) else sources_of(models)
     family, only_in = open_family(sources)
+    if texts and only_in:
+        raise CheckpointError("texts: models that haven't all the same tensors can't be run; leave the texts out")
+    files = {name: Path(path) for name, path in (texts or {}).items()}
+    # First, since it refuses texts and models that can't be used.
+    gradients = text_gradients(family, files) if files else None
     weights = weight_statistics(family, top=top, spectra=spectra, seed=seed, progress=progress)
     return Analysis(
         sources=sources,
@@ -80,6 +92,7 @@ def analyse(
         only_in=only_in,
         verdicts=verdicts(weights, only_in=only_in),
         settings={"top": top, "spectra": spectra, "seed": seed},
+        gradients=gradients,
     )
 
 

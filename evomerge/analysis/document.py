@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from evomerge.analysis.gradients import Gradients
 from evomerge.analysis.matrices import ENERGY, MatrixStatistics
 from evomerge.analysis.moments import Moments, Signs
 from evomerge.analysis.spectra import DIRECTIONS, FULL_UP_TO
@@ -67,6 +68,26 @@ def document(
         "only_in": {name: list(found) for name, found in only_in.items()},
         "not_finite": {name: list(found) for name, found in weights.not_finite.items()},
         "skipped": list(weights.skipped),
+    }
+
+
+def gradients_data(found: Gradients) -> dict[str, Any]:
+    """Gradients on texts by names."""
+    return {
+        "texts": list(found.texts),
+        "notes": list(found.notes),
+        "models": {
+            model: {
+                "loss": _named(found.losses[row], found.texts),
+                "norm": _named(found.norms[row], found.texts),
+                "cosine": _named(found.cosines[row], found.texts),
+                "distance": _named(found.distances[row], found.texts),
+            }
+            for row, model in enumerate(found.models)
+        },
+        "descent": {
+            expert: _named(row, found.texts) for expert, row in zip(found.models[1:], found.descent, strict=True)
+        },
     }
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from evomerge.analysis.analyse import Analysis
+    from evomerge.analysis.gradients import Gradients
     from evomerge.analysis.weights import GroupStatistics, Weights
 
 _MAX_ROWS = 8
@@ -42,6 +43,14 @@ def analyse(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write all figures there.", show_default=False)
     ] = None,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Text of a task, or several times: gradients of the loss on it at every model, held in memory.",
+            show_default=False,
+        ),
+    ] = None,
     top: Annotated[
         float, typer.Option(help="Fraction of each expert's largest changes whose signs are counted by themselves.")
     ] = 0.2,
@@ -63,13 +72,23 @@ def analyse(
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise ConfigError(f"{json_file}: its folder isn't there; make it first")
     with transfer("reading the models") as progress:
-        found = look(_given(models), top=top, spectra=spectra.value, progress=progress)
+        found = look(_given(models), texts=_named(text or []), top=top, spectra=spectra.value, progress=progress)
     show(stdout(), found)
     if json_file is not None:
         from evomerge.files.atomic import json_text, write_atomically
 
         write_atomically(json_file, json_text(found.to_dict()))
         echo(f"\nWrote {json_file}")
+
+
+def _named(files: Sequence[Path]) -> dict[str, Path]:
+    """Texts by the names of their files."""
+    found: dict[str, Path] = {}
+    for file in files:
+        if file.stem in found:
+            raise ConfigError(f"--text {file}: a text of the name {file.stem!r} is given already; rename one")
+        found[file.stem] = file
+    return found
 
 
 def _given(models: Sequence[str]) -> Any:
@@ -96,6 +115,12 @@ def show(console: Console, found: Analysis) -> None:
     for made, note in _tables(weights, whole):
         console.print("", made, sep="\n")
         say(console, Text(note, style="dim"))
+    if found.gradients is not None:
+        for made, note in _gradient_tables(found.gradients):
+            console.print("", made, sep="\n")
+            say(console, Text(note, style="dim"))
+        for note in found.gradients.notes:
+            say(console, Text(note, style="dim"))
     if found.verdicts:
         console.print("\nWhat it means", style="bold")
         for verdict in found.verdicts:
@@ -116,6 +141,34 @@ def _tables(weights: Weights, whole: GroupStatistics) -> Iterator[tuple[Table, s
             "hold 95% of each change, 1 if one holds the other",
         )
     yield _groups(weights), f"conflicts: among entries in the top {weights.top:.0%} of at least two experts"
+
+
+def _gradient_tables(found: Gradients) -> Iterator[tuple[Table, str]]:
+    """Losses and descent by text, and how the gradients of two texts lie to each other."""
+    from evomerge.cli.console import table
+
+    columns = ("loss", "against gradient")
+    made = table("model", "text", *columns, right=columns)
+    for row, model in enumerate(found.models):
+        for column, text in enumerate(found.texts):
+            along = "" if row == 0 else _share(found.descent[row - 1, column])
+            made.add_row(Text(model), Text(text), f"{found.losses[row, column]:.4f}", along)
+    yield (
+        made,
+        "loss: nats per token; against gradient: cosine of the task vector with the negative gradient at the base, 1 "
+        "for one step of gradient descent",
+    )
+    if len(found.texts) < 2:
+        return
+    columns = ("cosine", "distance")
+    made = table("gradients at", "texts", *columns, right=columns)
+    for row, model in enumerate(found.models):
+        for one, two in itertools.combinations(range(len(found.texts)), 2):
+            pair = Text(f"{found.texts[one]}, {found.texts[two]}")
+            made.add_row(
+                Text(model), pair, _share(found.cosines[row, one, two]), _number(found.distances[row, one, two])
+            )
+    yield made, "near 1, what helps one text helps the other too; below 0, it harms it"
 
 
 def _experts(weights: Weights, whole: GroupStatistics) -> Table:

@@ -32,8 +32,8 @@ def init(
     """Write a commented starter config: every key with its meaning and its default.
 
     With `--from` it is the search that a mergekit-evolve file describes, with comments on what couldn't be taken over.
-    With `--from-analysis` it has the models that were looked at, and starting weights, bounds and first steps by their
-    distances from the base.
+    With `--from-analysis` it has the models that were looked at, and starting weights and bounds by their distances
+    from the base; first steps are there as comments.
 
     **Examples:** `evomerge init swahili.yaml`, `evomerge init swahili.yaml --from genome.yaml`
     """
@@ -73,10 +73,9 @@ def _seeded(starter: str, analysis: Path) -> str:
         f"  blocks: {prior.space.blocks}",
         "  # All experts change the base equally far with these weights.",
         f"  parameters: {{weight: {{low: 0.0, high: {prior.high:g}, start: {_flow(prior.starts)}}}}}",
-        "  # Larger first steps where a weight moves the model less; a benchmark of whether that pays is in",
-        "  # benchmarks/RESULTS.md. Delete this if you change granularity, blocks or kinds.",
-        "  steps:",
-        *(f"    {name}: {step:g}" for name, step in prior.steps.items()),
+        "  # First steps, larger where a weight moves the model less; in benchmarks/RESULTS.md they didn't help.",
+        "  # steps:",
+        *(f"  #   {name}: {step:g}" for name, step in prior.steps.items()),
         f"  # Where the change is, by squared length: {shares}",
     ]
     return "".join(

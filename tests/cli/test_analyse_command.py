@@ -85,3 +85,25 @@ def test_models_of_another_depth_are_refused(cli: Any, tmp_path: Path, tiny_llam
     done = cli("analyse", tiny_llama["base"], other)
     assert done.exit_code == 1
     assert "has 3 layers, the base has 2" in done.stderr
+
+
+def test_texts_show_gradients_at_every_model(cli: Any, tmp_path: Path, tiny_llama: dict[str, Path]) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.txt").write_text(f"This is the text of number {name}, which says little.")
+    texts = ("--text", tmp_path / "one.txt", "--text", tmp_path / "two.txt")
+    out = tmp_path / "x.json"
+    done = cli("analyse", *tiny_llama.values(), "--spectra", "none", "--json", out, *texts)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "against gradient" in done.stdout
+    assert "one, two" in done.stdout
+    data = json.loads(out.read_text())["gradients"]
+    assert data["models"].keys() == {"base", "a", "b"}
+    assert data["descent"].keys() == {"a", "b"}
+    assert -1 <= data["models"]["base"]["cosine"]["one"]["two"] <= 1
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "one.txt").write_text("")
+    refused = cli("analyse", *tiny_llama.values(), "--text", tmp_path / "empty" / "one.txt")
+    assert refused.exit_code == 1
+    assert "one.txt" in refused.stderr
+    twice = cli("analyse", *tiny_llama.values(), *texts, "--text", tmp_path / "empty" / "one.txt")
+    assert "is given already" in twice.stderr

@@ -22,7 +22,8 @@ def test_the_config_has_the_models_and_is_complete_but_for_tasks(cli: Any, tmp_p
     assert config.models.base.path == str(folders["base"])
     assert list(config.models.experts) == ["a", "b"]
     assert config.space.blocks == min(4, layers)
-    assert len(config.space.steps) == 2 * config.space.blocks
+    assert not config.space.steps
+    assert out.read_text().count("\n  #   weight.") == 2 * config.space.blocks
     start = config.space.parameters["weight"].start
     assert isinstance(start, dict)
     assert start.keys() == {"a", "b"}

@@ -115,13 +115,16 @@ def _measured(result: dict[str, Any]) -> list[str]:
     for model in test["models"]:
         if keys := model.get("own_settings"):
             lines += ["", f"{model['name']} was scored with its own {listed(keys)}, which the merges don't have."]
-    lines += [
-        "",
-        "Paired on the same items (p as found, and after Holm's correction):",
-        "",
-        "| winner against | difference | interval | p | p, Holm |",
-        "|---|---|---|---|---|",
-    ]
+    if not any(model["kind"] == WINNER for model in test["models"]):
+        lines += ["", "This merge has no test score, since its evaluation on the test items failed."]
+    if test["comparisons"]:
+        lines += [
+            "",
+            "Paired on the same items (p as found, and after Holm's correction):",
+            "",
+            "| winner against | difference | interval | p | p, Holm |",
+            "|---|---|---|---|---|",
+        ]
     for row in test["comparisons"]:
         low, high = row["interval"]
         lines.append(
@@ -134,7 +137,9 @@ def _measured(result: dict[str, Any]) -> list[str]:
         )
         lines += ["", f"Answers to {task} in the asked language ({rule['code']}): {shares}."]
     found = next((model["score"] for model in result["search"]["models"] if model["kind"] == WINNER), None)
-    if found is not None:
+    if found is not None and result["winner"]["kind"] == TrialKind.MEAN:
+        lines += ["", f"Its score on the search items was {found:.4f}; it was validated whatever that was."]
+    elif found is not None:
         lines += [
             "",
             f"Its score on the search items was {found:.4f}, by which the best of {result['evaluations']} candidates "

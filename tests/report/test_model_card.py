@@ -91,3 +91,23 @@ def test_only_the_winner_has_the_table_of_the_test(run: Run) -> None:
     assert "| winner | 0.5000 |" in model_card(run, record(TrialKind.CANDIDATE), RECIPE, name="x")
     other = record(TrialKind.CANDIDATE, number=8)
     assert "| winner" not in model_card(run, other, RECIPE, name="x")
+
+
+def test_a_table_without_rows_is_left_out_and_a_test_that_failed_is_said(run: Run) -> None:
+    winner = {"name": "winner", "kind": "winner", "trial": 7, "score": 0.5, "interval": [0.4, 0.6], "items": 9}
+    base = {**winner, "name": "base", "kind": "base", "trial": 0}
+
+    def card(kind: TrialKind, *tested: dict[str, Any]) -> str:
+        split = {"models": [winner], "comparisons": [], "resamples": None}
+        test = {**split, "models": list(tested)}
+        result = {"winner": {"trial": 7, "kind": kind}, "evaluations": 3, "search": split, "test": test}
+        (run.directory / "result.json").write_text(json.dumps(result))
+        return model_card(run, record(kind), RECIPE, name="x")
+
+    alone = card(TrialKind.CANDIDATE, winner)
+    assert "Paired on the same items" not in alone
+    assert "no test score" not in alone
+    assert "selected for" in alone
+    assert "This merge has no test score" in card(TrialKind.CANDIDATE, base)
+    # The mean is validated whatever it scores.
+    assert "selected for" not in card(TrialKind.MEAN, winner)

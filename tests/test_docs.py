@@ -20,6 +20,7 @@ from evomerge.methods import METHODS
 from evomerge.methods.base import MergeMethod
 from evomerge.recipe.recipe import Recipe
 from evomerge.testing.method_laws import LAWS
+from evomerge.testing.models import tiny_checkpoint
 from helpers.pages import PAGES, ROOT, anchors, prose, snippets, text_of
 from helpers.search import write_config, write_task
 
@@ -107,6 +108,16 @@ def test_python_snippets_about_a_search_run(
     assert "candidate" in capsys.readouterr().out
 
 
+def test_the_python_snippet_about_alignment_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed in (1, 2):
+        tiny_checkpoint(tmp_path / f"model-{seed}", seed=seed)
+    run("docs/alignment.md", 0)
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'aligned' / 'model-2'} ")
+
+
 def test_python_snippets_about_merging_run(
     tmp_path: Path, tiny_llama: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +151,7 @@ def run(page: str, number: int) -> None:
 
 def test_every_other_python_snippet_is_run_by_a_test() -> None:
     tested = {"README.md", "CONTRIBUTING.md", "docs/run-directory.md", "docs/merging.md", "docs/models.md"}
+    tested |= {"docs/alignment.md"}
     assert {page for page in PAGES if snippets(page, "python")} == tested | {"docs/extending.md", "docs/analysis.md"}
 
 

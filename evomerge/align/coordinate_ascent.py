@@ -85,13 +85,16 @@ class Ascent:
         for number in range(1, rounds + 1):
             for label in generator.permutation(sorted(self._dirty)):
                 self._dirty.discard(label)
-                cross = self._cross(label, self._places[label])
-                if (gain := self._improve(label, cross)) is not None:
+                if (gain := self.improve(str(label))) is not None:
                     steps.append(Step(round=number, model=model, label=str(label), gain=gain))
                 counter.one_done(len(self._dirty))
             if not self._dirty:
                 break
         return steps
+
+    def improve(self, label: str) -> float | None:
+        """Take a label's best map while the others stay; what it gains, None if that doesn't count."""
+        return self._improve(label, self._cross(label, self._places[label]))
 
     def _connect(self, counter: Counter) -> float | None:
         """Match each label by the tensors whose other axes are matched already, those first of which most can be.

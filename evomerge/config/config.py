@@ -141,9 +141,10 @@ class Config(Section):
         for kind in ("labels", "function", "other"):
             if data["benchmark"][kind] is None:
                 del data["benchmark"][kind]
-        # Runs from before models kept heads of their own have no word on them.
-        if data["models"]["head"] is None:
-            del data["models"]["head"]
+        # Runs from before models kept heads of their own, or were aligned, have no word on it.
+        for key in ("head", "align"):
+            if data["models"][key] is None:
+                del data["models"][key]
         if not (data["benchmark"].get("labels") or {}).get("tasks", True):
             del data["benchmark"]["labels"]["tasks"]
         for key in ("evaluations", "hours", "shortlist"):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from evomerge.config.section import Section
 from evomerge.errors import unknown
+from evomerge.recipe.align import Align
 from evomerge.recipe.sources import ModelReference, Sources, VocabularyPolicy
 
 
@@ -25,6 +26,31 @@ class ModelConfig(Section):
     def reference(self) -> ModelReference:
         """The same, as recipes write it."""
         return ModelReference(path=self.path, revision=self.revision)
+
+
+class AlignConfig(Section):
+    """How models trained apart are brought together before they are merged."""
+
+    method: str = "weight_matching"
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The method's options by name."""
+    reference: str = "base"
+    """The model that stays as it is, `base` or an expert; the others are brought to it."""
+    residual: Literal["none", "permutation", "signed", "orthogonal"] | None = None
+    """What may act on the residual stream; `orthogonal` folds the norms, and unties the head. None: the most that
+    keeps the models stored as they are."""
+    heads: bool = True
+    """Whether attention heads may change places."""
+    rotations: bool = True
+    """Whether heads may be turned inside."""
+    hidden: bool = True
+    """Whether hidden units may change places."""
+    seed: int = 0
+    """Of what is random in the method."""
+
+    def align(self) -> Align:
+        """The same, as recipes write it."""
+        return Align(**self.model_dump())
 
 
 class ModelsConfig(Section):
@@ -46,11 +72,23 @@ class ModelsConfig(Section):
             vocabulary=self.vocabulary,
             slices=self.slices,
             head=self.head,
+            align=None if self.align is None else self.align.align(),
         )
 
     head: str | None = None
     """`base` or an expert, whose output head and labels the merge has as they are; None: heads are merged like all
     else. Then the others' heads may be of any size, and tasks can be scored with a head each."""
+
+    align: AlignConfig | None = None
+    """How models that were trained apart, and not from the base, are brought together first; None: they aren't."""
+
+    @model_validator(mode="after")
+    def _aligned_with_a_known_model(self) -> ModelsConfig:
+        if self.align is not None and self.align.reference not in {"base", *self.experts}:
+            raise ValueError(f"align.reference: {unknown('model', self.align.reference, ('base', *self.experts))}")
+        if self.align is not None and self.vocabulary != "same":
+            raise ValueError("align: needs models of one vocabulary; leave out vocabulary, or align")
+        return self
 
     @model_validator(mode="after")
     def _head_of_a_known_model(self) -> ModelsConfig:

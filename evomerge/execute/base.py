@@ -32,6 +32,9 @@ class WorkerSettings:
     each keeps it in its memory."""
     batch_tokens: int | None = None
     """Padded tokens per forward pass; None sizes it to the device's memory."""
+    maps: bytes | None = None
+    """Of the models' alignment, which a worker's machine may not have the file of; None: nothing is aligned, or each
+    worker finds the maps itself."""
     timeout_s: float | None = None
     """Longest time for one candidate, not counting what a method prepares once; None waits for ever."""
 

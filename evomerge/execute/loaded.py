@@ -27,7 +27,7 @@ class LoadedModels:
 
     Args:
         sources: the models.
-        settings: of the worker; its own sources aren't looked at.
+        settings: of the worker; its own sources aren't looked at, and its maps where `sources` are aligned.
         device: where the live model is.
         states: where workers share what a method prepares; None: in memory.
         tokenizer: stands in for that of a base without one.
@@ -44,7 +44,7 @@ class LoadedModels:
         states: Path | None = None,
         tokenizer: Callable[[], Any] | None = None,
     ) -> None:
-        models = open_models(sources)
+        models = open_models(sources, settings.maps)
         self.live = LiveModel.build(models.base, dtype=getattr(torch, settings.dtype), device=device)
         self.merger = Merger(models, device=device, states=states)
         self.plans: dict[str, tuple[Any, Any]] = {}

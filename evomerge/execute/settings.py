@@ -32,13 +32,16 @@ def make_executor(execution: ExecutionConfig, settings: WorkerSettings) -> Execu
     return cast("Executor", executor.from_config(execution, settings))
 
 
-def worker_settings(config: Config, *, dtype: str, states: Path | None = None) -> WorkerSettings:
+def worker_settings(
+    config: Config, *, dtype: str, states: Path | None = None, maps: bytes | None = None
+) -> WorkerSettings:
     """What each worker needs to build itself, with dtype, device and threads decided.
 
     Args:
         config: the experiment.
         dtype: of the base checkpoint, for `execution.dtype: auto`.
         states: where workers share what a method prepares, unless the config names another folder.
+        maps: of the models' alignment, if they have been found.
     """
     from evomerge.execute.base import WorkerSettings
 
@@ -51,6 +54,7 @@ def worker_settings(config: Config, *, dtype: str, states: Path | None = None) -
         states=execution.prepared_directory or (None if states is None else str(states.absolute())),
         batch_tokens=execution.batch_tokens,
         timeout_s=execution.timeout_s,
+        maps=maps,
     )
 
 

@@ -53,12 +53,12 @@ def without_checksum(path: Path) -> tuple[str, bool]:
     return content, True
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that readers and crashes see the old or the new one. Raises: RunError."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file, text as UTF-8, so that readers and crashes see the old or the new one. Raises: RunError."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

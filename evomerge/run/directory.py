@@ -31,7 +31,7 @@ from evomerge.run.frozen import freeze, frozen
 from evomerge.run.ledger import EVALUATIONS, JOURNAL, Ledger
 from evomerge.run.lock import driver_of, is_locked
 from evomerge.run.plan import Plan
-from evomerge.run.recipes import recipe_of
+from evomerge.run.recipes import MAPS, recipe_of
 from evomerge.run.records import RunStatus, TrialRecord, leaders, record_of
 from evomerge.run.trial import TrialKind, TrialState
 
@@ -45,7 +45,7 @@ DONE = "done"
 _READABLE = (1, FORMAT_VERSION)
 
 # What a driver that was killed while it made the directory may have left there.
-_OWN_FILES = frozenset({"lock", "config.yaml", JOURNAL, EVALUATIONS})
+_OWN_FILES = frozenset({"lock", "config.yaml", JOURNAL, EVALUATIONS, MAPS})
 # Halves of files, and the lock files that Optuna puts beside a journal, also under another name to delete them.
 _LEFT_OVER = (".*.tmp", f"{JOURNAL}.lock*")
 _RECORDS_ALONE = "holds the records of a run, but run.json is missing"
@@ -93,7 +93,7 @@ class Run:
                 f"{self.directory}: no trial {number}; it has trials 0 to {len(trials) - 1}. "
                 f"See: evomerge trials {self.directory}"
             )
-        return recipe_of(self.config, self.facts, trials[number])
+        return recipe_of(self.config, self.facts, trials[number], self.directory)
 
     def status(self) -> RunStatus:
         """Counts, best, rate and time left."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from evomerge.config.config import Config
@@ -11,12 +12,16 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import Sources
 from evomerge.run.trial import Trial
 
+MAPS = "alignment.safetensors"
+"""The file of a run that holds the maps of its models' alignment."""
 
-def recipe_of(config: Config, facts: Mapping[str, Any], trial: Trial) -> Recipe:
-    """The recipe of a trial, rebuilt from the frozen config and the facts of the run."""
+
+def recipe_of(config: Config, facts: Mapping[str, Any], trial: Trial, directory: Path) -> Recipe:
+    """The recipe of a trial, rebuilt from the frozen config and the facts of the run in `directory`."""
     from evomerge.space import make_space
 
     template = template_recipe(config, dtype=facts["dtype"], options=facts["options"])
+    template = with_maps(template, directory, facts.get("alignment"))
     if trial.kind.is_checkpoint:
         # Runs of earlier releases, which don't have that fact, scored every model with the base's settings.
         as_itself = trial.name in facts.get("as_themselves", {})
@@ -35,6 +40,13 @@ def template_recipe(config: Config, *, dtype: str, options: Mapping[str, Any]) -
         dtype=dtype,
         seed=config.search.seed,
     )
+
+
+def with_maps(template: Recipe, directory: Path, checksum: str | None) -> Recipe:
+    """The recipe with the maps of the run in `directory`, whose file has this checksum; None: there are none."""
+    if template.align is None or checksum is None:
+        return template
+    return replace(template, align=replace(template.align, maps=str((directory / MAPS).absolute()), sha256=checksum))
 
 
 def checkpoint_recipe(template: Recipe, model: str) -> Recipe:

@@ -6,24 +6,27 @@ Opens headers and tokenizers only: no weights are merged, no device is touched, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from evomerge.algorithms import PROPOSERS
 from evomerge.algorithms.population import default_population
+from evomerge.align import ALIGNMENTS
+from evomerge.align.base import made
 from evomerge.benchmark import SPLITS, Benchmark, build_benchmark
 from evomerge.config.config import Config
-from evomerge.errors import ConfigError, RecipeError, listed, unknown
+from evomerge.errors import AlignmentError, ConfigError, RecipeError, listed, unknown
 from evomerge.execute import EXECUTORS
 from evomerge.execute.settings import AUTO
 from evomerge.inference.architecture import refuse_unless_it_continues_text
 from evomerge.methods import METHODS
 from evomerge.methods.declared import build_method
+from evomerge.models.alignment import digest
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.compatible import check_compatible
-from evomerge.models.open import Models, as_family, open_each
+from evomerge.models.open import Models, alignable, as_family, open_each
 from evomerge.models.own_settings import own_settings
 from evomerge.models.tokenizer_differences import has_tokenizer
 from evomerge.pruners import PRUNERS
@@ -75,6 +78,14 @@ class Experiment:
     """As the merge sees them."""
     dtype: str
     options: Mapping[str, Any]
+    maps: bytes | None = field(default=None, repr=False)
+    """Of the models' alignment, once they are found; until then `models` are as they were."""
+
+    def aligned(self, maps: bytes) -> Experiment:
+        """The same with the models under these maps. Raises: AlignmentError if they aren't of these models."""
+        models = as_family(self.opened, self.config.models.sources(), maps)
+        check_compatible(*models)
+        return replace(self, models=models, maps=maps)
 
     @property
     def base(self) -> Checkpoint:
@@ -112,7 +123,11 @@ class Experiment:
     @cached_property
     def template(self) -> Recipe:
         """The recipe that every candidate completes with its groups."""
-        return template_recipe(self.config, dtype=self.dtype, options=self.options)
+        template = template_recipe(self.config, dtype=self.dtype, options=self.options)
+        if template.align is None or self.maps is None:
+            return template
+        # Workers are given the maps; a recipe says which they are.
+        return replace(template, align=replace(template.align, sha256=digest(self.maps)))
 
     @cached_property
     def space(self) -> Space:
@@ -145,7 +160,9 @@ def open_experiment(config: Config, *, where: str = "config") -> Experiment:
     sources = config.models.sources()
     opened = open_each(sources)
     try:
-        models = as_family(opened, sources)
+        if sources.align is not None:
+            alignable(opened, sources, sources.align)
+        models = as_family(opened, replace(sources, align=None))
     except RecipeError as error:
         raise ConfigError(f"{where}: {error}") from error
     check_compatible(*models)
@@ -167,12 +184,19 @@ def check_names(config: Config, *, where: str) -> dict[str, Any]:
         ("space.kind", config.space.kind, SPACES),
         ("search.pruner", config.search.pruner, PRUNERS),
     )
+    if config.models.align is not None:
+        named = (*named, ("models.align.method", config.models.align.method, ALIGNMENTS))
     for key, name, registry in named:
         if name not in registry:
             raise ConfigError(f"{where}: {key}: {unknown(registry.kind, name, registry)}")
     if (backend := config.execution.backend) != AUTO and backend not in EXECUTORS:
         message = unknown(EXECUTORS.kind, backend, (AUTO, *EXECUTORS))
         raise ConfigError(f"{where}: execution.backend: {message}")
+    try:
+        if (align := config.models.align) is not None:
+            made(ALIGNMENTS.get(align.method), align.options)
+    except AlignmentError as error:
+        raise ConfigError(f"{where}: models.align.options: {error}") from error
     try:
         PRUNERS.get(config.search.pruner)(config.search.pruner_options)
     except ConfigError as error:

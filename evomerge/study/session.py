@@ -16,9 +16,12 @@ from typing import Any
 
 from evomerge.benchmark.base import Benchmark
 from evomerge.config.config import Config
-from evomerge.errors import RunError, listed
+from evomerge.errors import ResumeError, RunError, listed
 from evomerge.execute.base import Executor
 from evomerge.execute.settings import make_executor, worker_settings
+from evomerge.files.atomic import write_atomically
+from evomerge.models.alignment import digest
+from evomerge.models.open import maps_of
 from evomerge.models.own_settings import own_notes
 from evomerge.run.answers import PARTS, Parts
 from evomerge.run.clock import Clock
@@ -28,6 +31,7 @@ from evomerge.run.frozen import with_every_item
 from evomerge.run.identity import check_same_experiment
 from evomerge.run.ledger import Ledger
 from evomerge.run.observer import Observer
+from evomerge.run.recipes import MAPS
 from evomerge.run.trial import Trial
 from evomerge.space.base import Space
 from evomerge.study.costs import split_costs
@@ -98,6 +102,7 @@ class Session:
         recorded = {} if existing is None else existing.facts.get("files", {})
         files = input_files(self.config, self.experiment.opened, where=self.where, recorded=recorded)
         check_same_files(self.directory, recorded, files)
+        self._align(existing)
         self.space = self.experiment.space
         self.observer.phase("benchmark", None)
         self.benchmark = self.experiment.benchmark
@@ -113,6 +118,8 @@ class Session:
         if existing is None:
             # Workers that can't be had are refused before anything is written.
             self._start_workers()
+            if self.experiment.maps is not None:
+                write_atomically(self.directory / MAPS, self.experiment.maps)
             self.run = create_run(self.directory, self.config, facts | self._kept(files))
         else:
             check_same_experiment(existing, facts, where=self.where)
@@ -130,6 +137,35 @@ class Session:
 
     def _open_ledger(self, run: Run) -> Ledger:
         return Ledger.open(self.directory, self.config.storage, run.facts["study"])
+
+    def _align(self, existing: Run | None) -> None:
+        """Show the models under the maps of the run, which are found once and then kept in its directory.
+
+        Raises: ResumeError if they are lost, and others would be found now.
+        """
+        sources = self.config.models.sources()
+        if sources.align is None:
+            return
+        self.observer.phase("alignment", None)
+        kept = None if existing is None else existing.facts.get("alignment")
+        path = self.directory / MAPS
+        if kept is not None and path.is_file() and digest(path.read_bytes()) == kept:
+            maps = path.read_bytes()
+        else:
+            found = maps_of(self.experiment.opened, sources)
+            assert found is not None
+            maps = found
+            if kept is not None and digest(maps) != kept:
+                raise ResumeError(
+                    f"{path}: is lost or damaged, and other maps would be found now (on another machine, or by other "
+                    "versions); restore the file from a copy, or start a new run directory"
+                )
+            if kept is not None:
+                write_atomically(path, maps)
+        self.experiment = self.experiment.aligned(maps)
+        for name, model in self.experiment.models.by_name.items():
+            for note in model.notes:
+                self.observer.message(f"{'the base' if name == 'base' else f'expert {name!r}'}: {note}")
 
     def _check_rivals(self) -> None:
         """A pruner compares blocks of candidates that have ended. Raises: RunError if some of them are lost."""
@@ -199,7 +235,9 @@ class Session:
 
     def _start_workers(self) -> Executor:
         self.observer.phase("workers", None)
-        settings = worker_settings(self.config, dtype=self.experiment.dtype, states=self.directory / PREPARED)
+        settings = worker_settings(
+            self.config, dtype=self.experiment.dtype, states=self.directory / PREPARED, maps=self.experiment.maps
+        )
         self._executor = make_executor(self.config.execution, settings)
         return self._executor
 
@@ -217,6 +255,7 @@ class Session:
         return {
             "identity": config.identity(),
             "dtype": self.experiment.dtype,
+            **({} if self.experiment.maps is None else {"alignment": digest(self.experiment.maps)}),
             "options": dict(self.experiment.options),
             "places": [list(place) for place in self.experiment.places],
             "items": self.benchmark.fingerprint,

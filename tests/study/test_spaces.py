@@ -47,7 +47,7 @@ def test_choices_whole_numbers_and_conditions_are_searched_recorded_and_replayed
     assert {trial.state for trial in trials} == {"complete"}
     assert {trial.parameters["method"] for trial in trials} == {"task_arithmetic", "ties"}
     for trial in trials:
-        recipe = recipe_of(run.config, run.facts, trial)
+        recipe = recipe_of(run.config, run.facts, trial, run.directory)
         assert recipe.method == trial.parameters["method"]
         assert ("density" in trial.parameters) == (recipe.method == "ties")
         assert recipe.groups[1].layers == (trial.parameters["first"], 3)

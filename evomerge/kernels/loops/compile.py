@@ -12,12 +12,19 @@ from typing import Any, cast
 from numba import njit
 from numba.core.registry import CPUDispatcher
 
+from evomerge.kernels.loops.linked import OptimisedPartCompiler, PartCompiler
+
 # numba looks only at a loop's own file to see whether what it kept is stale; a loop holds code of this one too.
 _STAMP = tuple(
     (file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in sorted(Path(__file__).parent.glob("*.py"))
 )
 
-_LOOPS_ONLY = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_INLINED: Any = {"nogil": True, "error_model": "numpy", "_nrt": False, "forceinline": True}
+
+PART: Any = {**_INLINED, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": PartCompiler}
+"""numba's options for what becomes a part of each loop that calls it."""
+
+_PROVED = {"contract", "nsz"}
 
 
 def keep_scipy_out() -> None:
@@ -68,11 +75,10 @@ def inner(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
 def part(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """As `inner`, for what becomes a part of each loop that calls it and isn't kept by itself.
 
-    Only loops can call it: what would let Python do so takes a fifth of the time to compile a loop.
+    Only loops can call it: what would let Python do so takes most of the time to compile a loop.
     """
-    options = {"nogil": True, "error_model": "numpy", "_nrt": False, "forceinline": True, **_LOOPS_ONLY, **options}
-    result: Any = njit(**options)(function)
-    if options["no_cpython_wrapper"] and isinstance(result, CPUDispatcher):
+    result: Any = njit(**{**PART, **options})(function)
+    if isinstance(result, CPUDispatcher):
         result.__class__ = _Part
     return cast(Callable[..., Any], result)
 
@@ -89,6 +95,17 @@ def owning(function: Callable[..., Any]) -> Callable[..., Any]:
     return part(function, _nrt=True, forceinline=False)
 
 
-def contracted(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """As `part`, for what is proved: sums of products may be fused, and the sign of zero is left open."""
-    return part(function, fastmath={"contract", "nsz"}, **options)
+def optimised(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As `part`, for loops that would run slower, were they not optimised before they become a part of larger ones."""
+    return part(function, pipeline_class=OptimisedPartCompiler)
+
+
+def contracted(function: Callable[..., Any], *, by_python: bool = False) -> Callable[..., Any]:
+    """As `part`, for what is proved: sums of products may be fused, and the sign of zero is left open.
+
+    What is also called `by_python` is compiled for that too.
+    """
+    if by_python:
+        made: Callable[..., Any] = njit(**_INLINED, fastmath=_PROVED)(function)
+        return made
+    return part(function, fastmath=_PROVED)

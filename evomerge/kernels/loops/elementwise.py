@@ -12,13 +12,14 @@ read two at a time, being the halves of 32-bit words, and never leave the regist
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numba import carray  # type: ignore[attr-defined]
 
 from evomerge.kernels.loops import proofs
-from evomerge.kernels.loops.compile import contracted, owning, part
+from evomerge.kernels.loops.compile import contracted, optimised, owning, part
 from evomerge.kernels.loops.numbers import BFLOAT16, BLOCK, load, lower, of_bits, store, uint16_at, upper
 from evomerge.kernels.loops.tuples import (
     addresses_from,
@@ -88,7 +89,7 @@ def _run_narrow(formula: Any, start: int, stop: int, work: Any, wide: Any, small
     """Merge in float32 while that is worthwhile; returns whether all is finite and where it stopped."""
     _, _, words, marks, tried_and_failed = buffers
     _, _, _, _, _, _, _, out, _, streamed = work
-    # Of one type everywhere, these let `_merge_wide` be compiled once.
+    # Of one type everywhere, these let `_merge_again` be compiled once.
     written, code = np.int64((words.ctypes.data + _LINE - 1) // _LINE * _LINE), np.int64(BFLOAT16)
     finite, first = True, start
     while first < stop and proofs.worthwhile(tried_and_failed[0], tried_and_failed[1]):
@@ -103,13 +104,13 @@ def _run_narrow(formula: Any, start: int, stop: int, work: Any, wide: Any, small
                     again = 2 * (last - strip)
                     tried_and_failed[1] += again
                     finite = (
-                        _merge_wide(formula, first + 2 * strip, again, work, wide, buffers, written, code, 2 * strip)
+                        _merge_again(formula, first + 2 * strip, again, work, wide, buffers, written, code, 2 * strip)
                         and finite
                     )
         if count % 2:
             rest = count - 1
             finite = (
-                _merge_wide(formula, first + rest, count - rest, work, wide, buffers, written, code, rest) and finite
+                _merge_again(formula, first + rest, count - rest, work, wide, buffers, written, code, rest) and finite
             )
         _write(written, out + 2 * first, count, streamed)
         first += count
@@ -140,7 +141,7 @@ def _prove(formula: Any, first: int, pairs: int, work: Any, numbers: Any, words:
     return joined
 
 
-@part
+@optimised
 def _merge_wide(
     formula: Any, first: int, count: int, work: Any, numbers: Any, buffers: Any, out: int, out_code: int, at: int
 ) -> bool:
@@ -157,6 +158,14 @@ def _merge_wide(
         value, _ = formula(doubles_at(read, i), as_int32(bytes_at(ranks, i)), place, numbers)
         put_double(written, i, value)
     return bool(store(result, out, out_code, at, count))
+
+
+@partial(part, forceinline=False)
+def _merge_again(
+    formula: Any, first: int, count: int, work: Any, numbers: Any, buffers: Any, out: int, out_code: int, at: int
+) -> bool:
+    """As `_merge_wide`, for a few elements: compiled once, though it is called here and there."""
+    return bool(_merge_wide(formula, first, count, work, numbers, buffers, out, out_code, at))
 
 
 @part

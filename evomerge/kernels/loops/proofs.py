@@ -40,7 +40,7 @@ def worthwhile(tried: int, failed: int) -> bool:
     return 8 * failed <= tried + 4096
 
 
-@partial(contracted, no_cpython_wrapper=False)
+@partial(contracted, by_python=True)
 def rounded(value: Any, bound: Any) -> Any:
     """The bfloat16 bits of a float32 result in the upper half of an int32, and a mark, whose upper half is 0 if proved.
 

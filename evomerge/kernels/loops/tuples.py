@@ -14,7 +14,7 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic, overload
 
-from evomerge.kernels.loops.compile import part
+from evomerge.kernels.loops.compile import PART, part
 
 
 def _written(write: Callable[..., Callable[..., Any]]) -> Callable[..., Any]:
@@ -24,7 +24,7 @@ def _written(write: Callable[..., Callable[..., Any]]) -> Callable[..., Any]:
         raise NotImplementedError("for compiled loops")
 
     write.__annotations__.clear()  # numba compares them with those of what is made
-    overload(function)(write)
+    overload(function, jit_options=PART)(write)
     function.__doc__ = write.__doc__
     return function
 

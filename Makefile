@@ -11,8 +11,10 @@ DEMO ?= demo
 WORKERS ?= 2
 
 BIN := $(VENV)/bin
-# One failed download shouldn't leave a folder that looks installed, hence the stamps.
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+COMMA := ,
+# One failed download shouldn't leave a folder that looks installed, hence the stamps. Python compiles what it imports,
+# a small part of what is installed.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: demo demo-small test test-fast lint docs clean
@@ -50,4 +52,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP_INSTALL) --editable '.[$*]'
-	touch $@ $(VENV)/.installed
+	touch $@ $(VENV)/.installed $(addprefix $(VENV)/.installed-,$(subst $(COMMA), ,$*))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from evomerge.run.directory import open_run as open_run
     from evomerge.run.observer import Observer as Observer
     from evomerge.run.records import TrialRecord as TrialRecord
+    from evomerge.study.align import align as align
     from evomerge.study.check import check as check
     from evomerge.study.export import export as export
     from evomerge.study.merge import merge as merge
@@ -42,6 +43,7 @@ _NAMES = {
     "Result": "evomerge.study.search:Result",
     "Run": "evomerge.run.directory:Run",
     "TrialRecord": "evomerge.run.records:TrialRecord",
+    "align": "evomerge.study.align:align",
     "analyse": "evomerge.analysis.analyse:analyse",
     "check": "evomerge.study.check:check",
     "connect": "evomerge.analysis.connect:connect",
@@ -67,6 +69,7 @@ __all__ = [  # noqa: RUF022  (in the order in which a user meets them)
     "export",
     "Recipe",
     "merge",
+    "align",
     "connect",
     "tune",
     "EvomergeError",

@@ -26,7 +26,7 @@ DOORS: dict[str, tuple[str, ...]] = {
 }
 
 GROUND = ("errors", "registry", "streams", "score")
-MATHEMATICS = ("kernels", "methods", "align", "estimate")
+MATHEMATICS = ("kernels", "methods", "alignment", "estimate")
 
 # Mathematics on tensors and arrays: no files, no config, no models.
 MATHEMATICS_MAY_IMPORT = {"llvmlite", "sacrebleu", "numpy", "scipy", "torch", "numba", "triton"}

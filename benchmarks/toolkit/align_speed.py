@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.align import SPECS
-from evomerge.align.coordinate_ascent import Ascent
-from evomerge.align.spec import Shape, Spec
-from evomerge.align.symmetries import Symmetries
+from evomerge.alignment import SPECS
+from evomerge.alignment.coordinate_ascent import Ascent
+from evomerge.alignment.spec import Shape, Spec
+from evomerge.alignment.symmetries import Symmetries
 
 HEAD_DIM, QUERIES = 64, 4
 

@@ -28,11 +28,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from evomerge.align.learned import refine
-from evomerge.align.spec import Maps, Spec
-from evomerge.align.specs import folding_of, spec_of
-from evomerge.align.symmetries import Symmetries
-from evomerge.align.weight_matching import WeightMatching
+from evomerge.alignment.learned import refine
+from evomerge.alignment.spec import Maps, Spec
+from evomerge.alignment.specs import folding_of, spec_of
+from evomerge.alignment.symmetries import Symmetries
+from evomerge.alignment.weight_matching import WeightMatching
 from report import Report
 
 CONTEXT = 48

@@ -26,11 +26,11 @@ from networks import Quality, quality
 from populations import KINDS, has_running_statistics, holding, train_apart, weights
 from torch import Tensor, nn
 
-from evomerge.align import ALIGNMENTS
-from evomerge.align.repair import recompute_statistics, repair
-from evomerge.align.spec import Map, Maps, Spec, composed, inverse
-from evomerge.align.specs import spec_of
-from evomerge.align.symmetries import Symmetries
+from evomerge.alignment import ALIGNMENTS
+from evomerge.alignment.repair import recompute_statistics, repair
+from evomerge.alignment.spec import Map, Maps, Spec, composed, inverse
+from evomerge.alignment.specs import spec_of
+from evomerge.alignment.symmetries import Symmetries
 from evomerge.report.figures import bars
 from evomerge.report.page import Page, require_figures
 from evomerge.streams import stream

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evomerge.align.folding import Folding
-from evomerge.align.kinds.base import Map
-from evomerge.align.spec import Maps, Spec
+from evomerge.alignment.folding import Folding
+from evomerge.alignment.kinds.base import Map
+from evomerge.alignment.spec import Maps, Spec
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.headers import TensorInfo
 from evomerge.models.tokens import Tokens

@@ -19,11 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from evomerge.align import ALIGNMENTS, SPECS
-from evomerge.align.base import Progress, Step, made
-from evomerge.align.kinds.base import Map
-from evomerge.align.spec import Maps, Spec, from_arrays, to_arrays
-from evomerge.align.symmetries import Symmetries
+from evomerge.alignment import ALIGNMENTS, SPECS
+from evomerge.alignment.base import Progress, Step, made
+from evomerge.alignment.kinds.base import Map
+from evomerge.alignment.spec import Maps, Spec, from_arrays, to_arrays
+from evomerge.alignment.symmetries import Symmetries
 from evomerge.errors import AlignmentError, unknown
 from evomerge.models.aligned import FoldedWeights, Frame, aligned, moving
 from evomerge.models.checkpoint import Checkpoint

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from evomerge.align.base import Progress
+from evomerge.alignment.base import Progress
 from evomerge.errors import AlignmentError, CheckpointError
 from evomerge.models.alignment import Alignable, read_maps
 from evomerge.models.checkpoint import Checkpoint

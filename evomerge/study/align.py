@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from evomerge.align.base import Progress
+from evomerge.alignment.base import Progress
 from evomerge.errors import AlignmentError, ExportError
 from evomerge.files.atomic import json_text
 from evomerge.materialise.folder import write_folder

@@ -13,8 +13,8 @@ from typing import Any
 
 from evomerge.algorithms import PROPOSERS
 from evomerge.algorithms.population import default_population
-from evomerge.align import ALIGNMENTS
-from evomerge.align.base import made
+from evomerge.alignment import ALIGNMENTS
+from evomerge.alignment.base import made
 from evomerge.benchmark import SPLITS, Benchmark, build_benchmark
 from evomerge.config.config import Config
 from evomerge.errors import AlignmentError, ConfigError, RecipeError, listed, unknown

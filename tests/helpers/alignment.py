@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.align.kinds import Heads, Permutation, SignedPermutation
-from evomerge.align.spec import Axis, Maps, Spec
+from evomerge.alignment.kinds import Heads, Permutation, SignedPermutation
+from evomerge.alignment.spec import Axis, Maps, Spec
 
 WIDTH, HIDDEN, TOKENS, LAYERS = 12, 10, 40, 2
 

@@ -13,7 +13,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("score", "errors", "streams"),
     ("files",),
     ("kernels", "estimate", "recipe", "registry", "demo"),
-    ("methods", "align", "config", "pruners"),
+    ("methods", "alignment", "config", "pruners"),
     ("models", "space"),
     ("benchmark",),
     ("inference", "materialise", "mergekit", "algorithms", "run"),
@@ -28,7 +28,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS, start=1) for room i
 
 WORDS: dict[str, str] = {
     "__main__": "python -m evomerge",
-    "align": "maps that bring models trained apart together",
+    "alignment": "maps that bring models trained apart together",
     "algorithms": "which genomes to try next: CMA-ES, TPE, random",
     "analysis": "what weights say before a search, and what lies between models",
     "benchmark": "items in splits, requests out, answers to scores",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -39,3 +41,17 @@ def test_only_what_python_calls_becomes_machine_code(kind: Callable[..., Any], m
     assert {"squared", "raised"}.isdisjoint(made)
     with pytest.raises(NotImplementedError, match="for compiled loops"):
         cube(3)
+
+
+def test_parts_are_compiled_by_numba_alone_where_its_inner_workings_may_be_others() -> None:
+    code = """
+import numba
+numba.__version__ = "0.99.0"
+import sys
+from evomerge.kernels.loops.compile import optimised, part
+square = part(lambda number: number * number)
+cube = optimised(lambda number: square(number) * number)
+assert numba.njit(lambda number: cube(number) - number)(3) == 24
+assert "evomerge.kernels.loops.linked" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

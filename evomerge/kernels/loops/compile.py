@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import numba
 from numba import njit
 from numba.core.registry import CPUDispatcher
-
-from evomerge.kernels.loops.linked import OptimisedPartCompiler, PartCompiler
 
 # numba looks only at a loop's own file to see whether what it kept is stale; a loop holds code of this one too.
 _STAMP = tuple(
@@ -21,7 +20,18 @@ _STAMP = tuple(
 
 _INLINED: Any = {"nogil": True, "error_model": "numpy", "_nrt": False, "forceinline": True}
 
-PART: Any = {**_INLINED, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": PartCompiler}
+_LINKS = numba.__version__.startswith("0.68.")
+"""Whether numba's inner workings are those that `linked` knows; others make the same of parts, in twice the time."""
+
+
+def _compiler(name: str) -> dict[str, Any]:
+    """The option that compiles a part by a class of `linked`, where numba can."""
+    if not _LINKS:
+        return {}
+    return {"pipeline_class": getattr(importlib.import_module("evomerge.kernels.loops.linked"), name)}
+
+
+PART: Any = {**_INLINED, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, **_compiler("PartCompiler")}
 """numba's options for what becomes a part of each loop that calls it."""
 
 _PROVED = {"contract", "nsz"}
@@ -97,7 +107,7 @@ def owning(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def optimised(function: Callable[..., Any]) -> Callable[..., Any]:
     """As `part`, for loops that would run slower, were they not optimised before they become a part of larger ones."""
-    return part(function, pipeline_class=OptimisedPartCompiler)
+    return part(function, **_compiler("OptimisedPartCompiler"))
 
 
 def contracted(function: Callable[..., Any], *, by_python: bool = False) -> Callable[..., Any]:

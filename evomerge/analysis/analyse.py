@@ -67,7 +67,7 @@ def analyse(
         texts: files of plain text by name, one for each task: gradients of the loss on them are worked out at every
             model, with a model and as many gradients in memory.
         top: the fraction of each task vector's entries whose signs are looked at by themselves.
-        spectra: "auto" decomposes as many layers as take a few minutes, "all" every one, "none" none.
+        spectra: "auto" decomposes as many layers as `BUDGET` allows, "all" every one, "none" none.
         seed: of the random starts for large matrices.
         progress: is told of bytes read and bytes in all.
 

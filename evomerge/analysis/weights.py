@@ -28,7 +28,7 @@ from evomerge.recipe.group import KINDS, Kind
 from evomerge.streams import derive
 
 BUDGET = 4e12
-"""Floating-point operations that spectra may take before layers are left out: a few minutes on two cores."""
+"""Floating-point operations that spectra may take before layers are left out."""
 
 Progress = Callable[[int, int], None]
 """Called with the work done and the work in all, in bytes of tensors read."""

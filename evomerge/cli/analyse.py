@@ -55,13 +55,12 @@ def analyse(
         float, typer.Option(help="Fraction of each expert's largest changes whose signs are counted by themselves.")
     ] = 0.2,
     spectra: Annotated[
-        Spectra, typer.Option(help="Layers to decompose: as many as take a few minutes, all, or none.")
+        Spectra, typer.Option(help="Layers to decompose: as many as a budget of operations allows, all, or none.")
     ] = Spectra.auto,
 ) -> None:
     """Look at a base and its experts before a search: how far, how alike, how much in each other's way.
 
-    Reads the weights alone, tensor by tensor: minutes for a few billion parameters, and no GPU. Adapters and compressed
-    experts are models too.
+    Reads the weights alone, tensor by tensor, without a GPU. Adapters and compressed experts are models too.
 
     **Examples:** `evomerge analyse swahili.yaml`, `evomerge analyse base-7b maths-7b swahili-7b --json analysis.json`
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
@@ -16,7 +16,7 @@ from evomerge.cli.models import Split
 from evomerge.cli.score import Dtype
 
 if TYPE_CHECKING:
-    from evomerge.analysis.mode_connectivity import Connectivity
+    from evomerge.analysis.mode_connectivity import Connectivity, Line
 
 _MOST_COLUMNS = 5
 
@@ -142,7 +142,7 @@ def _counted() -> Iterator[Callable[[int, int], None]]:
 
 def _show(found: Connectivity) -> None:
     """Tables of each line's points and of all barriers."""
-    from evomerge.analysis.connectivity_page import BARRIERS, barrier_table
+    from evomerge.analysis.connectivity_page import BARRIERS
     from evomerge.cli.console import say, stdout, table
 
     console = stdout()
@@ -158,8 +158,7 @@ def _show(found: Connectivity) -> None:
             for at, point in zip(line.at, line.points, strict=True):
                 made.add_row(f"{at:.2f}", *(_decimal(point.value(name, measure)) for name, measure in shown))
             console.print(made, "")
-    columns, rows = barrier_table(found)
-    _print_barriers(columns, rows)
+            _print_barriers(found, line)
     say(console, BARRIERS)
     left_out = len(found.measures) * len(found.sets) - len(shown)
     if left_out > 0:
@@ -170,10 +169,21 @@ def _decimal(value: float) -> str:
     return f"{value:.4f}" if isfinite(value) else "–"
 
 
-def _print_barriers(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _print_barriers(found: Connectivity, line: Line) -> None:
+    """A row for each measure and set whose barrier on a line is finite."""
+    from evomerge.analysis.connectivity_page import barrier_of
     from evomerge.cli.console import stdout, table
 
-    made = table(*columns, title="Barriers", right=("above mean", "at", "above chord"))
-    for row in rows:
-        made.add_row(*row)
+    made = table("barrier in", "above mean", "at", "above chord", "at", right=("above mean", "at", "above chord"))
+    for measure in found.measures:
+        for name in found.sets:
+            own = barrier_of(found, line, name, measure)
+            if isfinite(own.above_mean):
+                made.add_row(
+                    f"{measure}, {name}" if len(found.sets) > 1 else measure,
+                    f"{own.above_mean:.4f}",
+                    f"{own.at_mean:.2f}",
+                    f"{own.above_chord:.4f}",
+                    f"{own.at_chord:.2f}",
+                )
     stdout().print(made, "")

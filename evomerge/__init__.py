@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from evomerge.study.search import Result as Result
     from evomerge.study.search import resume as resume
     from evomerge.study.search import search as search
+    from evomerge.tuning.alternate import alternate as alternate
     from evomerge.tuning.tune import tune as tune
 
     __version__: str
 
 _NAMES = {
+    "alternate": "evomerge.tuning.alternate:alternate",
     "Config": "evomerge.config.config:Config",
     "EvomergeError": "evomerge.errors:EvomergeError",
     "Observer": "evomerge.run.observer:Observer",
@@ -72,6 +74,7 @@ __all__ = [  # noqa: RUF022  (in the order in which a user meets them)
     "align",
     "connect",
     "tune",
+    "alternate",
     "EvomergeError",
     "__version__",
 ]

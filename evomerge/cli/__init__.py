@@ -81,6 +81,7 @@ app.command(rich_help_panel=_RESULTS)(models.recipe)
 app.command(rich_help_panel=_RESULTS)(alignment.align)
 app.command(rich_help_panel=_RESULTS)(compression.compress)
 app.command(rich_help_panel=_RESULTS)(tuning.tune)
+app.command(rich_help_panel=_RESULTS)(tuning.alternate)
 app.command(rich_help_panel=_RESULTS)(score.score)
 app.command(rich_help_panel=_RESULTS)(connect.connect)
 

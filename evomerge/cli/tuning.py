@@ -1,11 +1,11 @@
-"""`evomerge tune`: an expert from a model and data."""
+"""`evomerge tune` and `evomerge alternate`: an expert from a model and data, and rounds of tuning and merging."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -200,3 +200,55 @@ def training(prefix: str = "") -> Iterator[Callable[[Step], None]]:
                 say(step)
 
         yield draw
+
+
+def alternate(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file: model, tasks, rounds, tune, merge.")],
+    run: Annotated[Path, typer.Option(metavar="DIR", help="Where everything goes.", show_default=False)],
+    device: Annotated[Device, typer.Option(help="Where to tune.")] = Device.auto,
+) -> None:
+    """Tune on several tasks and merge, round after round (ATM).
+
+    The model is DIR/model. The same command continues what was stopped. With one round it is one-shot merging.
+
+    **Example:** `evomerge alternate rounds.yaml --run runs/atm`
+    """
+    again = shlex.join(["evomerge", *sys.argv[1:]])
+    with stoppable(run, start=again, again=again, record="tuning.json"):
+        echo("loading libraries")
+        from evomerge.tuning.alternate import alternate as start
+        from evomerge.tuning.rounds_config import Rounds
+
+        rounds = Rounds.from_file(config)
+        made = start(rounds, run, device=device.value, watch=_Rounds(rounds.rounds), report=echo)
+    written(made.folder)
+    echo(f"Next: evomerge score {shlex.quote(str(made.folder))} --tasks TASK")
+
+
+class _Rounds:
+    """A line for each tuning's end and each round, and at least one a minute."""
+
+    def __init__(self, rounds: int) -> None:
+        self._rounds, self._said = rounds, time.monotonic()
+
+    def step(self, round_: int, task: str, step: Step) -> None:
+        """Say it at the end, and where nothing was said for a minute."""
+        ended = step.step == step.steps and step.loss is not None and step.validation is None
+        if ended or time.monotonic() - self._said > _MINUTE_S:
+            loss = "" if step.loss is None else f", loss {step.loss:.4f}"
+            self._say(f"round {round_}/{self._rounds}, {task}: step {step.step}/{step.steps}{loss}")
+
+    def merged(self, round_: int, measures: Mapping[str, Mapping[str, float]]) -> None:
+        """Say what the model's held-out measures are."""
+        found = [
+            f"{task} {', '.join(f'{name} {value:.4f}' for name, value in values.items())}"
+            for task, values in measures.items()
+        ]
+        when = f"after round {round_}/{self._rounds}" if round_ else "before the first round"
+        if found:
+            self._say(f"{when}, held out: {'; '.join(found)}")
+
+    def _say(self, text: str) -> None:
+        self._said = time.monotonic()
+        echo(text)
+        sys.stdout.flush()

@@ -17,6 +17,8 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.tuning.rows import Row, hold_out
 from evomerge.tuning.settings import TuneData, TuneSettings
 
+_KEPT_BYTES = 2**30
+"""Of images as pixel values; those for which there is no room are made anew each time."""
 _CLASS = {"text": "ForSequenceClassification", "image": "ForImageClassification"}
 
 
@@ -137,7 +139,7 @@ class _Texts:
 
 class _Images:
     def __init__(self, base: Checkpoint) -> None:
-        self._encoder = ImageEncoder(base, "data")
+        self._encoder, self._room = ImageEncoder(base, "data"), _KEPT_BYTES
 
     def key(self, row: Row, data: TuneData) -> Hashable:
         try:
@@ -148,9 +150,13 @@ class _Images:
     def encode(self, row: Row, data: TuneData) -> Mapping[str, NDArray[np.generic]]:
         try:
             made = self._encoder.encode([row.values[data.columns[0]]], row.folder)
-            # Read once before training, so that what is no image is found now.
-            self._encoder.pixels(made.stored)
-            return made
+            # Read before training, so that what is no image is found now; few or small ones are kept.
+            pixels = dict(made)
+            size = sum(column.nbytes for column in pixels.values())
+            if size > self._room:
+                return made
+            self._room -= size
+            return pixels
         except BenchmarkError:
             raise
         except (OSError, ValueError, TypeError) as error:

@@ -72,6 +72,17 @@ def at_work(out: Path, asked: Mapping[str, Any], files: Mapping[str, Path]) -> I
     if it can't be written.
     """
     folder = working_folder(out)
+    with locked(folder):
+        state = State(folder)
+        begin(folder, asked, files)
+        state.drop_torn()
+        yield state
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Be the only one at work in a folder, which is made. Raises: LockedError, TuningError if it can't be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / _LOCK).open("w")
@@ -82,11 +93,7 @@ def at_work(out: Path, asked: Mapping[str, Any], files: Mapping[str, Path]) -> I
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise LockedError(f"{folder}: another process is tuning there; wait for it, or stop it first") from error
-        state = State(folder)
-        _begin(folder, asked, files)
-        state.drop_torn()
-        yield state
-        shutil.rmtree(folder, ignore_errors=True)
+        yield
 
 
 def working_folder(out: Path) -> Path:
@@ -103,7 +110,12 @@ def model_files(folder: Path) -> dict[str, Path]:
     }
 
 
-def _begin(folder: Path, asked: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+def begin(folder: Path, asked: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+    """Write down in a folder what is asked, or compare it with what was.
+
+    Raises: ResumeError if something else was asked there, or a file's content has changed; TuningError for a file that
+    can't be read.
+    """
     record = folder / _RECORD
     try:
         if not record.exists():

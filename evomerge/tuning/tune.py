@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,7 +20,7 @@ from evomerge.tuning.card import RECORD, card, record
 from evomerge.tuning.examples import Examples, batches, prepare
 from evomerge.tuning.model import adapted, dtype_of, load
 from evomerge.tuning.settings import TuneData, TuneSettings
-from evomerge.tuning.state import at_work, model_files
+from evomerge.tuning.state import State, at_work, model_files
 from evomerge.tuning.training import Report, Training, own_randomness
 from evomerge.tuning.write import write_adapter, write_model
 
@@ -151,7 +152,7 @@ def run(
         "settings": settings.model_dump(mode="json", exclude={"save_every"}),
         "part": part,
     }
-    with at_work(out, asked, {**model_files(base.folder), **_data_files(data)}) as state:
+    with at_work(out, asked, {**model_files(base.folder), **data_files(data)}) as state:
         with own_randomness(derive(settings.seed, "weights", bits=32)):
             live = load(base, data, settings, examples.labels)
             trained = adapted(live, data, settings) if settings.lora_rank is not None else live
@@ -185,6 +186,33 @@ def run(
     )
 
 
+def measure(
+    model: str | Path, data: TuneData, settings: TuneSettings, *, device: str = "auto"
+) -> dict[str, float] | None:
+    """What a tuning with these settings would measure before its first step; None if it held nothing out.
+
+    Raises: as `tune`.
+    """
+    base = Checkpoint.open(str(model))
+    examples = prepare(data, settings, base)
+    if not examples.validation:
+        return None
+    with tempfile.TemporaryDirectory() as folder, own_randomness(settings.seed):
+        live = load(base, data, settings, examples.labels)
+        collate = batches(data, live, dtype_of(settings, base))
+        training = Training(
+            live,
+            examples,
+            collate,
+            settings,
+            order=settings.seed,
+            state=State(Path(folder)),
+            device=device,
+            report=lambda step: None,
+        )
+        return training.measure()
+
+
 def _refuse(out: Path, device: str, settings: TuneSettings) -> None:
     """What can be said before anything is read."""
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -199,7 +227,7 @@ def _refuse(out: Path, device: str, settings: TuneSettings) -> None:
         raise TuningError("an adapter needs PEFT: pip install 'evomerge[tune]'")
 
 
-def _data_files(data: TuneData) -> dict[str, Path]:
+def data_files(data: TuneData) -> dict[str, Path]:
     """Every file of the data, by the number of its source and its name."""
     found: dict[str, Path] = {}
     for number, name in enumerate((*data.data, *([data.validation_data] if data.validation_data else []))):

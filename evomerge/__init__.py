@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from evomerge.study.check import check as check
     from evomerge.study.export import export as export
     from evomerge.study.merge import merge as merge
+    from evomerge.study.rebase import rebase as rebase
     from evomerge.study.search import Result as Result
     from evomerge.study.search import resume as resume
     from evomerge.study.search import search as search
@@ -52,6 +53,7 @@ _NAMES = {
     "export": "evomerge.study.export:export",
     "merge": "evomerge.study.merge:merge",
     "open_run": "evomerge.run.directory:open_run",
+    "rebase": "evomerge.study.rebase:rebase",
     "resume": "evomerge.study.search:resume",
     "search": "evomerge.study.search:search",
     "tune": "evomerge.tuning.tune:tune",
@@ -72,6 +74,7 @@ __all__ = [  # noqa: RUF022  (in the order in which a user meets them)
     "Recipe",
     "merge",
     "align",
+    "rebase",
     "connect",
     "tune",
     "alternate",

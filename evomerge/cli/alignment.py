@@ -93,6 +93,53 @@ def align(
         echo(f"{reference} computes what it computed too; merge its folder here, with folded norms, with the others")
 
 
+def rebase(
+    expert: Annotated[str, typer.Argument(metavar="EXPERT", help="A whole model, tuned from the old base.")],
+    old: Annotated[str, typer.Option("--from", metavar="BASE", help="The expert's own base.", show_default=False)],
+    new: Annotated[str, typer.Option("--onto", metavar="BASE", help="The base to move to.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder to make.", show_default=False)],
+    scale: Annotated[float, typer.Option(help="Factor of the expert's changes.")] = 1.0,
+    method: Annotated[str, typer.Option(help="How maps are found, such as weight_matching.")] = "weight_matching",
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the method; may be repeated.")
+    ] = None,
+    residual: Annotated[
+        Residual | None, typer.Option(help="What may act on the residual stream, as in align.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of what is random in the method.")] = 0,
+    shard_size: Annotated[str, typer.Option(help="Largest size of a safetensors file, such as 2GB.")] = "5GB",
+) -> None:
+    """Move an expert's changes onto another base of the same architecture.
+
+    The old base is aligned with the new one, and what the expert changed is moved with the same maps and added to the
+    new base. Whether it helps there is for a benchmark to say.
+
+    **Example:** `evomerge rebase maths-7b --from base-1 --onto base-2 --out maths-on-base-2`
+    """
+    from evomerge.cli.screens import stages
+    from evomerge.study.rebase import rebase as write
+
+    with stages("finding maps", f"writing to {out}") as (progress, writing):
+        made = write(
+            expert,
+            old,
+            new,
+            out,
+            scale=scale,
+            method=method,
+            options=_options(option or []),
+            residual=None if residual is None else residual.value,
+            seed=seed,
+            shard_size=shard_size,
+            progress=progress,
+            writing=writing,
+        )
+    for note in made.notes:
+        echo(f"Note: {note}")
+    echo(f"{made.moved} of {made.labels} sets of units moved; cosine of the bases {made.before:.3f} → {made.after:.3f}")
+    echo(f"Wrote {made.folder}")
+
+
 def _options(given: Sequence[str]) -> dict[str, Any]:
     """Options of a method as YAML reads their values. Raises: BadParameter for one without a value."""
     from evomerge.errors import AlignmentError

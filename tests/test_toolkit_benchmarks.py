@@ -38,3 +38,19 @@ def test_a_search_over_aligned_networks_stands_beside_its_controls(tmp_path: Pat
     assert search_loss["CMA-ES"] > 0
     assert search_loss["scan of one weight"] <= search_loss["average, aligned"] + 0.05
     assert {"random search", "average, not aligned", "the same, repaired"} <= set(found)
+
+
+@pytest.mark.slow
+def test_task_vectors_begin_along_the_negative_gradient(tmp_path: Path) -> None:
+    arguments = ("--seeds", "0", "--epochs", "1", "2", "--rounds", "1", "--items", "60", "--base-epochs", "2")
+    command = [sys.executable, str(FOLDER / "task_vectors.py"), *arguments, "--json", "found.json", "--html", "a.html"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    (found,) = json.loads((tmp_path / "found.json").read_text())
+    assert found["one step"] < 1e-9
+    one, two = found["epochs"]["1"], found["epochs"]["2"]
+    assert one["first"] == pytest.approx(1)
+    assert 0 < two["gradient"] <= one["gradient"] + 0.05
+    assert two["share"] < 1
+    assert 0 <= found["joint"] <= 1
+    assert "</html>" in (tmp_path / "a.html").read_text()

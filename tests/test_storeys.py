@@ -116,3 +116,11 @@ def test_the_ground_and_the_mathematics_need_no_models(module: str) -> None:
 def test_relative_imports_and_wildcards_are_not_used() -> None:
     for path in MODULES.values():
         assert not [name for name in imports(path) if name.endswith(".*")]
+
+
+@pytest.mark.parametrize("folder", ["evomerge", "tests", "benchmarks"])
+def test_a_file_is_read_in_one_sitting(folder: str) -> None:
+    files = (PACKAGE.parent / folder).rglob("*.py")
+    lengths = {str(file): len(file.read_text(encoding="utf-8").splitlines()) for file in files}
+    assert lengths
+    assert not {name: lines for name, lines in lengths.items() if lines > 350}

@@ -274,7 +274,9 @@ def test_a_private_ray_is_quiet_and_gone_after_closing(tiny_llama: dict[str, Pat
         PRIVATE, str(tiny_llama["base"].parent), PYTHONPATH=os.pathsep.join(path for path in sys.path if path)
     )
     assert done.stdout == "[2, 3] False\n", done.stderr
-    assert re.fullmatch(r"worker \d \(.*\) died; starting another\n", done.stderr)
+    # That nothing has started yet is said where the machine is slow.
+    waiting = r"(no worker has started yet; .*\n)?"
+    assert re.fullmatch(waiting + r"worker \d \(.*\) died; starting another\n", done.stderr)
 
 
 def test_from_config_gives_every_setting(local_ray: None, settings: WorkerSettings) -> None:

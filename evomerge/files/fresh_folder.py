@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from evomerge.files.places import is_folder, is_there
+
 
 @contextmanager
 def fresh_folder(out: Path) -> Iterator[Path]:
@@ -32,6 +34,11 @@ def fresh_folder(out: Path) -> Iterator[Path]:
     finally:
         os.close(handle)
         shutil.rmtree(hidden, ignore_errors=True)
+
+
+def is_taken(out: Path) -> bool:
+    """Whether something is there that a new folder would replace: anything but an empty folder."""
+    return is_there(out) and not (is_folder(out) and not any(out.iterdir()))
 
 
 def _remove_left_over(out: Path) -> None:

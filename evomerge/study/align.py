@@ -11,6 +11,8 @@ from typing import Any
 from evomerge.alignment.base import Progress
 from evomerge.errors import AlignmentError, ExportError
 from evomerge.files.atomic import json_text
+from evomerge.files.fresh_folder import is_taken
+from evomerge.files.places import local
 from evomerge.materialise.folder import write_folder
 from evomerge.models.aligned import moving
 from evomerge.models.alignment import Alignable, Found, Similarity
@@ -92,8 +94,8 @@ def align(
     Raises: AlignmentError, CheckpointError: for models that can't be aligned so; ExportError: `out` is taken or can't
         be written.
     """
-    out = Path(out).expanduser().absolute()
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    out = local(out).absolute()
+    if is_taken(out):
         raise ExportError(f"{out}: is there already; choose another folder or empty this one")
     fixed, given = Checkpoint.open(reference), [Checkpoint.open(model) for model in models]
     names = _names([fixed, *given])

@@ -12,6 +12,8 @@ from typing import Any
 
 from evomerge.alignment.base import Progress
 from evomerge.errors import AlignmentError, ExportError
+from evomerge.files.fresh_folder import is_taken
+from evomerge.files.places import local
 from evomerge.materialise.folder import write_folder
 from evomerge.models.aligned import moving
 from evomerge.models.alignment import Alignable
@@ -83,8 +85,8 @@ def rebase(
     Raises: AlignmentError, CheckpointError: for models that can't be aligned, or an expert that isn't a whole model;
         ExportError: `out` is taken or can't be written.
     """
-    out = Path(out).expanduser().absolute()
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    out = local(out).absolute()
+    if is_taken(out):
         raise ExportError(f"{out}: is there already; choose another folder or empty this one")
     references = {BASE: _reference(new), OLD: _reference(old), EXPERT: _reference(expert)}
     if is_adapter(folder := resolve(references[EXPERT])) or is_compressed(folder):

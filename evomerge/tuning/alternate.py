@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from evomerge.errors import EvomergeError, TuningError
 from evomerge.files.atomic import read_json, write_json
+from evomerge.files.places import local
 from evomerge.materialise.folder import write_folder
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe.portable import is_local
@@ -90,7 +91,7 @@ def alternate(
         config = Rounds.from_data(config)
     rounds = config if isinstance(config, Rounds) else Rounds.from_file(config)
     rounds.refuse_merge("rounds")
-    directory, watch = Path(directory).expanduser().absolute(), watch or _Silent()
+    directory, watch = local(directory).absolute(), watch or _Silent()
     base = Checkpoint.open(rounds.model)
     files = model_files(base.folder)
     for name, data in rounds.tasks.items():

@@ -12,6 +12,8 @@ from evomerge.config.section import Positive
 from evomerge.errors import ConfigError, RecipeError, shown
 from evomerge.files.outside import check_plain
 from evomerge.files.outside_yaml import read_yaml
+from evomerge.files.places import is_there
+from evomerge.files.places import local as local_path
 from evomerge.methods.declared import build_method, checked_coefficients, method_class
 from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
@@ -72,8 +74,8 @@ class Rounds(Checked):
         """The same with files and folders that exist below `folder` made absolute."""
 
         def local(text: str) -> str:
-            path = folder / Path(text).expanduser()
-            return str(path.absolute()) if path.exists() else text
+            path = folder / local_path(text)
+            return str(path.absolute()) if is_there(path) else text
 
         def task(data: TuneData) -> TuneData:
             validation = None if data.validation_data is None else local(data.validation_data)

@@ -10,6 +10,7 @@ from typing import Any
 from evomerge.benchmark.rows import FORMATS, read_rows
 from evomerge.errors import TuningError, shown, unknown
 from evomerge.files.outside import read_text
+from evomerge.files.places import local
 from evomerge.streams import stream
 from evomerge.tuning.settings import TuneData
 
@@ -32,10 +33,10 @@ def read(data: TuneData) -> tuple[list[Row], list[Row] | None]:
 
     Raises: TuningError or BenchmarkError for what isn't there, isn't rows, or lacks a column or a value.
     """
-    rows = [row for file in data.data for row in _read(Path(file).expanduser(), data)]
+    rows = [row for file in data.data for row in _read(local(file), data)]
     held_out = None
     if data.validation_data is not None:
-        held_out = _read(Path(data.validation_data).expanduser(), data, split="validation")
+        held_out = _read(local(data.validation_data), data, split="validation")
     return rows, held_out
 
 

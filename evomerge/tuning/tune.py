@@ -13,6 +13,8 @@ import torch
 
 from evomerge.errors import ExportError, TuningError
 from evomerge.files.atomic import json_text
+from evomerge.files.fresh_folder import is_taken
+from evomerge.files.places import local
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe.portable import is_local
 from evomerge.streams import derive
@@ -138,7 +140,7 @@ def run(
 
     Raises: as there.
     """
-    out = Path(out).expanduser().absolute()
+    out = local(out).absolute()
     _refuse(out, device, settings)
     base = Checkpoint.open(str(model))
     examples = prepare(data, settings, base)
@@ -215,7 +217,7 @@ def measure(
 
 def _refuse(out: Path, device: str, settings: TuneSettings) -> None:
     """What can be said before anything is read."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if is_taken(out):
         raise ExportError(f"{out}: is there already; choose another folder or empty this one")
     if device not in DEVICES:
         raise TuningError(f"device: {device!r} is none of {', '.join(DEVICES)}")
@@ -231,7 +233,7 @@ def data_files(data: TuneData) -> dict[str, Path]:
     """Every file of the data, by the number of its source and its name."""
     found: dict[str, Path] = {}
     for number, name in enumerate((*data.data, *([data.validation_data] if data.validation_data else []))):
-        path = Path(name).expanduser()
+        path = local(name)
         files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
         found |= {f"data/{number}/{file.name}": file for file in files}
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 from collections.abc import Iterator
@@ -12,9 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from evomerge.errors import LockedError, RunError
-
-_TAKEN = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
-"""How systems say that another process holds a lock; anything else means that there are none."""
+from evomerge.files.locks import give_back, take
 
 
 @contextmanager
@@ -27,19 +24,19 @@ def lock(directory: Path) -> Iterator[None]:
         raise RunError(f"{directory}: can't be written: {error.strerror}. Choose another --run directory") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = take(file)
         except OSError as error:
-            if error.errno not in _TAKEN:
-                raise RunError(
-                    f"{directory}: the file system has no locks ({error.strerror}), so two searches could write there "
-                    "at the same time; choose a --run directory on another disk, or mount this one with locks"
-                ) from error
+            raise RunError(
+                f"{directory}: the file system has no locks ({error.strerror}), so two searches could write there "
+                "at the same time; choose a --run directory on another disk, or mount this one with locks"
+            ) from error
+        if not free:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise LockedError(
                 f"{directory}: {holder} is driving this run. Wait for it, or stop it first; "
                 f"see: evomerge status {directory}"
-            ) from None
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
@@ -53,7 +50,7 @@ def lock(directory: Path) -> Iterator[None]:
                     # Refused before anything was recorded: leave no trace.
                     (directory / "lock").unlink()
                     directory.rmdir()
-            fcntl.flock(file, fcntl.LOCK_UN)
+            give_back(file)
 
 
 def driver_of(directory: Path) -> str | None:
@@ -70,9 +67,7 @@ def is_locked(directory: Path) -> bool:
     """Whether a driver is at work in a run directory."""
     try:
         with (directory / "lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
+            return not take(file, shared=True)
     except OSError as error:
-        return error.errno in _TAKEN
-    return False
+        # A lock of somebody else's, which can't be looked at, may be held.
+        return error.errno == errno.EACCES

@@ -5,7 +5,6 @@ It lies beside the output, as OUT.tuning, and is deleted when the output is ther
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 from evomerge.errors import LockedError, ResumeError, TuningError, listed, shown
 from evomerge.files.atomic import read_json, write_json
 from evomerge.files.fingerprint import changed, fingerprints
+from evomerge.files.locks import take
 
 _RECORD, _WHOLE, _LOCK, _START = "tuning.json", "whole", "lock", "start.json"
 _MODEL = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja", ".tiktoken", ".bpe", ".spm"})
@@ -90,9 +90,14 @@ def locked(folder: Path) -> Iterator[None]:
         raise TuningError(f"{folder}: can't be written: {error.strerror or error}") from error
     with handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = take(handle)
         except OSError as error:
-            raise LockedError(f"{folder}: another process is tuning there; wait for it, or stop it first") from error
+            raise TuningError(
+                f"{folder}: the file system has no locks ({error.strerror}), so two processes could tune there at the "
+                "same time; choose a folder on another disk, or mount this one with locks"
+            ) from error
+        if not free:
+            raise LockedError(f"{folder}: another process is tuning there; wait for it, or stop it first")
         yield
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
 from pathlib import Path
 
 import pytest
 
 import evomerge
-from evomerge.errors import LockedError, ResumeError
+from evomerge.errors import LockedError, ResumeError, TuningError
 from evomerge.testing.models import tiny_checkpoint
 from evomerge.tuning.training import Step
 from helpers.tuning import command, equal, killed, tensors, write_rows
@@ -103,3 +105,15 @@ def test_only_one_process_tunes_into_a_folder(tmp_path: Path, base: Path) -> Non
         fcntl.flock(handle, fcntl.LOCK_EX)
         with pytest.raises(LockedError, match="another process is tuning there"):
             evomerge.tune(base, rows, tmp_path / "out", **SETTINGS)
+
+
+def test_a_file_system_without_locks_is_not_taken_for_another_process(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    rows = write_rows(tmp_path / "rows.jsonl")
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(TuningError, match="the file system has no locks"):
+        evomerge.tune(base, rows, tmp_path / "out", **SETTINGS)

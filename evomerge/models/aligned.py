@@ -6,9 +6,7 @@ Knows one model, a spec and maps. Doesn't know how maps are found.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -18,7 +16,7 @@ from evomerge.alignment.kinds.base import Map
 from evomerge.alignment.spec import Maps, Spec
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.headers import TensorInfo
-from evomerge.models.tokens import Tokens
+from evomerge.models.seen import SeenCheckpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +57,7 @@ class FoldedWeights(Mapping[str, Tensor]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignedCheckpoint(Checkpoint):
+class AlignedCheckpoint(SeenCheckpoint):
     """A model under maps. Made by `aligned`.
 
     A tensor that a map acts on is worked out each time it is asked for. Orders and signs are exact; what is turned or
@@ -72,16 +70,10 @@ class AlignedCheckpoint(Checkpoint):
         remarks: what was done to it, a sentence each.
     """
 
-    source: Checkpoint
     frame: Frame
     maps: Maps
-    remarks: tuple[str, ...]
     _spec_names: Mapping[str, str] = field(repr=False)
     _exact: Mapping[str, bool] = field(repr=False)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "_files"}
-        return (_again, (values,))
 
     def tensor(self, name: str) -> Tensor:
         """One tensor: new memory where a map acts on it, else as the model gives it. Don't write to it."""
@@ -99,41 +91,9 @@ class AlignedCheckpoint(Checkpoint):
         return name in self._exact or self.source.computes(name)
 
     @property
-    def original(self) -> Checkpoint:
-        """The model as it is on disk."""
-        return self.source.original
-
-    @property
-    def as_stored(self) -> bool:
-        """False: its folder holds other tensors."""
-        return False
-
-    @property
-    def has_own_tokenizer(self) -> bool:
-        """Whether the model's tokenizer is the one in its folder."""
-        return self.source.has_own_tokenizer
-
-    @property
     def is_whole(self) -> bool:
         """Whether its folder holds every tensor."""
         return self.source.is_whole
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What is to be known of the model itself, then how it was aligned."""
-        return (*self.source.notes, *self.remarks)
-
-    def tokens(self) -> Tokens | None:
-        """The ids of the model's own tokens."""
-        return self.source.tokens()
-
-    def tokenizer(self) -> Any:
-        """The model's own tokenizer."""
-        return self.source.tokenizer()
-
-    def write_tokenizer(self, folder: Path) -> None:
-        """Put the files of the model's own tokenizer into a folder."""
-        self.source.write_tokenizer(folder)
 
 
 def aligned(
@@ -190,7 +150,3 @@ def moving(spec: Spec, maps: Maps) -> dict[str, Map]:
 def _is_exact(arrays: Mapping[str, Tensor]) -> bool:
     """Whether a map moves numbers and changes their signs, and does nothing else."""
     return not any(array.dtype.is_floating_point for array in arrays.values())
-
-
-def _again(values: Mapping[str, Any]) -> AlignedCheckpoint:
-    return AlignedCheckpoint(**values)

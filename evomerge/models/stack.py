@@ -6,9 +6,7 @@ Knows where each layer of a stack comes from. Does not know how layers are merge
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -17,6 +15,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.headers import TensorInfo
 from evomerge.models.layer_settings import LayerSettings, with_settings
 from evomerge.models.names import match_outer_names
+from evomerge.models.seen import SeenCheckpoint
 from evomerge.models.stack_checks import (
     checked_slices,
     layers_of,
@@ -24,7 +23,6 @@ from evomerge.models.stack_checks import (
     refuse_other_kinds,
     refuse_other_layers,
 )
-from evomerge.models.tokens import Tokens
 from evomerge.recipe.layer_path import BRANCH_OUTPUTS, from_path, scaled_groups
 from evomerge.recipe.sources import Slice
 
@@ -40,7 +38,7 @@ class Origin:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StackedCheckpoint(Checkpoint):
+class StackedCheckpoint(SeenCheckpoint):
     """A model seen as a stack of slices. Made by `stack`.
 
     Nothing is copied: a layer that occurs twice is the same mapped memory twice. Tokenizer and files
@@ -51,13 +49,7 @@ class StackedCheckpoint(Checkpoint):
         remarks: what the stack is made of, one sentence; empty for experts.
     """
 
-    source: Checkpoint
-    remarks: tuple[str, ...]
     _origins: Mapping[str, Origin] = field(repr=False)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "_files"}
-        return (_again, (values,))
 
     def tensor(self, name: str) -> Tensor:
         """One tensor as the model that it comes from gives it. Don't write to it."""
@@ -70,38 +62,6 @@ class StackedCheckpoint(Checkpoint):
         """Whether the model that a tensor comes from works it out."""
         origin = self._origins[name]
         return origin.model.computes(origin.name)
-
-    @property
-    def original(self) -> Checkpoint:
-        """The model as it is on disk."""
-        return self.source.original
-
-    @property
-    def as_stored(self) -> bool:
-        """False: its folder holds other layers."""
-        return False
-
-    @property
-    def has_own_tokenizer(self) -> bool:
-        """Whether the model's tokenizer is the one in its folder."""
-        return self.source.has_own_tokenizer
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What is to be known of the model itself, then what the stack is made of."""
-        return (*self.source.notes, *self.remarks)
-
-    def tokens(self) -> Tokens | None:
-        """The ids of the model's own tokens."""
-        return self.source.tokens()
-
-    def tokenizer(self) -> Any:
-        """The model's own tokenizer."""
-        return self.source.tokenizer()
-
-    def write_tokenizer(self, folder: Path) -> None:
-        """Put the files of the model's own tokenizer into a folder."""
-        self.source.write_tokenizer(folder)
 
 
 def stack(
@@ -205,10 +165,6 @@ def described(slices: Sequence[Slice], depth: int) -> str:
     """One sentence on a stack, such as "24 layers: base 0-15, maths 8-15"."""
     parts = [" with ".join(f"{model} {first}-{last}" for model, (first, last) in part.items()) for part in slices]
     return f"{depth} layers: {', '.join(parts)}"
-
-
-def _again(values: dict[str, Any]) -> StackedCheckpoint:
-    return StackedCheckpoint(**values)
 
 
 def _comes_first(base: Checkpoint, tensor: str) -> bool:

@@ -6,7 +6,7 @@ Knows which row a token has in each model. Does not know how models are merged: 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.headers import TensorInfo
 from evomerge.models.names import match_outer_names
+from evomerge.models.seen import SeenCheckpoint
 from evomerge.models.tokenizers import Tokenization, UnionTokenizer, examples, read_tokenization, union
 from evomerge.models.tokens import Tokens
 from evomerge.models.vocabulary_rows import (
@@ -37,7 +38,7 @@ from evomerge.recipe.sources import VocabularyPolicy
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatchedCheckpoint(Checkpoint):
+class MatchedCheckpoint(SeenCheckpoint):
     """A model seen with the vocabulary of a merge. Made by `match_vocabularies`.
 
     Tensors with a row per token are put together each time they are asked for, in memory of their own; all
@@ -50,16 +51,9 @@ class MatchedCheckpoint(Checkpoint):
         remarks: what was added and what was left out, one sentence each.
     """
 
-    source: Checkpoint
     base: Checkpoint
     tokenization: UnionTokenizer | None
-    remarks: tuple[str, ...]
     _gathered: Mapping[str, Gathered] = field(repr=False)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Open files don't travel between processes.
-        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "_files"}
-        return (_again, (values,))
 
     def tensor(self, name: str) -> Tensor:
         """One tensor: new memory where it has a row per token, otherwise as the model gives it. Don't write to it."""
@@ -78,29 +72,14 @@ class MatchedCheckpoint(Checkpoint):
         return name in self._gathered or self.source.computes(name)
 
     @property
-    def original(self) -> Checkpoint:
-        """The model as it is on disk."""
-        return self.source.original
-
-    @property
     def size_bytes(self) -> int:
         """Size of the model's tensors in its files."""
         return self.source.size_bytes
 
     @property
-    def as_stored(self) -> bool:
-        """False: its folder holds another vocabulary."""
-        return False
-
-    @property
     def has_own_tokenizer(self) -> bool:
         """Whether its tokenizer is the base's, in whose folder that lies."""
         return self.tokenization is None
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What is to be known of the model itself, then what its vocabulary gained and lost."""
-        return (*self.source.notes, *self.remarks)
 
     def tokens(self) -> Tokens | None:
         """The ids of the merge's tokens."""
@@ -315,7 +294,3 @@ def _remarks(own: Tokenization, merged: Tokenization | UnionTokenizer, has: Rows
             f"{shown}"
         )
     return tuple(found) or ("vocabulary: has every token, in other rows or with other padding",)
-
-
-def _again(values: Mapping[str, Any]) -> MatchedCheckpoint:
-    return MatchedCheckpoint(**values)

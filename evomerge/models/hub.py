@@ -59,6 +59,12 @@ DOWNLOADED = (
 _HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
 
+_CONTENT = frozenset(
+    {".safetensors", ".json", ".txt", ".model", ".jinja", ".tiktoken", ".codes", ".bpe", ".spm", ".index"}
+)
+"""Ends of the names of files that decide what a model or tokenizer is; others are for people."""
+
+
 class Whereabouts(NamedTuple):
     """Where a model was found without asking the network, and how to say it to a person.
 
@@ -136,6 +142,15 @@ def resolve(reference: ModelReference) -> Path:
             f"{reference.path}{at}: no such folder, not in the hub's cache, and the hub can't be reached "
             f"({type(error).__name__}); connect, unset HF_HUB_OFFLINE, or give a local folder"
         ) from error
+
+
+def content_files(folder: Path) -> dict[str, Path]:
+    """The files in a model's folder that decide what it and its tokenizer are, by name."""
+    return {
+        path.name: path
+        for path in sorted(folder.iterdir())
+        if path.suffix in _CONTENT and not path.name.startswith(".") and path.is_file()
+    }
 
 
 def _refuse_broken_links(folder: Path) -> None:

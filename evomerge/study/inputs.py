@@ -7,7 +7,7 @@ benchmark's own fingerprint; lm-eval's built-in tasks are those of its version.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,8 @@ from evomerge.benchmark.lm_eval.own_code import own_files
 from evomerge.config.config import Config
 from evomerge.errors import CheckpointError, ResumeError, listed
 from evomerge.files.fingerprint import changed, fingerprints
+from evomerge.models.hub import content_files
 from evomerge.models.open import Models
-
-_MODEL = frozenset(
-    {".safetensors", ".json", ".txt", ".model", ".jinja", ".tiktoken", ".codes", ".bpe", ".spm", ".index"}
-)
-"""Ends of the names of files that decide what a model or tokenizer is; others are for people."""
 
 
 def input_files(
@@ -53,7 +49,7 @@ def model_files(folders: Mapping[str, Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name, folder in folders.items():
         place = name if name == "base" else f"experts/{name}"
-        found |= {f"{place}/{file}": path for file, path in _files(folder)}
+        found |= {f"{place}/{file}": path for file, path in content_files(folder).items()}
     return found
 
 
@@ -105,10 +101,3 @@ def _changed(recorded: Mapping[str, Any], files: Mapping[str, Path]) -> list[str
     except OSError as error:
         raise CheckpointError(f"{error.filename}: can't be read: {error.strerror}") from error
     return [f"{name} ({files[name]})" if name in files else f"{name} (missing)" for name in names]
-
-
-def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """A model's files that lie in a folder itself, by name."""
-    for path in sorted(folder.iterdir()):
-        if path.suffix in _MODEL and not path.name.startswith(".") and path.is_file():
-            yield path.name, path

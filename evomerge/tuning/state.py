@@ -15,9 +15,9 @@ from evomerge.errors import LockedError, ResumeError, TuningError, listed, shown
 from evomerge.files.atomic import read_json, write_json
 from evomerge.files.fingerprint import changed, fingerprints
 from evomerge.files.locks import take
+from evomerge.models.hub import content_files
 
 _RECORD, _WHOLE, _LOCK, _START = "tuning.json", "whole", "lock", "start.json"
-_MODEL = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja", ".tiktoken", ".bpe", ".spm"})
 
 
 class State:
@@ -108,11 +108,7 @@ def working_folder(out: Path) -> Path:
 
 def model_files(folder: Path) -> dict[str, Path]:
     """The files that decide what a model is, by name."""
-    return {
-        f"model/{path.name}": path
-        for path in sorted(folder.iterdir())
-        if path.suffix in _MODEL and path.is_file() and not path.name.startswith(".")
-    }
+    return {f"model/{name}": path for name, path in content_files(folder).items()}
 
 
 def begin(folder: Path, asked: Mapping[str, Any], files: Mapping[str, Path]) -> None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -44,6 +45,13 @@ class Similarity(NamedTuple):
     model: float
     before: float
     after: float
+
+
+def cosine(similarities: Iterable[Similarity], when: Literal["before", "after"]) -> float:
+    """Of the tensors as one vector, before or after the maps; 0 where one side is nothing but zeros."""
+    every = list(similarities)
+    lengths = math.sqrt(sum(each.reference for each in every) * sum(each.model for each in every))
+    return sum(getattr(each, when) for each in every) / lengths if lengths else 0.0
 
 
 class Found(NamedTuple):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from evomerge.alignment.base import Progress
 from evomerge.errors import AlignmentError, ExportError
@@ -15,7 +14,7 @@ from evomerge.files.fresh_folder import is_taken
 from evomerge.files.places import local
 from evomerge.materialise.folder import write_folder
 from evomerge.models.aligned import moving
-from evomerge.models.alignment import Alignable, Found, Similarity
+from evomerge.models.alignment import Alignable, Found, Similarity, cosine
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe.align import BASE, Align
 from evomerge.recipe.recipe import Recipe
@@ -23,6 +22,7 @@ from evomerge.recipe.sources import ModelReference
 
 _REFERENCE = "reference"
 REPORT = "alignment/report.json"
+_WHEN: tuple[Literal["before", "after"], ...] = ("before", "after")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,8 +179,8 @@ def _write(
         folder=folder,
         labels=len(kin.frame.spec.labels),
         moved=len(moving(kin.frame.spec, found.maps[name])),
-        before=_cosine(similarities.values(), "before"),
-        after=_cosine(similarities.values(), "after"),
+        before=cosine(similarities.values(), "before"),
+        after=cosine(similarities.values(), "after"),
         by_kind=_by_kind(kin.reference, similarities),
         notes=tuple(note for note in notes if not note.startswith("tensors: ")),
     )
@@ -192,16 +192,15 @@ def _report(kin: Alignable, found: Found, name: str, similarities: Mapping[str, 
     return json_text(
         {
             "align": {**kin.align.to_data(), "seed": kin.align.seed},
-            "similarity": {key: _cosine(similarities.values(), key) for key in ("before", "after")},
+            "similarity": {key: cosine(similarities.values(), key) for key in _WHEN},
             "kinds": {
-                kind: dict(zip(("before", "after"), values, strict=True))
+                kind: dict(zip(_WHEN, values, strict=True))
                 for kind, values in _by_kind(kin.reference, similarities).items()
             },
             "moved": sorted(moving(kin.frame.spec, found.maps[name])),
             "steps": [{"round": step.round, "label": step.label, "gain": step.gain} for step in steps],
             "tensors": {
-                tensor: {key: _cosine([similarity], key) for key in ("before", "after")}
-                for tensor, similarity in similarities.items()
+                tensor: {key: cosine([similarity], key) for key in _WHEN} for tensor, similarity in similarities.items()
             },
         }
     )
@@ -211,11 +210,4 @@ def _by_kind(reference: Checkpoint, similarities: Mapping[str, Similarity]) -> d
     kinds: dict[str, list[Similarity]] = {}
     for name, similarity in similarities.items():
         kinds.setdefault(reference.layout.place(name).kind, []).append(similarity)
-    return {kind: (_cosine(each, "before"), _cosine(each, "after")) for kind, each in kinds.items()}
-
-
-def _cosine(similarities: Iterable[Similarity], when: str) -> float:
-    """Of tensors as one vector; 0 where one side is nothing but zeros."""
-    every = list(similarities)
-    lengths = math.sqrt(sum(each.reference for each in every) * sum(each.model for each in every))
-    return sum(getattr(each, when) for each in every) / lengths if lengths else 0.0
+    return {kind: (cosine(each, "before"), cosine(each, "after")) for kind, each in kinds.items()}

@@ -16,7 +16,7 @@ from evomerge.files.fresh_folder import is_taken
 from evomerge.files.places import local
 from evomerge.materialise.folder import write_folder
 from evomerge.models.aligned import moving
-from evomerge.models.alignment import Alignable
+from evomerge.models.alignment import Alignable, cosine
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.hub import is_adapter, is_compressed, resolve
 from evomerge.recipe.align import BASE, Align
@@ -119,25 +119,16 @@ def rebase(
         # The expert's units lie as its base's do, so that one map is for both.
         maps=every.to_bytes({**found, EXPERT: found[OLD]}),
     )
-    before, after = _cosines(pair, found[OLD])
+    similarities = pair.similarities(OLD, found[OLD]).values()
     return Rebased(
         folder=out,
         labels=len(pair.frame.spec.labels),
         moved=len(moving(pair.frame.spec, found[OLD])),
-        before=before,
-        after=after,
+        before=cosine(similarities, "before"),
+        after=cosine(similarities, "after"),
         notes=tuple(note for note in notes if not note.startswith("tensors: ")),
     )
 
 
 def _reference(model: ModelReference | str | Path) -> ModelReference:
     return model if isinstance(model, ModelReference) else ModelReference(path=str(model))
-
-
-def _cosines(pair: Alignable, maps: Any) -> tuple[float, float]:
-    """Of the old base with the new one, as one vector each, before and after."""
-    every = [*pair.similarities(OLD, maps).values()]
-    lengths = (sum(each.reference for each in every) * sum(each.model for each in every)) ** 0.5
-    if not lengths:
-        return 0.0, 0.0
-    return sum(each.before for each in every) / lengths, sum(each.after for each in every) / lengths

@@ -76,6 +76,11 @@ def setting(config: Config, *keys: str) -> int:
     raise AlignmentError(f"config.json: {' or '.join(keys)} has to be a whole number, which the spec is made from")
 
 
+def layers_by(shapes: Shapes, tensor: str) -> list[str]:
+    """What the names of each layer start with, by a tensor that every layer has, such as "ln_1.weight"."""
+    return [name.removesuffix(tensor) for name in shapes if name.endswith(tensor)]
+
+
 def refuse_unless(legal: Collection[str], found: str | None, what: str) -> None:
     """Raises: AlignmentError if a setting of the config is none of those that the spec holds for."""
     if found not in legal:

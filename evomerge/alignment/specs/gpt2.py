@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from evomerge.alignment.family import (
     LAYER_NORM_AND_SIGNS,
     Config,
     Family,
     Shapes,
+    layers_by,
     plain_heads,
     setting,
     stream_kind,
@@ -64,7 +63,7 @@ def fold(shapes: Shapes, config: Config) -> Folding:
     tied = head == "lm_head.weight" and (head not in shapes or config.get("tie_word_embeddings", True) is True)
     norms = [Norm(stem + "ln_f.weight", (Reader(head),), bias=stem + "ln_f.bias")]
     centred = {stem + "wte.weight": 1, stem + "wpe.weight": 1}
-    for layer in _layers(shapes):
+    for layer in layers_by(shapes, "ln_1.weight"):
         for norm, reader in (("ln_1", "attn.c_attn"), ("ln_2", "mlp.c_fc")):
             read = Reader(f"{layer}{reader}.weight", axis=0, bias=f"{layer}{reader}.bias")
             norms.append(Norm(f"{layer}{norm}.weight", (read,), bias=f"{layer}{norm}.bias"))
@@ -81,11 +80,6 @@ def fold(shapes: Shapes, config: Config) -> Folding:
 def _stem(shapes: Shapes) -> str:
     """What the names of the body start with: nothing in the oldest checkpoints."""
     return "" if "wte.weight" in shapes else "transformer."
-
-
-def _layers(shapes: Shapes) -> Iterator[str]:
-    end = "ln_1.weight"
-    return (name.removesuffix(end) for name in shapes if name.endswith(end))
 
 
 FAMILY = Family(make, fold)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from evomerge.alignment.family import LAYER_NORM_AND_SIGNS, Config, Family, Shapes, setting, stream_kind
+from evomerge.alignment.family import LAYER_NORM_AND_SIGNS, Config, Family, Shapes, layers_by, setting, stream_kind
 from evomerge.alignment.folding import Folding, Norm, Reader
 from evomerge.alignment.kinds import Heads, Permutation
 from evomerge.alignment.patterns import FIXED, Axes, KindOf, expand
@@ -70,7 +68,7 @@ def fold(shapes: Shapes, config: Config) -> Folding:
     tied = head == _HEAD and (head not in shapes or config.get("tie_word_embeddings") is True)
     norms = [Norm("gpt_neox.final_layer_norm.weight", (Reader(head),), bias="gpt_neox.final_layer_norm.bias")]
     centred = {_EMBEDDING: 1}
-    for layer in _layers(shapes):
+    for layer in layers_by(shapes, "input_layernorm.weight"):
         for norm, reader in (
             ("input_layernorm", "attention.query_key_value"),
             ("post_attention_layernorm", "mlp.dense_h_to_4h"),
@@ -86,11 +84,6 @@ def fold(shapes: Shapes, config: Config) -> Folding:
         untied={head: _EMBEDDING} if tied else {},
         config={"tie_word_embeddings": False} if tied else {},
     )
-
-
-def _layers(shapes: Shapes) -> Iterator[str]:
-    end = "input_layernorm.weight"
-    return (name.removesuffix(end) for name in shapes if name.endswith(end))
 
 
 FAMILY = Family(make, fold)

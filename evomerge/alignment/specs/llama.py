@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from evomerge.alignment.family import Config, Family, Shapes, setting, stream_kind
+from evomerge.alignment.family import Config, Family, Shapes, layers_by, setting, stream_kind
 from evomerge.alignment.folding import Folding, Norm, Reader
 from evomerge.alignment.kinds import Heads, SignedPermutation
 from evomerge.alignment.patterns import FIXED, Axes, KindOf, expand
@@ -62,7 +62,7 @@ def fold(shapes: Shapes, config: Config) -> Folding:
     tied = head == "lm_head.weight" and (head not in shapes or config.get("tie_word_embeddings") is True)
     offset = 1.0 if config.get("model_type") in _ONE_PLUS_GAIN else 0.0
     norms = [Norm("model.norm.weight", (Reader(head),), offset=offset)]
-    for layer in _layers(shapes):
+    for layer in layers_by(shapes, "input_layernorm.weight"):
         norms += [
             Norm(f"{layer}{norm}.weight", tuple(_readers(shapes, layer, of)), offset=offset)
             for norm, of in zip(_NORMS, (("self_attn.",), ("mlp.", "block_sparse_moe.")), strict=False)
@@ -127,12 +127,6 @@ def _norm_size(shapes: Shapes) -> int | None:
 
 def _has_norms_behind_outputs(shapes: Shapes) -> bool:
     return any(name.endswith("post_feedforward_layernorm.weight") for name in shapes)
-
-
-def _layers(shapes: Shapes) -> Iterator[str]:
-    """The start of each layer's names."""
-    end = "input_layernorm.weight"
-    return (name.removesuffix(end) for name in shapes if name.endswith(end))
 
 
 def _readers(shapes: Shapes, layer: str, parts: tuple[str, ...]) -> Iterator[Reader]:

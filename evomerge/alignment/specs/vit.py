@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from evomerge.alignment.family import (
     LAYER_NORM_AND_SIGNS,
     NO_READER,
     Config,
     Family,
     Shapes,
+    layers_by,
     plain_heads,
     setting,
     stream_kind,
@@ -77,7 +76,7 @@ def fold(shapes: Shapes, config: Config) -> Folding:
     embeddings = {"cls_token": 2, "position_embeddings": 2, "mask_token": 2}
     centred = {f"{stem}embeddings.{name}": axis for name, axis in embeddings.items()}
     centred |= {f"{stem}embeddings.patch_embeddings.projection.{name}": 0 for name in ("weight", "bias")}
-    for layer in _layers(shapes):
+    for layer in layers_by(shapes, "layernorm_before.weight"):
         for norm, modules in (
             ("layernorm_before", [f"attention.attention.{role}" for role in _PARTS]),
             ("layernorm_after", ["intermediate.dense"]),
@@ -92,11 +91,6 @@ def fold(shapes: Shapes, config: Config) -> Folding:
 
 def _stem(shapes: Shapes) -> str:
     return "" if "embeddings.cls_token" in shapes else "vit."
-
-
-def _layers(shapes: Shapes) -> Iterator[str]:
-    end = "layernorm_before.weight"
-    return (name.removesuffix(end) for name in shapes if name.endswith(end))
 
 
 FAMILY = Family(make, fold)

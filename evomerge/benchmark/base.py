@@ -199,6 +199,26 @@ class FixedItems(ABC, Generic[I]):
         return [place for item in sorted(items) for place in range(ends[item], ends[item + 1])]
 
     @property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """None, unless a benchmark has tasks that have metrics together."""
+        return {}
+
+    @property
+    def languages(self) -> dict[str, dict[str, Any]]:
+        """None, unless a benchmark asks something of the language of text."""
+        return {}
+
+    @property
+    def truncated(self) -> list[str]:
+        """Nothing, unless a benchmark cuts what a model sees."""
+        return []
+
+    @property
+    def notes(self) -> list[str]:
+        """Nothing, unless a benchmark has something to say."""
+        return []
+
+    @property
     def fingerprint(self) -> dict[str, str]:
         """A hash of every item's identity by split; it changes with documents, prompts and their order."""
         return {

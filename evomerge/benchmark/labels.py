@@ -119,21 +119,6 @@ class Labels(FixedItems[OneRequest[ClassificationRequest]]):
         ]
 
     @property
-    def groups(self) -> dict[str, tuple[str, ...]]:
-        """None."""
-        return {}
-
-    @property
-    def languages(self) -> dict[str, dict[str, Any]]:
-        """None: nothing is asked of a language."""
-        return {}
-
-    @property
-    def notes(self) -> list[str]:
-        """Nothing."""
-        return []
-
-    @property
     def truncated(self) -> list[str]:
         """A sentence for each split and task with texts that lose their end to the context window."""
         sizes = {split: Counter(item.task for item in items) for split, items in self.splits.items()}

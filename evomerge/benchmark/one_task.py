@@ -87,26 +87,6 @@ class OneTask(FixedItems[OneRequest[R]], Generic[R]):
     def over(self, metric: str, values: Sequence[Any]) -> float:
         """A metric over items, from their values."""
 
-    @property
-    def groups(self) -> dict[str, tuple[str, ...]]:
-        """None: there is one task."""
-        return {}
-
-    @property
-    def languages(self) -> dict[str, dict[str, Any]]:
-        """None: nothing is asked of a language."""
-        return {}
-
-    @property
-    def truncated(self) -> list[str]:
-        """Nothing."""
-        return []
-
-    @property
-    def notes(self) -> list[str]:
-        """Nothing."""
-        return []
-
     def describe(self) -> dict[str, Any]:
         """What is scored, as plain data for the run directory."""
         task = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -80,6 +78,7 @@ def connect(
     # Takes seconds, so after what can be refused without it.
     from evomerge.analysis.connect import connect as measure
     from evomerge.cli.console import say, stderr, stdout
+    from evomerge.cli.screens import stages
     from evomerge.config.config import Config
     from evomerge.config.execution import ExecutionConfig
     from evomerge.files.atomic import json_text, write_atomically
@@ -97,7 +96,7 @@ def connect(
     def doing(what: str) -> None:
         say(stderr(), f"{what} ...")
 
-    with _counted() as done:
+    with stages("points") as (done,):
         found = measure(
             models,
             texts=None if text is None else {name: path for name, path in named.items() if path is not None},
@@ -124,20 +123,6 @@ def connect(
         echo(f"Wrote {html}")
     if html is None and json_file is None:
         say(stdout(), "\nFigures: --html FILE; every number: --json FILE")
-
-
-@contextmanager
-def _counted() -> Iterator[Callable[[int, int], None]]:
-    """A callback for points measured and points in all, drawn as a bar on stderr if that is a terminal."""
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    from evomerge.cli.console import stderr
-
-    console = stderr()
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("points", total=None)
-        yield lambda number, total: bar.update(task, completed=number, total=total)
 
 
 def _show(found: Connectivity) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -79,8 +80,7 @@ class AlignedCheckpoint(SeenCheckpoint):
         """One tensor: new memory where a map acts on it, else as the model gives it. Don't write to it."""
         if name not in self._exact:
             return self.source.tensor(name)
-        names = {spec_name: own for own, spec_name in self._spec_names.items()}
-        tensor = FoldedWeights(self.source, self.frame, names, torch.float64)[self._spec_names[name]]
+        tensor = self._folded[self._spec_names[name]]
         if not self._exact[name]:
             tensor = tensor.double()
         mapped = self.frame.spec.apply(self.maps, self._spec_names[name], tensor)
@@ -94,6 +94,11 @@ class AlignedCheckpoint(SeenCheckpoint):
     def is_whole(self) -> bool:
         """Whether its folder holds every tensor."""
         return self.source.is_whole
+
+    @cached_property
+    def _folded(self) -> FoldedWeights:
+        names = {spec_name: own for own, spec_name in self._spec_names.items()}
+        return FoldedWeights(self.source, self.frame, names, torch.float64)
 
 
 def aligned(

@@ -20,6 +20,18 @@ def base_name(base: Checkpoint) -> str:
     return base.folder.name if is_local(base.reference) else base.reference.path
 
 
+def base_in_words(base: Checkpoint) -> str:
+    """The base as a card names it."""
+    return f"`{base_name(base)}`" + (" (a local model)" if is_local(base.reference) else "")
+
+
+def base_in_front(base: Checkpoint, relation: str) -> list[str]:
+    """Lines of a card's front matter that say what a model comes from; none for a model that only this machine has."""
+    if is_local(base.reference):
+        return []
+    return [f"base_model: {base.reference.path}", f"base_model_relation: {relation}"]
+
+
 def record(
     base: Checkpoint, data: TuneData, settings: TuneSettings, examples: Examples, trained: Trained, steps: int
 ) -> dict[str, Any]:
@@ -49,21 +61,19 @@ def card(
     steps: int,
 ) -> str:
     """The README.md of a tuned model."""
-    hub = not is_local(base.reference)
     lora = settings.lora_rank is not None
     kind = f"A LoRA adapter of rank {settings.lora_rank} for" if lora else "A fine-tuning of"
-    whose = f"`{base.reference.path}`" if hub else f"`{base.folder.name}` (a local model)"
     lines = [
         "---",
         f"library_name: {'peft' if lora else 'transformers'}",
         "tags: [evomerge]",
-        *([f"base_model: {base.reference.path}", f"base_model_relation: {'adapter' if lora else 'finetune'}"] * hub),
+        *base_in_front(base, "adapter" if lora else "finetune"),
         "---",
         "",
         f"# {name}",
         "",
-        f"{kind} {whose}, trained for {steps} step{'s' * (steps != 1)} on {len(examples.train)} {examples.unit} "
-        "by evomerge.",
+        f"{kind} {base_in_words(base)}, trained for {steps} step{'s' * (steps != 1)} on {len(examples.train)} "
+        f"{examples.unit} by evomerge.",
     ]
     if data.new_head:
         lines.append(f"Its head is new, for {len(examples.labels)} labels.")

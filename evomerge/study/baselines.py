@@ -1,0 +1,39 @@
+"""What a search is compared with, scored before the algorithm proposes anything: the base, the experts, uniform merges.
+
+Knows which models these are. Does not know how they are evaluated, nor what is concluded from them.
+"""
+
+from __future__ import annotations
+
+from evomerge.run.trial import Trial, TrialKind
+from evomerge.space.base import Genome
+from evomerge.study.candidates import Candidates
+from evomerge.study.select import best_uniform
+
+
+def score_baselines(candidates: Candidates) -> Genome | None:
+    """Score the base, each expert and the uniform merges; return the best uniform genome."""
+    session, space = candidates.session, candidates.space
+    trials = [candidates.trial(TrialKind.BASE, "base")]
+    trials += [candidates.trial(TrialKind.EXPERT, name) for name in session.config.models.experts]
+    trials += _uniform(candidates)
+    session.phase("baselines", len(trials))
+    candidates.evaluate(trials, "search")
+    best = best_uniform(candidates.ledger.trials(), candidates.search_evaluations(), 1)
+    return space.genome(best[0].parameters) if best else None
+
+
+def _uniform(candidates: Candidates) -> list[Trial]:
+    """The uniform merges: those of the run if it has them all, whichever this release would choose now."""
+    trials = [trial for trial in candidates.ledger.trials() if trial.kind is TrialKind.UNIFORM]
+    if any(trial.kind is TrialKind.CANDIDATE for trial in candidates.ledger.trials()):
+        # All of them are recorded before the first candidate.
+        return trials
+    count = candidates.session.config.search.scan
+    for genome in candidates.space.starting_points(count):
+        if len(trials) == count:
+            break
+        trial = candidates.trial(TrialKind.UNIFORM, f"uniform {len(trials) + 1}", genome)
+        if trial not in trials:
+            trials.append(trial)
+    return trials

@@ -15,6 +15,9 @@ with the file's name. What was refused is repaired, as by `evomerge check RUN --
 result or be refused still.
 
 `--fuzz N`: N damaged, odd and hostile versions of each kind of input file, as in reliability_inputs.py.
+
+`--progress FILE`: write what each kill and each damage did as soon as it is known, and go on from there when the same
+command is run again.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ from evomerge.run.repair import repair
 from evomerge.study.search import resume, search
 from evomerge.testing.runs import essence
 from moments import Moments
+from progress import Progress
 from reliability_inputs import fuzz, line
 from remembered import Remembered
 
@@ -57,8 +61,10 @@ def main() -> None:
     parser.add_argument("--block", type=int, help="answer the search items in blocks of so many")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop each of them after so long")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--progress", type=Path, metavar="FILE", help="JSON lines from which a stopped run goes on")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    progress = Progress(options.progress, {name: getattr(options, name) for name in ("evaluations", "block", "seed")})
     found: dict[str, Any] = {}
     if options.fuzz is not None:
         found["fuzz"] = []
@@ -69,17 +75,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         case = Remembered(Path(folder), evaluations=options.evaluations, block=options.block)
         if options.kills is not None:
-            found["kills"] = try_kills(case, options.kills, options.seconds)
+            found["kills"] = try_kills(case, options.kills, options.seconds, progress)
             print(table("killed and run again", found["kills"]), flush=True)
         if options.damage is not None:
-            found["damage"] = try_damage(case, options.damage, options.seconds, options.seed)
+            found["damage"] = try_damage(case, options.damage, options.seconds, options.seed, progress)
             print(table("damaged", found["damage"]), flush=True)
     if options.json is not None:
-        settings = {name: value for name, value in vars(options).items() if name != "json"}
+        settings = {name: value for name, value in vars(options).items() if name not in {"json", "progress"}}
         options.json.write_text(json.dumps({**settings, **found}, indent=2, default=str) + "\n")
 
 
-def try_kills(case: Remembered, limit: int, seconds: float) -> dict[str, Any]:
+def try_kills(case: Remembered, limit: int, seconds: float, progress: Progress) -> dict[str, Any]:
     """Kill a search at its moments, run it again, and compare."""
     directory, log = case.folder / "killed", case.folder / "moments"
 
@@ -87,6 +93,15 @@ def try_kills(case: Remembered, limit: int, seconds: float) -> dict[str, Any]:
         moments = Moments()
         search(case.config, directory)
         log.write_text("\n".join(moments.seen))
+
+    def kill(number: int) -> dict[str, str]:
+        shutil.rmtree(directory, ignore_errors=True)
+        _forked(lambda: (Moments(die_at=number), search(case.config, directory)))
+        outcome, words = _forked(lambda: _going_on(case, directory, resumed=False))
+        left = sorted({entry.name for entry in directory.iterdir()} - KNOWN_FILES) if directory.exists() else []
+        if outcome == "same" and left:
+            outcome, words = "left over", ", ".join(left)
+        return {"outcome": outcome, "words": words}
 
     _forked(count)
     moments = log.read_text().split("\n")
@@ -97,54 +112,58 @@ def try_kills(case: Remembered, limit: int, seconds: float) -> dict[str, Any]:
     outcomes: Counter[str] = Counter()
     wrong, began = [], time.monotonic()
     for number in chosen:
-        if time.monotonic() - began > seconds:
-            break
-        shutil.rmtree(directory, ignore_errors=True)
-        _forked(lambda number=number: (Moments(die_at=number), search(case.config, directory)))  # type: ignore[misc]
-        outcome, words = _forked(lambda: _going_on(case, directory, resumed=False))
-        left = sorted({entry.name for entry in directory.iterdir()} - KNOWN_FILES) if directory.exists() else []
-        if outcome == "same" and left:
-            outcome, words = "left over", ", ".join(left)
-        outcomes[outcome] += 1
-        if outcome != "same":
-            wrong.append({"moment": number, "call": moments[number - 1], "outcome": outcome, "words": words})
+        row = progress.get(f"kill {number}")
+        if row is None:
+            if time.monotonic() - began > seconds:
+                break
+            row = progress.add(f"kill {number}", {"moment": number, "call": moments[number - 1], **kill(number)})
+        outcomes[row["outcome"]] += 1
+        if row["outcome"] != "same":
+            wrong.append(row)
     return {"moments": len(moments), "tried": sum(outcomes.values()), "outcomes": dict(outcomes), "wrong": wrong}
 
 
-def try_damage(case: Remembered, number: int, seconds: float, seed: int) -> dict[str, Any]:
+def try_damage(case: Remembered, number: int, seconds: float, seed: int, progress: Progress) -> dict[str, Any]:
     """Damage copies of run directories, go on, repair what is refused, and compare."""
-    generator = random.Random(seed)
-    sources = {"interrupted": case.interrupted, "finished": case.finished}
-    drawn = {name: damages(source, generator) for name, source in sources.items()}
     outcomes: Counter[str] = Counter()
     repaired: Counter[str] = Counter()
     wrong, began = [], time.monotonic()
-    directory = case.folder / "damaged"
-    for _ in range(number):
-        if time.monotonic() - began > seconds:
-            break
-        state = "finished" if generator.random() < 0.3 else "interrupted"
-        damage, resumed = next(drawn[state]), generator.random() < 0.5
-        shutil.rmtree(directory, ignore_errors=True)
-        shutil.copytree(sources[state], directory)
-        if damage.data is None:
-            (directory / damage.file).unlink()
-        else:
-            (directory / damage.file).write_bytes(damage.data)
-        outcome, words = _forked(lambda: _going_on(case, directory, resumed=resumed))  # noqa: B023
-        if outcome == "refused" and damage.file not in words:
-            outcome = "refused without the file's name"
-        outcomes[outcome] += 1
-        row = {"run": state, "resumed": resumed, **damage._asdict(), "outcome": outcome, "words": words}
-        del row["data"]
-        if outcome not in {"same", "refused"}:
+    for index in range(number):
+        row = progress.get(f"damage {index}")
+        if row is None:
+            if time.monotonic() - began > seconds:
+                break
+            # Drawn by itself, so that it is the same one in a run that goes on from here.
+            row = progress.add(f"damage {index}", _damage(case, random.Random(f"{seed} {index}")))
+        outcomes[row["outcome"]] += 1
+        if "repaired" in row:
+            repaired[row["repaired"]] += 1
+        if row["outcome"] not in {"same", "refused"} or row.get("repaired", "same") not in {"same", "refused"}:
             wrong.append(row)
-        if outcome.startswith("refused"):
-            after, more = _forked(lambda: _repaired(case, directory, resumed=resumed))  # noqa: B023
-            repaired[after] += 1
-            if after not in {"same", "refused"}:
-                wrong.append({**row, "repaired": after, "words": f"{words} | {more}"})
     return {"tried": sum(outcomes.values()), "outcomes": dict(outcomes), "repaired": dict(repaired), "wrong": wrong}
+
+
+def _damage(case: Remembered, generator: random.Random) -> dict[str, Any]:
+    """Damage a copy of a run directory in a way that is drawn, and tell what came of it."""
+    state = "finished" if generator.random() < 0.3 else "interrupted"
+    source = {"interrupted": case.interrupted, "finished": case.finished}[state]
+    damage, resumed = next(damages(source, generator)), generator.random() < 0.5
+    directory = case.folder / "damaged"
+    shutil.rmtree(directory, ignore_errors=True)
+    shutil.copytree(source, directory)
+    if damage.data is None:
+        (directory / damage.file).unlink()
+    else:
+        (directory / damage.file).write_bytes(damage.data)
+    outcome, words = _forked(lambda: _going_on(case, directory, resumed=resumed))
+    if outcome == "refused" and damage.file not in words:
+        outcome = "refused without the file's name"
+    row = {"run": state, "resumed": resumed, **damage._asdict(), "outcome": outcome, "words": words}
+    del row["data"]
+    if outcome.startswith("refused"):
+        row["repaired"], more = _forked(lambda: _repaired(case, directory, resumed=resumed))
+        row["words"] = f"{words} | {more}"
+    return row
 
 
 def _going_on(case: Remembered, directory: Path, *, resumed: bool) -> tuple[str, str]:

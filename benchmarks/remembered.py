@@ -58,6 +58,7 @@ class Remembered:
         self.config = _config(folder, evaluations, block)
         self._experiment = session.open_experiment(self.config)
         self._answers: dict[tuple[str, str, int | None], Outcome] = {}
+        self._waiting: list[tuple[str, Sequence[Request], Sequence[Sequence[int]] | None]] = []
         self._executor = session.make_executor(
             self.config.execution, session.worker_settings(self.config, dtype=self._experiment.dtype)
         )
@@ -66,6 +67,7 @@ class Remembered:
         self.finished, self.interrupted = folder / "finished", folder / "interrupted"
         search(self.config, self.finished, observer=_CopyAfter(INTERRUPTED_AFTER, self.finished, self.interrupted))
         self.right = essence(self.finished)
+        self._waiting.clear()
         # Forked processes then share this memory instead of copying it.
         gc.collect()
         gc.freeze()
@@ -76,9 +78,8 @@ class Remembered:
     def add_requests(
         self, split: str, requests: Sequence[Request], blocks: Sequence[Sequence[int]] | None = None
     ) -> None:
-        """Make them known to the real executor, in the one process that needs it."""
-        if self._executor is not None:
-            self._executor.add_requests(split, requests, blocks)
+        """Make them known to the real executor, once an answer is asked for that isn't remembered."""
+        self._waiting.append((split, requests, blocks))
 
     def run(self, jobs: Iterable[Job | None]) -> Iterator[tuple[Job, Outcome]]:
         """Answers from memory, or from the real executor the first time."""
@@ -86,6 +87,8 @@ class Remembered:
             assert job is not None
             key = (job.recipe.key(), job.split, job.block)
             if key not in self._answers:
+                while self._waiting:
+                    self._executor.add_requests(*self._waiting.pop(0))
                 ((_, self._answers[key]),) = self._executor.run([job])
             yield job, self._answers[key]
 

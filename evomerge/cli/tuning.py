@@ -69,6 +69,14 @@ def tune(
     text: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Column with the text. Default: text.", show_default=False)
     ] = None,
+    answer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Column with what is to follow the text, learnt alone.",
+            show_default=False,
+        ),
+    ] = None,
     label: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Column with the label, of a classifier.", show_default=False)
     ] = None,

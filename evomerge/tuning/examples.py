@@ -10,7 +10,7 @@ import torch
 
 from evomerge.errors import TuningError
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.tuning import labelled, texts
+from evomerge.tuning import answers, labelled, texts
 from evomerge.tuning.rows import read
 from evomerge.tuning.settings import TuneData, TuneSettings
 
@@ -24,16 +24,20 @@ class Examples:
         validation: held out; may be none.
         how: what is held out was chosen, in words.
         labels: names in the model's order; none for text that is continued.
+        answers: whether they are texts with answers, of which these alone are learnt.
     """
 
     train: Sequence[Any]
     validation: Sequence[Any]
     how: str
     labels: tuple[str, ...] = ()
+    answers: bool = False
 
     @property
     def unit(self) -> str:
         """What they are, in words."""
+        if self.answers:
+            return "texts with answers"
         return "labelled items" if self.labels else "blocks of text"
 
 
@@ -43,6 +47,9 @@ def prepare(data: TuneData, settings: TuneSettings, base: Checkpoint) -> Example
     Raises: TuningError, BenchmarkError, CheckpointError for data that the model can't learn from.
     """
     rows, given = read(data)
+    if data.answer is not None:
+        learnt, held_out, how = answers.encoded(rows, given, data, settings, base)
+        return Examples(train=learnt, validation=held_out, how=how, answers=True)
     if data.label is None:
         train, held, how = texts.packed(rows, given, data, settings, base)
         return Examples(train=_blocks(train), validation=_blocks(held), how=how)
@@ -59,6 +66,8 @@ def prepare(data: TuneData, settings: TuneSettings, base: Checkpoint) -> Example
 
 def batches(data: TuneData, model: Any, dtype: torch.dtype) -> Callable[[Sequence[Any]], Any]:
     """What puts examples into a batch."""
+    if data.answer is not None:
+        return answers.AnswerBatch()
     if data.label is None:
         return texts.TextBatch()
     return labelled.LabelledBatch(getattr(model.config, "pad_token_id", None), dtype)

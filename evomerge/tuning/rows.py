@@ -60,8 +60,8 @@ def hold_out(keys: Sequence[Hashable], share: float, seed: int) -> tuple[list[in
 
 def _read(path: Path, data: TuneData, split: str = "train") -> list[Row]:
     if path.suffix in TEXTS:
-        if data.label is not None:
-            raise TuningError(f"{path}: is plain text, which has no column {data.label!r}; give {', '.join(FORMATS)}")
+        if (column := data.label or data.answer) is not None:
+            raise TuningError(f"{path}: is plain text, which has no column {column!r}; give {', '.join(FORMATS)}")
         text = read_text(path, TuningError, limit=_MAX_TEXT_BYTES)
         if not text.strip():
             raise TuningError(f"{path}: holds no text")
@@ -91,7 +91,7 @@ def _check(row: Row, data: TuneData) -> None:
         value = row.values[column]
         if value is None:
             raise TuningError(f"{row.place}: {column} has no value")
-        if column in (data.pair, data.columns[0]) and data.image is None:
+        if column in (data.pair, data.answer, data.columns[0]) and data.image is None:
             if not isinstance(value, str):
                 raise TuningError(f"{row.place}: {column}: expected text, found {shown(value)}")
             if not value.strip():

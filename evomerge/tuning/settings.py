@@ -86,6 +86,8 @@ class TuneData(Checked):
     """Text files (.txt, .md), each one document; files of rows; folders of `datasets.save_to_disk`."""
     text: str | None = None
     """Column with the text; None: `text`, where there are no labels."""
+    answer: str | None = None
+    """Column with what is to follow the text; that alone is learnt then, and every row stands by itself."""
     pair: str | None = None
     """Column with a second text, for classifiers that read two."""
     image: str | None = None
@@ -108,6 +110,8 @@ class TuneData(Checked):
 
     @model_validator(mode="after")
     def _one_kind_of_input(self) -> TuneData:
+        if self.answer is not None and (self.label is not None or self.text is None):
+            raise ValueError("answer follows a text; give its column (text), and no label")
         if self.label is None:
             for name in ("pair", "image", "new_head"):
                 if getattr(self, name):
@@ -120,7 +124,7 @@ class TuneData(Checked):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns of an item's input, the label's last where it has one."""
+        """The columns of an item's input, that of the answer or the label last where it has one."""
         if self.label is None:
-            return (self.text or "text",)
+            return (self.text or "text", *([self.answer] if self.answer is not None else []))
         return tuple(name for name in (self.text, self.pair, self.image, self.label) if name is not None)

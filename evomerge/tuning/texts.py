@@ -46,7 +46,7 @@ def packed(
     tokenizer, length, (column,) = base.tokenizer(), block_length(settings, base), data.columns
 
     def blocks(chosen: Sequence[Row]) -> list[Block]:
-        return _cut([_encode(tokenizer, row.values[column]) for row in chosen], length)
+        return _cut([encode(tokenizer, row.values[column]) for row in chosen], length)
 
     if given is not None:
         train, validation, how = blocks(rows), blocks(given), "data of their own"
@@ -76,7 +76,7 @@ class TextBatch:
         }
 
 
-def _encode(tokenizer: Any, text: str) -> list[int]:
+def encode(tokenizer: Any, text: str) -> list[int]:
     """A document's tokens with the tokenizer's own start, and its end."""
     tokens = list(tokenizer(text, verbose=False)["input_ids"])
     end = tokenizer.eos_token_id

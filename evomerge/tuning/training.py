@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from evomerge.models.transformers_settings import without_remarks
 from evomerge.tuning.examples import Examples
 from evomerge.tuning.settings import TuneSettings
 from evomerge.tuning.state import State
+from evomerge.tuning.texts import IGNORED
 
 _CHECKPOINT_S = 300.0
 _REPORTS = 10
@@ -130,6 +132,7 @@ class Training:
             arguments._n_gpu = 1
         self._trainer = _Trainer(
             settings,
+            answers=examples.answers,
             model=model,
             args=arguments,
             data_collator=collate,
@@ -202,8 +205,10 @@ def rate(settings: TuneSettings, step: int, steps: int) -> float:
 class _Trainer(Trainer):
     """transformers' Trainer with our schedule, whose first step isn't lost to a rate of 0."""
 
-    def __init__(self, settings: TuneSettings, **given: Any) -> None:
-        self._settings = settings
+    def __init__(self, settings: TuneSettings, *, answers: bool, **given: Any) -> None:
+        self._settings, self._answers = settings, answers
+        inner = getattr(given["model"], "get_base_model", lambda: given["model"])()
+        self._keeps = "logits_to_keep" in signature(inner.forward).parameters
         super().__init__(**given)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -213,6 +218,35 @@ class _Trainer(Trainer):
             chosen: Any = self.optimizer if optimizer is None else optimizer
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(chosen, share)
         return self.lr_scheduler
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None, **more: Any
+    ) -> Any:
+        """The Trainer's; of texts with answers, with logits at no more positions than are learnt.
+
+        A large vocabulary's logits at every position of a long text would cost most of the time and memory.
+        """
+        if not self._answers:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch, **more)
+        given = dict(inputs)
+        labels = given.pop("labels")
+        # The logits at a position are of the token after it.
+        learnt = (labels[:, 1:] != IGNORED).any(dim=0).nonzero()[:, 0]
+        if self._keeps:
+            outputs = model(**given, logits_to_keep=learnt)
+            logits = outputs.logits
+        else:
+            outputs = model(**given)
+            logits = outputs.logits[:, learnt]
+        loss = torch.nn.functional.cross_entropy(
+            logits.float().flatten(0, 1) if logits.dtype != torch.float64 else logits.flatten(0, 1),
+            labels[:, learnt + 1].flatten(),
+            ignore_index=IGNORED,
+            reduction="mean" if num_items_in_batch is None else "sum",
+        )
+        if num_items_in_batch is not None:
+            loss = loss / num_items_in_batch
+        return (loss, outputs) if return_outputs else loss
 
 
 class _Watch(TrainerCallback):

@@ -56,6 +56,7 @@ def tune(
     out: str | Path,
     *,
     text: str | None = None,
+    answer: str | None = None,
     pair: str | None = None,
     image: str | None = None,
     label: str | None = None,
@@ -68,15 +69,16 @@ def tune(
 ) -> Tuned:
     """Fine-tune a model: all of its weights, or a LoRA adapter.
 
-    On text, documents are packed into blocks and every token is learnt; with `label`, on labelled texts or images. The
-    same call continues a tuning that was stopped, from its last checkpoint in OUT.tuning, to the same weights on the
-    same machine.
+    On text, documents are packed into blocks and every token is learnt; with `answer`, what follows each text alone;
+    with `label`, on labelled texts or images. The same call continues a tuning that was stopped, from its last
+    checkpoint in OUT.tuning, to the same weights on the same machine.
 
     Args:
         model: a model folder, or a hub id.
         data: files: texts, rows (.json, .jsonl, .csv, .parquet), or folders of `datasets.save_to_disk`.
         out: the folder to make: a model in Hugging Face layout, or a PEFT adapter.
         text: column with the text.
+        answer: column with what is to follow it.
         pair: column with a second text.
         image: column with an image.
         label: column with the label.
@@ -95,7 +97,7 @@ def tune(
         ResumeError, LockedError: OUT.tuning is of another tuning, or another process is at work there.
     """
     files = [data] if isinstance(data, str | Path) else [*data]
-    columns = {"text": text, "pair": pair, "image": image, "label": label, "new_head": new_head}
+    columns = {"text": text, "answer": answer, "pair": pair, "image": image, "label": label, "new_head": new_head}
     source = TuneData.of(
         {
             "data": [str(file) for file in files],
@@ -149,7 +151,8 @@ def run(
         report(_said(examples, steps))
     asked = {
         "model": base.reference.path if not is_local(base.reference) else str(base.folder.resolve()),
-        "data": data.model_dump(mode="json"),
+        # A tuning that was begun before there were answers goes on.
+        "data": data.model_dump(mode="json", exclude={"answer"} if data.answer is None else None),
         # How often it is saved changes nothing of what comes out.
         "settings": settings.model_dump(mode="json", exclude={"save_every"}),
         "part": part,

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 import evomerge
 from evomerge.analysis.prior import Prior, prior_of
 from evomerge.config.config import Config
-from evomerge.demo.build import build_demo
+from evomerge.demo.build import SMALL, build_demo
 from evomerge.files.atomic import json_text
 
 ARMS = ("default", "start", "start and steps")
@@ -41,7 +41,7 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
     for seed in range(options.seeds):
         folder = options.work / f"seed-{seed}"
-        config = build_demo(folder, seed=seed, small=True)
+        config = build_demo(folder, seed=seed, settings=SMALL)
         if options.factor != 1.0:
             config = scaled(folder, options.factor)
         prior = look(config)

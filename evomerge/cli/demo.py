@@ -51,9 +51,9 @@ def demo(
     echo(f"Everything goes to {directory}")
     with stoppable(run, start=shlex.join(again)):
         with _building() as stages:
-            from evomerge.demo.build import build_demo
+            from evomerge.demo.build import SMALL, build_demo
 
-            path = build_demo(directory, seed=seed, small=small, progress=stages)
+            path = build_demo(directory, seed=seed, settings=SMALL if small else None, progress=stages)
         config = _budgeted(Config.from_file(path), evaluations or _budget(run))
         with searching(run, title="evomerge demo") as observer:
             from evomerge.study.search import search

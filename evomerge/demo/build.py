@@ -65,7 +65,7 @@ def build_demo(
     *,
     seed: int = 0,
     threads: int = 1,
-    small: bool = False,
+    settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Train the demo's models and write its task and config; at once if `folder` has them already.
@@ -74,13 +74,13 @@ def build_demo(
         folder: where everything goes; what a killed build left half-made is made anew.
         seed: of weights, examples, questions and the search.
         threads: CPU threads for training; models this small gain nothing from more than one.
-        small: the reduced form.
+        settings: its sizes; None: the full form.
         progress: is told of each stage.
     Returns: the path of the experiment's config.yaml.
     Raises: RunError if the folder holds a demo with other settings, or files that are not a demo's.
     """
     folder = Path(folder).absolute()
-    settings = SMALL if small else Settings()
+    settings = settings or Settings()
     mixtures = {"base": BASE, "arithmetic": ARITHMETIC, "swahili": SWAHILI, "replay": REPLAY}
     recipe = {"seed": seed, **asdict(settings), "mixtures": mixtures}
     marker = folder / "demo.json"

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 import evomerge.demo.build
+from evomerge.demo.build import Settings
 from evomerge.run.directory import open_run
 from helpers.search import write_config, write_task
 
 
 @pytest.fixture(autouse=True)
 def ready_made(monkeypatch: pytest.MonkeyPatch, tiny_llama: dict[str, Path]) -> None:
-    def build(folder: Path, *, seed: int, small: bool, progress: Callable[[str, int, int], None]) -> Path:
+    def build(folder: Path, *, seed: int, settings: Settings | None, progress: Callable[[str, int, int], None]) -> Path:
         if not (folder / "config.yaml").exists():
             for stage in ("training the base", "training the swahili expert"):
                 for done in range(3):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.config.config import Config
-from evomerge.demo.build import build_demo
+from evomerge.demo.build import SMALL, build_demo
 from evomerge.demo.corpus import questions
 from evomerge.demo.language import PHRASINGS, all_sums, english, read_swahili, swahili
 from evomerge.errors import RunError
@@ -67,7 +67,7 @@ def test_a_reduced_build_is_complete_cached_and_reproducible(tmp_path: Path) -> 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     stages: list[str] = []
-    path = build_demo(tmp_path / "one", small=True, progress=lambda stage, done, total: stages.append(stage))
+    path = build_demo(tmp_path / "one", settings=SMALL, progress=lambda stage, done, total: stages.append(stage))
     config = Config.from_file(path)
     for model in (config.models.base, *config.models.experts.values()):
         loaded = AutoModelForCausalLM.from_pretrained(model.path)
@@ -86,13 +86,13 @@ def test_a_reduced_build_is_complete_cached_and_reproducible(tmp_path: Path) -> 
         }
 
     first = weights(tmp_path / "one")
-    assert build_demo(tmp_path / "one", small=True, progress=lambda *_: pytest.fail("trained again")) == path
+    assert build_demo(tmp_path / "one", settings=SMALL, progress=lambda *_: pytest.fail("trained again")) == path
     with pytest.raises(RunError, match="another seed or size"):
-        build_demo(tmp_path / "one", small=True, seed=1)
+        build_demo(tmp_path / "one", settings=SMALL, seed=1)
 
     # A build that was killed has no marker, and is made anew.
     (tmp_path / "one" / "demo.json").unlink()
     (tmp_path / "one" / "experts" / "swahili" / "model.safetensors").write_bytes(b"half")
-    build_demo(tmp_path / "one", small=True)
+    build_demo(tmp_path / "one", settings=SMALL)
     assert weights(tmp_path / "one") == first
     assert json.loads((tmp_path / "one" / "demo.json").read_text())["seed"] == 0

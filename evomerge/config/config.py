@@ -152,12 +152,16 @@ class Config(Section):
         # Runs from before there was another space have no word on it.
         if data["space"]["kind"] == SpaceConfig().kind:
             del data["space"]["kind"]
-        # Nor have those from before there were starts and steps.
-        if not data["space"]["steps"]:
-            del data["space"]["steps"]
+        # Nor have those from before there were starts, steps, ties, sums, names and curves.
+        for key in ("steps", "names"):
+            if not data["space"][key]:
+                del data["space"][key]
+        if data["space"]["curve"] == SpaceConfig().curve:
+            del data["space"]["curve"]
         for settings in data["space"]["parameters"].values():
-            if settings["start"] is None:
-                del settings["start"]
+            for key in ("start", "tied", "sum"):
+                if settings[key] is None:
+                    del settings[key]
         return data
 
 

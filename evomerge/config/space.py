@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -9,6 +10,11 @@ from pydantic import Field, field_validator, model_validator
 from evomerge.config.section import Positive, Section
 from evomerge.errors import unknown
 from evomerge.recipe.group import KINDS, Kind
+
+TIES = ("layers", "kinds", "all")
+"""Across what all groups can have one coefficient."""
+
+_RANGE = re.compile(r"\{(\d+)-(\d+)\}")
 
 
 class MergeConfig(Section):
@@ -23,9 +29,14 @@ class ParameterConfig(Section):
 
     low: float | None = None
     high: float | None = None
-    value: float | None = None
-    shared: bool = False
-    """One coefficient for all experts instead of one for each."""
+    value: float | dict[str, float] | None = None
+    """Fixed instead of searched: for all experts, or by name for some of them."""
+    shared: bool | tuple[tuple[str, ...], ...] = False
+    """One coefficient for all experts instead of one for each, or one for those of each list."""
+    tied: str | tuple[tuple[str, ...], ...] | None = None
+    """Groups with the same coefficient: `layers`, `kinds`, `all`, or lists of names of groups or of kinds."""
+    sum: Annotated[float, Field(gt=0)] | None = None
+    """The experts' coefficients are positive and have this sum in every group; their proportions are searched."""
     start: float | dict[str, float] | None = None
     """Where the search starts instead of the method's default, in every group: one value, or one by expert."""
 
@@ -36,15 +47,29 @@ class ParameterConfig(Section):
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> ParameterConfig:
-        if self.value is not None and (self.low is not None or self.high is not None):
+        if isinstance(self.value, float) and (self.low is not None or self.high is not None):
             raise ValueError("give either a fixed value or bounds, not both")
-        if self.value is not None and self.start is not None:
+        if isinstance(self.value, float) and self.start is not None:
             raise ValueError("give either a fixed value or a start, not both")
-        if self.shared and isinstance(self.start, dict):
+        if self.sum is not None and (self.shared or self.value is not None or (self.low, self.high) != (None, None)):
+            raise ValueError("with a sum each expert has its own share of it: leave out value, shared, low and high")
+        if self.shared is True and isinstance(self.start, dict):
             raise ValueError("a coefficient that is shared has one start, not one for each expert")
         if self.low is not None and self.high is not None and self.low >= self.high:
             raise ValueError(f"low {self.low:g} is not below high {self.high:g}; swap them")
         return self
+
+    @field_validator("tied")
+    @classmethod
+    def _known_ties(cls, value: Any) -> Any:
+        if isinstance(value, str) and value not in TIES:
+            raise ValueError(f"{unknown('tie', value, TIES)} Or give lists of names of groups or kinds")
+        return _apart(value)
+
+    @field_validator("shared")
+    @classmethod
+    def _lists_apart(cls, value: Any) -> Any:
+        return _apart(value)
 
 
 class SpaceConfig(Section):
@@ -58,8 +83,13 @@ class SpaceConfig(Section):
     """Number of blocks with granularity `blocks`; as equal as possible."""
     kinds: bool | tuple[Kind, ...] = False
     """Separate coefficients per module kind: all kinds, or the listed ones with the rest sharing one."""
+    names: tuple[str, ...] = ()
+    """Separate coefficients for tensors in whose stored name one of these texts occurs, the first that does; the
+    others share. `experts.{0-7}.` stands for eight texts, such as the experts of a mixture."""
     smooth: Annotated[int, Field(ge=2)] | None = None
     """Interpolate over depth between as many control points instead of one coefficient per layer or block."""
+    curve: Literal["linear", "cubic"] = "linear"
+    """What `smooth` draws: straight lines through the control points, or a cubic B-spline that they pull."""
     parameters: dict[str, ParameterConfig] = Field(default_factory=dict)
     steps: dict[str, Annotated[float, Field(gt=0, le=100)]] = Field(default_factory=dict)
     """First step of a dimension by its name, over `search.step_size`; of cma, other algorithms don't use it."""
@@ -74,3 +104,28 @@ class SpaceConfig(Section):
             if len(set(value)) != len(value) or not value:
                 raise ValueError("list each kind once, and at least one; use true for all or false for none")
         return value
+
+    @field_validator("names")
+    @classmethod
+    def _spelled_out(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Ranges in braces as one text for each number."""
+        found: list[str] = []
+        for text in value:
+            match = _RANGE.search(text)
+            numbers = range(int(match[1]), int(match[2]) + 1) if match else ()
+            if match and not 1 <= len(numbers) <= 1024:
+                raise ValueError(f"{match[0]}: expected a range of 1 to 1024 numbers, such as {{0-7}}")
+            ends = (text[: match.start()], text[match.end() :]) if match else (text, "")
+            found += [ends[0] + str(number) + ends[1] for number in numbers] if match else [text]
+        if not all(found) or len(set(found)) != len(found):
+            raise ValueError("give each text once, and none that is empty")
+        return tuple(found)
+
+
+def _apart(lists: Any) -> Any:
+    """Lists of names that have at least two each, none of them twice."""
+    if isinstance(lists, tuple):
+        names = [name for part in lists for name in part]
+        if len(set(names)) != len(names) or not lists or any(len(part) < 2 for part in lists):
+            raise ValueError("give lists of at least two names each, and no name twice")
+    return lists

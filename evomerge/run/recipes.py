@@ -26,7 +26,7 @@ def recipe_of(config: Config, facts: Mapping[str, Any], trial: Trial, directory:
         # Runs of earlier releases, which don't have that fact, scored every model with the base's settings.
         as_itself = trial.name in facts.get("as_themselves", {})
         return own_recipe(template, trial.name) if as_itself else checkpoint_recipe(template, trial.name)
-    places = [(layer, kind) for layer, kind in facts["places"]]
+    places = [tuple(place) for place in facts["places"]]
     space = make_space(template, places, config.space)
     return space.decode(space.genome(trial.parameters))
 

@@ -10,9 +10,9 @@ from evomerge.registry import Registry
 
 if TYPE_CHECKING:
     from evomerge.config.space import SpaceConfig
-    from evomerge.recipe.group import Kind
     from evomerge.recipe.recipe import Recipe
     from evomerge.space.base import Space
+    from evomerge.space.groups import Place
 
 SPACES: Registry[type] = Registry(
     "search space",
@@ -21,9 +21,7 @@ SPACES: Registry[type] = Registry(
 )
 
 
-def make_space(
-    template: Recipe, places: Iterable[tuple[int, Kind]], config: SpaceConfig, *, where: str = "config"
-) -> Space:
+def make_space(template: Recipe, places: Iterable[Place], config: SpaceConfig, *, where: str = "config") -> Space:
     """The space that a config's section asks for; arguments as `Space` takes them.
 
     Raises: UnknownNameError for a kind of space that there isn't, ConfigError as `Space` does.

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     # For annotations alone: a dimension is wanted where torch isn't.
     from evomerge.config.space import SpaceConfig
     from evomerge.methods.base import MergeMethod
-    from evomerge.recipe.group import Kind
     from evomerge.recipe.recipe import Recipe
+    from evomerge.space.groups import Place
 
 Genome = NDArray[np.float64]
 """A point of the search space, shape (num_dimensions,): a coefficient in its own units, a whole number, or the place
@@ -183,7 +183,7 @@ class Space(ABC):
     Args:
         template: a recipe with everything but its groups.
         method: the class of the recipe's merge method.
-        places: (layer, kind) of every tensor of the models.
+        places: (layer, kind) of every tensor of the models; with `space.names` also the text that goes by.
         config: the config's `space` section.
         where: prefix of error messages, the file that the config came from.
     Raises: ConfigError for a section that doesn't fit the models or the method, or leaves nothing to search.
@@ -198,7 +198,7 @@ class Space(ABC):
         self,
         template: Recipe,
         method: type[MergeMethod],
-        places: Iterable[tuple[int, Kind]],
+        places: Iterable[Place],
         config: SpaceConfig,
         *,
         where: str = "config",
@@ -207,6 +207,17 @@ class Space(ABC):
     @abstractmethod
     def decode(self, genome: Genome) -> Recipe:
         """The complete recipe that a genome stands for."""
+
+    def nearest(self, recipe: Recipe) -> Genome | None:
+        """The genome whose merge comes nearest to a recipe's; None if this space can't tell, or has none like it."""
+        return self.encode(recipe)
+
+    def encode(self, recipe: Recipe) -> Genome | None:
+        """A genome that stands for the merge of a recipe, but for rounding; None if there is none, or it isn't known.
+
+        A space that can do this finds one for every recipe that it decodes to.
+        """
+        return None
 
     def starting_points(self, count: int) -> list[Genome]:
         """At most `count` different genomes worth scoring before a search; `default()` is the first."""

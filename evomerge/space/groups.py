@@ -1,31 +1,37 @@
-"""Parameter groups of a granularity, and the dimensions that spread over them."""
+"""Parameter groups: which tensors have coefficients of their own.
+
+Knows layers, kinds and texts in tensor names. Does not know coefficients.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from evomerge.config.space import SpaceConfig
 from evomerge.errors import ConfigError
-from evomerge.recipe.group import KINDS, Group, Kind
+from evomerge.recipe.group import KINDS, Coefficient, Group, Kind
+
+Place = tuple[int, Kind] | tuple[int, Kind, str]
+"""Layer and kind of a tensor, and the text of `space.names` that occurs in its stored name, "" if none does."""
 
 # Tensors of these kinds exist once, before or after the layers, so depth doesn't divide them.
 _OUTSIDE_LAYERS: frozenset[Kind] = frozenset({"embedding", "head"})
 
 
 @dataclass(frozen=True, slots=True)
-class _Cell:
-    """One parameter group: a run of consecutive layers crossed with a set of kinds."""
+class Cell:
+    """One parameter group: a run of consecutive layers crossed with a set of kinds and a text in names."""
 
     layers: tuple[int, int] | None
     kinds: tuple[Kind, ...] | None
+    text: str | None = None
+    """The group's tensors have it in their stored names; None: they have none of those that other groups go by."""
 
     @property
     def layers_label(self) -> str | None:
+        """Such as layer_0 or layers_0-3; None: the group goes through all layers, or lies outside them."""
         if self.layers is None:
             return None
         first, last = self.layers
@@ -33,17 +39,44 @@ class _Cell:
 
     @property
     def kinds_label(self) -> str | None:
+        """Such as attention+mlp; None: all kinds."""
         return None if self.kinds is None else "+".join(self.kinds)
 
     @property
+    def series_label(self) -> str | None:
+        """What the groups that follow each other over depth have in common."""
+        text = None if self.text is None else self.text.strip(".")
+        return ".".join(label for label in (self.kinds_label, text) if label) or None
+
+    @property
     def name(self) -> str:
-        return ".".join(label for label in (self.layers_label, self.kinds_label) if label) or "all"
+        """In the ledger and in recipes."""
+        return ".".join(label for label in (self.layers_label, self.series_label) if label) or "all"
+
+    def group(self, coefficients: Mapping[str, Coefficient]) -> Group:
+        """The group as recipes have it."""
+        names = None if self.text is None else (self.text,)
+        return Group(name=self.name, layers=self.layers, kinds=self.kinds, names=names, coefficients=coefficients)
+
+    def holds(self, place: Place) -> bool:
+        """Whether a tensor there belongs to the group and to none before it."""
+        layer, kind, *text = place
+        return self.group({}).contains(layer, kind, self.text or "") and (text or [""])[0] == (self.text or "")
 
 
-def cells_of(config: SpaceConfig, places: Sequence[tuple[int, Kind]], where: str) -> list[_Cell]:
-    """The parameter groups that hold at least one tensor, by depth and then by kind."""
-    depth = 1 + max(layer for layer, _ in places)
-    present = [kind for kind in KINDS if any(kind == found for _, found in places)]
+def cells_of(config: SpaceConfig, places: Sequence[Place], where: str) -> list[Cell]:
+    """The parameter groups that hold at least one tensor, by kind, by text in names, and then by depth.
+
+    Raises: ConfigError for kinds or texts that no tensor has, and more blocks than layers.
+    """
+    depth = 1 + max(place[0] for place in places)
+    present = [kind for kind in KINDS if any(kind == place[1] for place in places)]
+    found = {place[2] for place in places if len(place) == 3}
+    for name in config.names:
+        if name not in found:
+            raise ConfigError(
+                f"{where}: space.names: {name!r} occurs in no tensor's stored name, or only beside one listed before it"
+            )
     kind_sets: list[tuple[Kind, ...] | None]
     if config.kinds is False:
         kind_sets = [None]
@@ -64,43 +97,14 @@ def cells_of(config: SpaceConfig, places: Sequence[tuple[int, Kind]], where: str
     count = {"all": 1, "layer": depth, "blocks": config.blocks}[config.granularity]
     edges = [round(index * depth / count) for index in range(count + 1)]
     spans = [(first, end - 1) for first, end in itertools.pairwise(edges)]
-    cells: list[_Cell] = []
+    cells: list[Cell] = []
     for kinds in kind_sets:
         whole = count == 1 or (kinds is not None and set(kinds) <= _OUTSIDE_LAYERS)
-        for span in [None] if whole else spans:
-            if any(Group(name="", layers=span, kinds=kinds).contains(layer, kind) for layer, kind in places):
-                cells.append(_Cell(span, kinds))
+        texts: tuple[str | None, ...] = (*config.names, None)
+        for text in texts:
+            cells += [
+                cell
+                for span in ([None] if whole else spans)
+                if any((cell := Cell(span, kinds, text)).holds(place) for place in places)
+            ]
     return cells
-
-
-def mixing_of(cells: Sequence[_Cell], smooth: int | None, where: str) -> tuple[list[str], NDArray[np.float64]]:
-    """Labels of one coefficient's dimensions, and the matrix (num_groups, num_dimensions) that spreads them.
-
-    Without smoothing each group has its own dimension. With it, the groups of one set of kinds take
-    values on the piecewise linear curve through `smooth` control points over depth.
-    """
-    labels: list[str] = []
-    columns: list[NDArray[np.float64]] = []
-    for kinds in dict.fromkeys(cell.kinds for cell in cells):
-        rows = [index for index, cell in enumerate(cells) if cell.kinds == kinds]
-        if smooth is not None and len(rows) > 1:
-            if smooth >= len(rows):
-                raise ConfigError(
-                    f"{where}: space.smooth: {smooth} control points for {len(rows)} groups over depth; "
-                    "use fewer, or leave it out"
-                )
-            knots = np.linspace(0.0, 1.0, smooth)
-            positions = np.linspace(0.0, 1.0, len(rows))
-            for knot in range(smooth):
-                column = np.zeros(len(cells))
-                column[rows] = np.interp(positions, knots, np.eye(smooth)[knot])
-                columns.append(column)
-                kind_label = cells[rows[0]].kinds_label
-                labels.append(".".join(part for part in (f"depth_{knots[knot]:.2f}", kind_label) if part))
-        else:
-            for row in rows:
-                column = np.zeros(len(cells))
-                column[row] = 1.0
-                columns.append(column)
-                labels.append("" if cells[row].name == "all" else cells[row].name)
-    return labels, np.stack(columns, axis=1)

@@ -30,12 +30,12 @@ from evomerge.models.open import Models, alignable, as_family, open_each
 from evomerge.models.own_settings import own_settings
 from evomerge.models.tokenizer_differences import has_tokenizer
 from evomerge.pruners import PRUNERS
-from evomerge.recipe.group import Kind
 from evomerge.recipe.recipe import Recipe
 from evomerge.registry import Registry
 from evomerge.run.recipes import template_recipe
 from evomerge.space import SPACES, make_space
 from evomerge.space.base import Space
+from evomerge.space.groups import Place
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,9 @@ class Experiment:
         )
 
     @cached_property
-    def places(self) -> list[tuple[int, Kind]]:
-        """(layer, kind) of the base's tensors, each once, in order."""
-        return sorted({(place.layer, place.kind) for place in map(self.base.layout.place, self.base.names)})
+    def places(self) -> list[Place]:
+        """(layer, kind) of the base's tensors, each once, in order; with `space.names` also the text that goes by."""
+        return places_of(self.base, self.config.space.names)
 
     @cached_property
     def template(self) -> Recipe:
@@ -133,6 +133,16 @@ class Experiment:
     def space(self) -> Space:
         """The search space over these models."""
         return make_space(self.template, self.places, self.config.space, where=self.where)
+
+
+def places_of(base: Checkpoint, names: Sequence[str] = ()) -> list[Place]:
+    """(layer, kind) of a model's tensors, each once, in order; with names also the first that occurs in a tensor's."""
+    found: set[Place] = set()
+    for name in base.names:
+        layer, kind = base.layout.place(name)
+        text = next((text for text in names if text in name), "")
+        found.add((layer, kind, text) if names else (layer, kind))
+    return sorted(found)
 
 
 def open_benchmark(config: Config, base: Checkpoint, *, where: str, splits: Sequence[str] = SPLITS) -> Benchmark:

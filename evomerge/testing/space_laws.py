@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -113,6 +114,22 @@ def decodes_to_a_recipe_that_survives_its_file(space: Space, genome: Genome) -> 
     assert again.key() == recipe.key()
 
 
+def finds_what_it_decodes_to(space: Space, genome: Genome) -> None:
+    """A space that reads recipes reads each of its own, as a point inside its bounds that merges alike."""
+    recipe = space.decode(genome)
+    found = space.encode(recipe)
+    if found is None:
+        assert type(space).encode is Space.encode, "this space reads recipes, but not this one of its own"
+        return
+    assert is_inside(space, found), found
+    again = space.decode(found)
+    assert replace(again, groups=()) == replace(recipe, groups=())
+    for group, other in zip(recipe.groups, again.groups, strict=True):
+        assert replace(group, coefficients={}) == replace(other, coefficients={})
+        for name, value in group.coefficients.items():
+            np.testing.assert_allclose(_numbers(other.coefficients[name]), _numbers(value), rtol=1e-8, atol=1e-8)
+
+
 def merges_otherwise_wherever_a_dimension_changes(space: Space, genome: Genome) -> None:
     """No dimension that matters is without effect: another value of it is another recipe."""
     key = space.decode(genome).key()
@@ -132,6 +149,10 @@ def is_inside(space: Space, genome: Genome) -> bool:
         and all(item.contains(coordinate) for item, coordinate in zip(space.dimensions, genome, strict=True))
         and np.array_equal(settled(space.dimensions, genome), genome)
     )
+
+
+def _numbers(value: Coefficient) -> list[float]:
+    return [*value.values()] if isinstance(value, Mapping) else [value]
 
 
 def _check_values(recipe: Recipe, method: type[MergeMethod], coefficients: Mapping[str, Coefficient]) -> None:
@@ -158,6 +179,7 @@ GENOME_LAWS: tuple[GenomeLaw, ...] = (
     survives_the_ledger,
     decodes_to_what_the_method_takes,
     decodes_to_a_recipe_that_survives_its_file,
+    finds_what_it_decodes_to,
     merges_otherwise_wherever_a_dimension_changes,
 )
 """What is expected at every genome inside the bounds."""

@@ -26,6 +26,12 @@ COEFFICIENTS: tuple[dict[str, Any], ...] = (
     {"granularity": "layer", "kinds": True, "smooth": 3},
     {"method": "karcher", "granularity": "layer", "smooth": 2},
     {"parameters": {"density": 0.4, "weight": {"low": -0.3, "high": 0.1, "shared": True}}},
+    {"granularity": "layer", "kinds": ["attention", "mlp"], "smooth": 4, "curve": "cubic"},
+    {"granularity": "layer", "kinds": True, "parameters": {"weight": {"tied": "kinds"}, "density": {"tied": "all"}}},
+    {"kinds": True, "parameters": {"weight": {"tied": [["attention", "mlp"]]}, "density": {"tied": "layers"}}},
+    {"blocks": 3, "parameters": {"weight": {"value": {"maths": 0.3}, "tied": [["layers_0-1", "layers_4-5"]]}}},
+    {"granularity": "layer", "parameters": {"weight": {"sum": 1.0}, "density": {"tied": "layers"}}},
+    {"granularity": "layer", "smooth": 4, "curve": "cubic", "parameters": {"weight": {"sum": 2.0}, "density": 0.5}},
 )
 
 with SPACES.extended({"mixed": "helpers.spaces:Mixed"}):

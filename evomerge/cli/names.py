@@ -6,6 +6,7 @@ from evomerge.run.trial import TrialKind
 
 _LEADERS = {
     TrialKind.UNIFORM.value: "best uniform",
+    TrialKind.START.value: "start",
     TrialKind.CANDIDATE.value: "best candidate",
     TrialKind.MEAN.value: "distribution's mean",
 }

@@ -47,7 +47,7 @@ def _label(model: Mapping[str, Any], winner: str) -> str:
         TrialKind.BASE: "base",
         TrialKind.EXPERT: f"expert {model['name']}",
         TrialKind.UNIFORM: "best uniform",
-        WINNER: "winner (uniform)" if winner == TrialKind.UNIFORM else "evolved winner",
+        WINNER: f"winner ({winner})" if winner in {TrialKind.UNIFORM, TrialKind.START} else "evolved winner",
     }
     # Scored with its own config and tokenizer, where these aren't the base's.
     return names[model["kind"]] + (" (own settings)" if model.get("own_settings") else "")
@@ -61,6 +61,8 @@ def finding(result: Mapping[str, Any]) -> str:
         return "The winner could not be tested: its evaluation on the test items failed."
     if result["winner"]["kind"] == TrialKind.UNIFORM:
         opening = "No evolved candidate did better on validation than a uniform merge, so that merge is the winner; "
+    elif result["winner"]["kind"] == TrialKind.START:
+        opening = "No candidate did better on validation than the merge that the search started from, which wins; "
     else:
         opening = ""
     experts = [model for model in models if model["kind"] == TrialKind.EXPERT]

@@ -128,7 +128,8 @@ def _candidates(status: RunStatus) -> str:
 def _best(best: TrialRecord) -> str:
     from evomerge.cli.console import score
 
-    kind = "a candidate" if best.kind is TrialKind.CANDIDATE else "a uniform merge"
+    kinds = {TrialKind.CANDIDATE: "a candidate", TrialKind.START: "the start"}
+    kind = kinds.get(best.kind, "a uniform merge")
     return f"trial {best.number}, {kind}: score {score(best.score)}, fitness {score(best.fitness)}"
 
 

@@ -16,7 +16,7 @@ from evomerge.config.benchmark import BenchmarkConfig, Files
 from evomerge.config.execution import ExecutionConfig, ExportConfig
 from evomerge.config.explain import explain
 from evomerge.config.models import ModelConfig, ModelsConfig
-from evomerge.config.search import SearchConfig
+from evomerge.config.search import SearchConfig, StartConfig
 from evomerge.config.section import Section
 from evomerge.config.space import MergeConfig, SpaceConfig
 from evomerge.errors import ConfigError, shown
@@ -124,7 +124,11 @@ class Config(Section):
             changes = {"data": files(function.data), "folder": local(function.folder or ".")}
             found["function"] = function.model_copy(update=changes)
         benchmark = self.benchmark.model_copy(update=found)
-        return self.model_copy(update={"models": models, "benchmark": benchmark})
+        search = self.search
+        if (start := search.start) is not None:
+            paths = {key: str((folder / local_path(path)).resolve()) for key, path in _places(start).items()}
+            search = search.model_copy(update={"start": start.model_copy(update=paths)})
+        return self.model_copy(update={"models": models, "benchmark": benchmark, "search": search})
 
     def to_yaml(self) -> str:
         """The whole experiment with every default written out."""
@@ -149,6 +153,8 @@ class Config(Section):
             del data["benchmark"]["labels"]["tasks"]
         for key in ("evaluations", "hours", "shortlist"):
             del data["search"][key]
+        if data["search"]["start"] is None:
+            del data["search"]["start"]
         # Runs from before there was another space have no word on it.
         if data["space"]["kind"] == SpaceConfig().kind:
             del data["space"]["kind"]
@@ -163,6 +169,10 @@ class Config(Section):
                 if settings[key] is None:
                     del settings[key]
         return data
+
+
+def _places(start: StartConfig) -> dict[str, str]:
+    return {key: path for key in ("run", "recipe") if (path := getattr(start, key)) is not None}
 
 
 def _place_of(expert: Any) -> Any:

@@ -9,6 +9,29 @@ from pydantic import Field, model_validator
 from evomerge.config.section import Positive, Section
 
 
+class StartConfig(Section):
+    """A merge that a search starts from: one of another run, or that of a recipe."""
+
+    run: str | None = None
+    """A run directory over the same models; its space may be coarser or finer."""
+    trial: int | str = "winner"
+    """Of the run: `winner`, `mean` (of the algorithm's distribution), or a trial's number."""
+    steps: bool = False
+    """Take first steps from the run, too: large where its best later candidates lie far apart. Of cma."""
+    recipe: str | None = None
+    """A recipe file, instead of a run."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.run is None) == (self.recipe is None):
+            raise ValueError("give either run, a run directory, or recipe, a recipe file")
+        if self.recipe is not None and (self.steps or self.trial != "winner"):
+            raise ValueError("trial and steps are of a run; with recipe leave them out")
+        if isinstance(self.trial, str) and self.trial not in {"winner", "mean"}:
+            raise ValueError(f"trial: expected winner, mean or a trial's number (found {self.trial})")
+        return self
+
+
 class SearchConfig(Section):
     """The algorithm, its budget and where it starts."""
 
@@ -21,6 +44,9 @@ class SearchConfig(Section):
     """Candidates per generation; None chooses by dimension, noise and workers."""
     initial: Literal["uniform", "default"] = "uniform"
     """Start from the best uniform merge of the scan, or from the method's default coefficients."""
+    start: StartConfig | None = None
+    """Start from a merge of another run, or that of a recipe, instead of `initial`; it is scored as one of this run's
+    merges."""
     step_size: Annotated[float, Field(gt=0, le=1)] = 0.15
     """Initial standard deviation as a fraction of each coefficient's range."""
     scan: Annotated[int, Field(ge=1)] = 16

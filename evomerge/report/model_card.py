@@ -60,6 +60,7 @@ def _origin(run: Run, record: TrialRecord, recipe: Recipe) -> str:
     algorithm = run.config.search.algorithm
     where = {
         TrialKind.UNIFORM: "with the same coefficients in all parts of the model, one of those tried before a search",
+        TrialKind.START: "with the coefficients of an earlier merge, from which a search started",
         TrialKind.CANDIDATE: f"its coefficients found by a search ({algorithm})",
         TrialKind.MEAN: f"its coefficients the mean of the distribution that a search ended with ({algorithm})",
     }

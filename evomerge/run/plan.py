@@ -24,7 +24,7 @@ def evaluations_of(config: Config, scan: int) -> dict[str, int]:
     """
     search, experts = config.search, len(config.models.experts)
     return {
-        "baselines": 1 + experts + scan,
+        "baselines": 1 + experts + scan + (search.start is not None),
         # And the distribution's mean.
         "search": search.evaluations + 1,
         # The best few merges and the mean, as many uniform merges, the base and the experts.

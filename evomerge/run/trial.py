@@ -24,6 +24,8 @@ class TrialKind(StrEnum):
     """One expert as it is."""
     UNIFORM = "uniform"
     """A merge with the same coefficients in every group."""
+    START = "start"
+    """The merge of another run or of a recipe that the search starts from, as this search's space has it."""
     CANDIDATE = "candidate"
     """A merge that the search algorithm proposed."""
     MEAN = "mean"
@@ -37,12 +39,12 @@ class TrialKind(StrEnum):
     @property
     def is_baseline(self) -> bool:
         """Evaluated before the algorithm proposes anything."""
-        return self.is_checkpoint or self is TrialKind.UNIFORM
+        return self.is_checkpoint or self in {TrialKind.UNIFORM, TrialKind.START}
 
     @property
     def is_ranked(self) -> bool:
         """A merge that is chosen by its search score; the mean is chosen whatever it scores there."""
-        return self in {TrialKind.UNIFORM, TrialKind.CANDIDATE}
+        return self in {TrialKind.UNIFORM, TrialKind.START, TrialKind.CANDIDATE}
 
 
 class TrialState(StrEnum):

@@ -12,11 +12,14 @@ from evomerge.study.select import best_uniform
 
 
 def score_baselines(candidates: Candidates) -> Genome | None:
-    """Score the base, each expert and the uniform merges; return the best uniform genome."""
+    """Score the base, each expert, uniform merges and the start, if there is one; return the best uniform genome."""
     session, space = candidates.session, candidates.space
     trials = [candidates.trial(TrialKind.BASE, "base")]
     trials += [candidates.trial(TrialKind.EXPERT, name) for name in session.config.models.experts]
     trials += _uniform(candidates)
+    if session.start is not None:
+        genome = space.genome(session.start.parameters)
+        trials.append(candidates.trial(TrialKind.START, "start", genome))
     session.phase("baselines", len(trials))
     candidates.evaluate(trials, "search")
     best = best_uniform(candidates.ledger.trials(), candidates.search_evaluations(), 1)

@@ -28,6 +28,7 @@ from evomerge.run.plan import evaluations_of
 from evomerge.space.base import Dimension
 from evomerge.study.experiment import Experiment, check_names, check_pruner, open_experiment, population_of
 from evomerge.study.outlines import Outlines, outlines_of
+from evomerge.study.start import start_of
 from evomerge.study.storage import check_storage
 
 
@@ -157,6 +158,9 @@ def _check(
             raise
         items, tokens = {}, {}
         unchecked.append(_unreachable(error))
+    if (start := config.search.start) is not None:
+        found = start_of(start, experiment.template, experiment.space, step_size=config.search.step_size, where=where)
+        notes.append(found.words)
     population = population_of(experiment, items.get("search", 100))
     warnings += _warnings(config, population, items)
     unchecked += _devices(config, experiment.dtype)

@@ -81,10 +81,14 @@ def _run(candidates: Candidates) -> dict[str, Any]:
 
 def _proposer(session: Session, uniform: Genome | None) -> Proposer:
     """The configured algorithm, starting from the best uniform merge unless told otherwise."""
-    settings = session.config.search
+    settings, found = session.config.search, session.start
     start = uniform if uniform is not None and settings.initial == "uniform" else session.space.default()
+    if found is not None:
+        start = session.space.genome(found.parameters)
+    steps = {**(found.steps if found is not None else {}), **session.config.space.steps}
     dimensions = [
-        replace(item, initial=float(value)) for item, value in zip(session.space.dimensions, start, strict=True)
+        replace(item, initial=float(value), step=steps.get(item.name, item.step))
+        for item, value in zip(session.space.dimensions, start, strict=True)
     ]
     proposer: Proposer = PROPOSERS.get(settings.algorithm)(
         dimensions,

@@ -38,6 +38,7 @@ from evomerge.study.costs import split_costs
 from evomerge.study.experiment import Experiment, check_pruner, open_experiment, population_of
 from evomerge.study.inputs import check_same_files, fingerprints_of, input_files
 from evomerge.study.select import SELECTION
+from evomerge.study.start import Start, start_of
 
 _VERSIONS = ("evomerge", "torch", "transformers", "lm-eval", "cma", "optuna", "numpy")
 
@@ -58,6 +59,8 @@ class Session:
     """Candidates per generation."""
     as_themselves: Mapping[str, Sequence[str]]
     """By model that is scored as it is by itself, its settings that a merge hasn't."""
+    start: Start | None
+    """Where the search starts, if from another run or a recipe."""
     run: Run
     clock: Clock
     ledger: Ledger
@@ -114,6 +117,7 @@ class Session:
         self.as_themselves = {} if begun_without else self.experiment.as_themselves
         for sentence in own_notes(self.as_themselves):
             self.observer.message(sentence)
+        self.start = self._found_start(existing)
         facts = self._facts()
         if existing is None:
             # Workers that can't be had are refused before anything is written.
@@ -134,6 +138,23 @@ class Session:
             )
         self.parts = Parts(self.directory, self.run.facts["study"])
         self._check_rivals()
+
+    def _found_start(self, existing: Run | None) -> Start | None:
+        """Where the search starts, found once: what it was found in may be moved or go on meanwhile.
+
+        Raises: ConfigError.
+        """
+        if existing is not None:
+            kept = existing.facts.get("start")
+            return None if kept is None else Start.from_data(kept)
+        settings = self.config.search
+        if settings.start is None:
+            return None
+        found = start_of(
+            settings.start, self.experiment.template, self.space, step_size=settings.step_size, where=self.where
+        )
+        self.observer.message(found.words)
+        return found
 
     def _open_ledger(self, run: Run) -> Ledger:
         return Ledger.open(self.directory, self.config.storage, run.facts["study"])
@@ -262,6 +283,7 @@ class Session:
             "population": population,
             "selection": SELECTION,
             "space": space.describe(),
+            **({} if self.start is None else {"start": self.start.to_data()}),
             "as_themselves": {name: list(keys) for name, keys in self.as_themselves.items()},
             "benchmark": self.benchmark.describe(),
             "versions": versions,

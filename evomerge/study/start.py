@@ -1,0 +1,172 @@
+"""Where a search starts that goes on from another: the point of its own space that comes nearest to a known merge.
+
+Knows runs, recipes and spaces. Does not know algorithms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from evomerge.config.search import StartConfig
+from evomerge.errors import ConfigError, EvomergeError, listed
+from evomerge.recipe.recipe import Recipe
+from evomerge.run.directory import Run, open_run
+from evomerge.run.trial import TrialKind
+from evomerge.space.base import Genome, Space, Value
+
+_LEAST_STEP, _MOST_STEP = 0.1, 1.0
+"""Limits of first steps by the spread of another run: none so small that the search can't leave a dimension's value."""
+_LEAST_CANDIDATES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A point of the space, and how far a search is to look from there."""
+
+    parameters: Mapping[str, Value]
+    steps: Mapping[str, float]
+    """First step of dimensions by name, over that of `search.step_size`; others have their own."""
+    words: str
+    """One sentence on where it comes from."""
+
+    def to_data(self) -> dict[str, Any]:
+        """As plain data, for run.json."""
+        return {"parameters": dict(self.parameters), "steps": dict(self.steps), "words": self.words}
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Start:
+        """As run.json has it."""
+        return cls(parameters=data["parameters"], steps=data["steps"], words=data["words"])
+
+
+def start_of(config: StartConfig, template: Recipe, space: Space, *, step_size: float, where: str) -> Start:
+    """Read the merge that a search is to start from, and find it in the space.
+
+    Args:
+        config: which merge that is.
+        template: the search's recipe, with everything but groups.
+        space: of the search.
+        step_size: of the search, as a fraction of each dimension's range.
+        where: the config's file, for messages.
+
+    Raises: ConfigError for a run or recipe that can't be read, is of other models, or has no place in the space.
+    """
+    place = f"{where}: search.start"
+    try:
+        if config.recipe is not None:
+            run, source = None, config.recipe
+            recipe = Recipe.from_file(source)
+        else:
+            assert config.run is not None
+            run = open_run(config.run)
+            number = _trial(run, config.trial, place)
+            recipe, source = run.recipe(number), f"trial {number} of {config.run}"
+    except EvomergeError as error:
+        raise ConfigError(f"{place}: {str(error).removeprefix(f'{place}: ')}") from error
+    genome = _found(recipe, template, space, source, place)
+    exact = space.encode(_as_here(recipe, template)) is not None
+    words = f"the search starts from {source}" + (
+        "" if exact else "; this space has no such merge, so it starts from the one that comes nearest"
+    )
+    steps: dict[str, float] = {}
+    if config.steps:
+        assert run is not None
+        steps = _steps(run, template, space, step_size, place)
+        words += f", with first steps by how far the best candidates there lie apart ({_range(steps)})"
+    return Start(parameters=space.parameters(genome), steps=steps, words=words)
+
+
+def _trial(run: Run, wanted: int | str, place: str) -> int:
+    if isinstance(wanted, int):
+        if run.ledger().trial(wanted).kind.is_checkpoint if 0 <= wanted < len(run.ledger().trials()) else False:
+            raise ConfigError(f"{place}.trial: trial {wanted} of {run.directory} is no merge, but a model as it is")
+        return wanted
+    if wanted == "mean":
+        means = [trial.number for trial in run.ledger().trials() if trial.kind is TrialKind.MEAN]
+        if not means:
+            raise ConfigError(
+                f"{place}.trial: {run.directory} has no mean, since its search hasn't ended or its algorithm has none; "
+                "give winner or a trial's number"
+            )
+        return means[-1]
+    result = run.result()
+    if result is None:
+        raise ConfigError(
+            f"{place}.trial: {run.directory} has no winner yet; end it with evomerge resume, or give a trial's number"
+        )
+    return int(result["winner"]["trial"])
+
+
+def _as_here(recipe: Recipe, template: Recipe) -> Recipe:
+    """The recipe with the search's own dtype, seed and maps, which are no coefficients."""
+    align = template.align if recipe.align is not None and template.align is not None else recipe.align
+    return replace(recipe, dtype=template.dtype, seed=template.seed, align=align)
+
+
+def _found(recipe: Recipe, template: Recipe, space: Space, source: str, place: str) -> Genome:
+    here = _as_here(recipe, template)
+    other = [
+        f"{name} ({theirs.path if theirs else 'none'} there, {ours.path if ours else 'none'} here)"
+        for name in dict.fromkeys([*template.references, *here.references])
+        if (ours := template.references.get(name)) != (theirs := here.references.get(name))
+    ]
+    if other or tuple(here.experts) != tuple(template.experts):
+        raise ConfigError(
+            f"{place}: {source} is a merge of other models: {listed(other) or 'in another order'}; start from a run "
+            "over the same base and experts under the same names and paths, or leave out search.start"
+        )
+    try:
+        genome = space.nearest(here)
+    except EvomergeError as error:
+        raise ConfigError(f"{place}: {source}: {error}") from error
+    if genome is not None:
+        return genome
+    differing = [
+        f"{name} {theirs!r} there, {ours!r} here"
+        for name, theirs, ours in (
+            ("method", here.method, template.method),
+            ("options", dict(here.options), dict(template.options)),
+            ("vocabulary", here.vocabulary, template.vocabulary),
+            ("slices", here.slices, template.slices),
+            ("head", here.head, template.head),
+        )
+        if theirs != ours
+    ]
+    raise ConfigError(
+        f"{place}: {source} has no place in this space: {listed(differing) or 'its groups go by names of tensors'}; "
+        "change merge and models to what they are there, or leave out search.start"
+    )
+
+
+def _steps(run: Run, template: Recipe, space: Space, step_size: float, place: str) -> dict[str, float]:
+    """First steps by the standard deviation of the better half of the run's later candidates, seen in this space."""
+    records = [
+        record
+        for record in run.trials()
+        if record.kind is TrialKind.CANDIDATE and record.fitness is not None and record.generation is not None
+    ]
+    later = records[len(records) // 2 :]
+    if len(later) < _LEAST_CANDIDATES:
+        raise ConfigError(
+            f"{place}.steps: {run.directory} has scored {len(records)} candidates, and at least "
+            f"{2 * _LEAST_CANDIDATES} are needed to see how far they lie apart; leave out steps"
+        )
+    best = sorted(later, key=lambda record: (-(record.fitness or 0.0), record.number))[: max(4, len(later) // 2)]
+    points = [
+        _found(run.recipe(record.number), template, space, f"trial {record.number} of {run.directory}", place)
+        for record in best
+    ]
+    spread = np.std(np.array(points), axis=0)
+    return {
+        item.name: float(np.clip(deviation / (step_size * (item.high - item.low)), _LEAST_STEP, _MOST_STEP))
+        for item, deviation in zip(space.dimensions, spread, strict=True)
+        if item.kind == "continuous"
+    }
+
+
+def _range(steps: Mapping[str, float]) -> str:
+    return f"{min(steps.values(), default=1.0):.2g} to {max(steps.values(), default=1.0):.2g} of search.step_size"

@@ -71,6 +71,10 @@ class BenchmarkError(EvomergeError, ValueError):
         self.unreachable = unreachable
 
 
+class EstimatorError(EvomergeError, ValueError):
+    """Too few models or items have answered for what an estimator needs."""
+
+
 class TuningError(EvomergeError, ValueError):
     """A model can't be tuned on these data, or a tuning came to no good end."""
 

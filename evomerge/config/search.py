@@ -56,7 +56,7 @@ class SearchConfig(Section):
     """Search items after which a candidate's answers are on disk, and it can be stopped; None: all of them."""
     pruner: str = "none"
     """Rule by which a candidate is stopped after a block of items; needs `block`."""
-    pruner_options: dict[str, int] = Field(default_factory=dict)
+    pruner_options: dict[str, int | float] = Field(default_factory=dict)
     """Settings of the pruner; a wrong name is refused with the right ones."""
     shortlist: Positive = 5
     """Best merges scored again on validation; the distribution's mean and as many uniform merges join them."""

@@ -1,13 +1,17 @@
 """The seam of pruners: scores of items in, a decision out.
 
-A pruner is asked after each block of items but the last. It knows scores only: no recipes, trials or files. It is
-deterministic and remembers nothing, so that a search which was interrupted decides as one that wasn't.
+A pruner is asked after each block of items but the last: either of one candidate at a time, which it compares with
+earlier ones (`Pruner`), or of a whole generation, once all of it that are still in have answered as many blocks
+(`GenerationPruner`). It knows scores only: no recipes, trials or files. It is deterministic and remembers nothing, so
+that a search which was interrupted decides as one that wasn't.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +48,42 @@ class Pruner(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """What is known of a generation beside the scores of those that are still in."""
+
+    candidates: int
+    """How many it began with."""
+    needed: int
+    """How many of its best the search needs to know well: those that the algorithm learns from, and the shortlist."""
+    items: int
+    """That a candidate answers if it isn't stopped."""
+
+
+@runtime_checkable
+class GenerationPruner(Protocol):
+    """Decides after each block which candidates of a generation answer the next.
+
+    Built with its options by name. Raises: ConfigError for options that it doesn't have, or can't use.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None: ...
+
+    def survivors(self, scores: Scores, at: Round) -> NDArray[np.bool_]:
+        """Which candidates answer the next block.
+
+        Args:
+            scores: of those still in on the same items, (candidates, items), finite, higher being better; at least
+                two candidates, in any order. A row's mean is a candidate's score so far.
+            at: what else is known of the generation.
+
+        Returns: (candidates,), in the order of `scores`; at least one goes on.
+        """
+
+    def told(self, pruned: Sequence[Scores], complete: Scores) -> Scores:
+        """As a `Pruner` has it."""
+
+
 def below_complete(pruned: Sequence[Scores], complete: Scores) -> Scores:
     """Fitness of pruned candidates below every complete one, for algorithms that go by rank.
 
@@ -64,14 +104,29 @@ def below_complete(pruned: Sequence[Scores], complete: Scores) -> Scores:
     return np.array([worst - step * places[key] for key in keys], dtype=np.float64)
 
 
-def with_defaults(options: Mapping[str, Any], defaults: Mapping[str, int]) -> dict[str, int]:
-    """A pruner's whole-numbered options, those not given at their defaults.
+def with_defaults(options: Mapping[str, Any], defaults: Mapping[str, float]) -> dict[str, float]:
+    """A pruner's options, those not given at their defaults.
 
-    Raises: ConfigError for a name that isn't among the defaults, or a value that isn't a whole number of 1 or more.
+    Args:
+        options: as given.
+        defaults: by name; where the default is a whole number, so is the option, and 1 or more; any other is above 0.
+
+    Raises: ConfigError for a name that isn't among the defaults, or a value that isn't such a number.
     """
     for name, value in options.items():
+        place = f"search.pruner_options.{name}"
         if name not in defaults:
-            raise ConfigError(f"search.pruner_options.{name}: {unknown('option', name, defaults)}")
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"search.pruner_options.{name}: a whole number of 1 or more (found {value!r})")
+            raise ConfigError(f"{place}: {unknown('option', name, defaults)}")
+        whole = isinstance(defaults[name], int)
+        known = not isinstance(value, bool) and isinstance(value, int if whole else int | float)
+        if not known or not math.isfinite(value) or value <= 0:
+            wanted = "a whole number of 1 or more" if whole else "a number above 0"
+            raise ConfigError(f"{place}: {wanted} (found {value!r})")
     return {**defaults, **options}
+
+
+def below_one(name: str, value: float) -> float:
+    """The value of an option that is a share. Raises: ConfigError if it isn't below 1."""
+    if value >= 1:
+        raise ConfigError(f"search.pruner_options.{name}: a number between 0 and 1 (found {value!r})")
+    return value

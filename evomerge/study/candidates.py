@@ -73,29 +73,22 @@ class Candidates:
         for trial in trials:
             if self.ledger.evaluation(trial.number, split) is not None or self.is_pruned(trial):
                 continue
-            known = self.ledger.evaluation_of(trial.recipe_key, split)
-            if known is not None:
-                self._record(_copy(known, trial.number), trial)
-            else:
+            if not self.take_over(trial, split):
                 waiting.setdefault(trial.recipe_key, []).append(trial)
         if not waiting:
             return
         by_number = {same[0].number: same for same in waiting.values()}
 
         def finish(number: int, outcome: Outcome) -> None:
-            first, *others = by_number[number]
-            evaluation = self._assess(first, split, outcome)
-            self._record(evaluation, first)
-            for other in others:
-                self._record(_copy(evaluation, other.number), other)
+            self.finish(by_number[number], split, outcome)
 
         def go_on(first: Trial, post: Callable[[Job], None]) -> None:
             same = by_number[first.number]
             if split != "search" or first.kind is not TrialKind.CANDIDATE or self.rivalry.goes_on(first):
-                post(self._job(first, split))
+                post(self.job(first, split))
             else:
                 for trial in same:
-                    self._prune(trial)
+                    self.prune(trial)
 
         jobs = _Jobs(follow=bool(self.session.blocks(split)))
         for first, *_ in waiting.values():
@@ -105,7 +98,7 @@ class Candidates:
                 finish(first.number, Failure(reason="error", message=f"{first.name} can't be asked by itself: {error}"))
                 continue
             # A search that was killed between a candidate's last block and its evaluation has all that it needs.
-            if (whole := self._whole(first, split)) is not None:
+            if (whole := self.whole(first, split)) is not None:
                 finish(first.number, whole)
             else:
                 go_on(first, jobs.last)
@@ -114,12 +107,41 @@ class Candidates:
             if job.block is None or isinstance(outcome, Failure):
                 finish(job.number, outcome)
                 continue
-            self.parts.add(_part(job, outcome))
+            self.keep(job, outcome)
             trial = by_number[job.number][0]
-            if (whole := self._whole(trial, split)) is not None:
+            if (whole := self.whole(trial, split)) is not None:
                 finish(job.number, whole)
             else:
                 go_on(trial, jobs.first)
+
+    def take_over(self, trial: Trial, split: str) -> bool:
+        """Record what is known of a trial's recipe as the trial's; whether anything is."""
+        known = self.ledger.evaluation_of(trial.recipe_key, split)
+        if known is not None:
+            self._record(_copy(known, trial.number), trial)
+        return known is not None
+
+    def finish(self, same: Sequence[Trial], split: str, outcome: Outcome) -> None:
+        """Record what became of trials that have the same recipe, the first of which was evaluated."""
+        first, *others = same
+        evaluation = self._assess(first, split, outcome)
+        self._record(evaluation, first)
+        for other in others:
+            self._record(_copy(evaluation, other.number), other)
+
+    def keep(self, job: Job, outcome: Answers) -> None:
+        """Make a block's answers durable."""
+        assert job.block is not None
+        part = Part(
+            trial=job.number,
+            split=job.split,
+            block=job.block,
+            responses=outcome.responses,
+            seconds=outcome.seconds,
+            peak_bytes=outcome.peak_bytes,
+            worker=outcome.worker,
+        )
+        self.parts.add(part)
 
     def is_pruned(self, trial: Trial) -> bool:
         """Whether a trial was stopped before it had answered all search items."""
@@ -129,7 +151,7 @@ class Candidates:
         make = own_recipe if model in self.session.as_themselves else checkpoint_recipe
         return make(self.session.experiment.template, model)
 
-    def _job(self, trial: Trial, split: str) -> Job:
+    def job(self, trial: Trial, split: str) -> Job:
         """What is to be done next for a trial."""
         if self.session.is_by_itself(trial):
             requests = self.session.benchmark_for(trial).requests(split)
@@ -143,7 +165,7 @@ class Candidates:
             spent_s=sum(part.seconds[phase] for part in parts for phase in ("materialise", "respond")),
         )
 
-    def _whole(self, trial: Trial, split: str) -> Answers | None:
+    def whole(self, trial: Trial, split: str) -> Answers | None:
         """A trial's answers to all requests of a split, once each of its blocks is there."""
         parts = self.parts.of(trial.number, split)
         if not parts or len(parts) < len(self.session.blocks(split)):
@@ -203,7 +225,8 @@ class Candidates:
             worker=outcome.worker,
         )
 
-    def _prune(self, trial: Trial) -> None:
+    def prune(self, trial: Trial) -> None:
+        """Record that a trial was stopped before it had answered all search items."""
         self.ledger.prune(trial.number)
         self.session.clock.evaluated()
         self.session.observer.trial(record_of(self.ledger, self.ledger.trial(trial.number)))
@@ -244,20 +267,6 @@ class _Jobs:
     def last(self, job: Job) -> None:
         """Do this after the others."""
         self._waiting.append(job)
-
-
-def _part(job: Job, outcome: Answers) -> Part:
-    """A block's answers, to be kept."""
-    assert job.block is not None
-    return Part(
-        trial=job.number,
-        split=job.split,
-        block=job.block,
-        responses=outcome.responses,
-        seconds=outcome.seconds,
-        peak_bytes=outcome.peak_bytes,
-        worker=outcome.worker,
-    )
 
 
 def _copy(evaluation: Evaluation, trial: int) -> Evaluation:

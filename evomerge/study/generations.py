@@ -17,6 +17,7 @@ from evomerge.errors import ResumeError
 from evomerge.run.trial import Trial, TrialKind
 from evomerge.space.base import Genome
 from evomerge.study.candidates import Candidates
+from evomerge.study.rounds import evaluate_generation
 
 
 def evolve(candidates: Candidates, proposer: Proposer) -> None:
@@ -38,7 +39,7 @@ def evolve(candidates: Candidates, proposer: Proposer) -> None:
             candidates.trial(TrialKind.CANDIDATE, f"candidate {number}", genome, generation=generation)
             for number, genome in enumerate(genomes[len(known) :], start=proposed + len(known))
         ]
-        candidates.evaluate(trials, "search")
+        evaluate_generation(candidates, trials)
         scored = [value for trial in trials if (value := candidates.fitness(trial)) is not None]
         lowest = min([lowest, *scored])
         fitness = _fitness(candidates, trials, lowest if math.isfinite(lowest) else 0.0)

@@ -1,8 +1,9 @@
 """Which candidates go on: scores so far against those of rivals on the same items, put to the pruner.
 
-Rivals are the candidates of the generation before, and the uniform merges for the first generation: those that have
-answered as many blocks. None of them can change while a generation is evaluated, so a decision doesn't depend on
-the order in which workers answer, nor on interruptions.
+A pruner of single candidates compares them with the generation before, and with the uniform merges for the first
+generation: those that have answered as many blocks. None of these can change while a generation is evaluated. A pruner
+of generations compares a generation's candidates with each other, when all of them that are still in have answered as
+many blocks. So no decision depends on the order in which workers answer, nor on interruptions.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from evomerge.pruners import PRUNERS
-from evomerge.pruners.base import Pruner, Scores
+from evomerge.pruners.base import GenerationPruner, Pruner, Round, Scores
 from evomerge.run.answers import Part
 from evomerge.run.trial import Trial, TrialKind, TrialState
 from evomerge.score.requests import Response
@@ -28,7 +29,7 @@ class Rivalry:
         self._session = session
         settings = session.config.search
         self._prunes = settings.pruner != "none"
-        self._pruner: Pruner = PRUNERS.get(settings.pruner)(settings.pruner_options)
+        self._pruner: Pruner | GenerationPruner = PRUNERS.get(settings.pruner)(settings.pruner_options)
         self._generation: int | None = None
         self._rivals: list[int] = []
         self._scores: dict[tuple[int, int], Scores] = {}
@@ -36,7 +37,7 @@ class Rivalry:
     def goes_on(self, trial: Trial) -> bool:
         """Whether a candidate that has answered some of its blocks, perhaps none, is worth the next."""
         blocks = len(self._session.parts.of(trial.number, "search"))
-        if not self._prunes or not blocks:
+        if not self._prunes or not blocks or isinstance(self._pruner, GenerationPruner):
             return True
         scores = self.scores(trial.number, blocks)
         if not np.isfinite(scores).all():
@@ -45,6 +46,35 @@ class Rivalry:
         rivals = [self.scores(number, blocks) for number in self._rivals_of(trial) if self._has(number, blocks)]
         rivals = [rival for rival in rivals if np.isfinite(rival).all()]
         return self._pruner.goes_on(scores, np.array(rivals).reshape(len(rivals), scores.size))
+
+    @property
+    def is_of_generations(self) -> bool:
+        """Whether the pruner decides over whole generations."""
+        return isinstance(self._pruner, GenerationPruner)
+
+    def survivors(self, trials: Sequence[int], blocks: int, candidates: int) -> list[bool]:
+        """Which of a generation's trials that have answered some of their blocks are worth the next.
+
+        Args:
+            trials: numbers of those that are still in, one for each candidate.
+            blocks: that each of them has answered.
+            candidates: how many the generation began with.
+        """
+        assert isinstance(self._pruner, GenerationPruner)
+        scores = [self.scores(trial, blocks) for trial in trials]
+        # The next time there will be more of them.
+        self._scores.clear()
+        # One that fails is found out when it has answered everything, and no measure for others.
+        finite = [bool(np.isfinite(found).all()) for found in scores]
+        if sum(finite) < 2:
+            return [True] * len(trials)
+        settings, population = self._session.config.search, self._session.population
+        # Algorithms that go by rank learn from the better half.
+        needed = max(population // 2, settings.shortlist)
+        at = Round(candidates=candidates, needed=min(needed, candidates), items=sum(self._sizes.values()))
+        rows = np.array([found for found, known in zip(scores, finite, strict=True) if known])
+        going = iter(self._pruner.survivors(rows, at).tolist())
+        return [next(going) if known else True for known in finite]
 
     def told(self, pruned: Sequence[Trial], complete: Scores) -> Scores:
         """What the search algorithm is told of a generation's pruned trials, (pruned,).

@@ -1,10 +1,12 @@
-"""What every pruner must keep: one function per law, each taking the pruner's class.
+"""What every pruner of single candidates must keep: one function per law, each taking the pruner's class.
 
 ```python
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_my_pruner(law):
     law(MyPruner)
 ```
+
+`evomerge.testing.generation_pruner_laws` has those of pruners that decide over whole generations.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from evomerge.errors import ConfigError
-from evomerge.pruners.base import Pruner, Scores
+from evomerge.pruners.base import GenerationPruner, Pruner, Scores
 from evomerge.testing.expecting import refused
 
 Law = Callable[[type[Pruner]], None]
@@ -78,7 +80,7 @@ def leaves_its_arguments_alone(pruner: type[Pruner]) -> None:
         pruner({}).told([candidate], np.array([0.5]))
 
 
-def tells_less_than_of_any_complete_candidate(pruner: type[Pruner]) -> None:
+def tells_less_than_of_any_complete_candidate(pruner: type[Pruner] | type[GenerationPruner]) -> None:
     """What the algorithm is told of pruned candidates is finite and ranks below everything complete."""
     for complete in ([0.5], [0.25, 0.75, 1.0], [-1e9 - 0.25, 0.5], [-30.0]):
         pruned = [candidate for candidate, _ in _situations()][:20]
@@ -88,7 +90,7 @@ def tells_less_than_of_any_complete_candidate(pruner: type[Pruner]) -> None:
         assert told.max() < min(complete)
 
 
-def tells_each_its_own(pruner: type[Pruner]) -> None:
+def tells_each_its_own(pruner: type[Pruner] | type[GenerationPruner]) -> None:
     """What is told goes with the candidate, in whatever order they come, and equals are told the same."""
     pruned = [candidate for candidate, _ in _situations()][:20]
     complete = np.array([0.5, 0.75])

@@ -1,9 +1,54 @@
-"""An executor as another package would bring one."""
+"""Executors as others would bring one, and such as break off or answer in any order."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterable, Iterator
+
+from evomerge.execute.base import Executor, Job, Outcome
 from evomerge.execute.inline import InlineExecutor
 
 
 class Theirs(InlineExecutor):
     """Works in this process, and is chosen by its own name alone."""
+
+
+class Shuffled:
+    """An executor that takes jobs in batches and reports their outcomes in any order."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self.workers = executor.workers
+        self.add_requests = executor.add_requests
+        self.close = executor.close
+
+    def run(self, jobs: Iterable[Job | None]) -> Iterator[tuple[Job, Outcome]]:
+        source, generator = iter(jobs), random.Random(0)
+        while True:
+            batch: list[Job] = []
+            for job in source:
+                if job is None or len(batch) == 8:
+                    break
+                batch.append(job)
+            if not batch:
+                return
+            finished = list(self._executor.run(batch))
+            generator.shuffle(finished)
+            yield from finished
+
+
+class Stops:
+    """An executor whose driver is interrupted after so many outcomes."""
+
+    def __init__(self, executor: Executor, *, after: int) -> None:
+        self._executor, self._left = executor, after
+        self.workers = executor.workers
+        self.add_requests = executor.add_requests
+        self.close = executor.close
+
+    def run(self, jobs: Iterable[Job | None]) -> Iterator[tuple[Job, Outcome]]:
+        for done in self._executor.run(jobs):
+            if self._left == 0:
+                raise KeyboardInterrupt
+            self._left -= 1
+            yield done

@@ -90,6 +90,12 @@ def changed(config: Config, **changes: dict[str, Any]) -> Config:
     return Config.from_data(data)
 
 
+def answered_blocks(directory: Path) -> list[tuple[int, int]]:
+    """Trial and block of everything that was answered block by block."""
+    lines = [json.loads(line) for line in (directory / "parts.jsonl").read_text().splitlines()]
+    return [(line["trial"], line["block"]) for line in lines]
+
+
 class Interrupt(SilentObserver):
     """Presses Ctrl-C after so many evaluations."""
 

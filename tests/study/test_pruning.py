@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +13,6 @@ import pytest
 
 from evomerge.config.config import Config
 from evomerge.errors import ConfigError
-from evomerge.execute.base import Executor, Job, Outcome
 from evomerge.pruners.median import MedianStopping
 from evomerge.run.directory import open_run
 from evomerge.run.ledger import JOURNAL
@@ -24,7 +21,9 @@ from evomerge.score.table import ItemTable, TaskScores
 from evomerge.study import session as session_module
 from evomerge.study.search import resume, search
 from evomerge.testing.runs import essence
+from helpers.executors import Shuffled
 from helpers.search import Count, Interrupt, changed
+from helpers.search import answered_blocks as answered
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +36,6 @@ def pruned_run(tmp_path_factory: pytest.TempPathFactory, pruning: Config) -> Pat
     directory = tmp_path_factory.mktemp("pruned") / "run"
     search(pruning, directory)
     return directory
-
-
-def answered(directory: Path) -> list[tuple[int, int]]:
-    lines = [json.loads(line) for line in (directory / "parts.jsonl").read_text().splitlines()]
-    return [(line["trial"], line["block"]) for line in lines]
 
 
 def test_pruned_trials_are_a_state_of_their_own_and_have_answered_less(pruned_run: Path) -> None:
@@ -104,30 +98,6 @@ def test_a_finished_run_is_found_finished(pruning: Config, pruned_run: Path) -> 
     count = Count()
     search(pruning, pruned_run, observer=count)
     assert count.evaluated == []
-
-
-class Shuffled:
-    """An executor that takes jobs in batches and reports their outcomes in any order."""
-
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
-        self.workers = executor.workers
-        self.add_requests = executor.add_requests
-        self.close = executor.close
-
-    def run(self, jobs: Iterable[Job | None]) -> Iterator[tuple[Job, Outcome]]:
-        source, generator = iter(jobs), random.Random(0)
-        while True:
-            batch: list[Job] = []
-            for job in source:
-                if job is None or len(batch) == 8:
-                    break
-                batch.append(job)
-            if not batch:
-                return
-            finished = list(self._executor.run(batch))
-            generator.shuffle(finished)
-            yield from finished
 
 
 def test_the_order_in_which_workers_answer_changes_no_decision(

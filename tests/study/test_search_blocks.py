@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from evomerge.config.config import Config
-from evomerge.execute.base import Executor, Job, Outcome
 from evomerge.run.answers import Parts
 from evomerge.run.directory import open_run
 from evomerge.run.observer import SilentObserver
@@ -20,6 +18,7 @@ from evomerge.study.candidates import Candidates
 from evomerge.study.search import resume, search
 from evomerge.study.session import Session
 from evomerge.testing.runs import essence
+from helpers.executors import Stops
 from helpers.search import Count, changed, kill_after_lines, start, write_config
 
 
@@ -37,22 +36,6 @@ def test_a_search_in_blocks_finds_the_scores_of_one_at_once(
     count = Count()
     search(in_blocks, undisturbed_in_blocks, observer=count)
     assert count.evaluated == []
-
-
-class Stops:
-    """An executor whose driver is interrupted after so many blocks."""
-
-    def __init__(self, executor: Executor, *, after: int) -> None:
-        self._executor, self._after = executor, after
-        self.workers = executor.workers
-        self.add_requests = executor.add_requests
-        self.close = executor.close
-
-    def run(self, jobs: Iterable[Job | None]) -> Iterator[tuple[Job, Outcome]]:
-        for count, done in enumerate(self._executor.run(jobs)):
-            if count == self._after:
-                raise KeyboardInterrupt
-            yield done
 
 
 @pytest.mark.parametrize("backend", ["inline", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])

@@ -20,7 +20,13 @@ DOORS: dict[str, tuple[str, ...]] = {
     "ray": ("evomerge.execute.ray",),
     "cma": ("evomerge.algorithms",),
     "optuna.samplers": ("evomerge.algorithms",),
-    "optuna": ("evomerge.algorithms", "evomerge.run.journal", "evomerge.run.ledger", "evomerge.space.distributions"),
+    "optuna": (
+        "evomerge.algorithms",
+        "evomerge.run.journal",
+        "evomerge.run.ledger",
+        "evomerge.run.stored_trial",
+        "evomerge.space.distributions",
+    ),
     "typer": ("evomerge.cli",),
     "rich": ("evomerge.cli",),
 }

@@ -19,7 +19,7 @@ from evomerge.config.models import ModelConfig, ModelsConfig
 from evomerge.config.search import SearchConfig, StartConfig
 from evomerge.config.section import Section
 from evomerge.config.space import MergeConfig, SpaceConfig
-from evomerge.errors import ConfigError, shown
+from evomerge.errors import ConfigError, shown, unknown
 from evomerge.files.outside import check_plain, read_text
 from evomerge.files.outside_yaml import parse_yaml
 from evomerge.files.places import is_there
@@ -61,6 +61,19 @@ class Config(Section):
             # Without heads, or of another form, which is found when it is read.
             return data
         return {**data, "benchmark": {**data["benchmark"], "labels": {**labels, "tasks": tasks}}}
+
+    @model_validator(mode="after")
+    def _goals_name_models(self) -> Config:
+        models = ["base", *self.models.experts]
+        if "uniform" in models and any(item.than == "uniform" for item in self.search.constraints.values()):
+            raise ValueError(
+                "search.constraints: than: uniform is the best uniform merge, and an expert is called so; rename that"
+            )
+        for name, constraint in self.search.constraints.items():
+            known = [*models, "uniform"]
+            if constraint.than is not None and constraint.than not in known:
+                raise ValueError(f"search.constraints.{name}.than: {unknown('model', constraint.than, known)}")
+        return self
 
     @classmethod
     def from_file(cls, path: str | Path) -> Config:
@@ -155,6 +168,10 @@ class Config(Section):
             del data["search"][key]
         if data["search"]["start"] is None:
             del data["search"]["start"]
+        # Runs from before there were objectives and constraints have no word on them.
+        for key in ("objectives", "constraints"):
+            if not data["search"][key]:
+                del data["search"][key]
         # Runs from before there was another space have no word on it.
         if data["space"]["kind"] == SpaceConfig().kind:
             del data["space"]["kind"]

@@ -6,7 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig, goals_of, problem_of
 from evomerge.config.section import Positive, Section
+from evomerge.score.goals import Goals
 
 
 class StartConfig(Section):
@@ -63,6 +65,27 @@ class SearchConfig(Section):
     seed: int = 0
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Settings of the algorithm itself, such as `active` of cma; a wrong name is refused with the right ones."""
+    objectives: dict[str, ObjectiveConfig] = Field(default_factory=dict)
+    """What is searched for, by name, instead of the benchmark's score."""
+    constraints: dict[str, ConstraintConfig] = Field(default_factory=dict)
+    """What a merge must keep, by name."""
+
+    @property
+    def goals(self) -> Goals:
+        """Objectives and constraints as they are reckoned with."""
+        return goals_of(self.objectives, self.constraints)
+
+    @model_validator(mode="after")
+    def _goals_fit(self) -> Self:
+        if problem := problem_of(self.objectives, self.constraints):
+            raise ValueError(problem)
+        if self.pruner != "none" and not self.goals.is_empty:
+            given = "objectives" if self.objectives else "constraints"
+            raise ValueError(
+                f"pruner {self.pruner!r} goes by the benchmark's score of a part of the items, and {given} are given; "
+                "use pruner: none with them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _pruner_needs_blocks(self) -> Self:

@@ -68,7 +68,7 @@ class Run:
 
     def ledger(self) -> Ledger:
         """The ledger as it is on disk now, for reading."""
-        return Ledger.read(self.directory, self.config.storage, self.facts["study"])
+        return Ledger.read(self.directory, self.config.storage, self.facts["study"], self.config.search.goals)
 
     def trials(self) -> list[TrialRecord]:
         """All trials in order of number."""
@@ -185,7 +185,7 @@ def create_run(directory: Path, config: Config, facts: Mapping[str, Any]) -> Run
         (directory / name).unlink(missing_ok=True)
     freeze(directory, config)
     whole = {"format": FORMAT_VERSION, "study": study, **facts, "config": config.model_dump(mode="json")}
-    Ledger.create(directory, config.storage, study, facts=whole)
+    Ledger.create(directory, config.storage, study, facts=whole, goals=config.search.goals)
     write_json(directory / "run.json", whole)
     return Run(directory)
 

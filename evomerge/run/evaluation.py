@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from evomerge.score.goals import Measured
 from evomerge.score.objective import INFEASIBLE
 from evomerge.score.table import ItemTable
 
@@ -23,6 +24,12 @@ class Evaluation:
     """What is taken off the score for text in other languages than asked for."""
     shortfall: float = 0.0
     """How far the shares of text in the asked languages stay below those required."""
+    measured: Measured = field(default_factory=dict)
+    """What objectives and constraints are of, by name."""
+    aims: tuple[float, ...] = field(default=(), compare=False)
+    """What the objectives come to, higher being better; none in a search for the benchmark's score alone."""
+    violation: float = field(default=0.0, compare=False)
+    """By how much the constraints are missed. Like the aims it isn't kept, since it is found from what is measured."""
     table: ItemTable | None = None
     aggregates: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -36,13 +43,30 @@ class Evaluation:
 
     @property
     def fitness(self) -> float | None:
-        """What the proposer is told: the score with tie-break and penalty, or how far a requirement was missed.
+        """What is ranked by: the score with tie-break and penalty, or the one objective, or a weighted sum of several.
 
-        Whatever misses a requirement comes after everything that meets it.
+        Whatever misses a requirement comes after everything that meets it, by how far it misses.
         """
         if self.score is None:
             return None
-        return self.score + self.tie_break - self.penalty if not self.shortfall else -(INFEASIBLE + self.shortfall)
+        if not self.is_feasible:
+            return -(INFEASIBLE + self.shortfall + self.violation)
+        return self.aims[0] if len(self.aims) == 1 else self.score + self.tie_break - self.penalty
+
+    @property
+    def is_feasible(self) -> bool:
+        """Whether all requirements are met."""
+        return not self.shortfall and not self.violation
+
+    @property
+    def told(self) -> tuple[float, ...] | None:
+        """What a search algorithm is told: a number for each objective; None without a score.
+
+        One that misses a requirement has the same low number in each, so that all that meet them dominate it.
+        """
+        if self.fitness is None:
+            return None
+        return self.aims if self.is_feasible and self.aims else (self.fitness,) * max(1, len(self.aims))
 
     def to_line(self, known: Container[str] = ()) -> str:
         """As one line of JSON.
@@ -58,7 +82,7 @@ class Evaluation:
             data["failure"] = self.failure
         else:
             data |= {"score": self.score, "tie_break": self.tie_break, "aggregates": self.aggregates}
-            data |= {key: value for key in ("penalty", "shortfall") if (value := getattr(self, key))}
+            data |= {key: value for key in ("penalty", "shortfall", "measured") if (value := getattr(self, key))}
         data |= {"seconds": dict(self.seconds), "peak_bytes": self.peak_bytes, "worker": self.worker}
         # A copy's table is that of the trial that it copies.
         if self.table is not None and self.same_as is None:
@@ -82,6 +106,7 @@ class Evaluation:
             tie_break=data.get("tie_break", 0.0),
             penalty=data.get("penalty", 0.0),
             shortfall=data.get("shortfall", 0.0),
+            measured=data.get("measured", {}),
             table=table,
             aggregates=data.get("aggregates", {}),
             seconds=data["seconds"],

@@ -19,8 +19,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import create_trial
 
 from evomerge.errors import RunError
 from evomerge.files.append import drop_torn_line, writing
@@ -29,17 +28,15 @@ from evomerge.run.evaluation import Evaluation
 from evomerge.run.evaluation_file import EvaluationFile
 from evomerge.run.journal import FACTS, open_storage, storage_errors
 from evomerge.run.journal import JOURNAL as JOURNAL
+from evomerge.run.stored_trial import SCORE, directions_of, trial_of
 from evomerge.run.trial import Trial, TrialKind, TrialState
+from evomerge.score.goals import Goals, Measured
 from evomerge.space.base import Dimension, Value
 from evomerge.space.distributions import distribution_of
 
 EVALUATIONS = "evaluations.jsonl"
-
-_STATES = {
-    optuna.trial.TrialState.COMPLETE: TrialState.COMPLETE,
-    optuna.trial.TrialState.FAIL: TrialState.FAILED,
-    optuna.trial.TrialState.PRUNED: TrialState.PRUNED,
-}
+NO_GOALS = Goals()
+"""Nothing but the benchmark's score counts."""
 
 
 class Ledger:
@@ -50,8 +47,12 @@ class Ledger:
     for all of them. Item tables stay on disk until they are looked at.
     """
 
-    def __init__(self, storage: BaseStorage, study_name: str, evaluations: EvaluationFile) -> None:
+    def __init__(
+        self, storage: BaseStorage, study_name: str, evaluations: EvaluationFile, goals: Goals = NO_GOALS
+    ) -> None:
         self._storage = storage
+        self._goals = goals
+        self._baselines: list[int] = []
         self._study = storage.get_study_id_from_name(study_name)
         self._file = evaluations
         self._ahead: dict[tuple[int, str], Evaluation] = {}
@@ -61,28 +62,36 @@ class Ledger:
         self._evaluations: dict[tuple[int, str], Evaluation] = {}
         self._originals: dict[tuple[str, str], Evaluation] = {}
         for frozen in storage.get_all_trials(self._study, deepcopy=False):
-            self._remember(_trial(frozen))
+            self._remember(trial_of(frozen))
         for evaluation in evaluations.read():
             self._index(evaluation)
 
     @classmethod
     def create(
-        cls, directory: Path, storage: str, study_name: str, *, facts: Mapping[str, Any] | None = None
+        cls,
+        directory: Path,
+        storage: str,
+        study_name: str,
+        *,
+        facts: Mapping[str, Any] | None = None,
+        goals: Goals = NO_GOALS,
     ) -> Ledger:
         """A new, empty ledger, with a copy of the run's facts in its journal.
+
+        The study has the values of all objectives where there is a front between them, else the score.
 
         Raises: RunError if the storage can't be used or has that study.
         """
         with _quiet(), storage_errors(directory, storage):
             opened = open_storage(directory, storage, study_name)
-            optuna.create_study(storage=opened, study_name=study_name, direction=StudyDirection.MAXIMIZE)
+            optuna.create_study(storage=opened, study_name=study_name, directions=directions_of(goals))
             if storage == "journal" and facts is not None:
                 opened.set_study_system_attr(opened.get_study_id_from_name(study_name), FACTS, dict(facts))
         (directory / EVALUATIONS).touch()
-        return cls(opened, study_name, EvaluationFile(directory / EVALUATIONS, study_name))
+        return cls(opened, study_name, EvaluationFile(directory / EVALUATIONS, study_name), goals)
 
     @classmethod
-    def open(cls, directory: Path, storage: str, study_name: str) -> Ledger:
+    def open(cls, directory: Path, storage: str, study_name: str, goals: Goals = NO_GOALS) -> Ledger:
         """Open for writing: repair torn last lines, and finish trials whose evaluation was already on disk.
 
         Raises: RunError if it isn't there or can't be read, naming a damaged line, or if its files disagree.
@@ -90,7 +99,7 @@ class Ledger:
         if storage == "journal":
             drop_torn_line(directory / JOURNAL)
         drop_torn_line(directory / EVALUATIONS)
-        ledger = cls.read(directory, storage, study_name)
+        ledger = cls.read(directory, storage, study_name, goals)
         ledger.check()
         for trial in ledger.trials():
             found = ledger.evaluation(trial.number, "search")
@@ -99,7 +108,7 @@ class Ledger:
         return ledger
 
     @classmethod
-    def read(cls, directory: Path, storage: str, study_name: str) -> Ledger:
+    def read(cls, directory: Path, storage: str, study_name: str, goals: Goals = NO_GOALS) -> Ledger:
         """Open for reading only. Raises: RunError if it isn't there or can't be read."""
         if storage == "journal" and not (directory / JOURNAL).exists():
             raise RunError(f"{directory / JOURNAL}: missing; {remedy(directory)}")
@@ -107,7 +116,7 @@ class Ledger:
             with _quiet(), storage_errors(directory, storage):
                 opened = open_storage(directory, storage, study_name)
                 optuna.load_study(storage=opened, study_name=study_name)
-            return cls(opened, study_name, EvaluationFile(directory / EVALUATIONS, study_name))
+            return cls(opened, study_name, EvaluationFile(directory / EVALUATIONS, study_name), goals)
 
     def trials(self) -> list[Trial]:
         """All trials in order of number."""
@@ -128,7 +137,8 @@ class Ledger:
 
     def evaluation(self, trial: int, split: str) -> Evaluation | None:
         """What is known of a trial on a split."""
-        return self._evaluations.get((trial, split))
+        found = self._evaluations.get((trial, split))
+        return None if found is None else self._judged(found)
 
     def evaluation_of(self, recipe_key: str, split: str) -> Evaluation | None:
         """What is known of a recipe on a split: the evaluation that was not copied from another."""
@@ -163,7 +173,32 @@ class Ledger:
 
     def evaluations(self) -> list[Evaluation]:
         """All evaluations, in the order in which they finished."""
-        return list(self._evaluations.values())
+        return [self._judged(evaluation) for evaluation in self._evaluations.values()]
+
+    def reference(self, name: str) -> Trial | None:
+        """The baseline that a constraint compares with: the base, an expert by name, or the best uniform merge.
+
+        The best is the one with the highest score on the search items, whatever constraints say; the first of equals.
+        """
+        trials = [self._trials[number] for number in self._baselines]
+        if name == TrialKind.UNIFORM:
+            scored = [trial for trial in trials if trial.kind is TrialKind.UNIFORM and trial.score is not None]
+            return max(scored, key=lambda trial: trial.score or 0.0, default=None)
+        return next((trial for trial in trials if trial.kind.is_checkpoint and trial.name == name), None)
+
+    def measured(self, name: str, split: str) -> Measured:
+        """What was measured of such a baseline on a split; empty if it has no score there."""
+        trial = self.reference(name)
+        found = None if trial is None else self._evaluations.get((trial.number, split))
+        return {} if found is None else found.measured
+
+    def _judged(self, evaluation: Evaluation) -> Evaluation:
+        """An evaluation with what its measures come to by the run's objectives and constraints."""
+        measured = evaluation.measured
+        if not measured:
+            return evaluation
+        violation = self._goals.violation(measured, lambda name: self.measured(name, evaluation.split))
+        return replace(evaluation, aims=self._goals.aims(measured), violation=violation)
 
     def add(
         self,
@@ -233,6 +268,8 @@ class Ledger:
     def _remember(self, trial: Trial) -> None:
         self._trials.append(trial)
         self._by_recipe.setdefault((trial.kind, trial.recipe_key), trial.number)
+        if trial.kind.is_baseline:
+            self._baselines.append(trial.number)
         if trial.generation is not None:
             self._by_generation.setdefault(trial.generation, []).append(trial.number)
 
@@ -257,28 +294,18 @@ class Ledger:
         if evaluation.score is None or math.isnan(evaluation.score):
             self._tell(trial.number, optuna.trial.TrialState.FAIL)
         else:
-            self._tell(trial.number, optuna.trial.TrialState.COMPLETE, (evaluation.score,))
+            values: tuple[float, ...] = (evaluation.score,)
+            if self._goals.are_several:
+                identity = self._storage.get_trial_id_from_study_id_trial_number(self._study, trial.number)
+                self._storage.set_trial_user_attr(identity, SCORE, evaluation.score)
+                values = tuple(evaluation.measured[goal.name] for goal in self._goals.goals)
+            self._tell(trial.number, optuna.trial.TrialState.COMPLETE, values)
         self._trials[trial.number] = replace(trial, state=state, score=evaluation.score)
 
     def _tell(self, trial: int, state: optuna.trial.TrialState, values: Sequence[float] | None = None) -> None:
         """Finish a trial in the study. `Study.tell` would copy it with all its distributions to do so."""
         identity = self._storage.get_trial_id_from_study_id_trial_number(self._study, trial)
         self._storage.set_trial_state_values(identity, state, values)
-
-
-def _trial(frozen: FrozenTrial) -> Trial:
-    state = _STATES.get(frozen.state, TrialState.RUNNING)
-    attributes = frozen.user_attrs
-    return Trial(
-        number=frozen.number,
-        kind=TrialKind(attributes.get("kind", TrialKind.CANDIDATE)),
-        name=attributes.get("name", f"trial {frozen.number}"),
-        generation=attributes.get("generation"),
-        parameters=frozen.params,
-        recipe_key=attributes.get("recipe", ""),
-        state=state,
-        score=frozen.value if state is TrialState.COMPLETE else None,
-    )
 
 
 @lru_cache(maxsize=4096)

@@ -28,6 +28,7 @@ from evomerge.run.frozen import CONFIG, freeze, frozen
 from evomerge.run.journal import CREATE_STUDY, FACTS, SET_STUDY_SYSTEM_ATTRIBUTE, is_attribute
 from evomerge.run.ledger import EVALUATIONS, JOURNAL, Ledger
 from evomerge.run.lock import lock
+from evomerge.run.stored_trial import directions_of
 from evomerge.score.table import ItemTable, items_key
 
 ASIDE = "damaged"
@@ -70,13 +71,14 @@ class _Repair:
         self.facts = self._facts()
         self._of = zlib.crc32(str(self.facts["study"]).encode())
         self._config()
-        storage = frozen(directory, self.facts).storage
+        config = frozen(directory, self.facts)
+        storage, self._goals = config.storage, config.search.goals
         if storage == "journal":
             self._journal()
         self._evaluations()
         self._parts()
         self._progress()
-        ledger = Ledger.open(directory, storage, self.facts["study"])
+        ledger = Ledger.open(directory, storage, self.facts["study"], self._goals)
         Parts(directory, self.facts["study"])
         self._result(ledger)
 
@@ -152,7 +154,9 @@ class _Repair:
             self._rewrite(path, kept, f"kept {len(kept)} of {len(lines)} operations, up to the first that is lost")
 
     def _first_operations(self) -> list[bytes]:
-        study = {"op_code": CREATE_STUDY, "worker_id": "repair", "study_name": self.facts["study"], "directions": [2]}
+        directions = [direction.value for direction in directions_of(self._goals)]
+        study = {"op_code": CREATE_STUDY, "worker_id": "repair", "study_name": self.facts["study"]}
+        study["directions"] = directions
         copy = {"op_code": SET_STUDY_SYSTEM_ATTRIBUTE, "worker_id": "repair", "study_id": 0}
         copy |= {"system_attr": {FACTS: self.facts}}
         return self._sealed([study, copy])

@@ -5,6 +5,7 @@ Knows which models these are. Does not know how they are evaluated, nor what is 
 
 from __future__ import annotations
 
+from evomerge.errors import RunError
 from evomerge.run.trial import Trial, TrialKind
 from evomerge.space.base import Genome
 from evomerge.study.candidates import Candidates
@@ -24,6 +25,17 @@ def score_baselines(candidates: Candidates) -> Genome | None:
     candidates.evaluate(trials, "search")
     best = best_uniform(candidates.ledger.trials(), candidates.search_evaluations(), 1)
     return space.genome(best[0].parameters) if best else None
+
+
+def check_references(candidates: Candidates) -> None:
+    """Find whether the models that constraints compare with have scores. Raises: RunError naming one that has none."""
+    for bound in candidates.session.goals.bounds:
+        if bound.than is not None and not candidates.ledger.measured(bound.than, "search"):
+            raise RunError(
+                f"search.constraints.{bound.name}: {bound.than!r} couldn't be scored, so nothing can be compared with "
+                f"it; see: evomerge trials {candidates.session.directory}. Give the constraint a number (at_least or "
+                "at_most) in a new run directory"
+            )
 
 
 def _uniform(candidates: Candidates) -> list[Trial]:

@@ -182,6 +182,11 @@ class Candidates:
         evaluation = self.ledger.evaluation(trial.number, "search")
         return None if evaluation is None else evaluation.fitness
 
+    def told(self, trial: Trial) -> tuple[float, ...] | None:
+        """What the algorithm is told of an evaluated trial, a number for each objective; None if it failed."""
+        evaluation = self.ledger.evaluation(trial.number, "search")
+        return None if evaluation is None else evaluation.told
+
     def search_evaluations(self) -> dict[int, Evaluation]:
         """Evaluations on the search items, by trial number."""
         return {item.trial: item for item in self.ledger.evaluations() if item.split == "search"}
@@ -211,10 +216,12 @@ class Candidates:
         seconds = {**outcome.seconds, "bookkeeping": time.perf_counter() - start}
         if not math.isfinite(score):
             return Evaluation(trial=trial, split=split, failure=f"not_finite: score {score}", seconds=seconds)
+        lengths = self.session.lengths(model, split, table) if self.session.measures.needs_lengths() else {}
         return Evaluation(
             trial=trial,
             split=split,
             score=score,
+            measured=self.session.measures.values(table, aggregates, lengths),
             tie_break=self.benchmark.objective.tie_break(table),
             penalty=self.benchmark.objective.penalty(aggregates, table.sizes),
             shortfall=self.benchmark.objective.shortfall(aggregates),

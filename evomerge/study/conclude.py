@@ -60,13 +60,13 @@ def conclude(candidates: Candidates) -> dict[str, Any]:
         ],
     }
     for split in SPLITS:
-        data[split] = _summary(candidates.session, models, split)
+        data[split] = summary_of(candidates.session, models, split)
     write_json(session.directory / "result.json", data)
     session.clock.phase(DONE)
     return data
 
 
-def _summary(session: Session, models: Sequence[tuple[Trial, str]], split: str) -> dict[str, Any]:
+def summary_of(session: Session, models: Sequence[tuple[Trial, str]], split: str) -> dict[str, Any]:
     """Scores of the models on one split with intervals and comparisons, those without a score left out."""
     found: list[tuple[Trial, str, float, ItemTable, Evaluation]] = []
     for trial, kind in models:

@@ -243,6 +243,7 @@ def _check_algorithm(experiment: Experiment) -> None:
     """Build the proposer once, so that its own checks speak before anything starts."""
     # The space says itself where its mistakes are.
     settings, dimensions = experiment.config.search, experiment.space.dimensions
+    _check_objectives(experiment)
     try:
         PROPOSERS.get(settings.algorithm)(
             dimensions,
@@ -250,6 +251,27 @@ def _check_algorithm(experiment: Experiment) -> None:
             population=settings.population or 8,
             step_size=settings.step_size,
             options=settings.options,
+            objectives=settings.goals.count,
         )
     except ConfigError as error:
         raise ConfigError(f"{experiment.where}: {error}") from error
+
+
+def _check_objectives(experiment: Experiment) -> None:
+    """Find whether the algorithm takes so many objectives. Raises: ConfigError naming those that do."""
+    settings, count = experiment.config.search, experiment.config.search.goals.count
+    most = getattr(PROPOSERS.get(settings.algorithm), "max_objectives", None)
+    if most is None or count <= most:
+        return
+    limits = {name: getattr(PROPOSERS.get(name), "max_objectives", 1) for name in PROPOSERS}
+    able = [name for name, limit in limits.items() if limit is None or limit >= count]
+    raise ConfigError(
+        f"{experiment.where}: search.algorithm: {settings.algorithm} takes {_objectives(most)}, and search.objectives "
+        f"has {count}: {', '.join(settings.objectives)}; use an algorithm for several "
+        f"({', '.join(able) or 'none is registered'}), or give each objective a weight, so that their weighted sum is "
+        "searched"
+    )
+
+
+def _objectives(count: int) -> str:
+    return "one objective" if count == 1 else f"at most {count} objectives"

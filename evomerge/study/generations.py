@@ -17,6 +17,7 @@ from evomerge.errors import ResumeError
 from evomerge.run.trial import Trial, TrialKind
 from evomerge.space.base import Genome
 from evomerge.study.candidates import Candidates
+from evomerge.study.fronts import report_front
 from evomerge.study.rounds import evaluate_generation
 
 
@@ -26,8 +27,8 @@ def evolve(candidates: Candidates, proposer: Proposer) -> None:
     budget, hours = session.config.search.evaluations, session.config.search.hours
     session.phase("search", budget)
     proposed, generation = 0, 0
-    baselines = [candidates.fitness(trial) for trial in candidates.ledger.trials() if trial.kind.is_baseline]
-    lowest = min((value for value in baselines if value is not None), default=math.inf)
+    baselines = [candidates.told(trial) for trial in candidates.ledger.trials() if trial.kind.is_baseline]
+    lowest = _lowest(np.full(session.goals.count, math.inf), baselines)
     while proposed < budget:
         known = candidates.ledger.generation(generation)
         if not known and hours is not None and session.clock.hours >= hours:
@@ -40,15 +41,17 @@ def evolve(candidates: Candidates, proposer: Proposer) -> None:
             for number, genome in enumerate(genomes[len(known) :], start=proposed + len(known))
         ]
         evaluate_generation(candidates, trials)
-        scored = [value for trial in trials if (value := candidates.fitness(trial)) is not None]
-        lowest = min([lowest, *scored])
-        fitness = _fitness(candidates, trials, lowest if math.isfinite(lowest) else 0.0)
+        lowest = _lowest(lowest, [candidates.told(trial) for trial in trials])
+        fitness = _fitness(candidates, trials, np.where(np.isfinite(lowest), lowest, 0.0))
         failed = sum(candidates.fitness(trial) is None and not candidates.is_pruned(trial) for trial in trials)
-        session.observer.generation(generation, float(fitness.max()), float(median(fitness)), failed)
+        if session.goals.are_several:
+            report_front(session, generation, failed)
+        else:
+            session.observer.generation(generation, float(fitness.max()), float(median(fitness[:, 0])), failed)
         proposed += len(trials)
         if len(genomes) == len(asked):
             # The budget may cut the last generation short; a proposer can't learn from part of one.
-            proposer.tell(genomes, fitness[:, np.newaxis])
+            proposer.tell(genomes, fitness)
         generation += 1
 
 
@@ -68,18 +71,28 @@ def _replayed(candidates: Candidates, asked: list[Genome], known: Sequence[Trial
     return genomes
 
 
-def _fitness(candidates: Candidates, trials: Sequence[Trial], floor: float) -> NDArray[np.float64]:
-    """Fitness in ask order; a pruned candidate's is up to the pruner, a failed one counts as the worst known so far.
+def _lowest(known: NDArray[np.float64], told: Sequence[tuple[float, ...] | None]) -> NDArray[np.float64]:
+    """The worst of each objective, (objectives,), among what is known so far and what has been told."""
+    values = [known, *(np.array(one, dtype=np.float64) for one in told if one is not None)]
+    lowest: NDArray[np.float64] = np.min(values, axis=0)
+    return lowest
+
+
+def _fitness(candidates: Candidates, trials: Sequence[Trial], floor: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Fitness in ask order, (candidates, objectives).
+
+    A pruned candidate's is up to the pruner; a failed one counts as the worst known so far in each objective.
 
     Args:
         candidates: of the search.
         trials: a generation.
-        floor: the worst fitness known so far.
+        floor: the worst of each objective known so far, (objectives,).
     """
-    found = {trial.number: value for trial in trials if (value := candidates.fitness(trial)) is not None}
+    found = {trial.number: value for trial in trials if (value := candidates.told(trial)) is not None}
     pruned = [trial for trial in trials if candidates.is_pruned(trial)]
     if pruned:
-        told = candidates.rivalry.told(pruned, np.array([*found.values()] or [floor], dtype=np.float64))
-        floor = min(floor, float(told.min()))
-        found |= {trial.number: float(value) for trial, value in zip(pruned, told, strict=True)}
-    return np.array([found.get(trial.number, floor) for trial in trials], dtype=np.float64)
+        # There is one objective then.
+        told = candidates.rivalry.told(pruned, np.array([*found.values()] or [tuple(floor)], dtype=np.float64)[:, 0])
+        floor = np.minimum(floor, told.min())
+        found |= {trial.number: (float(value),) for trial, value in zip(pruned, told, strict=True)}
+    return np.array([found.get(trial.number, tuple(floor)) for trial in trials], dtype=np.float64)

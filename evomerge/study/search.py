@@ -19,9 +19,10 @@ from evomerge.run.lock import lock
 from evomerge.run.observer import Observer, SilentObserver
 from evomerge.run.trial import TrialKind
 from evomerge.space.base import Genome
-from evomerge.study.baselines import score_baselines
+from evomerge.study.baselines import check_references, score_baselines
 from evomerge.study.candidates import Candidates
 from evomerge.study.conclude import conclude
+from evomerge.study.fronts import conclude_several
 from evomerge.study.generations import evolve
 from evomerge.study.session import Session
 
@@ -71,12 +72,13 @@ def resume(
 def _run(candidates: Candidates) -> dict[str, Any]:
     """Baselines, generations, the distribution's mean, and the conclusion."""
     uniform = score_baselines(candidates)
+    check_references(candidates)
     proposer = _proposer(candidates.session, uniform)
     evolve(candidates, proposer)
     mean = proposer.mean()
     if mean is not None:
         candidates.evaluate([candidates.trial(TrialKind.MEAN, "distribution mean", mean)], "search")
-    return conclude(candidates)
+    return conclude_several(candidates) if candidates.session.goals.are_several else conclude(candidates)
 
 
 def _proposer(session: Session, uniform: Genome | None) -> Proposer:
@@ -96,5 +98,6 @@ def _proposer(session: Session, uniform: Genome | None) -> Proposer:
         population=session.population,
         step_size=settings.step_size,
         options=settings.options,
+        objectives=session.goals.count,
     )
     return proposer

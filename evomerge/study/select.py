@@ -70,12 +70,17 @@ def shortlist(
     merges = [trial for trial in trials if trial.kind.is_ranked]
     best = ranked(merges, evaluations)[:size]
     if not best:
-        raise RunError(
-            "no merge could be scored: every candidate failed. The reasons are in: evomerge trials RUN --format json"
-        )
+        raise no_merge_has_a_score()
     best += [trial for trial in trials if trial.kind is TrialKind.MEAN][-1:]
     best += uniform
     return ranked(best, evaluations)
+
+
+def no_merge_has_a_score() -> RunError:
+    """What is wrong if nothing can be chosen from."""
+    return RunError(
+        "no merge could be scored: every candidate failed. The reasons are in: evomerge trials RUN --format json"
+    )
 
 
 def best_uniform(trials: Sequence[Trial], evaluations: Mapping[int, Evaluation], size: int) -> list[Trial]:

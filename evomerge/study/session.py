@@ -14,6 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from evomerge.benchmark.base import Benchmark
 from evomerge.config.config import Config
 from evomerge.errors import ResumeError, RunError, listed
@@ -33,10 +36,13 @@ from evomerge.run.ledger import Ledger
 from evomerge.run.observer import Observer
 from evomerge.run.recipes import MAPS
 from evomerge.run.trial import Trial
+from evomerge.score.goals import Goals
+from evomerge.score.table import ItemTable
 from evomerge.space.base import Space
 from evomerge.study.costs import split_costs
 from evomerge.study.experiment import Experiment, check_pruner, open_experiment, population_of
 from evomerge.study.inputs import check_same_files, fingerprints_of, input_files
+from evomerge.study.measures import Measures, answer_lengths
 from evomerge.study.select import SELECTION
 from evomerge.study.start import Start, start_of
 
@@ -65,6 +71,9 @@ class Session:
     clock: Clock
     ledger: Ledger
     parts: Parts
+    goals: Goals
+    """Objectives and constraints; without any the benchmark's score is searched for."""
+    measures: Measures
 
     def __init__(self, config: Config, directory: Path, observer: Observer, where: str) -> None:
         self.config = config
@@ -110,6 +119,8 @@ class Session:
         self.observer.phase("benchmark", None)
         self.benchmark = self.experiment.benchmark
         check_pruner(self.experiment)
+        self.goals = self.config.search.goals
+        self.measures = Measures(self.config.search, self.benchmark, where=self.where)
         for sentence in (*self.benchmark.truncated, *self.benchmark.notes):
             self.observer.message(sentence)
         # Runs of earlier releases go on as they began: every model with the base's settings.
@@ -157,7 +168,7 @@ class Session:
         return found
 
     def _open_ledger(self, run: Run) -> Ledger:
-        return Ledger.open(self.directory, self.config.storage, run.facts["study"])
+        return Ledger.open(self.directory, self.config.storage, run.facts["study"], self.config.search.goals)
 
     def _align(self, existing: Run | None) -> None:
         """Show the models under the maps of the run, which are found once and then kept in its directory.
@@ -230,6 +241,10 @@ class Session:
     def is_by_itself(self, trial: Trial) -> bool:
         """Whether a trial is a given model that is scored with its own settings."""
         return trial.kind.is_checkpoint and trial.name in self.as_themselves
+
+    def lengths(self, trial: Trial, split: str, table: ItemTable) -> dict[str, NDArray[np.float64]]:
+        """Tokens of a trial's answers to each item, by task that generates text: see `answer_lengths`."""
+        return answer_lengths(self.benchmark_for(trial), split, table)
 
     def blocks(self, split: str) -> list[list[int]]:
         """Positions of the items of each block; empty if the split is answered at once."""

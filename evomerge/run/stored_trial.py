@@ -1,0 +1,42 @@
+"""Trials and objectives in the terms of Optuna's studies."""
+
+from __future__ import annotations
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+
+from evomerge.run.trial import Trial, TrialKind, TrialState
+from evomerge.score.goals import Goals
+
+SCORE = "score"
+"""The attribute that holds the benchmark's score of a trial whose values are those of several objectives."""
+
+_STATES = {
+    optuna.trial.TrialState.COMPLETE: TrialState.COMPLETE,
+    optuna.trial.TrialState.FAIL: TrialState.FAILED,
+    optuna.trial.TrialState.PRUNED: TrialState.PRUNED,
+}
+
+
+def trial_of(frozen: FrozenTrial) -> Trial:
+    """A trial as the study holds it."""
+    state = _STATES.get(frozen.state, TrialState.RUNNING)
+    attributes = frozen.user_attrs
+    return Trial(
+        number=frozen.number,
+        kind=TrialKind(attributes.get("kind", TrialKind.CANDIDATE)),
+        name=attributes.get("name", f"trial {frozen.number}"),
+        generation=attributes.get("generation"),
+        parameters=frozen.params,
+        recipe_key=attributes.get("recipe", ""),
+        state=state,
+        score=attributes.get(SCORE, frozen.values[0]) if state is TrialState.COMPLETE else None,
+    )
+
+
+def directions_of(goals: Goals) -> list[StudyDirection]:
+    """Of the values of a study: those of all objectives where there is a front between them, else one score."""
+    if not goals.are_several:
+        return [StudyDirection.MAXIMIZE]
+    return [StudyDirection.MAXIMIZE if goal.higher_is_better else StudyDirection.MINIMIZE for goal in goals.goals]

@@ -1,0 +1,225 @@
+"""How a search for several objectives ends: its front is validated, picks of it are tested beside the baselines.
+
+On the search items a front is mostly luck, so members spread over it are scored again on validation items, and picks
+are made from what those say. Only picks and baselines are tested; their p-values are corrected for all that was looked
+at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evomerge.benchmark.base import SPLITS
+from evomerge.estimate.comparisons import Comparison, compare, holm
+from evomerge.estimate.intervals import compare_scores
+from evomerge.files.atomic import write_json
+from evomerge.run.directory import DONE
+from evomerge.run.evaluation import Evaluation
+from evomerge.run.fronts import KNEE, front_of, history_of, merges_of, nearest, picked, picks_of, points_of
+from evomerge.run.trial import Trial, TrialKind
+from evomerge.score.goals import Goal
+from evomerge.score.pareto import spread
+from evomerge.study.candidates import Candidates
+from evomerge.study.conclude import summary_of
+from evomerge.study.select import best_uniform, no_merge_has_a_score
+from evomerge.study.session import Session, budget_of
+
+
+def report_front(session: Session, generation: int, failed: int) -> None:
+    """Say how the front has grown, and by how much in the last generation."""
+    history = history_of(session.ledger, session.goals)
+    if history is None:
+        return
+    now, before = history.steps[-1], history.steps[-2] if len(history.steps) > 1 else None
+    members = front_of(merges_of(session.ledger))
+    parts = [f"generation {generation}: {now.size} on the front", f"hypervolume {now.hypervolume:.4g}"]
+    if before is not None:
+        parts[-1] += f" ({now.hypervolume - before.hypervolume:+.2g})"
+    for place, goal in enumerate(session.goals.goals):
+        if members:
+            parts.append(f"best {goal.name} {abs(points_of(members)[:, place].max()):.4g}")
+    parts += [] if members else ["no merge meets the constraints yet"]
+    parts += [f"{failed} failed"] if failed else []
+    session.observer.message(", ".join(parts))
+
+
+def conclude_several(candidates: Candidates) -> dict[str, Any]:
+    """Validate members of the front, pick among them, test the picks beside the baselines, and write result.json.
+
+    Raises: RunError if no merge has a score.
+    """
+    session, ledger, goals = candidates.session, candidates.session.ledger, candidates.session.goals
+    trials = ledger.trials()
+    merges = merges_of(ledger)
+    if not merges:
+        raise no_merge_has_a_score()
+    size = session.config.search.shortlist * goals.count
+    front = front_of(merges)
+    if front:
+        chosen = [front[place] for place in spread(points_of(front), size)]
+    else:
+        chosen = nearest(merges)[:size]
+        missed = chosen[0].shortfall + chosen[0].violation
+        session.observer.message(
+            "no merge meets all constraints on the search items; "
+            f"trial {chosen[0].trial} comes nearest: it misses them by {missed:.3g} in all"
+        )
+    checkpoints = [trial for trial in trials if trial.kind.is_checkpoint]
+    control = best_uniform(trials, candidates.search_evaluations(), 1)
+    references = [ledger.reference(bound.than) for bound in goals.bounds if bound.than is not None]
+    baselines = _each_once([*checkpoints, *control, *filter(None, references)])
+    compared = _each_once([*(ledger.trial(one.trial) for one in chosen), *baselines])
+    session.phase("validation", len(compared))
+    candidates.evaluate(compared, "validation")
+    picks = _picks(session, chosen)
+    winner = ledger.trial(picks[KNEE])
+    tested = _each_once([*(ledger.trial(number) for number in picks.values()), *baselines])
+    session.phase("test", len(tested))
+    candidates.evaluate(tested, "test")
+    history = history_of(ledger, goals)
+    data: dict[str, Any] = {
+        "winner": {"trial": winner.number, "kind": winner.kind, "recipe": candidates.recipe(winner).to_data()},
+        "metrics": dict(session.benchmark.objective.metrics),
+        "higher_is_better": dict(session.benchmark.objective.higher_is_better),
+        **({"languages": languages} if (languages := session.benchmark.languages) else {}),
+        "objectives": {
+            goal.name: {"measure": goal.kind, "higher_is_better": goal.higher_is_better} for goal in goals.goals
+        },
+        "constraints": [bound.name for bound in goals.bounds],
+        "picks": picks,
+        "front": [_row(session, ledger.trial(one.trial)) for one in front or chosen],
+        "baselines": [_row(session, trial) for trial in baselines],
+        "hypervolume": None
+        if history is None
+        else {
+            "reference": dict(history.reference),
+            "value": history.steps[-1].hypervolume,
+        },
+        "pick_comparisons": _comparisons(session, picks, baselines),
+        "evaluations": sum(trial.kind is TrialKind.CANDIDATE for trial in trials),
+        "budget": budget_of(session.config),
+        "hours": round(session.clock.hours, 4),
+        "shortlist": [
+            {
+                "trial": one.trial,
+                "kind": ledger.trial(one.trial).kind,
+                "search": one.score,
+                "validation": _score(ledger.evaluation(one.trial, "validation")),
+            }
+            for one in chosen
+        ],
+    }
+    models = [(trial, str(trial.kind)) for trial in baselines] + [(winner, "winner")]
+    for split in SPLITS:
+        # The claims of such a search are about objectives, and are those of `pick_comparisons`.
+        data[split] = {**summary_of(session, models, split), "comparisons": []}
+    write_json(session.directory / "result.json", data)
+    session.clock.phase(DONE)
+    return data
+
+
+def _picks(session: Session, chosen: Sequence[Evaluation]) -> dict[str, int]:
+    """The trial of each pick, by what the validation items say; by the search items if they say nothing of any."""
+    trials = [session.ledger.trial(one.trial) for one in chosen]
+    validated = [
+        found
+        for trial in trials
+        if (found := session.ledger.evaluation(trial.number, "validation")) is not None and found.aims
+    ]
+    merges = front_of(validated)
+    if not merges and validated:
+        merges = nearest(validated)[:1]
+        session.observer.message(
+            "no merge of the front meets all constraints on the validation items; "
+            f"trial {merges[0].trial} comes nearest"
+        )
+    merges = merges or front_of(chosen) or nearest(chosen)[:1]
+    return {way: picked(way, merges, session.goals).trial for way in picks_of(session.goals)}
+
+
+def _row(session: Session, trial: Trial) -> dict[str, Any]:
+    """What is known of a trial in every objective, by split, and whether it meets the constraints there."""
+    row: dict[str, Any] = {"trial": trial.number, "kind": trial.kind, "name": trial.name}
+    for split in SPLITS:
+        found = session.ledger.evaluation(trial.number, split)
+        if found is None or found.score is None:
+            continue
+        row[split] = {
+            "objectives": {goal.name: found.measured[goal.name] for goal in session.goals.goals},
+            "feasible": found.is_feasible,
+        }
+        if session.goals.bounds:
+            row[split]["constraints"] = {bound.name: found.measured[bound.name] for bound in session.goals.bounds}
+            row[split]["violation"] = found.shortfall + found.violation
+    return row
+
+
+def _comparisons(session: Session, picks: Mapping[str, int], baselines: Sequence[Trial]) -> list[dict[str, Any]]:
+    """Each picked merge against each baseline in each objective on the test items.
+
+    Differences are first minus second in the objective's own unit. Scores and lengths are tested on the same items, and
+    Holm's correction is over all these tests; of the lowest of several scores and of distances only the difference is
+    told.
+    """
+    rows: list[dict[str, Any]] = []
+    found: list[Comparison] = []
+    for number in dict.fromkeys(picks.values()):
+        for baseline in baselines:
+            if baseline.number == number:
+                continue
+            for goal in session.goals.goals:
+                pair = [session.ledger.evaluation(one, "test") for one in (number, baseline.number)]
+                mine, other = pair
+                if mine is None or other is None or not mine.measured or not other.measured:
+                    continue
+                row = {
+                    "trial": number,
+                    "picks": [way for way, one in picks.items() if one == number],
+                    "against": baseline.kind if baseline.kind is TrialKind.UNIFORM else baseline.name,
+                    "objective": goal.name,
+                    "difference": mine.measured[goal.name] - other.measured[goal.name],
+                }
+                comparison = _tested(session, goal, (number, baseline.number), (mine, other))
+                if comparison is not None:
+                    found.append(comparison)
+                    row |= {"interval": list(comparison.interval), "p": comparison.p, "p_holm": None}
+                rows.append(row)
+    adjusted = iter(holm([comparison.p for comparison in found]))
+    for row in rows:
+        if "p" in row:
+            row["p_holm"] = next(adjusted)
+    return rows
+
+
+def _tested(
+    session: Session, goal: Goal, numbers: tuple[int, int], pair: tuple[Evaluation, Evaluation]
+) -> Comparison | None:
+    """The paired comparison of two trials in one objective; None for one that isn't a mean over items."""
+    tables = [evaluation.table for evaluation in pair if evaluation.table is not None]
+    if goal.kind not in {"tasks", "length"} or len(tables) < 2:
+        return None
+    weights = session.measures.weights(session.measures.measure(goal.name), tables[0].sizes)
+    if goal.kind == "tasks":
+        mine, other = (
+            {task: sample for task, sample in samples.items() if task in weights}
+            for samples in session.benchmark.samples(tables)
+        )
+        return compare_scores(mine, other, weights)
+    first, second = (
+        {
+            task: values
+            for task, values in session.lengths(session.ledger.trial(number), "test", table).items()
+            if task in weights
+        }
+        for number, table in zip(numbers, tables, strict=True)
+    )
+    return compare(first, second, weights)
+
+
+def _each_once(trials: Sequence[Trial]) -> list[Trial]:
+    return list({trial.number: trial for trial in trials}.values())
+
+
+def _score(evaluation: Evaluation | None) -> float | None:
+    return None if evaluation is None else evaluation.score

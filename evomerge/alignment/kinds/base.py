@@ -10,10 +10,10 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from evomerge.errors import AlignmentError
+from evomerge.kernels.assignment import best_assignment
 
 Cross = Mapping[str, Tensor]
 """By role, Σ unfold(A)·unfold(B)ᵀ over the axes of that role, (size, size): what a map is chosen by."""
@@ -88,7 +88,7 @@ def refuse_not_finite(cross: Cross) -> None:
 
 def assignment(scores: Tensor) -> Tensor:
     """The permutation p that maximises Σ_i scores[i, p[i]] over finite scores, exactly; (n,) int64."""
-    return torch.from_numpy(linear_sum_assignment(scores.numpy(), maximize=True)[1]).to(torch.int64)
+    return torch.from_numpy(best_assignment(scores.contiguous().numpy()))
 
 
 def polar(matrices: Tensor) -> Tensor:

@@ -146,11 +146,26 @@ def _sizes(report: Preflight) -> Table:
             states = f", {size(report.state_bytes)} prepared"
             where = f"{size(report.state_bytes)} once for the run, in {report.state_folder}"
             rows.append(("prepared", f"{where}; mapped, shared by the workers of a machine"))
+        if report.baselines:
+            rows.append(("baselines", _baselines(report)))
         items = "besides, a few hundred bytes for each item of each candidate"
         rows.append(("disk", f"{size(report.live_bytes)} for the export{states}; {items}"))
     for key, value in rows:
         grid.add_row(Text(key, style="dim"), Text(value))
     return grid
+
+
+def _baselines(report: Preflight) -> str:
+    """The merges of other methods, and what they take."""
+    from evomerge.cli.console import size
+
+    named = f"{len(report.baselines)} of other methods ({', '.join(report.baselines)}), each evaluated once a split"
+    prepared = ""
+    if report.baseline_bytes:
+        prepared = f"; up to {size(report.baseline_bytes)} more a worker while one is scored"
+    if report.baseline_state_bytes:
+        prepared += f", {size(report.baseline_state_bytes)} more on disk"
+    return named + prepared
 
 
 def _process(report: Preflight) -> str:

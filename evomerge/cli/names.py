@@ -7,6 +7,7 @@ from evomerge.run.trial import TrialKind
 _LEADERS = {
     TrialKind.UNIFORM.value: "best uniform",
     TrialKind.START.value: "start",
+    TrialKind.METHOD.value: "best of other methods",
     TrialKind.CANDIDATE.value: "best candidate",
     TrialKind.MEAN.value: "distribution's mean",
 }

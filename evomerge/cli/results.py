@@ -15,6 +15,12 @@ from evomerge.run.trial import WINNER, TrialKind
 # Two comparisons are reported, so the claim rests on p-values corrected for their number.
 _SIGNIFICANT = 0.05
 
+_WINNERS = {
+    TrialKind.UNIFORM.value: "winner (uniform)",
+    TrialKind.START.value: "winner (start)",
+    TrialKind.METHOD.value: "winner (not evolved)",
+}
+
 
 def result_table(result: Mapping[str, Any], split: str = "test") -> Table:
     """Every model's score on one split, and the winner's lead over it."""
@@ -47,10 +53,11 @@ def _label(model: Mapping[str, Any], winner: str) -> str:
         TrialKind.BASE: "base",
         TrialKind.EXPERT: f"expert {model['name']}",
         TrialKind.UNIFORM: "best uniform",
-        WINNER: f"winner ({winner})" if winner in {TrialKind.UNIFORM, TrialKind.START} else "evolved winner",
+        TrialKind.METHOD: model["name"].removeprefix("method "),
+        WINNER: _WINNERS.get(winner, "evolved winner"),
     }
     # Scored with its own config and tokenizer, where these aren't the base's.
-    return names[model["kind"]] + (" (own settings)" if model.get("own_settings") else "")
+    return str(names[model["kind"]]) + (" (own settings)" if model.get("own_settings") else "")
 
 
 def finding(result: Mapping[str, Any]) -> str:
@@ -63,16 +70,29 @@ def finding(result: Mapping[str, Any]) -> str:
         opening = "No evolved candidate did better on validation than a uniform merge, so that merge is the winner; "
     elif result["winner"]["kind"] == TrialKind.START:
         opening = "No candidate did better on validation than the merge that the search started from, which wins; "
+    elif result["winner"]["kind"] == TrialKind.METHOD:
+        opening = (
+            "No evolved candidate did better on validation than a merge by another method "
+            f"({_method_of(models, winner)}), so that merge is the winner; "
+        )
     else:
         opening = ""
     experts = [model for model in models if model["kind"] == TrialKind.EXPERT]
     rivals = [max(experts, key=lambda model: model["score"])] if experts else []
     rivals += [model for model in models if model["kind"] == TrialKind.UNIFORM and model["trial"] != winner["trial"]]
+    methods = [model for model in models if model["kind"] == TrialKind.METHOD and model["trial"] != winner["trial"]]
+    rivals += [max(methods, key=lambda model: model["score"])] if methods else []
     comparisons = {row["winner_vs"]: row for row in result["test"]["comparisons"]}
     verdicts = [_verdict(rival, comparisons[rival["name"]]) for rival in rivals if rival["name"] in comparisons]
     measured = f"on {winner['items']} test items that the search never saw, the winner scores {winner['score']:.3f}"
     sentence = opening + measured + (": " + ", and ".join(verdicts) if verdicts else "")
     return sentence[0].upper() + sentence[1:] + "." + _languages(result, models, winner)
+
+
+def _method_of(models: list[Mapping[str, Any]], winner: Mapping[str, Any]) -> str:
+    """The name of the method's merge that won."""
+    same = (model for model in models if model["kind"] == TrialKind.METHOD and model["trial"] == winner["trial"])
+    return next((model["name"].removeprefix("method ") for model in same), "a baseline")
 
 
 def _languages(result: Mapping[str, Any], models: list[Mapping[str, Any]], winner: Mapping[str, Any]) -> str:
@@ -95,7 +115,11 @@ def _languages(result: Mapping[str, Any], models: list[Mapping[str, Any]], winne
 
 
 def _verdict(rival: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    name = f"{rival['name']}, the best expert" if rival["kind"] == TrialKind.EXPERT else "the best uniform merge"
+    names = {
+        TrialKind.EXPERT: f"{rival['name']}, the best expert",
+        TrialKind.METHOD: f"{rival['name'].removeprefix('method ')}, the best of other methods",
+    }
+    name = names.get(rival["kind"], "the best uniform merge")
     difference, p = row["difference"], row["p_holm"]
     shown = probability(p)
     evidence = f"({difference:+.3f}, corrected p {shown if shown.startswith('<') else '= ' + shown})"

@@ -128,7 +128,11 @@ def _candidates(status: RunStatus) -> str:
 def _best(best: TrialRecord) -> str:
     from evomerge.cli.console import score
 
-    kinds = {TrialKind.CANDIDATE: "a candidate", TrialKind.START: "the start"}
+    kinds = {
+        TrialKind.CANDIDATE: "a candidate",
+        TrialKind.START: "the start",
+        TrialKind.METHOD: f"a merge of another method ({best.name})",
+    }
     kind = kinds.get(best.kind, "a uniform merge")
     return f"trial {best.number}, {kind}: score {score(best.score)}, fitness {score(best.fitness)}"
 

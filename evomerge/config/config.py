@@ -172,6 +172,9 @@ class Config(Section):
         for key in ("objectives", "constraints"):
             if not data["search"][key]:
                 del data["search"][key]
+        # Runs from before there were others than uniform merges have no word on it.
+        if not self.search.asked_baselines:
+            del data["search"]["baselines"]
         # Runs from before there was another space have no word on it.
         if data["space"]["kind"] == SpaceConfig().kind:
             del data["space"]["kind"]

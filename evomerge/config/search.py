@@ -54,6 +54,9 @@ class SearchConfig(Section):
     scan: Annotated[int, Field(ge=1)] = 16
     """Uniform merges (the same coefficients in every group), spread over the experts' weights, scored before the
     search starts."""
+    baselines: Literal["none", "standard"] | tuple[str, ...] = "none"
+    """Merges of other methods at their papers' settings, scored before the search starts and compared with the winner:
+    `standard`, those of its set that fit the experts, or a list of names."""
     block: Positive | None = None
     """Search items after which a candidate's answers are on disk, and it can be stopped; None: all of them."""
     pruner: str = "none"
@@ -86,6 +89,13 @@ class SearchConfig(Section):
                 "use pruner: none with them"
             )
         return self
+
+    @property
+    def asked_baselines(self) -> tuple[str, ...]:
+        """The names of `baselines` as a list."""
+        if isinstance(self.baselines, str):
+            return () if self.baselines == "none" else (self.baselines,)
+        return self.baselines
 
     @model_validator(mode="after")
     def _pruner_needs_blocks(self) -> Self:

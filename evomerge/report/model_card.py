@@ -61,6 +61,7 @@ def _origin(run: Run, record: TrialRecord, recipe: Recipe) -> str:
     where = {
         TrialKind.UNIFORM: "with the same coefficients in all parts of the model, one of those tried before a search",
         TrialKind.START: "with the coefficients of an earlier merge, from which a search started",
+        TrialKind.METHOD: "with settings that were given, not searched: a baseline of a search",
         TrialKind.CANDIDATE: f"its coefficients found by a search ({algorithm})",
         TrialKind.MEAN: f"its coefficients the mean of the distribution that a search ended with ({algorithm})",
     }
@@ -144,6 +145,6 @@ def _measured(result: dict[str, Any]) -> list[str]:
         lines += [
             "",
             f"Its score on the search items was {found:.4f}, by which the best of {result['evaluations']} candidates "
-            "and of the uniform merges were taken on; that number is optimistic, since it was selected for.",
+            "and of the merges beside them were taken on; that number is optimistic, since it was selected for.",
         ]
     return [*lines, ""]

@@ -23,15 +23,26 @@ def evaluations_of(config: Config, scan: int) -> dict[str, int]:
         scan: uniform merges that are tried.
     """
     search, experts = config.search, len(config.models.experts)
+    others, kinds = _other_methods(config)
     return {
-        "baselines": 1 + experts + scan + (search.start is not None),
+        "baselines": 1 + experts + scan + (search.start is not None) + others,
         # And the distribution's mean.
         "search": search.evaluations + 1,
-        # The best few merges and the mean, as many uniform merges, the base and the experts.
-        "validation": search.shortlist + 1 + min(search.shortlist, scan) + 1 + experts,
-        # The base and the experts, the best uniform merge and the winner.
-        "test": 1 + experts + 2,
+        # The best few merges and the mean, as many uniform merges, those of other methods, the base and the experts.
+        "validation": search.shortlist + 1 + min(search.shortlist, scan) + others + 1 + experts,
+        # The base and the experts, the best uniform merge, the best of each other method, and the winner.
+        "test": 1 + experts + 2 + kinds,
     }
+
+
+def _other_methods(config: Config) -> tuple[int, int]:
+    """How many merges of other methods a search is compared with, and of how many methods they are."""
+    if not config.search.asked_baselines:
+        return 0, 0
+    from evomerge.methods.published import kind_of, labels
+
+    found = labels(config.search.asked_baselines, tuple(config.models.experts))
+    return len(found), len({*map(kind_of, found)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

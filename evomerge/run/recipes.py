@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evomerge.config.config import Config
+from evomerge.errors import RunError
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import Sources
-from evomerge.run.trial import Trial
+from evomerge.run.trial import Trial, TrialKind
+
+if TYPE_CHECKING:
+    from evomerge.space.groups import Place
 
 MAPS = "alignment.safetensors"
 """The file of a run that holds the maps of its models' alignment."""
@@ -27,8 +31,25 @@ def recipe_of(config: Config, facts: Mapping[str, Any], trial: Trial, directory:
         as_itself = trial.name in facts.get("as_themselves", {})
         return own_recipe(template, trial.name) if as_itself else checkpoint_recipe(template, trial.name)
     places = [tuple(place) for place in facts["places"]]
+    if trial.kind is TrialKind.METHOD:
+        return published_recipe(config, template, places, trial.name)
     space = make_space(template, places, config.space)
     return space.decode(space.genome(trial.parameters))
+
+
+def published_recipes(config: Config, template: Recipe, places: Sequence[Place]) -> dict[str, Recipe]:
+    """The merges that `search.baselines` asks for, by name. Raises: ConfigError for a name that doesn't fit."""
+    from evomerge.methods.published import published
+
+    return published(config.search.asked_baselines, template, max((place[0] for place in places), default=0))
+
+
+def published_recipe(config: Config, template: Recipe, places: Sequence[Place], name: str) -> Recipe:
+    """One of them. Raises: RunError if the config doesn't ask for it."""
+    found = published_recipes(config, template, places)
+    if name not in found:
+        raise RunError(f"search.baselines asks for no merge {name!r}, of which the run has a trial")
+    return found[name]
 
 
 def template_recipe(config: Config, *, dtype: str, options: Mapping[str, Any]) -> Recipe:

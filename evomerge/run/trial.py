@@ -26,6 +26,8 @@ class TrialKind(StrEnum):
     """A merge with the same coefficients in every group."""
     START = "start"
     """The merge of another run or of a recipe that the search starts from, as this search's space has it."""
+    METHOD = "method"
+    """Another method's merge at its paper's settings, or a layer swap; its trial has a name and no parameters."""
     CANDIDATE = "candidate"
     """A merge that the search algorithm proposed."""
     MEAN = "mean"
@@ -39,12 +41,12 @@ class TrialKind(StrEnum):
     @property
     def is_baseline(self) -> bool:
         """Evaluated before the algorithm proposes anything."""
-        return self.is_checkpoint or self in {TrialKind.UNIFORM, TrialKind.START}
+        return self.is_checkpoint or self in {TrialKind.UNIFORM, TrialKind.START, TrialKind.METHOD}
 
     @property
     def is_ranked(self) -> bool:
         """A merge that is chosen by its search score; the mean is chosen whatever it scores there."""
-        return self in {TrialKind.UNIFORM, TrialKind.START, TrialKind.CANDIDATE}
+        return self in {TrialKind.UNIFORM, TrialKind.START, TrialKind.METHOD, TrialKind.CANDIDATE}
 
 
 class TrialState(StrEnum):

@@ -1,4 +1,6 @@
-"""What a search is compared with, scored before the algorithm proposes anything: the base, the experts, uniform merges.
+"""What a search is compared with, scored before the algorithm proposes anything: models and simple merges.
+
+The base, the experts, uniform merges, and merges of other methods where the config asks for them.
 
 Knows which models these are. Does not know how they are evaluated, nor what is concluded from them.
 """
@@ -13,7 +15,7 @@ from evomerge.study.select import best_uniform
 
 
 def score_baselines(candidates: Candidates) -> Genome | None:
-    """Score the base, each expert, uniform merges and the start, if there is one; return the best uniform genome."""
+    """Score the base, experts, uniform merges, the start and other methods; return the best uniform genome."""
     session, space = candidates.session, candidates.space
     trials = [candidates.trial(TrialKind.BASE, "base")]
     trials += [candidates.trial(TrialKind.EXPERT, name) for name in session.config.models.experts]
@@ -21,6 +23,7 @@ def score_baselines(candidates: Candidates) -> Genome | None:
     if session.start is not None:
         genome = space.genome(session.start.parameters)
         trials.append(candidates.trial(TrialKind.START, "start", genome))
+    trials += _other_methods(candidates)
     session.phase("baselines", len(trials))
     candidates.evaluate(trials, "search")
     best = best_uniform(candidates.ledger.trials(), candidates.search_evaluations(), 1)
@@ -52,3 +55,8 @@ def _uniform(candidates: Candidates) -> list[Trial]:
         if trial not in trials:
             trials.append(trial)
     return trials
+
+
+def _other_methods(candidates: Candidates) -> list[Trial]:
+    """The merges of other methods, one method after the other, so that each is prepared once."""
+    return [candidates.trial(TrialKind.METHOD, name) for name in candidates.session.other_methods]

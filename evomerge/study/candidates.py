@@ -43,7 +43,10 @@ class Candidates:
 
         A genome proposed twice is two trials (the second takes over the first's result).
         """
-        key = (self._checkpoint(name) if genome is None else self.space.decode(genome)).key()
+        if kind is TrialKind.METHOD:
+            key = self.session.other_methods[name].key()
+        else:
+            key = (self._checkpoint(name) if genome is None else self.space.decode(genome)).key()
         if kind is not TrialKind.CANDIDATE:
             trial = self.ledger.find(kind, key)
             if trial is not None:
@@ -61,6 +64,8 @@ class Candidates:
         """The recipe of a trial."""
         if trial.kind.is_checkpoint:
             return self._checkpoint(trial.name)
+        if trial.kind is TrialKind.METHOD:
+            return self.session.other_methods[trial.name]
         return self.space.decode(self.space.genome(trial.parameters))
 
     def evaluate(self, trials: Sequence[Trial], split: str) -> None:

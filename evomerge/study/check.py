@@ -66,6 +66,12 @@ class Preflight:
     """What the method and adapters keep besides, per worker; on a GPU also `state_bytes`."""
     state_bytes: int | None = None
     """What the method computes once for the run, in files that the workers of a machine map together."""
+    baselines: list[str] = field(default_factory=list)
+    """Merges of other methods that the search is compared with."""
+    baseline_bytes: int = 0
+    """The most that one of their methods keeps in a worker's memory, or maps, beside the search's own."""
+    baseline_state_bytes: int = 0
+    """What all of their methods compute once, in files like the search's own."""
     state_folder: str = ""
     """Where these files will lie; RUN stands for the run directory."""
     single_bytes: int = 0
@@ -168,6 +174,7 @@ def _check(
     notes = [*notes, *merger.account()]
     bound = merger.bind(experiment.space.decode(experiment.space.default()))
     state_bytes = merger.preparer.state_bytes(bound)
+    others = [merger.bind(recipe) for recipe in experiment.other_methods.values()]
     on_gpu = worker_settings(config, dtype=experiment.dtype).device.startswith("cuda")
     return Preflight(
         experiment=None if away or code else experiment,
@@ -184,6 +191,9 @@ def _check(
         single_bytes=max((_live_size(experiment, name) for name in experiment.as_themselves), default=0),
         prepared_bytes=merger.preparer.prepared_bytes(bound) - (0 if on_gpu else state_bytes),
         state_bytes=state_bytes,
+        baselines=[*experiment.other_methods],
+        baseline_bytes=max(map(merger.preparer.prepared_bytes, others), default=0),
+        baseline_state_bytes=sum({other.preparation: merger.preparer.state_bytes(other) for other in others}.values()),
         state_folder=config.execution.prepared_directory or f"RUN/{PREPARED}",
         mapped_bytes=sum(model.size_bytes for model in experiment.opened.by_name.values()),
         process_bytes=process_bytes(),

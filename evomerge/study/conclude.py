@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evomerge.benchmark.base import SPLITS
@@ -13,7 +13,18 @@ from evomerge.run.trial import WINNER, Trial, TrialKind
 from evomerge.score.objective import LANGUAGE
 from evomerge.score.table import ItemTable
 from evomerge.study.candidates import Candidates
-from evomerge.study.select import SELECTION, Scored, best_uniform, best_validated, not_clearly_worse, shortlist, summary
+from evomerge.study.select import (
+    SELECTION,
+    Scored,
+    best_of_each_method,
+    best_uniform,
+    best_validated,
+    name_of,
+    not_clearly_worse,
+    ranked,
+    shortlist,
+    summary,
+)
 from evomerge.study.session import Session, budget_of
 
 
@@ -24,20 +35,18 @@ def conclude(candidates: Candidates) -> dict[str, Any]:
     size = session.config.search.shortlist
     uniform_size = 1 if session.run.facts.get("selection", 1) < SELECTION else size
     objective = session.benchmark.objective
-    uniform = best_uniform(trials, evaluations, uniform_size)
-    tables = [table for trial in uniform if (table := evaluations[trial.number].table) is not None]
-    if tables:
-        weights = objective.weights_for(tables[0].sizes)
-        uniform = not_clearly_worse(uniform, session.benchmark.samples(tables), weights)
-    best = shortlist(trials, evaluations, size, uniform)
+    uniform = _without_the_worse(session, best_uniform(trials, evaluations, uniform_size), evaluations)
+    methods = ranked([trial for trial in trials if trial.kind is TrialKind.METHOD], evaluations)
+    best = shortlist(trials, evaluations, size, [*uniform, *_without_the_worse(session, methods, evaluations)])
     checkpoints = [trial for trial in trials if trial.kind.is_checkpoint]
-    compared = list({trial.number: trial for trial in [*best, *checkpoints, *uniform]}.values())
+    compared = list({trial.number: trial for trial in [*best, *checkpoints, *uniform, *methods]}.values())
     session.phase("validation", len(compared))
     candidates.evaluate(compared, "validation")
     scores = {trial.number: ledger.evaluation(trial.number, "validation") for trial in compared}
     # Both are in order of search fitness, which decides between equals.
     winner = best_validated(best, scores)
     control = [best_validated(uniform, scores)] if uniform else []
+    control += best_of_each_method(methods, scores)
     models: list[tuple[Trial, str]] = [*((trial, trial.kind) for trial in [*checkpoints, *control]), (winner, WINNER)]
     session.phase("test", len(models))
     candidates.evaluate([trial for trial, _ in models], "test")
@@ -66,6 +75,15 @@ def conclude(candidates: Candidates) -> dict[str, Any]:
     return data
 
 
+def _without_the_worse(session: Session, trials: Sequence[Trial], evaluations: Mapping[int, Evaluation]) -> list[Trial]:
+    """The trials, best first, without those that the search items show to be worse than the first."""
+    tables = [table for trial in trials if (table := evaluations[trial.number].table) is not None]
+    if not tables:
+        return list(trials)
+    weights = session.benchmark.objective.weights_for(tables[0].sizes)
+    return not_clearly_worse(trials, session.benchmark.samples(tables), weights)
+
+
 def summary_of(session: Session, models: Sequence[tuple[Trial, str]], split: str) -> dict[str, Any]:
     """Scores of the models on one split with intervals and comparisons, those without a score left out."""
     found: list[tuple[Trial, str, float, ItemTable, Evaluation]] = []
@@ -83,7 +101,7 @@ def summary_of(session: Session, models: Sequence[tuple[Trial, str]], split: str
     scored = [
         Scored(
             trial=trial.number,
-            name=kind if kind in {TrialKind.UNIFORM, WINNER} else trial.name,
+            name=name_of(trial, kind),
             kind=kind,
             score=score,
             items=items,

@@ -21,6 +21,8 @@ from evomerge.errors import AlignmentError, ConfigError, RecipeError, listed, un
 from evomerge.execute import EXECUTORS
 from evomerge.execute.settings import AUTO
 from evomerge.inference.architecture import refuse_unless_it_continues_text
+from evomerge.materialise.bind import Binder
+from evomerge.materialise.inputs import Inputs
 from evomerge.methods import METHODS
 from evomerge.methods.declared import build_method
 from evomerge.models.alignment import digest
@@ -32,7 +34,7 @@ from evomerge.models.tokenizer_differences import has_tokenizer
 from evomerge.pruners import PRUNERS
 from evomerge.recipe.recipe import Recipe
 from evomerge.registry import Registry
-from evomerge.run.recipes import template_recipe
+from evomerge.run.recipes import published_recipes, template_recipe
 from evomerge.space import SPACES, make_space
 from evomerge.space.base import Space
 from evomerge.space.groups import Place
@@ -130,6 +132,17 @@ class Experiment:
         return replace(template, align=replace(template.align, sha256=digest(self.maps)))
 
     @cached_property
+    def other_methods(self) -> dict[str, Recipe]:
+        """The merges of other methods that the search is compared with, by name.
+
+        Raises: ConfigError for one that there isn't, or that doesn't fit the models.
+        """
+        try:
+            return published_recipes(self.config, self.template, self.places)
+        except ConfigError as error:
+            raise ConfigError(f"{self.where}: search.baselines: {error}") from error
+
+    @cached_property
     def space(self) -> Space:
         """The search space over these models."""
         return make_space(self.template, self.places, self.config.space, where=self.where)
@@ -180,6 +193,7 @@ def open_experiment(config: Config, *, where: str = "config") -> Experiment:
     dtype = str(models.base.dtype).removeprefix("torch.") if wanted == "auto" else wanted
     experiment = Experiment(config=config, where=where, opened=opened, models=models, dtype=dtype, options=options)
     _check_algorithm(experiment)
+    _check_other_methods(experiment)
     return experiment
 
 
@@ -275,3 +289,15 @@ def _check_objectives(experiment: Experiment) -> None:
 
 def _objectives(count: int) -> str:
     return "one objective" if count == 1 else f"at most {count} objectives"
+
+
+def _check_other_methods(experiment: Experiment) -> None:
+    """Find whether the merges of other methods fit these models. Raises: ConfigError."""
+    if not (recipes := experiment.other_methods):
+        return
+    binder = Binder(Inputs(experiment.models))
+    for name, recipe in recipes.items():
+        try:
+            binder.bind(recipe)
+        except RecipeError as error:
+            raise ConfigError(f"{experiment.where}: search.baselines: {name}: {error}") from error

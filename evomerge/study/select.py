@@ -1,8 +1,9 @@
 """Choosing the winner and testing it honestly.
 
 The search score of the best candidate is mostly luck, so the best few, the distribution's mean and the best few
-uniform merges are scored again on validation items. The best there is the winner, the best uniform merge there is
-what it is compared with, and only these, the base and the experts are tested. Pure functions over what the ledger
+uniform merges are scored again on validation items, with the merges of other methods. The best there is the winner; the
+best uniform merge there and the best merge of each other method are what it is compared with. Only these, the base and
+the experts are tested. Pure functions over what the ledger
 holds.
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 from evomerge.errors import RunError
 from evomerge.estimate.comparisons import holm
 from evomerge.estimate.intervals import Samples, compare_scores, resamples, score_interval, size
+from evomerge.methods.published import kind_of
 from evomerge.run.evaluation import Evaluation
 from evomerge.run.trial import WINNER, Trial, TrialKind
 
@@ -32,7 +34,7 @@ class Scored:
     trial: int
     name: str
     kind: str
-    """base, expert, uniform or winner."""
+    """base, expert, uniform, method or winner."""
     score: float
     items: Samples
     """Each task's metric with what each item adds to it, higher being better."""
@@ -64,7 +66,7 @@ def shortlist(
         trials: all of a run.
         evaluations: on the search items, by trial number.
         size: how many of the best merges of any kind. The newest mean joins them whatever it scores.
-        uniform: the uniform merges that are validated whatever else is.
+        uniform: the uniform merges, and those of other methods, that are validated whatever else is.
     Raises: RunError if no merge has a score.
     """
     merges = [trial for trial in trials if trial.kind.is_ranked]
@@ -86,6 +88,22 @@ def no_merge_has_a_score() -> RunError:
 def best_uniform(trials: Sequence[Trial], evaluations: Mapping[int, Evaluation], size: int) -> list[Trial]:
     """At most `size` uniform merges, those with the best search fitness, best first; empty if all of them failed."""
     return ranked([trial for trial in trials if trial.kind is TrialKind.UNIFORM], evaluations)[:size]
+
+
+def best_of_each_method(trials: Sequence[Trial], validation: Mapping[int, Evaluation | None]) -> list[Trial]:
+    """Of other methods' merges, for each method the best on validation, in the order of the trials."""
+    methods: dict[str, list[Trial]] = {}
+    for trial in trials:
+        methods.setdefault(kind_of(trial.name), []).append(trial)
+    best = [best_validated(own, validation) for own in methods.values()]
+    return sorted(best, key=lambda trial: trial.number)
+
+
+def name_of(trial: Trial, kind: str) -> str:
+    """What a tested model is called: an expert by its name, another method's merge with its kind before it."""
+    if kind in {TrialKind.UNIFORM, WINNER}:
+        return kind
+    return f"{kind} {trial.name}" if kind == TrialKind.METHOD else trial.name
 
 
 def not_clearly_worse(trials: Sequence[Trial], items: Sequence[Samples], weights: Mapping[str, float]) -> list[Trial]:

@@ -26,6 +26,7 @@ from evomerge.files.atomic import write_atomically
 from evomerge.models.alignment import digest
 from evomerge.models.open import maps_of
 from evomerge.models.own_settings import own_notes
+from evomerge.recipe.recipe import Recipe
 from evomerge.run.answers import PARTS, Parts
 from evomerge.run.clock import Clock
 from evomerge.run.consistency import is_supported
@@ -245,6 +246,11 @@ class Session:
     def lengths(self, trial: Trial, split: str, table: ItemTable) -> dict[str, NDArray[np.float64]]:
         """Tokens of a trial's answers to each item, by task that generates text: see `answer_lengths`."""
         return answer_lengths(self.benchmark_for(trial), split, table)
+
+    @cached_property
+    def other_methods(self) -> dict[str, Recipe]:
+        """The merges of other methods that the search is compared with, by name."""
+        return self.experiment.other_methods
 
     def blocks(self, split: str) -> list[list[int]]:
         """Positions of the items of each block; empty if the split is answered at once."""

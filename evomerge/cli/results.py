@@ -37,14 +37,24 @@ def result_table(result: Mapping[str, Any], split: str = "test") -> Table:
         title=f"{measured[0].upper() + measured[1:]} on {items} {split} items{held_out}, with 95% intervals",
         right=(measured, "winner's lead", "paired p"),
     )
+    notes: list[str] = []
     if own := dict.fromkeys(key for model in models for key in model.get("own_settings", ())):
-        made.caption = Text(f"own settings: scored with its own {listed(own)}, not those of the merges")
+        notes.append(f"own settings: scored with its own {listed(own)}, not those of the merges")
+    if split == "test" and (looks := result.get("test_looks", 1)) > 1:
+        notes.append(f"the test items had been looked at before, for {_times(looks - 1)} of this search")
+    if notes:
+        made.caption = Text("\n".join(notes))
     for model in models:
         cells = [_label(model, result["winner"]["kind"]), interval(model["score"], model["interval"])]
         if (row := comparisons.get(model["name"])) is not None and model["kind"] != WINNER:
             cells += [interval(row["difference"], row["interval"], signed=True), probability(row["p"])]
         made.add_row(*map(Text, cells), style="bold" if model["kind"] == WINNER else None)
     return made
+
+
+def _times(looks: int) -> str:
+    """So many earlier results."""
+    return "an earlier result" if looks == 1 else f"{looks} earlier results"
 
 
 def _label(model: Mapping[str, Any], winner: str) -> str:
@@ -87,6 +97,24 @@ def finding(result: Mapping[str, Any]) -> str:
     measured = f"on {winner['items']} test items that the search never saw, the winner scores {winner['score']:.3f}"
     sentence = opening + measured + (": " + ", and ".join(verdicts) if verdicts else "")
     return sentence[0].upper() + sentence[1:] + "." + _languages(result, models, winner)
+
+
+def cautions(result: Mapping[str, Any]) -> list[str]:
+    """What a reader of the figures should know besides, a sentence each; empty if there is nothing."""
+    found = []
+    if (looks := result.get("test_looks", 1)) > 1:
+        found.append(
+            f"The test items had been looked at before, for {_times(looks - 1)} of this search: if that decided on "
+            "going on, these scores are a little too good. A new claim needs items that nobody saw."
+        )
+    gap = result.get("generalisation", {})
+    if "interval" in gap and gap["interval"][0] > 0:
+        found.append(
+            f"The winner scores {gap['search']:.3f} on the search items and {gap['test']:.3f} on the test items, "
+            f"{gap['search_to_test']:.3f} less, which is more than chance explains: the search has fitted its items "
+            "or the test items are harder. More search items help against the first."
+        )
+    return found
 
 
 def _method_of(models: list[Mapping[str, Any]], winner: Mapping[str, Any]) -> str:

@@ -70,7 +70,7 @@ def show(result: Result, *, files: Mapping[str, Path] | None = None, commands: S
     `files` and `commands` replace those that fit any search.
     """
     from evomerge.cli.console import say, stdout
-    from evomerge.cli.results import finding, result_table
+    from evomerge.cli.results import cautions, finding, result_table
     from evomerge.report.nothing_right import nothing_right
     from evomerge.run.directory import open_run
 
@@ -78,6 +78,8 @@ def show(result: Result, *, files: Mapping[str, Path] | None = None, commands: S
     console = stdout()
     console.print("", result_table(result.data), "", sep="\n")
     say(console, finding(result.data))
+    for caution in cautions(result.data):
+        say(console, f"\n{caution}")
     run = open_run(result.directory)
     remark = nothing_right(run, (trial.score for trial in run.trials() if trial.score is not None))
     if remark is not None:

@@ -80,7 +80,7 @@ def value(sample: Sample) -> float:
     """The metric over all items, its sign flipped where lower is better."""
     if isinstance(sample, Whole):
         return sample.sign * float(sample.metric(sample.records))
-    totals = _as_totals(sample)
+    totals = as_totals(sample)
     return totals.sign * float(totals.metric(totals.records.sum(axis=0)[None])[0])
 
 
@@ -139,7 +139,8 @@ def _means(samples: Samples) -> dict[str, NDArray[np.float64]] | None:
     return found if len(found) == len(samples) else None
 
 
-def _as_totals(sample: Mean | Totals) -> Totals:
+def as_totals(sample: Mean | Totals) -> Totals:
+    """The same sample as a function of sums over its items."""
     if isinstance(sample, Totals):
         return sample
     return Totals(np.stack([sample.values, np.ones_like(sample.values)], axis=1), _ratio)
@@ -171,7 +172,7 @@ def _resampled(sample: Sample, chosen: NDArray[np.int64]) -> NDArray[np.float64]
     """The metric of each row of item indices, shape (rows,)."""
     if isinstance(sample, Whole):
         return sample.sign * np.array([sample.metric([sample.records[index] for index in row]) for row in chosen])
-    totals = _as_totals(sample)
+    totals = as_totals(sample)
     rows, items = chosen.shape
     flat = (chosen + np.arange(rows)[:, None] * items).ravel()
     counts = np.bincount(flat, minlength=rows * items).reshape(rows, items).astype(np.float64)
@@ -206,7 +207,7 @@ def _exchanged(first: Sample, second: Sample, exchanged: NDArray[np.bool_]) -> N
             theirs = [pair[1 - int(swap)] for pair, swap in zip(pairs, row, strict=True)]
             found.append(one.sign * one.metric(mine) - other.sign * other.metric(theirs))
         return np.array(found)
-    one_totals, other_totals = _as_totals(first), _as_totals(second)
+    one_totals, other_totals = as_totals(first), as_totals(second)
     moved = exchanged.astype(np.float64) @ (other_totals.records - one_totals.records)
     mine_sums = one_totals.records.sum(axis=0) + moved
     their_sums = other_totals.records.sum(axis=0) - moved
@@ -217,7 +218,7 @@ def _as_whole(sample: Sample) -> Whole:
     """The same sample as a function of its records, for pairing with one that is known only so."""
     if isinstance(sample, Whole):
         return sample
-    totals = _as_totals(sample)
+    totals = as_totals(sample)
     return Whole(
         list(totals.records), lambda records: float(totals.metric(np.sum(records, axis=0)[None])[0]), totals.sign
     )
@@ -239,7 +240,7 @@ def _around(sample: Sample, found: float, level: float) -> Interval:
         records = list(sample.records)
         without = [sample.sign * sample.metric(records[:place] + records[place + 1 :]) for place in range(items)]
     else:
-        totals = _as_totals(sample)
+        totals = as_totals(sample)
         without = list(totals.sign * totals.metric(totals.records.sum(axis=0) - totals.records))
     pseudo = items * whole - (items - 1) * np.array(without, dtype=np.float64)
     pseudo = pseudo[np.isfinite(pseudo)]

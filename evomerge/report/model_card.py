@@ -147,4 +147,30 @@ def _measured(result: dict[str, Any]) -> list[str]:
             f"Its score on the search items was {found:.4f}, by which the best of {result['evaluations']} candidates "
             "and of the merges beside them were taken on; that number is optimistic, since it was selected for.",
         ]
-    return [*lines, ""]
+    return [*lines, *_limits(result), ""]
+
+
+def _limits(result: dict[str, Any]) -> list[str]:
+    """How far the winner's figures can be trusted; nothing of it is known of runs of earlier releases."""
+    lines: list[str] = []
+    if (chosen := result.get("selection")) is not None:
+        low, high = chosen["interval"]
+        corrected = "" if chosen["corrected"] is None else f"; corrected for that choice {chosen['corrected']:.4f}"
+        lines += [
+            "",
+            f"It was chosen from {chosen['looked_at']} by its score on validation items, {chosen['validation']:.4f}"
+            f"{corrected} (95% interval of that score, for all that were looked at at once: {low:.4f} to {high:.4f}).",
+        ]
+    gap = result.get("generalisation", {})
+    if "interval" in gap:
+        low, high = gap["interval"]
+        explained = "more than chance explains" if low > 0 or high < 0 else "no more than chance explains"
+        lines += [
+            "",
+            f"From search to test items its score changes by {-gap['search_to_test']:+.4f} "
+            f"({-high:+.4f} to {-low:+.4f}), {explained}.",
+        ]
+    if (looks := result.get("test_looks", 1)) > 1:
+        before = "an earlier result" if looks == 2 else f"{looks - 1} earlier results"
+        lines += ["", f"The test items had been looked at before, for {before} of the same search."]
+    return lines

@@ -13,6 +13,7 @@ from evomerge.run.trial import WINNER, Trial, TrialKind
 from evomerge.score.objective import LANGUAGE
 from evomerge.score.table import ItemTable
 from evomerge.study.candidates import Candidates
+from evomerge.study.claims import generalisation, looks_before, selection
 from evomerge.study.select import (
     SELECTION,
     Scored,
@@ -48,6 +49,9 @@ def conclude(candidates: Candidates) -> dict[str, Any]:
     control = [best_validated(uniform, scores)] if uniform else []
     control += best_of_each_method(methods, scores)
     models: list[tuple[Trial, str]] = [*((trial, trial.kind) for trial in [*checkpoints, *control]), (winner, WINNER)]
+    before = looks_before(
+        session.run.result(), budget_of(session.config), [trial.number for trial, _ in models], ledger.evaluations()
+    )
     session.phase("test", len(models))
     candidates.evaluate([trial for trial, _ in models], "test")
     data: dict[str, Any] = {
@@ -67,12 +71,32 @@ def conclude(candidates: Candidates) -> dict[str, Any]:
             }
             for trial in best
         ],
+        **_selection(session, best, winner, scores),
+        "test_looks": before + 1,
     }
     for split in SPLITS:
         data[split] = summary_of(candidates.session, models, split)
+    data["generalisation"] = generalisation(data)
     write_json(session.directory / "result.json", data)
     session.clock.phase(DONE)
     return data
+
+
+def _selection(
+    session: Session, best: Sequence[Trial], winner: Trial, validation: Mapping[int, Evaluation | None]
+) -> dict[str, Any]:
+    """What the winner's validation score is worth, having been chosen by it; empty if it has none."""
+    scored = {
+        trial.number: (found.table, found.score)
+        for trial in best
+        if (found := validation[trial.number]) is not None and found.table is not None and found.score is not None
+    }
+    if winner.number not in scored:
+        return {}
+    table, score = scored[winner.number]
+    samples = session.benchmark.samples([found for found, _ in scored.values()])
+    weights = session.benchmark.objective.weights_for(table.sizes)
+    return {"selection": selection(samples, [*scored].index(winner.number), score, weights)}
 
 
 def _without_the_worse(session: Session, trials: Sequence[Trial], evaluations: Mapping[int, Evaluation]) -> list[Trial]:

@@ -173,7 +173,7 @@ class Config(Section):
             if not data["search"][key]:
                 del data["search"][key]
         # Runs from before there were others than uniform merges have no word on it.
-        if not self.search.asked_baselines:
+        if not self.search.baselines:
             del data["search"]["baselines"]
         # Runs from before there was another space have no word on it.
         if data["space"]["kind"] == SpaceConfig().kind:

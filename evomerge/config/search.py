@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig, goals_of, problem_of
 from evomerge.config.section import Positive, Section
@@ -54,9 +54,9 @@ class SearchConfig(Section):
     scan: Annotated[int, Field(ge=1)] = 16
     """Uniform merges (the same coefficients in every group), spread over the experts' weights, scored before the
     search starts."""
-    baselines: Literal["none", "standard"] | tuple[str, ...] = "none"
-    """Merges of other methods at their papers' settings, scored before the search starts and compared with the winner:
-    `standard`, those of its set that fit the experts, or a list of names."""
+    baselines: tuple[str, ...] = ()
+    """Merges of other methods at their papers' settings, scored before the search starts and compared with the winner,
+    by name; `standard` stands for a set of them, as far as it fits the experts. "none" is an empty list."""
     block: Positive | None = None
     """Search items after which a candidate's answers are on disk, and it can be stopped; None: all of them."""
     pruner: str = "none"
@@ -90,12 +90,12 @@ class SearchConfig(Section):
             )
         return self
 
-    @property
-    def asked_baselines(self) -> tuple[str, ...]:
-        """The names of `baselines` as a list."""
-        if isinstance(self.baselines, str):
-            return () if self.baselines == "none" else (self.baselines,)
-        return self.baselines
+    @field_validator("baselines", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        if value is None or value == "none":
+            return ()
+        return [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _pruner_needs_blocks(self) -> Self:

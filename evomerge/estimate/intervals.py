@@ -129,7 +129,7 @@ def compare_scores(first: Samples, second: Samples, weights: Mapping[str, float]
         found[task] = difference, interval
     total = sum(weights[task] for task in first)
     difference = sum(weights[task] / total * each for task, (each, _) in found.items())
-    p = _randomisation(first, second, weights, difference)
+    p = randomisation(first, second, weights, difference)
     return Comparison(float(difference), combined(found, weights), p)
 
 
@@ -179,17 +179,38 @@ def _resampled(sample: Sample, chosen: NDArray[np.int64]) -> NDArray[np.float64]
     return totals.sign * totals.metric(counts @ totals.records)
 
 
-def _randomisation(first: Samples, second: Samples, weights: Mapping[str, float], observed: float) -> float:
-    """Two-sided p of the hypothesis that each item's two records are as likely to be each other's."""
+def randomisation(
+    first: Samples,
+    second: Samples,
+    weights: Mapping[str, float],
+    observed: float,
+    *,
+    clusters: NDArray[np.int64] | None = None,
+) -> float:
+    """Two-sided p of the hypothesis that each item's two records are as likely to be each other's.
+
+    Args:
+        first: the one model's results by task.
+        second: the other's.
+        weights: of the tasks.
+        observed: difference of the scores.
+        clusters: number of each item's cluster, task after task, whose items are exchanged together; None: each alone.
+    """
     generator = stream(0, "randomisation")
     total = sum(weights[task] for task in first)
     count = min(resamples(first), resamples(second))
     differences = np.zeros(count)
+    swaps = None if clusters is None else generator.integers(2, size=(count, int(clusters.max()) + 1)) == 1
+    start = 0
     for task, sample in first.items():
         items = size(sample)
         for part in _slices(count, items):
-            exchanged = generator.integers(2, size=(part.stop - part.start, items)) == 1
+            if swaps is None or clusters is None:
+                exchanged = generator.integers(2, size=(part.stop - part.start, items)) == 1
+            else:
+                exchanged = swaps[part][:, clusters[start : start + items]]
             differences[part] += weights[task] / total * _exchanged(sample, second[task], exchanged)
+        start += items
     # The observed assignment counts as one of the randomised ones; the slack absorbs rounding.
     slack = 1e-12 * max(1.0, abs(observed), float(np.abs(differences).max()))
     extreme = int(np.sum(np.abs(differences) >= abs(observed) - slack))

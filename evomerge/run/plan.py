@@ -37,11 +37,11 @@ def evaluations_of(config: Config, scan: int) -> dict[str, int]:
 
 def _other_methods(config: Config) -> tuple[int, int]:
     """How many merges of other methods a search is compared with, and of how many methods they are."""
-    if not config.search.asked_baselines:
+    if not config.search.baselines:
         return 0, 0
     from evomerge.methods.published import kind_of, labels
 
-    found = labels(config.search.asked_baselines, tuple(config.models.experts))
+    found = labels(config.search.baselines, tuple(config.models.experts))
     return len(found), len({*map(kind_of, found)})
 
 

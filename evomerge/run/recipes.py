@@ -41,7 +41,7 @@ def published_recipes(config: Config, template: Recipe, places: Sequence[Place])
     """The merges that `search.baselines` asks for, by name. Raises: ConfigError for a name that doesn't fit."""
     from evomerge.methods.published import published
 
-    return published(config.search.asked_baselines, template, max((place[0] for place in places), default=0))
+    return published(config.search.baselines, template, max((place[0] for place in places), default=0))
 
 
 def published_recipe(config: Config, template: Recipe, places: Sequence[Place], name: str) -> Recipe:

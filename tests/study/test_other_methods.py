@@ -112,3 +112,10 @@ def test_a_name_that_does_not_fit_is_refused_with_its_key(config: Config) -> Non
         check(changed(config, search={"baselines": ["layer_swap"]}))
     with pytest.raises(ConfigError, match=r"search\.baselines: unknown baseline 'dares'"):
         check(changed(config, search={"baselines": ["dares"]}))
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"), [("none", ()), (None, ()), ("ties", ("ties",)), (["ties", "standard"], ("ties", "standard"))]
+)
+def test_a_single_name_needs_no_list(config: Config, given: object, asked: tuple[str, ...]) -> None:
+    assert changed(config, search={"baselines": given}).search.baselines == asked

@@ -11,11 +11,14 @@ from evomerge.errors import RunError
 from evomerge.run.trial import Trial, TrialKind
 from evomerge.space.base import Genome
 from evomerge.study.candidates import Candidates
-from evomerge.study.select import best_uniform
+from evomerge.study.select import best_uniform, ranked
 
 
 def score_baselines(candidates: Candidates) -> Genome | None:
-    """Score the base, experts, uniform merges, the start and other methods; return the best uniform genome."""
+    """Score the base, experts, uniform merges, the start and other methods; return the best that the space has.
+
+    That is the best uniform merge, or a better one of another method, where the space can express it.
+    """
     session, space = candidates.session, candidates.space
     trials = [candidates.trial(TrialKind.BASE, "base")]
     trials += [candidates.trial(TrialKind.EXPERT, name) for name in session.config.models.experts]
@@ -26,8 +29,15 @@ def score_baselines(candidates: Candidates) -> Genome | None:
     trials += _other_methods(candidates)
     session.phase("baselines", len(trials))
     candidates.evaluate(trials, "search")
-    best = best_uniform(candidates.ledger.trials(), candidates.search_evaluations(), 1)
-    return space.genome(best[0].parameters) if best else None
+    trials, evaluations = candidates.ledger.trials(), candidates.search_evaluations()
+    methods = [trial for trial in trials if trial.kind is TrialKind.METHOD]
+    for trial in ranked([*best_uniform(trials, evaluations, 1), *methods], evaluations):
+        if trial.kind is TrialKind.UNIFORM:
+            return space.genome(trial.parameters)
+        found = space.encode(candidates.recipe(trial))
+        if found is not None:
+            return found
+    return None
 
 
 def check_references(candidates: Candidates) -> None:

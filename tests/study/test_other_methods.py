@@ -6,6 +6,7 @@ import random
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from evomerge.config.config import Config
@@ -13,9 +14,14 @@ from evomerge.errors import ConfigError, ResumeError
 from evomerge.materialise.folder import write_folder
 from evomerge.methods.published import kind_of, labels
 from evomerge.run.directory import open_run
+from evomerge.run.lock import lock
+from evomerge.run.observer import SilentObserver
+from evomerge.study.baselines import score_baselines
+from evomerge.study.candidates import Candidates
 from evomerge.study.check import check
 from evomerge.study.export import export
 from evomerge.study.search import resume, search
+from evomerge.study.session import Session
 from evomerge.testing.runs import essence
 from helpers.search import Interrupt, changed, kill_after_lines, start, write_config
 
@@ -119,3 +125,19 @@ def test_a_name_that_does_not_fit_is_refused_with_its_key(config: Config) -> Non
 )
 def test_a_single_name_needs_no_list(config: Config, given: object, asked: tuple[str, ...]) -> None:
     assert changed(config, search={"baselines": given}).search.baselines == asked
+
+
+def test_the_best_of_them_that_the_space_can_express_is_where_the_search_starts(tmp_path: Path, config: Config) -> None:
+    asked = changed(config, search={"baselines": ["task_arithmetic", "model_stock"], "scan": 1})
+    with lock(tmp_path / "run"), Session(asked, tmp_path / "run", SilentObserver(), "config") as session:
+        candidates = Candidates(session)
+        start = score_baselines(candidates)
+        assert start is not None
+        scored = {
+            trial.name: candidates.fitness(trial) for trial in session.ledger.trials() if not trial.kind.is_checkpoint
+        }
+        # Model Stock has no coefficients for each layer that task arithmetic could have.
+        best = max((name for name in scored if name != "model_stock"), key=lambda name: scored[name] or 0.0)
+        weight = {"uniform 1": 0.5, "task_arithmetic 0.3": 0.3, "task_arithmetic 0.4": 0.4}[best]
+        assert start == pytest.approx(np.full(len(session.space.dimensions), weight))
+        assert session.space.encode(session.other_methods["model_stock"]) is None

@@ -26,6 +26,7 @@ from evomerge.recipe.sources import Sources
 from evomerge.run.directory import PREPARED
 from evomerge.run.plan import evaluations_of
 from evomerge.space.base import Dimension
+from evomerge.study.advice import warnings_of
 from evomerge.study.experiment import Experiment, check_names, check_pruner, open_experiment, population_of
 from evomerge.study.outlines import Outlines, outlines_of
 from evomerge.study.start import start_of
@@ -168,7 +169,7 @@ def _check(
         found = start_of(start, experiment.template, experiment.space, step_size=config.search.step_size, where=where)
         notes.append(found.words)
     population = population_of(experiment, items.get("search", 100))
-    warnings += _warnings(config, population, items)
+    warnings += warnings_of(config, population, items)
     unchecked += _devices(config, experiment.dtype)
     merger = Merger(experiment.models)
     notes = [*notes, *merger.account()]
@@ -279,32 +280,6 @@ def _devices(config: Config, dtype: str) -> list[str]:
     if worker_settings(config, dtype=dtype).device.startswith("cuda") and not torch.cuda.is_available():
         return ["GPUs: the config asks for them and this machine shows none"]
     return []
-
-
-def _warnings(config: Config, population: int, items: Mapping[str, int]) -> list[str]:
-    """What is allowed and hardly wise."""
-    warnings = []
-    workers = config.execution.workers
-    if choose_backend(config.execution) == "ray" and workers is not None and population % workers:
-        warnings.append(
-            f"a population of {population} doesn't divide among {workers} workers, so some wait at the end of each "
-            f"generation; search.population: {-(-population // workers) * workers} would"
-        )
-    generations = config.search.evaluations / population
-    if config.search.algorithm == "cma" and generations < 5:
-        warnings.append(
-            f"{config.search.evaluations} evaluations are only {generations:.1f} generations of {population}; "
-            "CMA-ES learns little in fewer than 10: raise search.evaluations or coarsen the space"
-        )
-    # What is told of shares of right answers isn't known of a function's scores.
-    shares = config.benchmark.kind in {"lm_eval", "labels"}
-    if shares and items and min(items["validation"], items["test"]) < 100:
-        half = 100 * 1.96 * (0.25 / min(items["validation"], items["test"])) ** 0.5
-        warnings.append(
-            f"{items['validation']} validation and {items['test']} test items: an accuracy near 50% is known to "
-            f"± {half:.0f} points, so small differences will not show"
-        )
-    return warnings
 
 
 def _live_size(experiment: Experiment, model: str) -> int:

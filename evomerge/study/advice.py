@@ -1,0 +1,40 @@
+"""What a config may ask for and hardly should: sentences for people before a search starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from evomerge.config.config import Config
+from evomerge.execute.settings import choose_backend
+
+
+def warnings_of(config: Config, population: int, items: Mapping[str, int]) -> list[str]:
+    """A sentence for whatever is allowed and hardly wise.
+
+    Args:
+        config: of the search.
+        population: candidates of a generation.
+        items: by split; empty if they aren't known.
+    """
+    warnings = []
+    workers = config.execution.workers
+    if choose_backend(config.execution) == "ray" and workers is not None and population % workers:
+        warnings.append(
+            f"a population of {population} doesn't divide among {workers} workers, so some wait at the end of each "
+            f"generation; search.population: {-(-population // workers) * workers} would"
+        )
+    generations = config.search.evaluations / population
+    if config.search.algorithm == "cma" and generations < 5:
+        warnings.append(
+            f"{config.search.evaluations} evaluations are only {generations:.1f} generations of {population}; "
+            "CMA-ES learns little in fewer than 10: raise search.evaluations or coarsen the space"
+        )
+    # What is told of shares of right answers isn't known of a function's scores.
+    shares = config.benchmark.kind in {"lm_eval", "labels"}
+    if shares and items and min(items["validation"], items["test"]) < 100:
+        half = 100 * 1.96 * (0.25 / min(items["validation"], items["test"])) ** 0.5
+        warnings.append(
+            f"{items['validation']} validation and {items['test']} test items: an accuracy near 50% is known to "
+            f"± {half:.0f} points, so small differences will not show"
+        )
+    return warnings

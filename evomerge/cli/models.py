@@ -14,6 +14,10 @@ import typer
 from evomerge.cli.guard import echo
 
 _SHARD_SIZE = "Largest size of a safetensors file, such as 2GB."
+_PICK = (
+    "Of a search for several objectives: `knee`, `best:NAME`, `worst` (the best worst score), "
+    "`weights:NAME=0.7,NAME=0.3` or a trial's number. Default: the knee."
+)
 _CARRY_CODE = "Take Python files of the base along, and the auto_map that names them. They aren't run here."
 
 
@@ -39,12 +43,13 @@ def export(
         int | None,
         typer.Option(min=0, help="Number of a trial. Default: the winner, or the best so far.", show_default=False),
     ] = None,
+    pick: Annotated[str | None, typer.Option(help=_PICK, show_default=False)] = None,
     shard_size: Annotated[str | None, typer.Option(help=f"{_SHARD_SIZE} Default: the config's.")] = None,
     carry_code: Annotated[bool, typer.Option("--carry-code", help=_CARRY_CODE)] = False,
 ) -> None:
     """Write the winner of a run as a Hugging Face model folder, with its recipe and a model card.
 
-    **Example:** `evomerge export runs/swahili swahili-7b`
+    **Examples:** `evomerge export runs/swahili swahili-7b`, `evomerge export runs/two short --pick best:length`
     """
     from evomerge.cli.screens import transfer
     from evomerge.run.frozen import CONFIG
@@ -56,6 +61,7 @@ def export(
             directory,
             out,
             trial=trial,
+            pick=pick,
             shard_size=shard_size,
             progress=progress,
             report=notes.append,
@@ -125,6 +131,7 @@ def recipe(
         int | None,
         typer.Option(min=0, help="Number of a trial of a run. Default: as export.", show_default=False),
     ] = None,
+    pick: Annotated[str | None, typer.Option(help=_PICK, show_default=False)] = None,
     form: Annotated[Form, typer.Option("--format", help="Whose kind of file to print.")] = Form.evomerge,
 ) -> None:
     """Print a merge as a recipe, or as a mergekit file where mergekit can express it.
@@ -137,9 +144,10 @@ def recipe(
     from evomerge.study.export import recipe_of
 
     if source.is_dir():
-        found = recipe_of(source, trial=trial)
-    elif trial is not None:
-        raise RecipeError(f"{source}: --trial is for run directories; a recipe is one merge")
+        found = recipe_of(source, trial=trial, pick=pick)
+    elif trial is not None or pick is not None:
+        option = "--pick" if trial is None else "--trial"
+        raise RecipeError(f"{source}: {option} is for run directories; a recipe is one merge")
     else:
         found = load_recipe(source, report=lambda note: echo(f"Note: {note}", err=True))
     with _of_file(source):

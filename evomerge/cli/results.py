@@ -96,7 +96,10 @@ def finding(result: Mapping[str, Any]) -> str:
     verdicts = [_verdict(rival, comparisons[rival["name"]]) for rival in rivals if rival["name"] in comparisons]
     measured = f"on {winner['items']} test items that the search never saw, the winner scores {winner['score']:.3f}"
     sentence = opening + measured + (": " + ", and ".join(verdicts) if verdicts else "")
-    return sentence[0].upper() + sentence[1:] + "." + _languages(result, models, winner)
+    ending = _languages(result, models, winner) + _requirements(result.get("requirements", {}))
+    if result.get("feasible_merges") == 0:
+        ending += " No merge meets all of them on the search items, so those were validated that come nearest."
+    return sentence[0].upper() + sentence[1:] + "." + ending
 
 
 def cautions(result: Mapping[str, Any]) -> list[str]:
@@ -140,6 +143,19 @@ def _languages(result: Mapping[str, Any], models: list[Mapping[str, Any]], winne
             found += f", {required:.0%} required" if share >= required else f", below the {required:.0%} required"
         found += f"; {', '.join(others)}." if others else "."
     return found
+
+
+def _requirements(required: Mapping[str, Any]) -> str:
+    """Whether the winner meets the constraints of the search; empty if there are none."""
+    if not required:
+        return ""
+    words = [
+        f"{'met' if found['feasible'] else 'missed by ' + format(found['violation'], '.3g') + ' in all'} on the "
+        f"{split} items"
+        for split, found in required.items()
+    ]
+    names = ", ".join(next(iter(required.values()))["values"])
+    return f" Its constraints ({names}) are {', '.join(words)}."
 
 
 def _verdict(rival: Mapping[str, Any], row: Mapping[str, Any]) -> str:

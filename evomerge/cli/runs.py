@@ -19,6 +19,7 @@ from evomerge.cli.models import Split
 from evomerge.errors import RunError
 
 if TYPE_CHECKING:
+    from evomerge.run.directory import Run
     from evomerge.run.records import TrialRecord
 
 
@@ -37,6 +38,7 @@ def trials(
         typer.Argument(metavar="[N]", min=0, help="One trial by number, with its parameters.", show_default=False),
     ] = None,
     format_: Annotated[Format, typer.Option("--format", "-f", help="How to print them.")] = Format.table,
+    front: Annotated[bool, typer.Option("--front", help="Only the front of a search for several objectives.")] = False,
     weights: Annotated[
         str | None, typer.Option(help="Rank anew with other weights of tasks, such as maths=2,xcopa_sw=1.")
     ] = None,
@@ -70,6 +72,8 @@ def trials(
         ]
     else:
         records = run.trials()
+    if front:
+        records = _on_front(run, records)
     if trial is not None:
         records = [record for record in records if record.number == trial]
         if not records:
@@ -89,7 +93,19 @@ def trials(
         if trial is not None:
             print_trial(stdout(), records[0], marks.get(trial), alive=alive)
         else:
-            print_trials(stdout(), records, marks, alive=alive, anew=anew)
+            goals = run.config.search.goals
+            objectives = [goal.name for goal in goals.goals] if goals.are_several and not anew else []
+            print_trials(stdout(), records, marks, alive=alive, anew=anew, objectives=objectives)
+
+
+def _on_front(run: Run, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The records of a front. Raises: RunError if the run has none."""
+    from evomerge.run.fronts import front_of, merges_of
+
+    if not run.config.search.goals.are_several:
+        raise RunError(f"{run.directory}: --front: its search has one objective, so there is no front")
+    members = {one.trial for one in front_of(merges_of(run.ledger()))}
+    return [record for record in records if record.number in members]
 
 
 def items(
@@ -132,16 +148,18 @@ def _write_csv(records: Sequence[TrialRecord], marks: Mapping[int, str]) -> None
     """One row a trial; parameters and seconds in a column each, empty where a trial has none."""
     parameters = list(dict.fromkeys(name for record in records for name in record.parameters))
     phases = list(dict.fromkeys(name for record in records for name in record.seconds))
+    measured = list(dict.fromkeys(name for record in records for name in record.measured))
     plain = ("number", "kind", "name", "state", "generation", "score", "fitness", "reason", "validation", "test")
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(
-        [*plain, "mark", *(f"seconds.{name}" for name in phases), *(f"parameters.{name}" for name in parameters)]
-    )
+    columns = {"measured": measured, "seconds": phases, "parameters": parameters}
+    named = [f"{group}.{name}" for group, names in columns.items() for name in names]
+    writer.writerow([*plain, "mark", *named])
     for record in records:
         writer.writerow(
             [
                 *(getattr(record, name) for name in plain),
                 marks.get(record.number),
+                *(record.measured.get(name) for name in measured),
                 *(record.seconds.get(name) for name in phases),
                 *(record.parameters.get(name) for name in parameters),
             ]
@@ -149,4 +167,11 @@ def _write_csv(records: Sequence[TrialRecord], marks: Mapping[int, str]) -> None
 
 
 def _plain(record: TrialRecord) -> dict[str, Any]:
-    return {**asdict(record), "parameters": dict(record.parameters), "seconds": dict(record.seconds)}
+    copied = {name: dict(getattr(record, name)) for name in ("parameters", "seconds", "measured")}
+    plain = {**asdict(record), **copied}
+    if not record.measured:
+        # Without objectives and constraints, only requirements of languages can be missed.
+        del plain["measured"]
+        if record.is_feasible:
+            del plain["is_feasible"]
+    return plain

@@ -70,14 +70,20 @@ def show(result: Result, *, files: Mapping[str, Path] | None = None, commands: S
     `files` and `commands` replace those that fit any search.
     """
     from evomerge.cli.console import say, stdout
+    from evomerge.cli.front import finding as front_finding
+    from evomerge.cli.front import picks_table
     from evomerge.cli.results import cautions, finding, result_table
     from evomerge.report.nothing_right import nothing_right
     from evomerge.run.directory import open_run
 
     directory = shlex.quote(str(result.directory))
     console = stdout()
-    console.print("", result_table(result.data), "", sep="\n")
-    say(console, finding(result.data))
+    if "picks" in result.data:
+        console.print("", picks_table(result.data), "", sep="\n")
+        say(console, front_finding(result.data))
+    else:
+        console.print("", result_table(result.data), "", sep="\n")
+        say(console, finding(result.data))
     for caution in cautions(result.data):
         say(console, f"\n{caution}")
     run = open_run(result.directory)
@@ -85,7 +91,8 @@ def show(result: Result, *, files: Mapping[str, Path] | None = None, commands: S
     if remark is not None:
         say(console, f"\n{remark}")
     console.print()
-    for what, where in (files or {f"trial {result.winner} won; all figures": result.directory / "result.json"}).items():
+    won = f"trial {result.winner} {'is the knee of the front' if 'picks' in result.data else 'won'}; all figures"
+    for what, where in (files or {won: result.directory / "result.json"}).items():
         say(console, f"{what}: {where}")
     console.print("\nNext:")
     for command in commands or (f"evomerge export {directory} OUT", f"evomerge trials {directory}"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +27,9 @@ _MINUTE_S = 60.0
 def status(
     directory: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.", show_default=False)],
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep looking until nobody drives the run.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="As JSON, with the front and its hypervolume after each generation.")
+    ] = False,
 ) -> None:
     """Show how far a run is and who drives it: phase, leaders, rate, time left; the result once it has ended.
 
@@ -35,6 +40,9 @@ def status(
 
     console, run = stdout(), open_run(directory)
     current = run.status()
+    if as_json:
+        _print_json(run, current)
+        return
     if not watch or not current.driver_alive:
         _show(console, run, current)
         return
@@ -54,6 +62,8 @@ def status(
 def _show(console: Console, run: Run, status: RunStatus) -> None:
     """The run as it is now, and its result if it has ended."""
     from evomerge.cli.console import say
+    from evomerge.cli.front import finding as front_finding
+    from evomerge.cli.front import picks_table
     from evomerge.cli.results import finding, result_table
 
     console.print(_screen(run, status))
@@ -63,9 +73,18 @@ def _show(console: Console, run: Run, status: RunStatus) -> None:
     if result is None or not run.has_ended():
         say(console, f"\n{_how_to_go_on(run)}")
         return
-    console.print("", result_table(result), "", sep="\n")
-    say(console, finding(result))
+    several = "picks" in result
+    console.print("", picks_table(result) if several else result_table(result), "", sep="\n")
+    say(console, front_finding(result) if several else finding(result))
     say(console, f"\nNext: evomerge export {shlex.quote(str(run.directory))} OUT")
+
+
+def _print_json(run: Run, status: RunStatus) -> None:
+    """Everything known of the run as one object."""
+    from evomerge.cli.front import front_data
+
+    data = {**asdict(status), "phase": _phase(run, status), "several_objectives": front_data(run)}
+    echo(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False, default=dict))
 
 
 def _screen(run: Run, status: RunStatus) -> RenderableType:
@@ -73,24 +92,32 @@ def _screen(run: Run, status: RunStatus) -> RenderableType:
     from rich.text import Text
 
     from evomerge.cli.console import duration, score
+    from evomerge.cli.front import front_lines, front_table
 
     grid = Table.grid(padding=(0, 2))
-    best, left = status.best, status.seconds_left
+    best, median, left = status.best, status.median, status.seconds_left
+    several = run.config.search.goals.are_several
     rows: list[tuple[str, str | None]] = [
         ("run", str(run.directory)),
         ("phase", _phase(run, status)),
         ("driver", status.driver if status.driver_alive else None),
         ("elapsed", f"{duration(status.driven_s)} of driving" if status.driven_s >= 0.05 else None),
         ("candidates", _candidates(status)),
-        ("best", None if best is None else _best(best)),
-        ("median", None if status.median is None else f"fitness {score(status.median)} in the last generation"),
+        *front_lines(run),
+        ("best", None if best is None or several else _best(best)),
+        (
+            "median",
+            None if median is None or several else f"fitness {score(median)} in the last generation",
+        ),
         ("rate", f"{status.rate_per_minute:.1f} a minute" if status.rate_per_minute and status.driver_alive else None),
         ("time left", None if left is None else f"about {duration(left)} for all that is to come"),
     ]
     for key, value in rows:
         if value is not None:
             grid.add_row(Text(key, style="dim"), Text(value, overflow="fold"))
-    if not status.leaders:
+    if (members := front_table(run)) is not None:
+        grid.add_row("", members)
+    if not status.leaders or several:
         return grid
     grid.add_row(Text("leaders", style="dim"), _leaders(status))
     return grid

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evomerge.cli.console import duration, say, score, table
+from evomerge.cli.front import objective_cells
 from evomerge.run.trial import TrialState
 
 if TYPE_CHECKING:
@@ -31,11 +32,27 @@ def marks_of(run: Run) -> dict[int, str]:
     if result is None:
         return {}
     marks = {int(entry["trial"]): SHORTLIST for entry in result.get("shortlist", [])}
+    if "picks" in result:
+        return marks | picks_by_trial(result)
     return marks | {int(result["winner"]["trial"]): WINNER if run.has_ended() else EARLIER_WINNER}
 
 
+def picks_by_trial(result: Mapping[str, Any]) -> dict[int, str]:
+    """The picks of a search for several objectives, by the trial that they are."""
+    picks: dict[int, str] = {}
+    for pick, number in result["picks"].items():
+        picks[int(number)] = f"{picks[number]}, {pick}" if number in picks else pick
+    return picks
+
+
 def print_trials(
-    console: Console, records: Sequence[TrialRecord], marks: Mapping[int, str], *, alive: bool, anew: bool
+    console: Console,
+    records: Sequence[TrialRecord],
+    marks: Mapping[int, str],
+    *,
+    alive: bool,
+    anew: bool,
+    objectives: Sequence[str] = (),
 ) -> None:
     """All trials in a line each, and under them why some failed.
 
@@ -45,15 +62,21 @@ def print_trials(
         marks: of the winner and the shortlist, by number.
         alive: whether the run is being driven, so that unfinished trials are running.
         anew: whether scores are by another objective than the run's, which has no validation and test scores.
+        objectives: names of several, whose values on the search items then stand in the place of scores.
     """
-    console.print(_table(console.width, records, marks, alive=alive, anew=anew))
+    if objectives:
+        console.print(_front_table(records, marks, objectives, alive=alive))
+    else:
+        console.print(_table(console.width, records, marks, alive=alive, anew=anew))
     reasons: dict[str, list[int]] = {}
     for record in records:
         if record.reason is not None:
             reasons.setdefault(record.reason, []).append(record.number)
     for reason, numbers in reasons.items():
         say(console, f"\n{_numbered(numbers)} failed: {reason}")
-    if not anew and WINNER not in marks.values():
+    if objectives and not marks:
+        say(console, "\nNothing is picked yet: that is done on the validation items when the search has ended.")
+    if not anew and not objectives and WINNER not in marks.values():
         say(console, "\nNo winner yet: it is chosen on the validation items when the search has ended.")
 
 
@@ -69,7 +92,7 @@ def _table(width: int, records: Sequence[TrialRecord], marks: Mapping[int, str],
         mark = marks.get(record.number)
         cells = [
             str(record.number),
-            record.model + (f", {mark}" if mark else ""),
+            record.model + ("" if record.is_feasible else ", infeasible") + (f", {mark}" if mark else ""),
             "" if record.generation is None else str(record.generation),
             _search(record, alive=alive),
             *(() if anew else (_or_empty(record.validation), _or_empty(record.test))),
@@ -79,6 +102,27 @@ def _table(width: int, records: Sequence[TrialRecord], marks: Mapping[int, str],
             cells.append(" ".join(f"{name}={_value(value)}" for name, value in record.parameters.items()))
         style = "bold" if mark == WINNER else _STYLES.get(record.state)
         made.add_row(*(Text(cell) for cell in cells[:6]), *(_cut(cell) for cell in cells[6:]), style=style)
+    return made
+
+
+def _front_table(
+    records: Sequence[TrialRecord], marks: Mapping[int, str], objectives: Sequence[str], *, alive: bool
+) -> Table:
+    """A line for each trial with its objectives on the search items."""
+    made = table("trial", "model", "gen.", *objectives, right=("trial", "gen.", *objectives))
+    for record in records:
+        mark = marks.get(record.number)
+        cells = objective_cells(record, objectives)
+        if not any(cells):
+            cells[0] = _state(record, alive=alive)
+        missed = "" if record.is_feasible else ", infeasible"
+        made.add_row(
+            str(record.number),
+            Text(record.model + missed + (f", {mark}" if mark else "")),
+            "" if record.generation is None else str(record.generation),
+            *map(Text, cells),
+            style="bold" if mark and mark != SHORTLIST else _STYLES.get(record.state),
+        )
     return made
 
 
@@ -124,6 +168,8 @@ def print_trial(console: Console, record: TrialRecord, mark: str | None, *, aliv
         ("generation", "" if record.generation is None else str(record.generation)),
         ("search score", "" if record.score is None else score(record.score)),
         ("fitness", "" if record.fitness is None else score(record.fitness)),
+        *((name, f"{value:.4g} on the search items") for name, value in record.measured.items()),
+        ("requirements", "" if record.is_feasible else "missed on the search items"),
         ("validation score", _or_empty(record.validation)),
         ("test score", _or_empty(record.test)),
         ("time", ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in record.seconds.items())),

@@ -9,6 +9,7 @@ from evomerge.models.stack import described
 from evomerge.recipe.portable import is_local
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
+from evomerge.report.front_card import is_picked, measured_front
 from evomerge.run.directory import Run
 from evomerge.run.records import TrialRecord
 from evomerge.run.trial import WINNER, TrialKind
@@ -37,7 +38,9 @@ def model_card(run: Run, record: TrialRecord, recipe: Recipe, *, name: str) -> s
     if recipe.slices:
         layers = sum(last - first + 1 for first, last in (next(iter(part.values())) for part in recipe.slices))
         lines += [f"It is a stack of {described(recipe.slices, layers)}.", ""]
-    if result is not None and is_winner:
+    if result is not None and is_picked(result, record.number):
+        lines += measured_front(result, record.number)
+    elif result is not None and is_winner:
         lines += _measured(result)
     else:
         lines += ["## Measured", "", *_scores(record), ""]
@@ -82,6 +85,11 @@ def _scores(record: TrialRecord) -> list[str]:
     found = [f"Score on the search items: {record.score:.4f}."]
     if not record.kind.is_checkpoint:
         found.append("Merges are selected by this score, so it is optimistic.")
+    if record.measured:
+        values = ", ".join(f"{name} {value:.4g}" for name, value in record.measured.items())
+        found.append(f"What objectives and constraints are of, on these items: {values}.")
+    if not record.is_feasible:
+        found.append("It misses a requirement of the search there.")
     if record.validation is not None:
         found.append(f"On validation items, from which the winner is chosen: {record.validation:.4f}.")
     if record.test is not None:

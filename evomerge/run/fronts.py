@@ -14,7 +14,7 @@ import numpy as np
 from evomerge.errors import RunError, unknown
 from evomerge.run.evaluation import Evaluation
 from evomerge.run.ledger import Ledger
-from evomerge.run.trial import Trial, TrialKind
+from evomerge.run.trial import Trial
 from evomerge.score.goals import Goals
 from evomerge.score.pareto import Points, front, hypervolume, knee, scaled
 
@@ -24,7 +24,7 @@ KNEE, BEST, WORST, WEIGHTS = "knee", "best", "worst", "weights"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """The front after a generation; the first step is that of the uniform merges and the start."""
+    """The front after a generation; the first step is that of the merges among the baselines."""
 
     generation: int | None
     candidates: int
@@ -39,7 +39,7 @@ class History:
     """How a front grew."""
 
     reference: Mapping[str, float]
-    """What hypervolume is counted from: in each objective the worst of the base, the experts and the uniform merges."""
+    """What hypervolume is counted from: in each objective the worst of the baselines."""
     steps: Sequence[Step]
 
 
@@ -95,7 +95,7 @@ def history_of(ledger: Ledger, goals: Goals) -> History | None:
     corner = points_of(known).min(axis=0)
     by_turn: dict[int, list[Trial]] = {}
     for trial in trials:
-        if trial.generation is not None or trial.kind in {TrialKind.UNIFORM, TrialKind.START}:
+        if trial.generation is not None or (trial.kind.is_baseline and not trial.kind.is_checkpoint):
             by_turn.setdefault(-1 if trial.generation is None else trial.generation, []).append(trial)
     steps, members, proposed = [], list[Evaluation](), 0
     for turn, found in sorted(by_turn.items()):

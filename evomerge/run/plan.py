@@ -24,7 +24,7 @@ def evaluations_of(config: Config, scan: int) -> dict[str, int]:
     """
     search, experts = config.search, len(config.models.experts)
     others, kinds = _other_methods(config)
-    return {
+    found = {
         "baselines": 1 + experts + scan + (search.start is not None) + others,
         # And the distribution's mean.
         "search": search.evaluations + 1,
@@ -33,6 +33,11 @@ def evaluations_of(config: Config, scan: int) -> dict[str, int]:
         # The base and the experts, the best uniform merge, the best of each other method, and the winner.
         "test": 1 + experts + 2 + kinds,
     }
+    if search.goals.are_several:
+        # As many of the front for each objective; the best in each, the knee and the best worst score; and the others.
+        count, baselines = search.goals.count, 1 + experts + 1 + kinds
+        found |= {"validation": search.shortlist * count + baselines, "test": count + 2 + baselines}
+    return found
 
 
 def _other_methods(config: Config) -> tuple[int, int]:

@@ -26,6 +26,10 @@ class TrialRecord:
     """By phase: materialise, respond, bookkeeping."""
     reason: str | None = None
     """Why it failed."""
+    measured: Mapping[str, float] = field(default_factory=dict)
+    """What objectives and constraints are of, by name, in their own units."""
+    is_feasible: bool = True
+    """Whether it meets all requirements, as far as it has a score."""
     validation: float | None = None
     """Score on the validation items, of those that were chosen for it."""
     test: float | None = None
@@ -79,6 +83,8 @@ def record_of(ledger: Ledger, trial: Trial) -> TrialRecord:
         parameters=trial.parameters,
         seconds=evaluation.seconds if evaluation is not None else {},
         reason=evaluation.failure if evaluation is not None else None,
+        measured=evaluation.measured if evaluation is not None else {},
+        is_feasible=evaluation is None or evaluation.is_feasible,
         validation=_score(ledger, trial, "validation"),
         test=_score(ledger, trial, "test"),
     )

@@ -14,6 +14,7 @@ from evomerge.score.objective import LANGUAGE
 from evomerge.score.table import ItemTable
 from evomerge.study.candidates import Candidates
 from evomerge.study.claims import generalisation, looks_before, selection
+from evomerge.study.requirements import references, requirements
 from evomerge.study.select import (
     SELECTION,
     Scored,
@@ -40,7 +41,9 @@ def conclude(candidates: Candidates) -> dict[str, Any]:
     methods = ranked([trial for trial in trials if trial.kind is TrialKind.METHOD], evaluations)
     best = shortlist(trials, evaluations, size, [*uniform, *_without_the_worse(session, methods, evaluations)])
     checkpoints = [trial for trial in trials if trial.kind.is_checkpoint]
-    compared = list({trial.number: trial for trial in [*best, *checkpoints, *uniform, *methods]}.values())
+    compared = list(
+        {one.number: one for one in [*best, *checkpoints, *uniform, *methods, *references(session)]}.values()
+    )
     session.phase("validation", len(compared))
     candidates.evaluate(compared, "validation")
     scores = {trial.number: ledger.evaluation(trial.number, "validation") for trial in compared}
@@ -59,6 +62,8 @@ def conclude(candidates: Candidates) -> dict[str, Any]:
         "metrics": dict(objective.metrics),
         "higher_is_better": dict(objective.higher_is_better),
         **({"languages": languages} if (languages := session.benchmark.languages) else {}),
+        **({"requirements": required} if (required := requirements(session, winner)) else {}),
+        **({"feasible_merges": _feasible_merges(trials, evaluations)} if session.goals.bounds else {}),
         "evaluations": sum(trial.kind is TrialKind.CANDIDATE for trial in trials),
         "budget": budget_of(session.config),
         "hours": round(session.clock.hours, 4),
@@ -144,3 +149,9 @@ def summary_of(session: Session, models: Sequence[tuple[Trial, str]], split: str
 
 def _score_of(evaluation: Evaluation | None) -> float | None:
     return None if evaluation is None else evaluation.score
+
+
+def _feasible_merges(trials: Sequence[Trial], evaluations: Mapping[int, Evaluation]) -> int:
+    """How many merges meet all requirements on the search items."""
+    scored = [found for trial in trials if not trial.kind.is_checkpoint and (found := evaluations.get(trial.number))]
+    return sum(found.score is not None and found.is_feasible for found in scored)

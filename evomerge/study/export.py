@@ -12,6 +12,7 @@ from evomerge.models.hub import resolve
 from evomerge.recipe.recipe import Recipe
 from evomerge.report.model_card import model_card
 from evomerge.run.directory import PREPARED, Run, open_run
+from evomerge.run.fronts import KNEE, front_of, merges_of, nearest, picked
 from evomerge.run.records import TrialRecord
 from evomerge.study.inputs import check_same_models
 
@@ -21,6 +22,7 @@ def export(
     out: str | Path,
     *,
     trial: int | None = None,
+    pick: str | None = None,
     shard_size: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     report: Callable[[str], None] | None = None,
@@ -32,24 +34,23 @@ def export(
         directory: the run directory.
         out: the folder to make; refused if it already holds something.
         trial: number of the trial; None takes the winner, or the best so far if the search hasn't ended.
+        pick: instead, which merge of the front of a search for several objectives: `knee`, `best:NAME`, `worst`,
+            `weights:NAME=W,NAME=W`, or a trial's number.
         shard_size: largest size of a safetensors file, such as "5GB"; None takes the config's.
         progress: called with bytes written and bytes in all.
         report: called with each sentence that a person should know of the models, such as tokens that were added.
         carry_code: take Python files of the base along, and the `auto_map` that names them. They aren't run here.
     Returns: the folder.
-    Raises: RunError if there is no such trial or none with a score, ExportError if `out` can't be
+    Raises: RunError if there is no such trial or pick or none with a score, ExportError if `out` can't be
         written, CheckpointError if the run's models are gone or have changed.
     """
     run = open_run(directory)
-    record = _chosen(run, trial)
+    record = _chosen(run, trial, pick)
     recipe = run.recipe(record.number)
     folders = {name: resolve(reference) for name, reference in run.config.models.sources().references.items()}
     check_same_models(run.directory, run.facts.get("files", {}), folders)
     if report is not None and trial is None and not run.has_ended():
-        report(
-            f"the search hasn't ended; trial {record.number} "
-            + ("has the best search score so far" if run.result() is None else "won when its budget was smaller")
-        )
+        report(f"the search hasn't ended; trial {record.number} {_why(run, pick)}")
     return write_folder(
         recipe,
         Path(out),
@@ -68,17 +69,55 @@ def _prepared(run: Run) -> Path:
     return run.directory / PREPARED if given is None else folder_of(given)
 
 
-def recipe_of(directory: str | Path, *, trial: int | None = None) -> Recipe:
-    """The recipe of the winner of a run, or of a trial by number.
+def recipe_of(directory: str | Path, *, trial: int | None = None, pick: str | None = None) -> Recipe:
+    """The recipe of the winner of a run, of a trial by number, or of a pick of its front.
 
-    Raises: RunError if there is no such trial, or none with a score.
+    Raises: RunError if there is no such trial or pick, or none with a score.
     """
     run = open_run(directory)
-    return run.recipe(_chosen(run, trial).number)
+    return run.recipe(_chosen(run, trial, pick).number)
 
 
-def _chosen(run: Run, number: int | None) -> TrialRecord:
+def _why(run: Run, pick: str | None) -> str:
+    """What is said of a trial that was chosen before the end."""
+    if run.config.search.goals.are_several:
+        return f"is picked from the front on the search items so far ({pick or KNEE})"
+    return "has the best search score so far" if run.result() is None else "won when its budget was smaller"
+
+
+def _picked(run: Run, pick: str) -> int:
+    """The trial that is picked from the front: by validation items if the search has ended, else by search items.
+
+    Raises: RunError if there is no front, or no such pick.
+    """
+    goals = run.config.search.goals
+    if not goals.are_several:
+        raise RunError(
+            f"{run.directory}: --pick {pick}: its search has one objective, so there is no front to pick from; export "
+            "the winner without --pick, or another trial with --trial N"
+        )
+    ledger, result = run.ledger(), run.result()
+    if result is not None and run.has_ended():
+        if pick in result["picks"]:
+            return int(result["picks"][pick])
+        trials = [ledger.trial(int(row["trial"])) for row in result["shortlist"]]
+        validated = merges_of(ledger, "validation", trials)
+        if validated:
+            return picked(pick, front_of(validated) or nearest(validated)[:1], goals).trial
+    merges = merges_of(ledger)
+    if not merges:
+        raise RunError(f"{run.directory}: no merge has a score yet; see: evomerge status {run.directory}")
+    return picked(pick, front_of(merges) or nearest(merges)[:1], goals).trial
+
+
+def _chosen(run: Run, number: int | None, pick: str | None = None) -> TrialRecord:
     trials = run.trials()
+    if pick is not None and number is not None:
+        raise RunError("--trial and --pick both say which merge; give one of them")
+    if pick is not None:
+        number = int(pick) if pick.isascii() and pick.isdigit() else _picked(run, pick)
+    elif number is None and run.config.search.goals.are_several:
+        number = _picked(run, KNEE)
     if number is None:
         result = run.result()
         if result is not None:

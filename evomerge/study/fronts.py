@@ -17,12 +17,14 @@ from evomerge.files.atomic import write_json
 from evomerge.run.directory import DONE
 from evomerge.run.evaluation import Evaluation
 from evomerge.run.fronts import KNEE, front_of, history_of, merges_of, nearest, picked, picks_of, points_of
-from evomerge.run.trial import Trial, TrialKind
+from evomerge.run.trial import WINNER, Trial, TrialKind
 from evomerge.score.goals import Goal
 from evomerge.score.pareto import spread
 from evomerge.study.candidates import Candidates
+from evomerge.study.claims import looks_before
 from evomerge.study.conclude import summary_of
-from evomerge.study.select import best_uniform, no_merge_has_a_score
+from evomerge.study.requirements import references, requirements
+from evomerge.study.select import best_of_each_method, best_uniform, name_of, no_merge_has_a_score, ranked
 from evomerge.study.session import Session, budget_of
 
 
@@ -67,14 +69,18 @@ def conclude_several(candidates: Candidates) -> dict[str, Any]:
         )
     checkpoints = [trial for trial in trials if trial.kind.is_checkpoint]
     control = best_uniform(trials, candidates.search_evaluations(), 1)
-    references = [ledger.reference(bound.than) for bound in goals.bounds if bound.than is not None]
-    baselines = _each_once([*checkpoints, *control, *filter(None, references)])
+    methods = ranked([trial for trial in trials if trial.kind is TrialKind.METHOD], candidates.search_evaluations())
+    control += best_of_each_method(methods, candidates.search_evaluations())
+    baselines = _each_once([*checkpoints, *control, *references(session)])
     compared = _each_once([*(ledger.trial(one.trial) for one in chosen), *baselines])
     session.phase("validation", len(compared))
     candidates.evaluate(compared, "validation")
     picks = _picks(session, chosen)
     winner = ledger.trial(picks[KNEE])
     tested = _each_once([*(ledger.trial(number) for number in picks.values()), *baselines])
+    before = looks_before(
+        session.run.result(), budget_of(session.config), [trial.number for trial in tested], ledger.evaluations()
+    )
     session.phase("test", len(tested))
     candidates.evaluate(tested, "test")
     history = history_of(ledger, goals)
@@ -109,8 +115,9 @@ def conclude_several(candidates: Candidates) -> dict[str, Any]:
             }
             for one in chosen
         ],
+        "test_looks": before + 1,
     }
-    models = [(trial, str(trial.kind)) for trial in baselines] + [(winner, "winner")]
+    models = [(trial, str(trial.kind)) for trial in baselines] + [(winner, WINNER)]
     for split in SPLITS:
         # The claims of such a search are about objectives, and are those of `pick_comparisons`.
         data[split] = {**summary_of(session, models, split), "comparisons": []}
@@ -140,7 +147,8 @@ def _picks(session: Session, chosen: Sequence[Evaluation]) -> dict[str, int]:
 
 def _row(session: Session, trial: Trial) -> dict[str, Any]:
     """What is known of a trial in every objective, by split, and whether it meets the constraints there."""
-    row: dict[str, Any] = {"trial": trial.number, "kind": trial.kind, "name": trial.name}
+    required = requirements(session, trial)
+    row: dict[str, Any] = {"trial": trial.number, "kind": trial.kind, "name": name_of(trial, trial.kind)}
     for split in SPLITS:
         found = session.ledger.evaluation(trial.number, split)
         if found is None or found.score is None:
@@ -149,9 +157,9 @@ def _row(session: Session, trial: Trial) -> dict[str, Any]:
             "objectives": {goal.name: found.measured[goal.name] for goal in session.goals.goals},
             "feasible": found.is_feasible,
         }
-        if session.goals.bounds:
-            row[split]["constraints"] = {bound.name: found.measured[bound.name] for bound in session.goals.bounds}
-            row[split]["violation"] = found.shortfall + found.violation
+        if split in required:
+            row[split]["constraints"] = {name: required[split][name] for name in ("values", "limits")}
+            row[split]["violation"] = required[split]["violation"]
     return row
 
 
@@ -176,7 +184,7 @@ def _comparisons(session: Session, picks: Mapping[str, int], baselines: Sequence
                 row = {
                     "trial": number,
                     "picks": [way for way, one in picks.items() if one == number],
-                    "against": baseline.kind if baseline.kind is TrialKind.UNIFORM else baseline.name,
+                    "against": name_of(baseline, baseline.kind),
                     "objective": goal.name,
                     "difference": mine.measured[goal.name] - other.measured[goal.name],
                 }

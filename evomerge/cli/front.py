@@ -1,0 +1,165 @@
+"""A search for several objectives on the screen: its front, its picks, and what their test showed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from evomerge.cli.console import probability, table
+from evomerge.run.trial import TrialKind
+
+if TYPE_CHECKING:
+    from evomerge.run.directory import Run
+    from evomerge.run.records import TrialRecord
+
+_SIGNIFICANT = 0.05
+_SHOWN = 8
+_CLAIMS = 4
+
+
+def number(value: float | None) -> str:
+    """A value of an objective, in at most eight characters."""
+    if value is None:
+        return ""
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def picks_table(result: Mapping[str, Any]) -> Table:
+    """Each baseline and each picked merge with its objectives on the test items."""
+    names = [*result["objectives"]]
+    made = table("model", *names, title="On test items, held out", right=tuple(names))
+    less = [name for name, facts in result["objectives"].items() if not facts["higher_is_better"]]
+    notes = [f"less is better: {', '.join(less)}"] if less else []
+    rows = {row["trial"]: row for row in [*result["front"], *result["baselines"]]}
+    picks: dict[int, list[str]] = {}
+    for pick, trial in result["picks"].items():
+        picks.setdefault(trial, []).append(pick)
+    for row in result["baselines"]:
+        if row["trial"] not in picks:
+            made.add_row(Text(_baseline(row)), *_values(row, names))
+    for trial, ways in picks.items():
+        missed = not rows[trial].get("test", {}).get("feasible", True)
+        notes += ["*: misses constraints"] if missed and "*: misses constraints" not in notes else []
+        label = f"trial {trial}{'*' if missed else ''}: {', '.join(ways)}"
+        made.add_row(Text(label), *_values(rows[trial], names), style="bold")
+    if notes:
+        made.caption = Text("; ".join(notes))
+    return made
+
+
+def finding(result: Mapping[str, Any]) -> str:
+    """What the search and the test showed, whichever way it went."""
+    front = result["front"]
+    validated = sum("validation" in row for row in front)
+    merges = "1 merge" if len(front) == 1 else f"{len(front)} merges"
+    if all(row["search"]["feasible"] for row in front):
+        found = f"{merges} that no other beats in every objective on the search items, {validated} of them validated."
+    else:
+        least = front[0]["search"]["violation"]
+        found = (
+            f"No merge meets all constraints on the search items; trial {front[0]['trial']} comes nearest and misses "
+            f"them by {least:.3g} in all."
+        )
+    tests = [row for row in result["pick_comparisons"] if "p" in row]
+    clear = sorted((row for row in tests if row["p_holm"] < _SIGNIFICANT), key=lambda row: row["p_holm"])
+    if not tests:
+        return f"{found} No pick could be compared with another model on the test items."
+    corrected = f"corrected for {len(tests)} comparisons" if len(tests) > 1 else "by one comparison"
+    if not clear:
+        return f"{found} On the test items no pick is clearly different from a baseline in any objective, {corrected}."
+    claims = "; ".join(_claim(row, result) for row in clear[:_CLAIMS])
+    more = f"; and {len(clear) - _CLAIMS} more in result.json" if len(clear) > _CLAIMS else ""
+    return f"{found} On the test items, {corrected}: {claims}{more}."
+
+
+def front_lines(run: Run) -> list[tuple[str, str]]:
+    """How large the front is so far and what it takes in, in words; empty without several objectives."""
+    from evomerge.run.fronts import history_of
+
+    goals = run.config.search.goals
+    history = history_of(run.ledger(), goals) if goals.are_several else None
+    if history is None or not history.steps:
+        return []
+    last = history.steps[-1]
+    size = (
+        "no merge meets the constraints yet"
+        if not last.size
+        else "1 merge"
+        if last.size == 1
+        else f"{last.size} merges"
+    )
+    return [("front", f"{size}, hypervolume {last.hypervolume:.4g}")]
+
+
+def front_table(run: Run) -> Table | None:
+    """The front so far on the search items, at most some members spread over it; None without one."""
+    from evomerge.run.fronts import front_of, merges_of, points_of
+    from evomerge.score.pareto import spread
+
+    goals = run.config.search.goals
+    members = front_of(merges_of(run.ledger())) if goals.are_several else []
+    if not members:
+        return None
+    names = [goal.name for goal in goals.goals]
+    made = table("trial", *names, right=("trial", *names))
+    shown = spread(points_of(members), _SHOWN)
+    for member in (members[place] for place in shown):
+        made.add_row(str(member.trial), *(number(member.measured.get(name)) for name in names))
+    if len(members) > len(shown):
+        made.caption = Text(f"{len(shown)} of {len(members)}; all: evomerge trials --front")
+    return made
+
+
+def front_data(run: Run) -> dict[str, Any] | None:
+    """The front so far and how it grew, as plain data; None without several objectives."""
+    from dataclasses import asdict
+
+    from evomerge.run.fronts import front_of, history_of, merges_of
+
+    goals = run.config.search.goals
+    if not goals.are_several:
+        return None
+    ledger = run.ledger()
+    history = history_of(ledger, goals)
+    return {
+        "objectives": {goal.name: {"higher_is_better": goal.higher_is_better} for goal in goals.goals},
+        "front": [{"trial": one.trial, "measured": dict(one.measured)} for one in front_of(merges_of(ledger))],
+        "hypervolume": None
+        if history is None
+        else {"reference": dict(history.reference), "steps": [asdict(step) for step in history.steps]},
+    }
+
+
+def objective_cells(record: TrialRecord, names: Sequence[str]) -> list[str]:
+    """A trial's values on the search items, in the order of the objectives."""
+    return [number(record.measured.get(name)) for name in names]
+
+
+def _claim(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """One clear difference in words."""
+    difference = row["difference"]
+    higher = result["objectives"][row["objective"]]["higher_is_better"]
+    better = (difference > 0) == higher
+    against = "the best uniform merge" if row["against"] == TrialKind.UNIFORM else row["against"]
+    shown = probability(row["p_holm"])
+    p = shown if shown.startswith("<") else f"= {shown}"
+    value = f"{difference:+.3f}" if math.fabs(difference) < 10 else f"{difference:+.1f}"
+    return (
+        f"trial {row['trial']} ({', '.join(row['picks'])}) is {'better' if better else 'worse'} than {against} in "
+        f"{row['objective']} ({value}, p {p})"
+    )
+
+
+def _baseline(row: Mapping[str, Any]) -> str:
+    if row["kind"] == TrialKind.EXPERT:
+        return f"expert {row['name']}"
+    return "best uniform" if row["kind"] == TrialKind.UNIFORM else str(row["name"])
+
+
+def _values(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    found = row.get("test", {}).get("objectives", {})
+    return [number(found.get(name)) for name in names]

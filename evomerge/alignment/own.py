@@ -42,19 +42,26 @@ def read_spec(path: Path, shapes: Shapes) -> Spec:
     """
     text = read_text(path, AlignmentError)
     parse = parse_json if path.suffix.lower() == ".json" else parse_yaml
-    data = parse(text, str(path), AlignmentError)
-    top = _mapping(data, str(path), ("labels", "tensors"), ("unmatched",))
+    return spec_from(parse(text, str(path), AlignmentError), str(path), shapes)
+
+
+def spec_from(data: Any, where: str, shapes: Shapes) -> Spec:
+    """The spec that plain data describes, for the tensors of a model; `where` they come from, for messages.
+
+    Raises: AlignmentError, as `read_spec`.
+    """
+    top = _mapping(data, where, ("labels", "tensors"), ("unmatched",))
     labels = {
-        str(label): _kind(value, f"{path}: labels.{label}")
-        for label, value in _mapping(top["labels"], f"{path}: labels").items()
+        str(label): _kind(value, f"{where}: labels.{label}")
+        for label, value in _mapping(top["labels"], f"{where}: labels").items()
     }
     tensors = {
-        str(pattern): _axes(value, f"{path}: tensors.{pattern}", str(pattern), labels)
-        for pattern, value in _mapping(top["tensors"], f"{path}: tensors").items()
+        str(pattern): _axes(value, f"{where}: tensors.{pattern}", str(pattern), labels)
+        for pattern, value in _mapping(top["tensors"], f"{where}: tensors").items()
     }
-    unmatched = _texts(top.get("unmatched", []), f"{path}: unmatched")
+    unmatched = _texts(top.get("unmatched", []), f"{where}: unmatched")
     spec = expand(
-        str(path),
+        where,
         shapes,
         tensors,
         labels,
@@ -64,7 +71,7 @@ def read_spec(path: Path, shapes: Shapes) -> Spec:
     try:
         spec.check(shapes)
     except AlignmentError as error:
-        raise AlignmentError(f"{path}: {error}") from error
+        raise AlignmentError(f"{where}: {error}") from error
     return spec
 
 

@@ -46,7 +46,20 @@ def align(
     heads: Annotated[bool, typer.Option(help="Whether attention heads may change places.")] = True,
     rotations: Annotated[bool, typer.Option(help="Whether heads may be turned inside.")] = True,
     hidden: Annotated[bool, typer.Option(help="Whether hidden units may change places.")] = True,
+    spec: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A spec of your own instead of the architecture's, YAML or JSON.", show_default=False
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of what is random in the method.")] = 0,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="Go on from the maps by the loss between the models on --text.")
+    ] = False,
+    text: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --refine, plain text to learn from.", show_default=False)
+    ] = None,
+    steps: Annotated[int, typer.Option(help="With --refine, of each model.")] = 240,
     dtype: Annotated[str, typer.Option(help="Of the models that are written: auto is each one's own.")] = "auto",
     shard_size: Annotated[str, typer.Option(help="Largest size of a safetensors file, such as 2GB.")] = "5GB",
     carry_code: Annotated[
@@ -60,11 +73,13 @@ def align(
 
     **Example:** `evomerge align model-1 model-2 model-3 --out aligned`
     """
+    if refine != (text is not None):
+        raise typer.BadParameter("--refine and --text FILE go together: the text is what maps are refined on")
     from evomerge.cli.console import stdout
     from evomerge.cli.screens import stages
     from evomerge.study.align import align as write
 
-    with stages("finding maps", f"writing to {out}") as (progress, writing):
+    with stages("finding maps", *(["refining them"] if refine else []), f"writing to {out}") as bars:
         written = write(
             reference,
             models,
@@ -75,17 +90,24 @@ def align(
             heads=heads,
             rotations=rotations,
             hidden=hidden,
+            spec=spec,
             seed=seed,
             dtype=dtype,
             shard_size=shard_size,
             carry_code=carry_code,
-            progress=progress,
-            writing=writing,
+            text=text,
+            steps=steps,
+            progress=bars[0],
+            refining=bars[1] if refine else None,
+            writing=bars[-1],
         )
     stdout().print(_similarities(written), "")
     for note in dict.fromkeys(note for model in written for note in model.notes):
         echo(f"Note: {note}")
     for model in written:
+        if (gain := model.refinement) is not None:
+            kept = "taken" if gain.kept else "no better, so the maps stay as they were"
+            echo(f"{model.name}: loss halfway, on the end of the text, {gain.before:.4f} → {gain.after:.4f}: {kept}")
         echo(f"Wrote {model.folder}: {model.moved} of {model.labels} sets of units moved")
     if len(written) == len(models):
         echo(f"{reference} stays as it is, and is merged with them as it is")

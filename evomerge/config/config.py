@@ -162,6 +162,8 @@ class Config(Section):
         for key in ("head", "align"):
             if data["models"][key] is None:
                 del data["models"][key]
+        if data["models"].get("align", {}).get("spec", True) is None:
+            del data["models"]["align"]["spec"]
         if not (data["benchmark"].get("labels") or {}).get("tasks", True):
             del data["benchmark"]["labels"]["tasks"]
         for key in ("evaluations", "hours", "shortlist"):

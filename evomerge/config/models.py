@@ -7,8 +7,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from evomerge.config.section import Section
-from evomerge.errors import unknown
-from evomerge.recipe.align import Align
+from evomerge.errors import ConfigError, unknown
+from evomerge.recipe.align import Align, asked_besides, spec_content
 from evomerge.recipe.sources import ModelReference, Sources, VocabularyPolicy
 
 
@@ -47,6 +47,19 @@ class AlignConfig(Section):
     """Whether hidden units may change places."""
     seed: int = 0
     """Of what is random in the method."""
+    spec: dict[str, Any] | None = None
+    """A spec of your own instead of the architecture's: a YAML or JSON file, or what it says."""
+
+    @field_validator("spec", mode="before")
+    @classmethod
+    def _read_a_file(cls, value: Any) -> Any:
+        return spec_content(value, ConfigError)
+
+    @model_validator(mode="after")
+    def _one_word_on_symmetries(self) -> AlignConfig:
+        if (wrong := asked_besides(self.model_dump())) is not None:
+            raise ValueError(wrong)
+        return self
 
     def align(self) -> Align:
         """The same, as recipes write it."""

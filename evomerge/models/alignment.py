@@ -23,6 +23,7 @@ from torch import Tensor
 from evomerge.alignment import ALIGNMENTS, SPECS
 from evomerge.alignment.base import Progress, Step, made
 from evomerge.alignment.kinds.base import Map
+from evomerge.alignment.own import spec_from
 from evomerge.alignment.spec import Maps, Spec, from_arrays, to_arrays
 from evomerge.alignment.symmetries import Symmetries
 from evomerge.errors import AlignmentError, unknown
@@ -111,9 +112,14 @@ class Alignable:
         if self.spec is not None:
             self.spec.check(shapes)
             return Frame(spec=self.spec)
+        if align.spec is not None:
+            return Frame(spec=spec_from(align.spec, "align.spec", shapes))
         family = reference.model_type or ""
         if family not in SPECS:
-            raise AlignmentError(f"{reference.folder}: {unknown(SPECS.kind, family, SPECS)}")
+            raise AlignmentError(
+                f"{reference.folder}: {unknown(SPECS.kind, family, SPECS)} For another one, give a spec of your own "
+                "(see docs/alignment-specs.md)"
+            )
         symmetries: Any = {key: getattr(align, key) for key in ("residual", "heads", "rotations", "hidden")}
         spec_of, asked = SPECS.get(family), Symmetries(**symmetries)
         try:

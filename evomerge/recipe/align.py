@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RecipeError, shown, unknown
+from evomerge.files.outside import Problem, parse_json, read_text
+from evomerge.files.outside_yaml import parse_yaml
 
 BASE = "base"
-_KEYS = {"method", "options", "reference", "residual", "heads", "rotations", "hidden", "seed", "maps", "sha256"}
+_KEYS = {"method", "options", "reference", "residual", "heads", "rotations", "hidden", "seed", "spec", "maps", "sha256"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,8 @@ class Align:
         rotations: whether heads may be turned inside.
         hidden: whether hidden units may change places.
         seed: of what is random in the method.
+        spec: what a spec of one's own says, which maps may act on what, instead of that of the architecture; None:
+            that. The symmetries above then stay as they are by default.
         maps: a file with maps found before; None: they are found when the models are opened.
         sha256: of that file.
     """
@@ -39,6 +43,7 @@ class Align:
     rotations: bool = True
     hidden: bool = True
     seed: int = 0
+    spec: Mapping[str, Any] | None = None
     maps: str | None = None
     sha256: str | None = None
 
@@ -56,6 +61,31 @@ class Align:
         return replace(self, maps=str((folder / self.maps).resolve()))
 
 
+SYMMETRIES = ("residual", "heads", "rotations", "hidden")
+"""What an alignment may ask of an architecture's spec, and not of one's own."""
+
+
+def spec_content(value: Any, problem: Problem) -> Any:
+    """What a spec of one's own says, where its YAML or JSON file is named; else the value as it is.
+
+    A merge holds the content, so that it stays what it is when the file changes. Raises: the problem for a file that
+    can't be read.
+    """
+    if not isinstance(value, str | Path):
+        return value
+    path = Path(value)
+    parse = parse_json if path.suffix.lower() == ".json" else parse_yaml
+    return parse(read_text(path, problem), str(path), problem)
+
+
+def asked_besides(settings: Mapping[str, Any]) -> str | None:
+    """What is wrong with symmetries that are asked for beside a spec of one's own; None: nothing."""
+    if settings.get("spec") is None:
+        return None
+    other = [key for key in SYMMETRIES if settings.get(key, getattr(Align(), key)) != getattr(Align(), key)]
+    return f"{other[0]}: a spec of one's own says itself which maps may act; leave this out" if other else None
+
+
 def parse_align(value: Any, where: str, models: tuple[str, ...]) -> Align | None:
     """How models are aligned, from plain data. Raises: RecipeError."""
     if value is None:
@@ -65,6 +95,7 @@ def parse_align(value: Any, where: str, models: tuple[str, ...]) -> Align | None
     for key in value:
         if key not in _KEYS:
             raise RecipeError(f"{where}: {unknown('key', str(key), _KEYS)}")
+    value = {**value, "spec": spec_content(value.get("spec"), RecipeError)}
     for key, kind, words in (
         ("method", str, "a method's name"),
         ("options", Mapping, "a mapping"),
@@ -74,6 +105,7 @@ def parse_align(value: Any, where: str, models: tuple[str, ...]) -> Align | None
         ("rotations", bool, "true or false"),
         ("hidden", bool, "true or false"),
         ("seed", int, "an integer"),
+        ("spec", Mapping | None, "a file or a mapping"),
         ("maps", str | None, "a file"),
         ("sha256", str | None, "a checksum"),
     ):
@@ -83,6 +115,8 @@ def parse_align(value: Any, where: str, models: tuple[str, ...]) -> Align | None
     align = Align(**{**value, "options": dict(value.get("options", {}))})
     if align.reference not in models:
         raise RecipeError(f"{where}.reference: {unknown('model', align.reference, models)}")
+    if (wrong := asked_besides(value)) is not None:
+        raise RecipeError(f"{where}.{wrong}")
     if align.maps is not None and align.sha256 is None:
         raise RecipeError(f"{where}.sha256: is missing; a file of maps is told from another by it")
     return align

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +16,10 @@ from evomerge.materialise.folder import write_folder
 from evomerge.models.aligned import moving
 from evomerge.models.alignment import Alignable, Found, Similarity, cosine
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.recipe.align import BASE, Align
+from evomerge.recipe.align import BASE, Align, asked_besides, spec_content
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
+from evomerge.study.refine import STEPS, Refinement, refined
 
 _REFERENCE = "reference"
 REPORT = "alignment/report.json"
@@ -38,6 +39,7 @@ class AlignedModel:
         after: the same after it.
         by_kind: the same by kind of module, such as "attention", before and after.
         notes: what a person should know of it, a sentence each.
+        refinement: what refining its maps gained; None: they weren't refined.
     """
 
     name: str
@@ -48,6 +50,7 @@ class AlignedModel:
     after: float
     by_kind: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    refinement: Refinement | None = None
 
 
 def align(
@@ -61,11 +64,15 @@ def align(
     heads: bool = True,
     rotations: bool = True,
     hidden: bool = True,
+    spec: str | Path | Mapping[str, Any] | None = None,
     seed: int = 0,
+    text: str | Path | None = None,
+    steps: int = STEPS,
     dtype: str = "auto",
     shard_size: str | int = "5GB",
     carry_code: bool = False,
     progress: Progress | None = None,
+    refining: Progress | None = None,
     writing: Callable[[int, int], None] | None = None,
 ) -> list[AlignedModel]:
     """Align models with a reference, and write each as a folder that transformers loads and that computes the same.
@@ -82,11 +89,15 @@ def align(
         heads: whether attention heads may change places.
         rotations: whether heads may be turned inside.
         hidden: whether hidden units may change places.
+        spec: a spec of one's own instead of the architecture's, as a YAML or JSON file or as what it says.
         seed: of what is random in the method.
+        text: a file of plain text to refine the maps on, see `refined`; None: they stay as the method finds them.
+        steps: of refining each model's maps.
         dtype: in which the models are written; "auto": each in its own.
         shard_size: largest weight file.
         carry_code: take Python files of each model along. They aren't run here.
         progress: called with steps done and in all while maps are found.
+        refining: called with steps done and in all while maps are refined.
         writing: called with bytes written and bytes in all of each folder.
 
     Returns: what was written, in the order of `models`; the reference last where it was.
@@ -107,13 +118,28 @@ def align(
         heads=heads,
         rotations=rotations,
         hidden=hidden,
+        spec=spec_content(spec, AlignmentError),
         seed=seed,
     )
+    if (wrong := asked_besides(asked.to_data())) is not None:
+        raise AlignmentError(wrong)
     kin = Alignable(align=asked, models=dict(zip(names, [fixed, *given], strict=True)))
-    found = kin.find(progress)
+    found, gains = kin.find(progress), dict[str, Refinement]()
+    if text is not None:
+        found, gains = refined(kin, found, text, steps=steps, progress=refining)
     written = [*names[1:], *([names[0]] if kin.frame.folding is not None else [])]
     return [
-        _write(kin, found, name, out / name, dtype=dtype, shard_size=shard_size, code=carry_code, writing=writing)
+        _write(
+            kin,
+            found,
+            name,
+            gains.get(name),
+            out / name,
+            dtype=dtype,
+            shard_size=shard_size,
+            code=carry_code,
+            writing=writing,
+        )
         for name in written
     ]
 
@@ -141,6 +167,7 @@ def _write(
     kin: Alignable,
     found: Found,
     name: str,
+    refinement: Refinement | None,
     folder: Path,
     *,
     dtype: str,
@@ -172,7 +199,7 @@ def _write(
         report=notes.append,
         carry_code=code,
         maps=pair.to_bytes(maps),
-        files={REPORT: _report(kin, found, name, similarities)},
+        files={REPORT: _report(kin, found, name, similarities, refinement)},
     )
     return AlignedModel(
         name=name,
@@ -183,15 +210,23 @@ def _write(
         after=cosine(similarities.values(), "after"),
         by_kind=_by_kind(kin.reference, similarities),
         notes=tuple(note for note in notes if not note.startswith("tensors: ")),
+        refinement=refinement,
     )
 
 
-def _report(kin: Alignable, found: Found, name: str, similarities: Mapping[str, Similarity]) -> str:
+def _report(
+    kin: Alignable,
+    found: Found,
+    name: str,
+    similarities: Mapping[str, Similarity],
+    refinement: Refinement | None,
+) -> str:
     """What was asked, what was found, and what it gained: by step, by tensor and in all."""
     steps = [step for model, step in found.history if model == name]
     return json_text(
         {
             "align": {**kin.align.to_data(), "seed": kin.align.seed},
+            **({} if refinement is None else {"refinement": asdict(refinement)}),
             "similarity": {key: cosine(similarities.values(), key) for key in _WHEN},
             "kinds": {
                 kind: dict(zip(_WHEN, values, strict=True))

@@ -39,6 +39,18 @@ def test_with_folded_norms_the_reference_is_written_too(cli: Any, tmp_path: Path
     assert "merge its folder here, with folded norms, with the others" in done.output
 
 
+def test_a_spec_of_ones_own_says_what_may_move(cli: Any, tmp_path: Path, apart: list[Path]) -> None:
+    hidden = "model.layers.{layer}.mlp.hidden"
+    lines = {"gate": f"['{hidden}:gain', null]", "up": f"['{hidden}', null]", "down": f"[null, '{hidden}']"}
+    tensors = "".join(f"  model.layers.{{layer}}.mlp.{name}_proj.weight: {axes}\n" for name, axes in lines.items())
+    others = ("model.embed_tokens.*", "model.norm.*", "lm_head.*", "*.self_attn.*", "*_layernorm.weight")
+    fixed = "".join(f"  '{name}': fixed\n" for name in others)
+    (tmp_path / "own.yaml").write_text(f"labels: {{'{hidden}': signed}}\ntensors:\n{tensors}{fixed}")
+    done = cli("align", *apart[:2], "--out", tmp_path / "out", "--spec", tmp_path / "own.yaml")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert f"Wrote {tmp_path / 'out' / 'm1'}: 2 of 2 sets of units moved" in done.output
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -47,6 +59,9 @@ def test_with_folded_norms_the_reference_is_written_too(cli: Any, tmp_path: Path
         (["--option", "rounds=many"], "weight_matching: rounds has to be a int, such as 100 (found 'many')"),
         (["--option", "round=1"], "unknown option of weight_matching 'round'"),
         (["--residual", "both"], "'both' is not one of"),
+        (["--refine"], "--refine and --text FILE go together"),
+        (["--text", "absent.txt"], "--refine and --text FILE go together"),
+        (["--refine", "--text", "absent.txt"], "absent.txt: can't be read"),
     ],
 )
 def test_what_it_does_not_know_is_refused_without_a_traceback(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from evomerge.config.benchmark import SplitConfig
 from evomerge.errors import BenchmarkError
@@ -20,6 +23,7 @@ def choose_items(
     seed: int,
     drop: bool,
     every: bool = True,
+    alike: bool = False,
 ) -> dict[str, list[int]]:
     """Positions of each role's documents, ascending.
 
@@ -33,19 +37,24 @@ def choose_items(
         drop: whether a document with two roles keeps the more precious one or is refused.
         every: whether roles whose fractions add up to one take every document: the last also what rounding leaves.
 
+        alike: whether documents are drawn in an order that what they say decides, and not the data set, so that the
+            same ones of other data sets have the same roles.
+
     Raises: BenchmarkError if a role can't be filled, or documents have two roles and may not.
     """
     chosen: dict[str, list[int]] = {}
     for source in dict.fromkeys(sources[role] for role in roles):
         drawing = {role: settings for role, settings in roles.items() if sources[role] == source}
-        chosen |= _shared_out(drawing, source, contents[source], name=name, place=place, seed=seed, every=every)
+        chosen |= _shared_out(
+            drawing, source, contents[source], name=name, place=place, seed=seed, every=every, alike=alike
+        )
     for role in roles:
         if not chosen[role]:
             raise BenchmarkError(
                 f"{place}: splits.{role}: no items: {name} has {len(contents[sources[role]])} in {sources[role]!r}; "
                 "ask for a larger part"
             )
-    return _without_overlap(roles, sources, contents, chosen, name=name, place=place, drop=drop)
+    return without_overlap(roles, sources, contents, chosen, name=name, place=place, drop=drop)
 
 
 def _shared_out(
@@ -57,13 +66,18 @@ def _shared_out(
     place: str,
     seed: int,
     every: bool,
+    alike: bool,
 ) -> dict[str, list[int]]:
     """Roles that share a data-set split take disjoint parts, equal texts together."""
     texts: dict[str, list[int]] = defaultdict(list)
     for index, content in enumerate(contents):
         texts[content].append(index)
     groups = list(texts.values())
-    order = stream(seed, "items", name, source).permutation(len(groups))
+    if alike:
+        keys = [hashlib.sha256(f"{seed} {text}".encode()).digest() for text in texts]
+        order = np.array(sorted(range(len(groups)), key=keys.__getitem__))
+    else:
+        order = stream(seed, "items", name, source).permutation(len(groups))
     total, taken = len(contents), 0
     shares = sum(settings.fraction or 0 for settings in roles.values())
     last = list(roles)[-1] if every and abs(shares - 1) < 1e-9 else None
@@ -89,7 +103,7 @@ def _shared_out(
     return chosen
 
 
-def _without_overlap(
+def without_overlap(
     roles: Mapping[str, SplitConfig],
     sources: Mapping[str, str],
     contents: Mapping[str, Sequence[str]],

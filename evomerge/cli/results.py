@@ -42,6 +42,8 @@ def result_table(result: Mapping[str, Any], split: str = "test") -> Table:
         notes.append(f"own settings: scored with its own {listed(own)}, not those of the merges")
     if split == "test" and (looks := result.get("test_looks", 1)) > 1:
         notes.append(f"the test items had been looked at before, for {_times(looks - 1)} of this search")
+    if (clusters := result[split].get("clusters")) is not None:
+        notes.append(f"{clusters} clusters of items that belong together; intervals and p-values count these")
     if notes:
         made.caption = Text("\n".join(notes))
     for model in models:

@@ -178,6 +178,7 @@ KINDS = ("tasks", "labels", "function", "other")
 _OF_TASKS = (
     *("include_path", "apply_chat_template", "system_instruction", "fewshot_as_multiturn"),
     "confirm_run_unsafe_code",
+    "cluster",
 )
 
 
@@ -195,6 +196,10 @@ class BenchmarkConfig(Section):
     """Draws the items of each split."""
     overlap: Literal["refuse", "drop"] = "refuse"
     """The same document in two roles: an error, or dropped from search and validation."""
+    cluster: str | None = None
+    """Field of the tasks' documents that is the same in those that belong together, such as translations of a question;
+    `position`: those at the same place of each task's data. They get one role, and count as one where items are counted
+    as independent."""
     every_item: bool = True
     """Fractions that add up to one take every item: the last also what rounding leaves. A run keeps to what it was
     begun with; those of earlier releases leave an item or two out."""

@@ -155,7 +155,7 @@ class Config(Section):
         data["execution"] = {"dtype": self.execution.dtype, "max_length": self.execution.max_length}
         # It shows in the items, which are compared.
         del data["benchmark"]["every_item"]
-        for kind in ("labels", "function", "other"):
+        for kind in ("labels", "function", "other", "cluster"):
             if data["benchmark"][kind] is None:
                 del data["benchmark"][kind]
         # Runs from before models kept heads of their own, or were aligned, have no word on it.

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.estimate.intervals import Samples, Totals, Whole, as_totals, score_interval, size
+from evomerge.estimate.clusters import Clusters, clustered_interval
+from evomerge.estimate.intervals import Samples, Totals, Whole, as_totals, size
 from evomerge.estimate.proportions import Interval
 from evomerge.streams import stream
 
@@ -30,38 +31,55 @@ class Chosen(NamedTuple):
     interval: Interval
 
 
-def best_of(models: Sequence[Samples], best: int, weights: Mapping[str, float], *, level: float = 0.95) -> Chosen:
+def best_of(
+    models: Sequence[Samples],
+    best: int,
+    weights: Mapping[str, float],
+    *,
+    clusters: Clusters | None = None,
+    level: float = 0.95,
+) -> Chosen:
     """Correct the score of the chosen model for the others that were looked at.
 
     Args:
         models: each one's results on the same items, by task; the first of equals is chosen.
         best: place of the chosen one.
         weights: of the tasks.
+        clusters: of the items; None: every item is by itself.
         level: of confidence.
     """
-    interval = score_interval(models[best], weights, level=1.0 - (1.0 - level) / len(models))
-    return Chosen(corrected_score(models, weights), interval)
+    interval = clustered_interval(models[best], weights, clusters, level=1.0 - (1.0 - level) / len(models))
+    return Chosen(corrected_score(models, weights, clusters), interval)
 
 
-def corrected_score(models: Sequence[Samples], weights: Mapping[str, float]) -> float | None:
+def corrected_score(
+    models: Sequence[Samples], weights: Mapping[str, float], clusters: Clusters | None = None
+) -> float | None:
     """The mean score, on the items left out of a resample, of the model that is best in the resample.
 
     Args:
         models: each one's results on the same items, by task.
         weights: of the tasks.
+        clusters: of the items, which are drawn and left out whole; None: every item is by itself.
 
     Returns: None where a metric isn't a function of sums over items, or a task has one item alone.
     """
     total = sum(weights[task] for task in models[0])
     inside, outside = np.zeros((_RESAMPLES, len(models))), np.zeros((_RESAMPLES, len(models)))
     generator = stream(0, "selection")
+    names = sorted({name for own in (clusters or {}).values() for name in own})
+    whole = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=_RESAMPLES) if names else None
+    number = {name: place for place, name in enumerate(names)}
     for task, sample in models[0].items():
         own = [model[task] for model in models]
         items = size(sample)
         totals = [as_totals(each) for each in own if not isinstance(each, Whole)]
         if len(totals) < len(own) or items < 2:
             return None
-        drawn = generator.multinomial(items, np.full(items, 1.0 / items), size=_RESAMPLES).astype(np.float64)
+        if clusters is None or whole is None:
+            drawn = generator.multinomial(items, np.full(items, 1.0 / items), size=_RESAMPLES).astype(np.float64)
+        else:
+            drawn = whole[:, [number[name] for name in clusters[task]]].astype(np.float64)
         left_out = (drawn == 0).astype(np.float64)
         share = weights[task] / total
         for column, each in enumerate(totals):

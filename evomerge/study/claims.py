@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from evomerge.estimate.clusters import Clusters
 from evomerge.estimate.intervals import Samples
 from evomerge.estimate.proportions import Interval
 from evomerge.estimate.selection import best_of, difference_of_independent
@@ -15,7 +16,13 @@ from evomerge.run.evaluation import Evaluation
 from evomerge.run.trial import WINNER
 
 
-def selection(models: Sequence[Samples], chosen: int, score: float, weights: Mapping[str, float]) -> dict[str, Any]:
+def selection(
+    models: Sequence[Samples],
+    chosen: int,
+    score: float,
+    weights: Mapping[str, float],
+    clusters: Clusters | None = None,
+) -> dict[str, Any]:
     """The winner's validation score corrected for how many it was chosen from, as result.json holds it.
 
     Args:
@@ -23,8 +30,9 @@ def selection(models: Sequence[Samples], chosen: int, score: float, weights: Map
         chosen: place of the winner.
         score: its own on the validation items.
         weights: of the tasks.
+        clusters: of the items; None: every item is by itself.
     """
-    found = best_of(models, chosen, weights)
+    found = best_of(models, chosen, weights, clusters=clusters)
     return {
         "looked_at": len(models),
         "validation": score,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evomerge.benchmark.base import SPLITS
+from evomerge.benchmark.clusters import by_task
 from evomerge.files.atomic import write_json
 from evomerge.run.directory import DONE
 from evomerge.run.evaluation import Evaluation
@@ -101,7 +102,8 @@ def _selection(
     table, score = scored[winner.number]
     samples = session.benchmark.samples([found for found, _ in scored.values()])
     weights = session.benchmark.objective.weights_for(table.sizes)
-    return {"selection": selection(samples, [*scored].index(winner.number), score, weights)}
+    place, clusters = [*scored].index(winner.number), by_task(session.benchmark.splits["validation"])
+    return {"selection": selection(samples, place, score, weights, clusters)}
 
 
 def _without_the_worse(session: Session, trials: Sequence[Trial], evaluations: Mapping[int, Evaluation]) -> list[Trial]:
@@ -139,7 +141,7 @@ def summary_of(session: Session, models: Sequence[tuple[Trial, str]], split: str
         )
         for (trial, kind, score, _, evaluation), items in zip(found, samples, strict=True)
     ]
-    made = summary(scored, objective.weights_for(found[0][3].sizes))
+    made = summary(scored, objective.weights_for(found[0][3].sizes), by_task(session.benchmark.splits[split]))
     by_itself = {trial.number: session.as_themselves[trial.name] for trial, *_ in found if session.is_by_itself(trial)}
     for model in made["models"]:
         if model["trial"] in by_itself and model["kind"] != WINNER:

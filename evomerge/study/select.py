@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge.errors import RunError
+from evomerge.estimate.clusters import Clusters, clustered_comparison, clustered_interval
 from evomerge.estimate.comparisons import holm
-from evomerge.estimate.intervals import Samples, compare_scores, resamples, score_interval, size
+from evomerge.estimate.intervals import Samples, compare_scores, resamples, size
 from evomerge.methods.published import kind_of
 from evomerge.run.evaluation import Evaluation
 from evomerge.run.trial import WINNER, Trial, TrialKind
@@ -133,19 +134,20 @@ def best_validated(trials: Sequence[Trial], validation: Mapping[int, Evaluation 
     return max(trials, key=fitness)
 
 
-def summary(models: Sequence[Scored], weights: Mapping[str, float]) -> dict[str, Any]:
+def summary(models: Sequence[Scored], weights: Mapping[str, float], clusters: Clusters | None = None) -> dict[str, Any]:
     """`models`, `comparisons` and `resamples` of one split, as result.json holds them.
 
     Args:
         models: with the winner among them, if it has a score.
         weights: of the tasks.
+        clusters: of the split's items; None: every item is by itself.
     """
     winner = next((model for model in models if model.kind == WINNER), None)
     # The best uniform merge may be the winner itself.
     rivals = [model for model in models if winner is not None and model.trial != winner.trial]
     comparisons = []
     if winner is not None:
-        found = [compare_scores(winner.items, rival.items, weights) for rival in rivals]
+        found = [clustered_comparison(winner.items, rival.items, weights, clusters) for rival in rivals]
         adjusted = holm([comparison.p for comparison in found])
         comparisons = [
             {
@@ -164,7 +166,7 @@ def summary(models: Sequence[Scored], weights: Mapping[str, float]) -> dict[str,
                 "kind": model.kind,
                 "trial": model.trial,
                 "score": model.score,
-                "interval": list(score_interval(model.items, weights)),
+                "interval": list(clustered_interval(model.items, weights, clusters)),
                 "items": sum(map(size, model.items.values())),
                 **({"tasks": dict(model.tasks)} if model.tasks else {}),
                 **({"languages": dict(model.languages)} if model.languages else {}),
@@ -172,5 +174,6 @@ def summary(models: Sequence[Scored], weights: Mapping[str, float]) -> dict[str,
             for model in models
         ],
         "comparisons": comparisons,
+        **({} if clusters is None else {"clusters": len({name for own in clusters.values() for name in own})}),
         "resamples": min((resamples(model.items) for model in models), default=None),
     }

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evomerge.benchmark.base import SPLITS, BaseModel, FixedItems
+from evomerge.benchmark.clusters import kept_apart
 from evomerge.benchmark.lm_eval.isolation import same_random_state, undisturbed
 from evomerge.benchmark.lm_eval.items import Item, build_items
 from evomerge.benchmark.lm_eval.language import identifier_of
@@ -98,6 +99,8 @@ class Benchmark(FixedItems[Item]):
             for task in tasks:
                 for split, items in build_items(task, config, encoder).items():
                     made[split] += items
+        if config.cluster is not None:
+            made = kept_apart(made, drop=config.overlap == "drop", where=where)
         num_fewshot = {task.name: int(task.task.config.num_fewshot or 0) for task in tasks}
         return cls(
             tasks,

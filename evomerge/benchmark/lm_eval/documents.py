@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from evomerge.benchmark.clusters import clusters_of
 from evomerge.benchmark.lm_eval.tasks import LoadedTask
-from evomerge.benchmark.splits import choose_items
+from evomerge.benchmark.splits import choose_items, without_overlap
 from evomerge.errors import BenchmarkError
 
 
 def choose_documents(
-    task: LoadedTask, *, seed: int, drop: bool, every: bool
-) -> tuple[dict[str, Any], dict[str, list[int]]]:
-    """Each split's documents, and the indices of those that it takes.
+    task: LoadedTask, *, seed: int, drop: bool, every: bool, cluster: str | None = None
+) -> tuple[dict[str, Any], dict[str, list[int]], dict[str, list[str]]]:
+    """Each split's documents, those that it takes by place, and by data-set split their clusters, if they have any.
 
     Args:
         task: the task.
         seed: draws the documents of splits that take a part.
         drop: whether a document with two roles keeps the more precious one (test, then validation) or is refused.
         every: whether splits whose fractions add up to one take every document.
+        cluster: field by which documents belong together, which then have one role.
 
     Raises: BenchmarkError if there is no such data-set split, or not enough in it.
     """
@@ -28,10 +30,26 @@ def choose_documents(
     # Roles that share a data-set split have the same documents.
     by_source = {sources[split]: found for split, found in documents.items()}
     contents = {source: [_content(task.task, document) for document in found] for source, found in by_source.items()}
+    clusters: dict[str, list[str]] = {}
+    if cluster is not None:
+        clusters = {
+            source: clusters_of(found, cluster, source, contents[source], task.place)
+            for source, found in by_source.items()
+        }
     chosen = choose_items(
-        task.splits, sources, contents, name=task.name, place=task.place, seed=seed, drop=drop, every=every
+        task.splits,
+        sources,
+        clusters or contents,
+        name=task.name,
+        place=task.place,
+        seed=seed,
+        drop=drop,
+        every=every,
+        alike=bool(clusters),
     )
-    return documents, chosen
+    if clusters:
+        chosen = without_overlap(task.splits, sources, contents, chosen, name=task.name, place=task.place, drop=drop)
+    return documents, chosen, clusters
 
 
 def source_of(task: LoadedTask, split: str) -> str:

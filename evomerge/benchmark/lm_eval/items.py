@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,8 @@ class Item:
     """Token requests per instance: one, or several windows of a rolling log-likelihood; repeats included."""
     cut: int = 0
     """Tokens that the longest prompt lost at its beginning, since the context window is shorter."""
+    cluster: str = ""
+    """Name of what it belongs to with others, of other tasks, too; empty: to nothing."""
 
 
 def build_items(task: LoadedTask, config: BenchmarkConfig, encoder: Encoder) -> dict[str, list[Item]]:
@@ -42,7 +44,9 @@ def build_items(task: LoadedTask, config: BenchmarkConfig, encoder: Encoder) -> 
 
     Raises: BenchmarkError if splits can't be filled, or a prompt can't be made or doesn't fit the context window.
     """
-    documents, chosen = choose_documents(task, seed=config.seed, drop=config.overlap == "drop", every=config.every_item)
+    documents, chosen, clusters = choose_documents(
+        task, seed=config.seed, drop=config.overlap == "drop", every=config.every_item, cluster=config.cluster
+    )
     wanted: dict[str, set[int]] = defaultdict(set)
     for split in task.splits:
         wanted[source_of(task, split)] |= set(chosen[split])
@@ -53,6 +57,7 @@ def build_items(task: LoadedTask, config: BenchmarkConfig, encoder: Encoder) -> 
             indices,
             config,
             encoder,
+            clusters.get(source),
         )
         for source, indices in wanted.items()
     }
@@ -60,7 +65,12 @@ def build_items(task: LoadedTask, config: BenchmarkConfig, encoder: Encoder) -> 
 
 
 def _build(
-    task: LoadedTask, documents: Any, indices: set[int], config: BenchmarkConfig, encoder: Encoder
+    task: LoadedTask,
+    documents: Any,
+    indices: set[int],
+    config: BenchmarkConfig,
+    encoder: Encoder,
+    clusters: Sequence[str] | None,
 ) -> dict[int, Item]:
     """Items of some documents of one data-set split, with the prompts that a stock evaluation of it makes."""
     lm_task = task.task
@@ -103,6 +113,7 @@ def _build(
             instances=instances,
             requests=tuple(requests for requests, _ in encoded),
             cut=max((cut for _, cut in encoded), default=0),
+            cluster="" if clusters is None else clusters[index],
         )
     return items
 

@@ -93,7 +93,9 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         pytest.fail(f"circle of imports: {' → '.join(error.args[1])}")
 
 
-@pytest.mark.parametrize(("module", "also"), [("worker", ("device", "loaded")), ("loaded", ())])
+@pytest.mark.parametrize(
+    ("module", "also"), [("worker", ("device", "loaded", "stacked")), ("stacked", ("loaded",)), ("loaded", ())]
+)
 def test_the_worker_knows_of_executors_only_their_seam(module: str, also: tuple[str, ...]) -> None:
     known = {name for name in inner_imports(INNER[f"evomerge.execute.{module}"]) if room(name) == "execute"}
     assert all(name.startswith(tuple(f"evomerge.execute.{part}." for part in ("base", *also))) for name in known)

@@ -180,12 +180,14 @@ class Config(Section):
         # Runs from before there was another space have no word on it.
         if data["space"]["kind"] == SpaceConfig().kind:
             del data["space"]["kind"]
-        # Nor have those from before there were starts, steps, ties, sums, names and curves.
-        for key in ("steps", "names"):
+        # Nor have those from before there were starts, steps, ties, sums, names, curves, methods and stacks.
+        for key in ("steps", "names", "methods", "subsets"):
             if not data["space"][key]:
                 del data["space"][key]
         if data["space"]["curve"] == SpaceConfig().curve:
             del data["space"]["curve"]
+        if self.space.stack == SpaceConfig().stack:
+            del data["space"]["stack"]
         for settings in data["space"]["parameters"].values():
             for key in ("start", "tied", "sum"):
                 if settings[key] is None:

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from evomerge.config.section import Positive, Section
 from evomerge.errors import unknown
 from evomerge.recipe.group import KINDS, Kind
+from evomerge.recipe.layer_path import BRANCH_OUTPUTS
 
 TIES = ("layers", "kinds", "all")
 """Across what all groups can have one coefficient."""
@@ -72,11 +73,58 @@ class ParameterConfig(Section):
         return _apart(value)
 
 
+class MethodConfig(Section):
+    """One method of a space of methods."""
+
+    options: dict[str, bool | int | float | str | tuple[bool | int | float | str, ...]] = Field(default_factory=dict)
+    """Fixed settings of the method; a list of values is searched."""
+    parameters: dict[str, ParameterConfig] = Field(default_factory=dict)
+    """As `space.parameters`, for this method alone."""
+
+    @field_validator("options")
+    @classmethod
+    def _different_values(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name, values in value.items():
+            if isinstance(values, tuple) and (len(values) < 2 or len({repr(one) for one in values}) != len(values)):
+                raise ValueError(f"{name}: a list of values is searched, so at least two, all different")
+        return value
+
+
+class StackConfig(Section):
+    """The row of layers of which stacks are made."""
+
+    models: tuple[str, ...] = ()
+    """`base` and experts, in the order of the row; none: the base, then all experts. The first is where the search
+    starts."""
+    repeats: Annotated[int, Field(ge=1, le=16)] = 1
+    """How often the row is repeated, so that layers can come again or in another order."""
+    scales: tuple[float, float] | None = None
+    """Bounds of a factor on what each layer adds; None: there are no factors."""
+    outputs: tuple[str, ...] = BRANCH_OUTPUTS
+    """Parts of the names of the tensors that end a layer's branches, which factors multiply."""
+
+    @model_validator(mode="after")
+    def _scales_around_one(self) -> StackConfig:
+        if self.scales is not None and not self.scales[0] < 1.0 < self.scales[1]:
+            raise ValueError("scales: expected [low, high] with 1 in between, where the search starts")
+        if self.scales is not None and (not self.outputs or not all(self.outputs)):
+            raise ValueError("outputs: name the tensors that end a layer's branches, such as o_proj and down_proj")
+        if len(set(self.models)) != len(self.models):
+            raise ValueError("models: name each once; repeats says how often all of them come")
+        return self
+
+
 class SpaceConfig(Section):
     """What is searched: which tensors share a coefficient, and the bounds of each."""
 
     kind: str = "coefficients"
     """Name of the search space."""
+    methods: dict[str, MethodConfig] = Field(default_factory=dict)
+    """With kind `methods`: the merge methods among which the search chooses, each with its own options and bounds."""
+    subsets: bool | tuple[tuple[str, ...], ...] = False
+    """With kind `methods`: whether the experts that take part are searched, too; or lists of those worth trying."""
+    stack: StackConfig = StackConfig()
+    """With kind `layers`: of which models, how often and with which factors layers are stacked."""
     granularity: Literal["all", "layer", "blocks"] = "blocks"
     """One coefficient for all layers, one per layer, or one per block of consecutive layers."""
     blocks: Positive = 4
@@ -104,6 +152,37 @@ class SpaceConfig(Section):
             if len(set(value)) != len(value) or not value:
                 raise ValueError("list each kind once, and at least one; use true for all or false for none")
         return value
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _bare_names(cls, value: Any) -> Any:
+        """A list of names, and a name without settings, stand for methods with all defaults."""
+        if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
+            return {name: {} for name in value}
+        return {name: part or {} for name, part in value.items()} if isinstance(value, dict) else value
+
+    @field_validator("subsets")
+    @classmethod
+    def _different_subsets(cls, value: Any) -> Any:
+        if isinstance(value, tuple) and (len(value) < 2 or len({frozenset(part) for part in value}) != len(value)):
+            raise ValueError("give at least two lists of experts, all different; or true for all subsets")
+        if isinstance(value, tuple) and not all(value):
+            raise ValueError("name at least one expert in each list")
+        return value
+
+    @model_validator(mode="after")
+    def _methods_with_their_kind(self) -> SpaceConfig:
+        for key in ("methods", "subsets"):
+            if self.kind == "coefficients" and getattr(self, key):
+                raise ValueError(f"{key}: is searched with kind: methods; set space.kind, or leave it out")
+        if self.kind in {"coefficients", "methods"} and self.stack != StackConfig():
+            raise ValueError("stack: is searched with kind: layers; set space.kind, or leave it out")
+        return self
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Texts in tensor names by which the space tells tensors apart."""
+        return self.stack.outputs if self.stack.scales is not None else self.names
 
     @field_validator("names")
     @classmethod

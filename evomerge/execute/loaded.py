@@ -16,8 +16,10 @@ from evomerge.inference.forward import SharedPrefixes
 from evomerge.inference.function import FunctionCaller
 from evomerge.inference.live import LiveModel
 from evomerge.inference.resident import ResidentModel
+from evomerge.materialise.bind import Bound
 from evomerge.materialise.merger import Merger
 from evomerge.models.open import open_models
+from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import Sources
 from evomerge.score.requests import ClassificationRequest, FunctionRequest, Request
 
@@ -57,6 +59,18 @@ class LoadedModels:
         self._settings = settings
         self._device = device
         self._stand_in = tokenizer
+
+    def bind(self, recipe: Recipe) -> Bound:
+        """Check a recipe against the models. Raises: RecipeError."""
+        return self.merger.bind(recipe)
+
+    def prepare(self, bound: Bound) -> None:
+        """Compute what the method needs whatever the coefficients. Raises: MergeError."""
+        self.merger.prepare(bound)
+
+    def write(self, bound: Bound) -> None:
+        """Make the live model that of a recipe. Raises: MergeError."""
+        self.merger.write(bound, self.live.targets)
 
     def add_requests(
         self, split: str, requests: Sequence[Request], blocks: Sequence[Sequence[int]] | None = None

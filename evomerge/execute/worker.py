@@ -21,6 +21,7 @@ from evomerge.errors import EvomergeError, MergeError
 from evomerge.execute.base import Answers, Failure, Job, Outcome, WorkerSettings
 from evomerge.execute.device import open_device, peak_bytes, reset_peak_bytes
 from evomerge.execute.loaded import LoadedModels
+from evomerge.execute.stacked import StackedModels
 from evomerge.inference.forward import SharedPrefixes
 from evomerge.inference.memory import is_out_of_memory
 from evomerge.materialise.states import folder_of
@@ -56,6 +57,8 @@ class Worker:
         self._device = open_device(settings.device)
         states = None if settings.states is None else folder_of(settings.states)
         self._merged = LoadedModels(settings.sources, settings, device=self._device, states=states)
+        self._stacked: StackedModels | None = None
+        self._requests: dict[str, tuple[Sequence[Request], Sequence[Sequence[int]] | None]] = {}
         self._single: LoadedModels | None = None
         """A model that is asked as it is by itself, for as long as it is; the recipe's key is that of its weights."""
         self._single_key = ""
@@ -70,7 +73,10 @@ class Worker:
             requests: all of them.
             blocks: positions of the requests of each block, if jobs ask for blocks.
         """
+        self._requests[split] = requests, blocks
         self._merged.add_requests(split, requests, blocks)
+        if self._stacked is not None:
+            self._stacked.add_requests(split, requests, blocks)
 
     def prepare(self, job: Job) -> str | None:
         """Compute what the job's method needs whatever the coefficients, unless that is at hand.
@@ -78,16 +84,16 @@ class Worker:
         Returns: why it can't be shared with other workers, a sentence for people; None if nothing is wrong.
         Raises: RecipeError, MergeError. `evaluate` does this by itself and returns errors as values.
         """
-        merger = self._models_of(job).merger
-        merger.prepare(merger.bind(job.recipe))
-        return merger.preparer.problem
+        models = self._models_of(job)
+        models.prepare(models.bind(job.recipe))
+        return models.merger.preparer.problem
 
     def _models_of(self, job: Job) -> LoadedModels:
         """What a job is about: the worker's models, or one that is asked as it is by itself, loaded for it."""
         if job.requests is None:
             # Room for the candidates, now that others are asked no more.
             self._single, self._single_key = None, ""
-            return self._merged
+            return self._merged if job.recipe.slices == self.settings.sources.slices else self._stacks()
         key = job.recipe.key()
         if self._single is None or self._single_key != key:
             self._single, self._single_key = None, ""
@@ -96,6 +102,14 @@ class Worker:
             )
             self._single_key = key
         return self._single
+
+    def _stacks(self) -> StackedModels:
+        """What candidates with layers of their own are made of, loaded for the first of them."""
+        if self._stacked is None:
+            self._stacked = StackedModels(self.settings, device=self._device)
+            for split, (requests, blocks) in self._requests.items():
+                self._stacked.add_requests(split, requests, blocks)
+        return self._stacked
 
     def evaluate(self, job: Job) -> Outcome:
         """Merge the job's recipe into the live model and answer its split's requests, or a block of them.
@@ -115,8 +129,8 @@ class Worker:
                 models.add_requests(job.split, job.requests)
             responder, plan = models.plans[job.split]
             phase = "preparing the method"
-            bound = models.merger.bind(job.recipe)
-            _, prepare_s = self._timed(lambda: models.merger.prepare(bound))
+            bound = models.bind(job.recipe)
+            _, prepare_s = self._timed(lambda: models.prepare(bound))
             # What is computed once isn't this candidate's fault, so its time starts here.
             limit = self.settings.timeout_s
             deadline = None if limit is None else time.monotonic() + limit - job.spent_s
@@ -125,7 +139,7 @@ class Worker:
             key = job.recipe.key()
             if job.block is None or models.live_key != key:
                 models.live_key, models.prefixes = None, SharedPrefixes()
-                _, materialise_s = self._timed(lambda: models.merger.write(bound, models.live.targets))
+                _, materialise_s = self._timed(lambda: models.write(bound))
             phase = f"answering the {job.split} items"
             models.live_key = None
             kept = None if job.block is None else models.prefixes_for(job.split)

@@ -49,7 +49,7 @@ class LiveModel:
         Raises: CheckpointError naming the tensors that aren't found, the parameters that no stored
         tensor fills, or those whose values changed on loading.
         """
-        config = _config(base)
+        config = config_of(base)
         with without_remarks():
             model_class = class_of(base, config)
             boxes = find_boxes(base, model_class, config, dtype)
@@ -65,7 +65,8 @@ class LiveModel:
         return sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
 
 
-def _config(base: Checkpoint) -> Any:
+def config_of(base: Checkpoint) -> Any:
+    """A checkpoint's config, through transformers. Raises: CheckpointError if it doesn't know the model type."""
     from transformers import AutoConfig, __version__
 
     try:

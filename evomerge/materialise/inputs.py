@@ -5,7 +5,7 @@ Knows models and devices. Does not know recipes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -42,14 +42,20 @@ class Inputs:
         self.experts = dict(models.experts)
         self.device = torch.device(device)
         self._names = {name: match_names(self.base, expert) for name, expert in self.experts.items()}
-        self.floating = tuple(
-            name
-            for name, info in self.base.tensors.items()
-            if info.dtype.is_floating_point and all(name in names for names in self._names.values())
-        )
+        self.floating = self._found_in_all()
         self._caches_all = self._fit_on_device()
         self._cache: dict[tuple[str, str], Tensor] = {}
         self._check_integers()
+
+    def of_experts(self, names: Sequence[str]) -> Inputs:
+        """The same with some of the experts alone; what is kept of tensors is kept for both."""
+        found = Inputs.__new__(Inputs)
+        found.base, found.device = self.base, self.device
+        found.experts = {name: self.experts[name] for name in names}
+        found._names = {name: self._names[name] for name in names}
+        found.floating = found._found_in_all()
+        found._caches_all, found._cache = self._caches_all, self._cache
+        return found
 
     @property
     def models(self) -> tuple[Checkpoint, ...]:
@@ -99,6 +105,13 @@ class Inputs:
         """Until a GPU has done what it was asked for."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+    def _found_in_all(self) -> tuple[str, ...]:
+        return tuple(
+            name
+            for name, info in self.base.tensors.items()
+            if info.dtype.is_floating_point and all(name in names for names in self._names.values())
+        )
 
     def _tensor(self, model: str, checkpoint: Checkpoint, name: str, *, keep: bool) -> Tensor:
         if checkpoint.tensors[name] is self.base.tensors.get(name):

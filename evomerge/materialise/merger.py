@@ -7,12 +7,12 @@ how models are scored or files are written.
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +35,18 @@ _READ_AHEAD = 8
 """Tensors that are being read from the files while one is merged."""
 
 
+_KEPT_PARTS = 8
+"""Sets of experts that recipes have alone, for which what binds and prepares is kept."""
+
+
+class _Part(NamedTuple):
+    """What binds recipes of one set of experts, prepares their methods and reads their tensors."""
+
+    inputs: Inputs
+    preparer: Preparer
+    binder: Binder
+
+
 class Merger:
     """Realises recipes over one base and its experts: `bind` a recipe, `prepare` its method, and `write` or `stream`.
 
@@ -49,7 +61,9 @@ class Merger:
     def __init__(self, models: Models, *, device: torch.device | str = "cpu", states: Path | None = None) -> None:
         self.inputs = Inputs(models, device)
         self.preparer = Preparer(self.inputs, states)
-        self._binder = Binder(self.inputs)
+        self._folder = states
+        self._whole = _Part(self.inputs, self.preparer, Binder(self.inputs))
+        self._parts: OrderedDict[tuple[str, ...], _Part] = OrderedDict()
 
     @property
     def base(self) -> Checkpoint:
@@ -59,13 +73,32 @@ class Merger:
     def bind(self, recipe: Recipe) -> Bound:
         """Check a recipe against its method and the models, without touching a tensor.
 
+        A recipe may have some of the experts alone, in their order.
+
         Raises: RecipeError with the place in the recipe and what would be right.
         """
-        return self._binder.bind(recipe)
+        return self._part(tuple(recipe.experts)).binder.bind(recipe)
+
+    def _part(self, experts: tuple[str, ...]) -> _Part:
+        """What binds, prepares and reads for some of the experts; for all of them if these aren't some."""
+        names = tuple(self.inputs.experts)
+        if experts == names or not experts or experts != tuple(name for name in names if name in experts):
+            return self._whole
+        if experts not in self._parts:
+            inputs = self.inputs.of_experts(experts)
+            preparer = Preparer(inputs, self._folder, beside=self.preparer)
+            self._parts[experts] = _Part(inputs, preparer, Binder(inputs))
+            while len(self._parts) > _KEPT_PARTS:
+                self._parts.popitem(last=False)
+        self._parts.move_to_end(experts)
+        return self._parts[experts]
+
+    def _part_of(self, bound: Bound) -> _Part:
+        return self._part(tuple(bound.recipe.experts))
 
     def notes(self, bound: Bound) -> list[str]:
         """What is allowed in a recipe that fits these models, but hardly meant: a sentence each."""
-        return self._binder.notes(bound)
+        return self._part_of(bound).binder.notes(bound)
 
     def account(self) -> list[str]:
         """How many tensors each model has, and what becomes of them: a sentence each."""
@@ -73,7 +106,7 @@ class Merger:
 
     def prepare(self, bound: Bound) -> None:
         """Compute what the method needs whatever the coefficients, unless that is at hand."""
-        self.preparer.prepare(bound)
+        self._part_of(bound).preparer.prepare(bound)
 
     def write(self, bound: Bound, targets: Mapping[str, Tensor]) -> None:
         """Write the merged tensors in place.
@@ -86,26 +119,27 @@ class Merger:
             MergeError: a tensor's result is undefined or not finite. The targets are then partly
                 written; the next successful write replaces all of them.
         """
-        method, states = self.preparer.prepare(bound)
+        part = self._part_of(bound)
+        method, states = part.preparer.prepare(bound)
         later: dict[str, Tensor] = {}
         for name in (name for name in targets if name in bound.group_of):
             target = targets[name]
             dtype = bound.stored[name]
             # Rounded to the stored dtype first, as a model loaded from the exported folder would be.
             out = target if target.dtype == dtype else torch.empty_like(target, dtype=dtype)
-            inputs = self.inputs.of(name, method, keep=True)
+            inputs = part.inputs.of(name, method, keep=True)
             finite = self._merge(inputs, method, states[name], bound.coefficients[name], out)
             if isinstance(finite, Tensor):
                 later[name] = finite
             elif not finite:
-                raise self._not_finite(inputs, bound.coefficients[name])
+                raise _not_finite(inputs, bound)
             if out is not target:
                 target.copy_(out)
         # A GPU goes through all tensors without being waited for.
         known = torch.stack([*later.values()]).tolist() if later else []
         for name, is_known_finite in zip(later, known, strict=True):
             if not is_known_finite:
-                raise self._not_finite(self.inputs.of(name, method, keep=True), bound.coefficients[name])
+                raise _not_finite(part.inputs.of(name, method, keep=True), bound)
 
     def stream(self, bound: Bound, *, reuse: bool = False) -> Iterator[tuple[str, Tensor]]:
         """The merged tensors one at a time, in the order of `Bound.stored`, on the CPU, in storage dtype.
@@ -121,23 +155,24 @@ class Merger:
         Raises: as `write`.
         """
         method, stored = bound.method, bound.stored
-        state_of = self.preparer.one_by_one(bound)
-        device = self.inputs.device
+        part = self._part_of(bound)
+        state_of = part.preparer.one_by_one(bound)
+        device = part.inputs.device
         memories = self._memories(stored) if reuse and device.type == "cpu" else None
         with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
             to_read = iter(stored)
             reading = deque(
-                reader.submit(self.inputs.read_ahead, name, method) for name in islice(to_read, _READ_AHEAD)
+                reader.submit(part.inputs.read_ahead, name, method) for name in islice(to_read, _READ_AHEAD)
             )
             for name, dtype in stored.items():
                 reading.popleft().result()
                 reading.extend(
-                    reader.submit(self.inputs.read_ahead, following, method) for following in islice(to_read, 1)
+                    reader.submit(part.inputs.read_ahead, following, method) for following in islice(to_read, 1)
                 )
                 if name not in bound.group_of:
                     yield name, self.base.tensor(name).to(dtype)
                     continue
-                inputs = self.inputs.of(name, method, keep=False)
+                inputs = part.inputs.of(name, method, keep=False)
                 shape = self.base.tensors[name].shape
                 if memories is None:
                     out = torch.empty(shape, dtype=dtype, device=device)
@@ -145,7 +180,7 @@ class Merger:
                     memories.rotate()
                     out = memories[0][: math.prod(shape) * dtype.itemsize].view(dtype).view(shape)
                 if not self._merge(inputs, method, state_of(inputs), bound.coefficients[name], out):
-                    raise self._not_finite(inputs, bound.coefficients[name])
+                    raise _not_finite(inputs, bound)
                 yield name, out.cpu()
 
     def _memories(self, stored: Mapping[str, torch.dtype]) -> deque[Tensor]:
@@ -167,15 +202,18 @@ class Merger:
             raise error if name in str(error) else MergeError(f"{name}: {error}") from error
         return is_finite(out) if finite is None else finite
 
-    def _not_finite(self, inputs: TensorInputs, coefficients: Coefficients) -> MergeError:
-        return MergeError(f"{inputs.name}: {self._why_not_finite(inputs, coefficients)}")
 
-    def _why_not_finite(self, inputs: TensorInputs, coefficients: Coefficients) -> str:
-        models = dict(zip(self.inputs.experts, inputs.experts, strict=True))
-        if inputs.base is not None:
-            models = {"base": inputs.base, **models}
-        broken = [model for model, tensor in models.items() if not bool(torch.isfinite(tensor).all())]
-        if broken:
-            return f"NaN or Inf in the weights of {', '.join(broken)}; such a model can't be merged"
-        values = "; ".join(f"{parameter} = {np.round(value, 6).tolist()}" for parameter, value in coefficients.items())
-        return f"the merge isn't finite with {values or 'this method'}"
+def _not_finite(inputs: TensorInputs, bound: Bound) -> MergeError:
+    return MergeError(f"{inputs.name}: {_why_not_finite(inputs, bound)}")
+
+
+def _why_not_finite(inputs: TensorInputs, bound: Bound) -> str:
+    models = dict(zip(bound.recipe.experts, inputs.experts, strict=True))
+    if inputs.base is not None:
+        models = {"base": inputs.base, **models}
+    broken = [model for model, tensor in models.items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        return f"NaN or Inf in the weights of {', '.join(broken)}; such a model can't be merged"
+    coefficients = bound.coefficients[inputs.name]
+    values = "; ".join(f"{parameter} = {np.round(value, 6).tolist()}" for parameter, value in coefficients.items())
+    return f"the merge isn't finite with {values or 'this method'}"

@@ -18,7 +18,9 @@ from evomerge.materialise.state_key import key_of
 from evomerge.materialise.states import StoredStates
 from evomerge.methods.base import MergeMethod, TensorInputs
 
-_KEPT_PREPARATIONS = 2
+KEPT_PREPARATIONS = 2
+"""Methods and sets of options of which states stay at hand in a worker."""
+_KEPT_WITHOUT_STATES = 64
 
 
 class Prepared(NamedTuple):
@@ -34,31 +36,37 @@ class Preparer:
     Args:
         inputs: the models' tensors.
         folder: for states, shared with other workers; None keeps them in memory.
+        beside: another preparer of these models; both together keep no more than one.
 
     Attributes:
         problem: why states aren't kept in their folder, a sentence for people.
     """
 
-    def __init__(self, inputs: Inputs, folder: Path | None) -> None:
+    def __init__(self, inputs: Inputs, folder: Path | None, *, beside: Preparer | None = None) -> None:
         self.problem: str | None = None
         self._inputs = inputs
         self._folder = folder
-        self._prepared: OrderedDict[tuple[Any, ...], Prepared] = OrderedDict()
+        self._prepared: OrderedDict[tuple[Any, ...], Prepared] = OrderedDict() if beside is None else beside._prepared
 
     def prepare(self, bound: Bound) -> Prepared:
-        """The state of every floating-point tensor, kept for the two latest sets of options.
+        """The state of every floating-point tensor, kept for the two latest methods and sets of options.
 
         Each is read from the folder of states if there is one, and computed and put there if it is missing. A method's
         statistics of all tensors are found again by each worker: that takes a pass over the models at most.
         """
-        key = bound.preparation
+        key = (*self._inputs.experts, *bound.preparation)
         if key not in self._prepared:
             bound.method.collect_statistics(lambda: self._inputs.all(bound.method, keep=True))
             self._prepared[key] = Prepared(bound.method, self._states(bound))
-            while len(self._prepared) > _KEPT_PREPARATIONS:
-                self._prepared.popitem(last=False)
+            for old in self._superfluous():
+                del self._prepared[old]
         self._prepared.move_to_end(key)
         return self._prepared[key]
+
+    @property
+    def kept(self) -> tuple[tuple[Any, ...], ...]:
+        """What is prepared and at hand: experts, method, options and seed of each, the latest last."""
+        return tuple(self._prepared)
 
     def one_by_one(self, bound: Bound) -> Callable[[TensorInputs], Any]:
         """What gives the state of one tensor at a time, read from the folder where it is there, and never put there."""
@@ -104,6 +112,14 @@ class Preparer:
             seconds[shape] = (time.perf_counter() - begun) * len(names)
         known = sum(entries[shape] for shape in seconds)
         return sum(seconds.values()) * sum(entries.values()) / max(1, known)
+
+    def _superfluous(self) -> list[tuple[Any, ...]]:
+        """What is kept longest without use, but for what takes next to no memory: methods without states."""
+        large = [
+            key for key, (_, states) in self._prepared.items() if any(state is not None for state in states.values())
+        ]
+        small = [key for key in self._prepared if key not in large]
+        return large[:-KEPT_PREPARATIONS] + small[:-_KEPT_WITHOUT_STATES]
 
     def _states(self, bound: Bound) -> dict[str, Any]:
         def compute(name: str) -> Any:

@@ -51,6 +51,10 @@ class StackedCheckpoint(SeenCheckpoint):
 
     _origins: Mapping[str, Origin] = field(repr=False)
 
+    def origin(self, name: str) -> Origin:
+        """Where one of its tensors comes from."""
+        return self._origins[name]
+
     def tensor(self, name: str) -> Tensor:
         """One tensor as the model that it comes from gives it. Don't write to it."""
         if name not in self._origins:

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 SPACES: Registry[type] = Registry(
     "search space",
-    {"coefficients": "evomerge.space.coefficients:CoefficientSpace"},
+    {
+        "coefficients": "evomerge.space.coefficients:CoefficientSpace",
+        "layers": "evomerge.space.layers:LayerSpace",
+        "methods": "evomerge.space.methods:MethodSpace",
+    },
     group="evomerge.spaces",
 )
 

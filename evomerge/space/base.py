@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -189,6 +189,8 @@ class Space(ABC):
     Raises: ConfigError for a section that doesn't fit the models or the method, or leaves nothing to search.
     """
 
+    shares_layers: ClassVar[bool] = False
+    """Whether candidates are stacks of whole layers, which workers share between them."""
     dimensions: tuple[Dimension, ...]
     groups: tuple[str, ...]
     """Names of the parameter groups, in recipe order."""
@@ -221,6 +223,14 @@ class Space(ABC):
 
     def starting_points(self, count: int) -> list[Genome]:
         """At most `count` different genomes worth scoring before a search; `default()` is the first."""
+        return [self.default()]
+
+    def groups_of(self, genome: Genome) -> tuple[str, ...]:
+        """Names of the parameter groups of a genome's recipe, in its order, where not all have the same."""
+        return self.groups
+
+    def variants(self) -> list[Genome]:
+        """One genome for each method and set of options that candidates can have."""
         return [self.default()]
 
     def default(self) -> Genome:

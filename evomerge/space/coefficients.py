@@ -34,6 +34,7 @@ class CoefficientSpace(Space):
         places: of every tensor.
         config: granularity, bounds and smoothing.
         where: prefix of error messages, the file that the config came from.
+        empty: whether there may be nothing to search.
     Raises: ConfigError for unknown parameters, bounds outside the method's own, or an empty space.
     """
 
@@ -45,6 +46,7 @@ class CoefficientSpace(Space):
         config: SpaceConfig,
         *,
         where: str = "config",
+        empty: bool = False,
     ) -> None:
         self.template = template
         self.places = tuple(sorted(set(places)))
@@ -54,7 +56,8 @@ class CoefficientSpace(Space):
         self._config = config
         self._where = where
         self._fixed: dict[str, float | dict[str, float]] = {}
-        self._coordinates: list[Coordinate] = []
+        self.coordinates: list[Coordinate] = []
+        """What the dimensions stand for, in order."""
         known = {parameter.name: parameter for parameter in method.parameters}
         for name in config.parameters:
             if name not in known:
@@ -62,12 +65,12 @@ class CoefficientSpace(Space):
                 raise ConfigError(f"{where}: space.parameters.{name}: {message}")
         for parameter in method.parameters:
             self._add(parameter, config.parameters.get(parameter.name, ParameterConfig()))
-        if not self._coordinates:
+        if not self.coordinates and not empty:
             raise ConfigError(
                 f"{where}: space: nothing to search: {method.name} has "
                 + ("only fixed parameters here; give one of them bounds" if known else "no parameters")
             )
-        self.dimensions = tuple(item for coordinate in self._coordinates for item in coordinate.dimensions)
+        self.dimensions = tuple(item for coordinate in self.coordinates for item in coordinate.dimensions)
         check_dimensions(self.dimensions)
         self.groups = tuple(cell.name for cell in self._cells)
 
@@ -101,7 +104,7 @@ class CoefficientSpace(Space):
             if len(given) > 1:
                 raise ConfigError(f"{place}.start: {', '.join(experts or ())} share a coefficient; give them one start")
             labels, mixing = mixing_of(self._cells, self._config, settings.tied, self._where, place)
-            self._coordinates.append(
+            self.coordinates.append(
                 Free(
                     parameter.name,
                     experts,
@@ -141,12 +144,12 @@ class CoefficientSpace(Space):
             mixing=mixing,
             first=self._width,
         )
-        self._coordinates.append(shares)
+        self.coordinates.append(shares)
 
     @property
     def _width(self) -> int:
         """Dimensions so far."""
-        return sum(len(coordinate.dimensions) for coordinate in self._coordinates)
+        return sum(len(coordinate.dimensions) for coordinate in self.coordinates)
 
     def _fixed_for_some(self, parameter: Parameter, values: Mapping[str, float], place: str) -> Mapping[str, float]:
         """Keep the values of experts whose coefficient isn't searched."""
@@ -205,7 +208,7 @@ class CoefficientSpace(Space):
     def decode(self, genome: Genome) -> Recipe:
         """The complete recipe that a genome stands for."""
         values: dict[str, dict[str | None, NDArray[np.float64]]] = {}
-        for coordinate in self._coordinates:
+        for coordinate in self.coordinates:
             values.setdefault(coordinate.name, {}).update(coordinate.values(genome))
         groups = []
         for index, cell in enumerate(self._cells):
@@ -237,7 +240,7 @@ class CoefficientSpace(Space):
             [found[index] for index, place in enumerate(self.places) if cell.holds(place)] for cell in self._cells
         ]
         genome = self.default()
-        for coordinate in self._coordinates:
+        for coordinate in self.coordinates:
             # Relative to the first, so that what all places have in common is kept to the last bit.
             rows = np.stack(
                 [
@@ -262,12 +265,12 @@ class CoefficientSpace(Space):
 
         If it has one coefficient for each expert, they are spread over the experts: see `spread`.
         """
-        first = self._coordinates[0]
+        first = self.coordinates[0]
         points = {self.default().tobytes(): self.default()}
         if isinstance(first, Shares):
             made = self._spread_shares(first, count)
         else:
-            made = self._spread([part for part in self._coordinates if isinstance(part, Free)], first.name, count)
+            made = self._spread([part for part in self.coordinates if isinstance(part, Free)], first.name, count)
         for genome in made:
             points.setdefault(genome.tobytes(), genome)
             if len(points) >= count:

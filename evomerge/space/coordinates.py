@@ -28,11 +28,13 @@ class Coordinate(ABC):
         name: of the method's coefficient.
         dimensions: the genome's.
         columns: where they are in it.
+        experts: whose coefficients they are; None: one number for all.
     """
 
     name: str
     dimensions: tuple[Dimension, ...]
     columns: slice
+    experts: tuple[str, ...] | None
 
     @abstractmethod
     def values(self, genome: Genome) -> Values:
@@ -71,7 +73,7 @@ class Free(Coordinate):
     ) -> None:
         self.name, self.low, self.high = name, low, high
         self.columns = slice(first, first + mixing.shape[1])
-        self._experts, self._mixing = experts, mixing
+        self.experts, self._mixing = experts, mixing
         whose = "+".join(experts or ())
         self.dimensions = tuple(
             Dimension(name=".".join(part for part in (name, whose, label) if part), low=low, high=high, initial=initial)
@@ -82,11 +84,11 @@ class Free(Coordinate):
         """The same coefficients for all of its experts."""
         # Weights of a mixing sum to one, but their rounding could step past a bound.
         blended = np.clip(self._mixing @ genome[self.columns], self.low, self.high)
-        return dict.fromkeys((None,) if self._experts is None else self._experts, blended)
+        return dict.fromkeys((None,) if self.experts is None else self.experts, blended)
 
     def nearest(self, values: Values) -> NDArray[np.float64]:
         """In least squares, after the mean of its experts."""
-        rows = [*values.values()] if self._experts is None else [values[expert] for expert in self._experts]
+        rows = [*values.values()] if self.experts is None else [values[expert] for expert in self.experts]
         mean = rows[0] + sum(row - rows[0] for row in rows) / len(rows)
         return np.clip(unmixed(self._mixing, mean), self.low, self.high)
 
@@ -121,7 +123,8 @@ class Shares(Coordinate):
         self.name = name
         count = len(experts) - 1
         self.columns = slice(first, first + mixing.shape[1] * count)
-        self._experts, self._total, self._mixing = experts, total, mixing
+        self.experts = self._names = experts
+        self._total, self._mixing = total, mixing
         self._basis = _helmert(len(experts))
         initial = np.zeros(count) if start is None else self.balances(np.array([start[name] for name in experts]))
         self.dimensions = tuple(
@@ -143,15 +146,15 @@ class Shares(Coordinate):
 
     def values(self, genome: Genome) -> Values:
         """Shares of the sum."""
-        balances = genome[self.columns].reshape(len(self._experts) - 1, -1) @ self._mixing.T
+        balances = genome[self.columns].reshape(len(self._names) - 1, -1) @ self._mixing.T
         logs = self._basis.T @ np.clip(balances, -_REACH, _REACH)
         shares = np.exp(logs - logs.max(axis=0))
         shares *= self._total / shares.sum(axis=0)
-        return dict(zip(self._experts, shares, strict=True))
+        return dict(zip(self._names, shares, strict=True))
 
     def nearest(self, values: Values) -> NDArray[np.float64]:
         """In least squares of the balances."""
-        weights = np.stack([values[expert] for expert in self._experts])
+        weights = np.stack([values[expert] for expert in self._names])
         found = [unmixed(self._mixing, balance) for balance in self.balances(weights)]
         return np.clip(np.concatenate(found), -_REACH, _REACH)
 

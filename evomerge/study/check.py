@@ -29,6 +29,7 @@ from evomerge.space.base import Dimension
 from evomerge.study.advice import warnings_of
 from evomerge.study.experiment import Experiment, check_names, check_pruner, open_experiment, population_of
 from evomerge.study.outlines import Outlines, outlines_of
+from evomerge.study.preparations import preparations_of
 from evomerge.study.start import start_of
 from evomerge.study.storage import check_storage
 
@@ -173,25 +174,30 @@ def _check(
     unchecked += _devices(config, experiment.dtype)
     merger = Merger(experiment.models)
     notes = [*notes, *merger.account()]
-    bound = merger.bind(experiment.space.decode(experiment.space.default()))
-    state_bytes = merger.preparer.state_bytes(bound)
     others = [merger.bind(recipe) for recipe in experiment.other_methods.values()]
+    space = experiment.space
+    prepared = preparations_of(space, merger)
+    notes += prepared.notes
+    pool = 0
+    if space.shares_layers:
+        pool = sum(_live_size(experiment, name) for name in experiment.opened.by_name)
+        notes.append("each worker holds every model whole beside the live one, since candidates share their layers")
     on_gpu = worker_settings(config, dtype=experiment.dtype).device.startswith("cuda")
     return Preflight(
         experiment=None if away or code else experiment,
         models=_found(sources, places, sizes),
         dtype=experiment.dtype,
-        dimensions=list(experiment.space.dimensions),
-        groups=len(experiment.space.groups),
+        dimensions=list(space.dimensions),
+        groups=len(space.groups),
         population=population,
         items=items,
         tokens=tokens,
-        evaluations=evaluations_of(config, len(experiment.space.starting_points(config.search.scan))),
+        evaluations=evaluations_of(config, len(space.starting_points(config.search.scan))),
         backend=choose_backend(config.execution),
-        live_bytes=bound.size_bytes,
+        live_bytes=prepared.bounds[0].size_bytes,
         single_bytes=max((_live_size(experiment, name) for name in experiment.as_themselves), default=0),
-        prepared_bytes=merger.preparer.prepared_bytes(bound) - (0 if on_gpu else state_bytes),
-        state_bytes=state_bytes,
+        prepared_bytes=pool + prepared.kept_bytes - (0 if on_gpu else prepared.kept_state_bytes),
+        state_bytes=prepared.state_bytes,
         baselines=[*experiment.other_methods],
         baseline_bytes=max(map(merger.preparer.prepared_bytes, others), default=0),
         baseline_state_bytes=sum({other.preparation: merger.preparer.state_bytes(other) for other in others}.values()),

@@ -120,7 +120,7 @@ class Experiment:
     @cached_property
     def places(self) -> list[Place]:
         """(layer, kind) of the base's tensors, each once, in order; with `space.names` also the text that goes by."""
-        return places_of(self.base, self.config.space.names)
+        return places_of(self.base, self.config.space.texts)
 
     @cached_property
     def template(self) -> Recipe:

@@ -16,6 +16,7 @@ from evomerge.execute.settings import choose_backend, make_executor, worker_sett
 from evomerge.materialise.merger import Merger
 from evomerge.study.costs import split_costs
 from evomerge.study.experiment import Experiment
+from evomerge.study.preparations import preparations_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +55,8 @@ def time_preparing(experiment: Experiment, *, limit_s: float = 5.0) -> float | N
     torch.set_num_threads(settings.threads)
     try:
         merger = Merger(experiment.models, device=settings.device)
-        bound = merger.bind(experiment.space.decode(experiment.space.default()))
-        return merger.preparer.estimated_seconds(bound, limit_s)
+        bounds = preparations_of(experiment.space, merger).bounds
+        return sum(merger.preparer.estimated_seconds(bound, limit_s / len(bounds)) for bound in bounds)
     finally:
         torch.set_num_threads(before)
 

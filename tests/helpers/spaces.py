@@ -16,6 +16,7 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
 from evomerge.space import make_space
 from evomerge.space.base import Condition, Dimension, Genome, Space, check_dimensions, settled
+from evomerge.space.groups import Place
 
 LAYERS = 6
 PLACES: list[tuple[int, Kind]] = [
@@ -33,6 +34,15 @@ TEMPLATE = Recipe(
 
 def space_of(kind: str = "coefficients", method: str = "ties", **settings: Any) -> Space:
     return make_space(replace(TEMPLATE, method=method), PLACES, SpaceConfig(kind=kind, **settings))
+
+
+def scaled_stacks(**stack: Any) -> Space:
+    """Stacks of layers with a factor each, of a model whose branches end in o_proj and down_proj."""
+    places: list[Place] = [(0, "embedding", ""), (LAYERS - 1, "head", "")]
+    for layer in range(LAYERS):
+        places += [(layer, "attention", "o_proj"), (layer, "mlp", "down_proj")]
+    config = SpaceConfig.model_validate({"kind": "layers", "stack": {"scales": [0.5, 1.5], **stack}})
+    return make_space(TEMPLATE, places, config)
 
 
 def genomes(dimensions: Iterable[Dimension]) -> st.SearchStrategy[Genome]:

@@ -17,7 +17,7 @@ from evomerge.space import SPACES
 from evomerge.space.base import Genome, Space, settled
 from evomerge.testing import space_laws
 from evomerge.testing.space_laws import GENOME_LAWS, LAWS, GenomeLaw, Law
-from helpers.spaces import PLACES, TEMPLATE, Mixed, genomes, space_of
+from helpers.spaces import PLACES, TEMPLATE, Mixed, genomes, scaled_stacks, space_of
 
 COEFFICIENTS: tuple[dict[str, Any], ...] = (
     {"granularity": "all"},
@@ -34,12 +34,35 @@ COEFFICIENTS: tuple[dict[str, Any], ...] = (
     {"granularity": "layer", "smooth": 4, "curve": "cubic", "parameters": {"weight": {"sum": 2.0}, "density": 0.5}},
 )
 
+METHODS_SEARCHED: tuple[dict[str, Any], ...] = (
+    {"methods": ["task_arithmetic", "ties", "model_stock"], "granularity": "layer"},
+    {
+        "methods": {
+            "ties": {
+                "options": {"election": ["weighted", "unweighted"]},
+                "parameters": {"density": {"shared": True}, "scale": 1.0},
+            },
+            "tsv_merge": None,
+            "slerp": None,
+        },
+        "subsets": True,
+        "kinds": True,
+    },
+    {"methods": {"ties": {"options": {"normalize": [True, False]}}}, "parameters": {"weight": 0.4}},
+    {"methods": ["ties"], "subsets": [["maths", "swahili"], ["swahili"]], "granularity": "all"},
+)
+
+STACKS: tuple[dict[str, Any], ...] = ({}, {"stack": {"models": ["maths", "base"], "repeats": 2}})
+
+SETTINGS = {"coefficients": ({}, *COEFFICIENTS), "methods": METHODS_SEARCHED, "layers": STACKS}
+
 with SPACES.extended({"mixed": "helpers.spaces:Mixed"}):
     EXAMPLES: list[Any] = [
         pytest.param(space_of(kind, **changes), id=f"{kind}-{number}")
         for kind in SPACES
-        for number, changes in enumerate([{}, *(COEFFICIENTS if kind == "coefficients" else ())])
+        for number, changes in enumerate(SETTINGS.get(kind, ({},)))
     ]
+    EXAMPLES.append(pytest.param(scaled_stacks(), id="layers-scaled"))
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)

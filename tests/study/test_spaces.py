@@ -7,19 +7,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from evomerge.cli import app
 from evomerge.config.config import Config
 from evomerge.errors import ConfigError
+from evomerge.materialise.merger import Merger
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.open import open_models
 from evomerge.run.directory import open_run
 from evomerge.run.recipes import recipe_of
 from evomerge.space import SPACES
+from evomerge.study.check import check
 from evomerge.study.experiment import open_experiment
+from evomerge.study.export import export
+from evomerge.study.score_model import evaluate
 from evomerge.study.search import resume, search
 from evomerge.testing.models import tiny_family
 from evomerge.testing.runs import essence
-from helpers.search import write_config, write_task
+from helpers.search import changed, write_config, write_task
 
 
 @pytest.fixture(autouse=True)
@@ -73,3 +80,49 @@ def test_an_unknown_space_is_refused_before_any_model_is_opened(config: Config) 
     changed = config.model_copy(update={"models": models, "space": config.space.model_copy(update={"kind": "mixd"})})
     with pytest.raises(ConfigError, match=r"x.yaml: space.kind: unknown search space 'mixd'. Did you mean 'mixed'\?"):
         open_experiment(changed, where="x.yaml")
+
+
+def test_methods_options_and_experts_are_searched_and_the_winner_is_exported_as_it_was_scored(
+    config: Config, tmp_path: Path
+) -> None:
+    methods = {"task_arithmetic": {}, "ties": {"options": {"election": ["weighted", "unweighted"]}}, "tsv_merge": {}}
+    space = {"kind": "methods", "methods": methods, "subsets": True, "granularity": "all"}
+    wanted = changed(config, space=space, search={"evaluations": 16, "scan": 4})
+    report = check(wanted)
+    assert any(note.startswith("tsv_merge (") for note in report.notes)
+    assert {dimension.kind for dimension in report.dimensions} == {"categorical", "continuous"}
+    search(wanted, tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    trials = [trial for trial in run.ledger().trials() if trial.kind == "candidate"]
+    assert {trial.state for trial in trials} == {"complete"}
+    recipes = [recipe_of(run.config, run.facts, trial, run.directory) for trial in trials]
+    assert len({recipe.method for recipe in recipes}) > 1
+    assert len({tuple(recipe.experts) for recipe in recipes}) > 1
+    some = next(trial for trial, recipe in zip(trials, recipes, strict=True) if len(recipe.experts) == 1)
+    export(tmp_path / "run", tmp_path / "out", trial=some.number)
+    folder = Checkpoint.open(tmp_path / "out")
+    merger = Merger(open_models(wanted.models.sources()))
+    bound = merger.bind(recipe_of(run.config, run.facts, some, run.directory))
+    live = {name: torch.empty_like(folder.tensor(name)) for name in folder.names}
+    merger.write(bound, live)
+    assert all(torch.equal(folder.tensor(name), tensor) for name, tensor in live.items())
+
+
+def test_stacks_of_layers_are_searched_and_score_what_their_exported_folders_score(
+    config: Config, tmp_path: Path
+) -> None:
+    stack = {"models": ["base", "a"], "scales": [0.5, 1.5]}
+    wanted = changed(config, space={"kind": "layers", "stack": stack}, search={"evaluations": 8})
+    assert any("holds every model whole" in note for note in check(wanted).notes)
+    search(wanted, tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    trials = [trial for trial in run.trials() if trial.kind in {"candidate", "uniform"}]
+    assert {trial.state for trial in trials} == {"complete"}
+    recipes = [run.recipe(trial.number) for trial in trials]
+    assert len({str(recipe.slices) for recipe in recipes}) > 4
+    base = next(trial for trial in run.trials() if trial.kind == "base")
+    assert trials[0].score == base.score
+    other = next(trial for trial in trials if trial.score != base.score)
+    export(tmp_path / "run", tmp_path / "out", trial=other.number)
+    (found,) = evaluate(str(tmp_path / "out"), wanted.benchmark, execution=wanted.execution, split="search")
+    assert found.score == other.score

@@ -109,6 +109,12 @@ def _as_here(recipe: Recipe, template: Recipe) -> Recipe:
 
 def _found(recipe: Recipe, template: Recipe, space: Space, source: str, place: str) -> Genome:
     here = _as_here(recipe, template)
+    try:
+        genome = space.nearest(here)
+    except EvomergeError as error:
+        raise ConfigError(f"{place}: {source}: {error}") from error
+    if genome is not None:
+        return genome
     other = [
         f"{name} ({theirs.path if theirs else 'none'} there, {ours.path if ours else 'none'} here)"
         for name in dict.fromkeys([*template.references, *here.references])
@@ -119,12 +125,6 @@ def _found(recipe: Recipe, template: Recipe, space: Space, source: str, place: s
             f"{place}: {source} is a merge of other models: {listed(other) or 'in another order'}; start from a run "
             "over the same base and experts under the same names and paths, or leave out search.start"
         )
-    try:
-        genome = space.nearest(here)
-    except EvomergeError as error:
-        raise ConfigError(f"{place}: {source}: {error}") from error
-    if genome is not None:
-        return genome
     differing = [
         f"{name} {theirs!r} there, {ours!r} here"
         for name, theirs, ours in (

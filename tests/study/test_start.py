@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 from evomerge.config.config import Config
+from evomerge.config.search import StartConfig
 from evomerge.errors import ConfigError
 from evomerge.run.directory import Run, open_run
+from evomerge.space.base import settled
 from evomerge.study.experiment import open_experiment
 from evomerge.study.search import resume, search
 from evomerge.study.start import start_of
 from evomerge.testing.models import tiny_family
 from helpers.search import changed, write_config, write_task
+from helpers.spaces import TEMPLATE, space_of
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +119,19 @@ def test_what_cannot_be_a_start_is_refused_with_the_remedy(coarse: Run, tmp_path
     assert "not a run directory" in refused(finer(coarse, {"run": str(tmp_path)}))
     with pytest.raises(ConfigError, match=r"search.start: give either run"):
         finer(coarse, {"run": "x", "recipe": "y"})
+
+
+def test_a_merge_of_some_experts_is_a_start_where_the_space_chooses_experts(tmp_path: Path) -> None:
+    space = space_of("methods", methods=["ties", "task_arithmetic"], subsets=True, granularity="all")
+    names = [dimension.name for dimension in space.dimensions]
+    genome = space.variants()[1]
+    genome[names.index("task_arithmetic.experts")] = 1.0
+    genome = settled(space.dimensions, genome)
+    recipe = space.decode(genome)
+    assert [*recipe.experts] == ["swahili"]
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    settings = StartConfig(recipe=str(tmp_path / "recipe.yaml"))
+    found = start_of(settings, TEMPLATE, space, step_size=0.15, where="x.yaml")
+    assert np.array_equal(space.genome(found.parameters), genome)
+    with pytest.raises(ConfigError, match=r"other models: maths \(none there, maths here\)"):
+        start_of(settings, TEMPLATE, space_of("coefficients"), step_size=0.15, where="x.yaml")

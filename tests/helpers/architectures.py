@@ -75,6 +75,12 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mixtral": _causal(hf.MixtralConfig, ROTATED, **GROUPED, num_local_experts=3),
     "qwen2_moe": _causal(hf.Qwen2MoeConfig, ROTATED, **GROUPED, **EXPERTS, shared_expert_intermediate_size=16),
     "qwen3_moe": _causal(hf.Qwen3MoeConfig, ROTATED, **GROUPED, **EXPERTS),
+    "cohere": Architecture(
+        hf.AutoModelForCausalLM,
+        lambda: hf.CohereConfig(**{**GROUPED, "hidden_size": 32}, pad_token_id=0, attention_bias=True),
+        MEAN_KEPT,
+    ),
+    "starcoder2": _causal(hf.Starcoder2Config, MEAN_KEPT, **{**GROUPED, "hidden_size": 32}),
     "gpt2": _causal(hf.GPT2Config, MEAN_KEPT, n_layer=2, n_embd=24, n_head=4, n_positions=32, vocab_size=40),
     "gpt_neox": _causal(hf.GPTNeoXConfig, MEAN_KEPT, **{**TEXT, "hidden_size": 32}, rotary_pct=0.5),
     "gpt_neox, one after the other": _causal(
@@ -86,6 +92,12 @@ ARCHITECTURES: dict[str, Architecture] = {
     "bert classifier": _encoder(hf.BertForSequenceClassification, hf.BertConfig, ORDERED, **TEXT),
     "bert of token labels": _encoder(hf.BertForTokenClassification, hf.BertConfig, ORDERED, **TEXT),
     "bert without a head": _encoder(hf.BertModel, hf.BertConfig, FIXED, **TEXT),
+    "roberta": _encoder(hf.RobertaForMaskedLM, hf.RobertaConfig, ORDERED, **TEXT),
+    "roberta, untied": _encoder(hf.RobertaForMaskedLM, hf.RobertaConfig, ORDERED, **TEXT, tie_word_embeddings=False),
+    "roberta classifier": _encoder(hf.RobertaForSequenceClassification, hf.RobertaConfig, ORDERED, **TEXT),
+    "roberta of token labels": _encoder(hf.RobertaForTokenClassification, hf.RobertaConfig, ORDERED, **TEXT),
+    "xlm-roberta": _encoder(hf.XLMRobertaForMaskedLM, hf.XLMRobertaConfig, ORDERED, **TEXT),
+    "roberta without a head": _encoder(hf.RobertaModel, hf.RobertaConfig, FIXED, **TEXT),
     "vit": _encoder(hf.ViTForImageClassification, hf.ViTConfig, MEAN_KEPT, **IMAGE),
     "vit without a head": _encoder(hf.ViTModel, hf.ViTConfig, FIXED, **IMAGE),
     "clip": Architecture(

@@ -1,4 +1,4 @@
-"""BERT: an encoder whose norms sit on the residual stream itself, so that only permutations pass it."""
+"""BERT and RoBERTa: an encoder whose norms sit on the residual stream itself, so that only permutations pass it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ _STREAM, _GAIN = Axis("residual"), Axis("residual", "gain")
 _ON_THE_STREAM = "its norms sit on the stream itself, where their gains differ from unit to unit"
 _DECODER = "cls.predictions.decoder.weight"
 _PREDICTIONS, _PAIRS, _LABELS, _ANSWERS = "cls.predictions.bias", "cls.seq_relationship.", "classifier.", "qa_outputs."
+_LM = "lm_head."
+_READERS = (
+    _PREDICTIONS, _LM + "bias", _LABELS + "weight", _LABELS + "dense.weight", _ANSWERS + "weight"
+)  # fmt: skip
 
 
 def make(shapes: Shapes, config: Config, symmetries: Symmetries) -> Spec:
     """The spec of one model. Raises: AlignmentError as `expand`, and for a symmetry that it can't have."""
-    stem = "" if "embeddings.word_embeddings.weight" in shapes else "bert."
+    stem = _stem(shapes)
     width, layer = setting(config, "hidden_size"), stem + "encoder.layer.{layer}."
     attention, heads, hidden = layer + "attention.", layer + "heads", Axis(layer + "hidden")
-    read = any(name in shapes for name in (_PREDICTIONS, _LABELS + "weight", _ANSWERS + "weight"))
+    read = any(name in shapes for name in _READERS)
     refused = {"signed": _ON_THE_STREAM, "orthogonal": _ON_THE_STREAM} | ({} if read else {"permutation": NO_READER})
     pooled = Axis("pooled") if any(name + "weight" in shapes for name in (_PAIRS, _LABELS)) else None
     pools = stem + "pooler.dense.weight" in shapes
-    tied = config.get("tie_word_embeddings", True) is True or _DECODER not in shapes
+    tied = config.get("tie_word_embeddings", True) is True or not {_DECODER, _LM + "decoder.weight"} & shapes.keys()
     predicted = "residual" if tied else "transform"
     labels: dict[str, KindOf] = {
         "residual": stream_kind(symmetries.residual, width, usual="permutation" if read else "none", refused=refused),
@@ -55,15 +59,31 @@ def make(shapes: Shapes, config: Config, symmetries: Symmetries) -> Spec:
         _LABELS + "bias": FIXED,
         _ANSWERS + "weight": (None, _STREAM),
         _ANSWERS + "bias": FIXED,
-        "cls.predictions.transform.dense.weight": (Axis(predicted), _STREAM),
-        "cls.predictions.transform.dense.bias": (Axis(predicted),),
-        "cls.predictions.transform.LayerNorm.weight": (Axis(predicted, "gain"),),
-        "cls.predictions.transform.LayerNorm.bias": (Axis(predicted),),
-        _DECODER: (None, Axis(predicted)),
-        "cls.predictions.decoder.bias": FIXED,
-        _PREDICTIONS: FIXED,
+        **_predictions("cls.predictions.transform.", "LayerNorm", predicted),
+        **_predictions(_LM, "layer_norm", predicted),
+        **{name: (None, Axis(predicted)) for name in (_DECODER, _LM + "decoder.weight")},
+        **dict.fromkeys(("cls.predictions.decoder.bias", _PREDICTIONS, _LM + "decoder.bias", _LM + "bias"), FIXED),
+        _LABELS + "dense.weight": (Axis("pooled"), _STREAM),
+        _LABELS + "dense.bias": (Axis("pooled"),),
+        _LABELS + "out_proj.weight": (None, Axis("pooled")),
+        _LABELS + "out_proj.bias": FIXED,
     }
-    return expand("spec of bert", shapes, tensors, labels)
+    return expand(f"spec of {config.get('model_type')}", shapes, tensors, labels)
+
+
+def _stem(shapes: Shapes) -> str:
+    names = ("bert.", "roberta.")
+    return next((stem for stem in names if f"{stem}embeddings.word_embeddings.weight" in shapes), "")
+
+
+def _predictions(where: str, norm: str, predicted: str) -> dict[str, Axes]:
+    """The transform in front of the decoder of tokens."""
+    return {
+        f"{where}dense.weight": (Axis(predicted), _STREAM),
+        f"{where}dense.bias": (Axis(predicted),),
+        f"{where}{norm}.weight": (Axis(predicted, "gain"),),
+        f"{where}{norm}.bias": (Axis(predicted),),
+    }
 
 
 _NORM: dict[str, Axes] = {"weight": (_GAIN,), "gamma": (_GAIN,), "bias": (_STREAM,), "beta": (_STREAM,)}

@@ -31,7 +31,7 @@ _BEHIND_OUTPUTS = "a norm stands behind the outputs of attention and MLP, whose 
 def make(shapes: Shapes, config: Config, symmetries: Symmetries) -> Spec:
     """The spec of one model. Raises: AlignmentError as `expand`, and for a symmetry that it can't have."""
     width = setting(config, "hidden_size")
-    heads = _heads(shapes, config, symmetries)
+    heads = heads_of(shapes, config, symmetries)
     refused = {"orthogonal": _BEHIND_OUTPUTS} if _has_norms_behind_outputs(shapes) else {}
     labels: dict[str, KindOf] = {
         "residual": stream_kind(symmetries.residual, width, usual="signed", refused=refused),
@@ -44,7 +44,7 @@ def make(shapes: Shapes, config: Config, symmetries: Symmetries) -> Spec:
         "model.norm.weight": (_GAIN,),
         **{f"{_LAYER}{norm}.weight": (_GAIN,) for norm in _NORMS},
         _ATTENTION + "rotary_emb.inv_freq": FIXED,
-        **_attention(shapes, heads),
+        **attention_axes(shapes, heads),
         _LAYER + "block_sparse_moe.gate.weight": (None, _STREAM),
         _LAYER + "mlp.gate.weight": (None, _STREAM),
         _LAYER + "mlp.shared_expert_gate.weight": (None, _STREAM),
@@ -74,7 +74,8 @@ def fold(shapes: Shapes, config: Config) -> Folding:
     )
 
 
-def _attention(shapes: Shapes, heads: Heads) -> dict[str, Axes]:
+def attention_axes(shapes: Shapes, heads: Heads) -> dict[str, Axes]:
+    """The lines of attention, with projections of their own or one of all three."""
     fused = Joined(tuple((heads.sizes[axis.role], axis) for axis in (_QUERY, _KEY, _VALUE)))
     axes: dict[str, AxisLike] = {"q_proj": _QUERY, "k_proj": _KEY, "v_proj": _VALUE, "qkv_proj": fused}
     whole = _norm_size(shapes) not in (None, heads.head_dim)
@@ -104,7 +105,8 @@ def _gated(mlp: str, shapes: Shapes) -> dict[str, Axes]:
     }
 
 
-def _heads(shapes: Shapes, config: Config, symmetries: Symmetries) -> Heads:
+def heads_of(shapes: Shapes, config: Config, symmetries: Symmetries) -> Heads:
+    """The heads of a model, by its config. Raises: AlignmentError if that lacks a number."""
     heads = setting(config, "num_attention_heads")
     groups = setting({"num_key_value_heads": heads, **config}, "num_key_value_heads")
     head_dim = config.get("head_dim") or setting(config, "hidden_size") // heads

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from evomerge.alignment.kinds import Heads
 from evomerge.alignment.specs import folding_of, spec_of
 from evomerge.alignment.symmetries import RESIDUALS, Symmetries
 from evomerge.errors import AlignmentError
@@ -74,6 +75,33 @@ def test_random_maps_leave_a_model_s_function_unchanged(name: str, residual: Any
     first, second = (outputs(found.float(), given, row.compared) for found in (model, loaded))
     for key, value in first.items():
         torch.testing.assert_close(second[key], value, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("off", ["heads", "rotations", "hidden"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_what_is_switched_off_stays_and_the_rest_leaves_the_function_unchanged(
+    name: str, off: str, tmp_path: Path
+) -> None:
+    row = ARCHITECTURES[name]
+    model = built(row)
+    given = inputs(model)
+    before = outputs(model, given, row.compared)
+    tensors, config = saved(model, tmp_path)
+    kinds = spec_of(config["model_type"], shapes_of(tensors), config, Symmetries(**{off: False})).labels.values()
+    heads = [kind for kind in kinds if isinstance(kind, Heads)]
+    if off == "heads":
+        assert all(kind.ordered for kind in heads)
+    elif off == "rotations":
+        assert all(kind.inside == "none" and not kind.value_rotations and not kind.ordered for kind in heads)
+    moved, config = mapped(tensors, config, Symmetries(**{off: False}), seed=2)
+    if off == "hidden":
+        inner = ("up_proj", "w1", "gate_proj", "c_fc", "dense_h_to_4h", "intermediate.dense", "fc1")
+        where = [key for key in tensors if key.endswith(tuple(f".{part}.bias" for part in inner))]
+        assert all(torch.equal(moved[key], tensors[key]) for key in where)
+    save_file(moved, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    after = outputs(reloaded(model, tmp_path), given, row.compared)
+    for key, value in before.items():
+        torch.testing.assert_close(after[key], value, rtol=0, atol=row.within)
 
 
 @pytest.mark.parametrize(("name", "residual"), REFUSED)

@@ -19,6 +19,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "lm_eval": ("evomerge.benchmark.lm_eval",),
     "ray": ("evomerge.execute.ray",),
     "cma": ("evomerge.algorithms",),
+    "cmaes": ("evomerge.algorithms",),
     "optuna.samplers": ("evomerge.algorithms",),
     "optuna": (
         "evomerge.algorithms",

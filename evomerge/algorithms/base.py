@@ -45,8 +45,13 @@ class Proposer(ABC):
     """Whether dimensions may depend on others."""
     min_dimensions: ClassVar[int] = 1
     min_population: ClassVar[int] = 1
+    min_objectives: ClassVar[int] = 1
     max_objectives: ClassVar[int | None] = 1
     """The most objectives that it takes; None: any number."""
+    varies: ClassVar[bool] = False
+    """Whether a generation may have another size than the population."""
+    generations_to_lead: ClassVar[int] = 20
+    """Small generations after which it is well ahead of random search on a smooth function of few dimensions."""
     learns: ClassVar[bool] = True
     """Whether what it is told changes what it asks."""
     options: ClassVar[Mapping[str, type]] = {}
@@ -74,9 +79,9 @@ class Proposer(ABC):
                 f"search.population: {self.name} needs at least {self.min_population} candidates in a generation, got "
                 f"{population}"
             )
-        most = self.max_objectives
-        if objectives < 1 or (most is not None and objectives > most):
-            taken = "1 or more" if most is None else "1" if most == 1 else f"1 to {most}"
+        least, most = self.min_objectives, self.max_objectives
+        if objectives < least or (most is not None and objectives > most):
+            taken = f"{least} or more" if most is None else f"{least}" if most == least else f"{least} to {most}"
             raise ConfigError(f"search.algorithm: number of objectives: {self.name} takes {taken}, not {objectives}")
         for name, value in (options or {}).items():
             if name not in self.options:
@@ -92,15 +97,21 @@ class Proposer(ABC):
         self._asked: list[Genome] | None = None
         self._start()
 
+    @property
+    def size(self) -> int:
+        """Candidates of the generation that is asked next: the population, unless the algorithm varies it."""
+        return self.population
+
     def ask(self) -> list[Genome]:
-        """The next generation, `population` genomes that are the caller's own.
+        """The next generation, `size` genomes that are the caller's own.
 
         Raises: RuntimeError when asked twice without a tell.
         """
         if self._asked is not None:
             raise RuntimeError("asked twice in a row: tell the fitness of the generation asked before")
+        size = self.size
         genomes = self._ask()
-        self._check("asked", genomes)
+        self._check("asked", genomes, size)
         self._asked = [settled(self.dimensions, genome) for genome in genomes]
         return [genome.copy() for genome in self._asked]
 
@@ -115,11 +126,12 @@ class Proposer(ABC):
         """
         if self._asked is None:
             raise RuntimeError("told before asking")
-        self._check("told", genomes)
+        size = len(self._asked)
+        self._check("told", genomes, size)
         values = np.array(fitness, dtype=np.float64)
-        if values.shape != (self.population, self.objectives):
+        if values.shape != (size, self.objectives):
             raise ShapeError(
-                f"fitness: expected (candidates, objectives) = {(self.population, self.objectives)}, got {values.shape}"
+                f"fitness: expected (candidates, objectives) = {(size, self.objectives)}, got {values.shape}"
             )
         if not np.all(np.isfinite(values)):
             raise ValueError("fitness must be finite: decide what a failed candidate is worth before telling")
@@ -136,17 +148,17 @@ class Proposer(ABC):
 
     @abstractmethod
     def _ask(self) -> list[Genome]:
-        """As many genomes as the population, inside the bounds."""
+        """As many genomes as `size` said before, inside the bounds."""
 
     @abstractmethod
     def _tell(self, genomes: list[Genome], fitness: NDArray[np.float64]) -> None:
         """Learn from the generation that `_ask` gave last; `fitness` has shape (candidates, objectives)."""
 
-    def _check(self, turn: str, genomes: Sequence[Genome]) -> None:
+    def _check(self, turn: str, genomes: Sequence[Genome], size: int) -> None:
         """Refuse a generation of the wrong shape or outside the bounds."""
-        expected = (self.population, len(self.dimensions))
+        expected = (size, len(self.dimensions))
         shapes = sorted({np.shape(genome) for genome in genomes})
-        if len(genomes) != self.population or shapes != [expected[1:]]:
+        if len(genomes) != size or shapes != [expected[1:]]:
             found = (len(genomes), *shapes[0]) if len(shapes) == 1 else f"{len(genomes)} genomes of shapes {shapes}"
             raise ShapeError(f"genomes {turn}: expected (candidates, dimensions) = {expected}, got {found}")
         for genome in genomes:

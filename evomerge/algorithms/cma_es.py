@@ -14,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.algorithms.base import Proposer
+from evomerge.algorithms.restarts import RESTARTS, Restarts
+from evomerge.algorithms.unit_cube import Point, UnitCube
+from evomerge.errors import ConfigError, unknown
 from evomerge.space.base import Genome
 from evomerge.streams import stream
 
@@ -32,63 +35,99 @@ _NEVER_STOP: dict[str, Any] = {
     "maxiter": math.inf,
     "maxfevals": math.inf,
 }
+# With restarts pycma's own criteria say when a run is over, but for those that one flat generation meets; a
+# ten-thousandth of a coefficient's range is as good as no step.
+_STOP = {key: value for key, value in _NEVER_STOP.items() if key not in {"tolfunhist", "tolstagnation"}} | {
+    "tolx": 1e-4
+}
 _OPTIONS = {"active": "CMA_active", "diagonal": "CMA_diagonal", "elitist": "CMA_elitist"}
 
 
 class CMAES(Proposer):
-    """CMA-ES with bounds, a private random stream and no stopping criteria.
+    """CMA-ES with bounds and a private random stream.
 
     Options: `active` (negative covariance updates, default true), `diagonal` (a diagonal covariance
-    throughout), `elitist` (keep the best solution in the update).
+    throughout, which is separable CMA-ES), `elitist` (keep the best solution in the update), `restarts` (`none`, the
+    default, has no stopping criteria; `ipop` starts again elsewhere with twice the population when a run is over, and
+    `bipop` with small populations between).
     """
 
     name = "cma"
     min_dimensions = 2
     min_population = 2
-    options: ClassVar[Mapping[str, type]] = dict.fromkeys(_OPTIONS, bool)
+    varies = True
+    options: ClassVar[Mapping[str, type]] = {**dict.fromkeys(_OPTIONS, bool), "restarts": str}
 
     def _start(self) -> None:
-        self._low = np.array([dimension.low for dimension in self.dimensions])
-        self._high = np.array([dimension.high for dimension in self.dimensions])
-        self._range = self._high - self._low
-        initial = (np.array([dimension.initial for dimension in self.dimensions]) - self._low) / self._range
-        normal = stream(self.seed, "cma").standard_normal
+        regime = self.option.get("restarts", "none")
+        if regime not in RESTARTS:
+            raise ConfigError(f"search.options.restarts: {unknown('way to start again', regime, RESTARTS)}")
+        self._cube = UnitCube(self.dimensions)
+        self._normal = stream(self.seed, "cma").standard_normal
+        self._uniform = stream(self.seed, "cma", "restarts")
+        self._restarts: Restarts | None = None
+        if regime != "none":
+            self._restarts = Restarts(
+                regime,
+                population=self.population,
+                step_size=self.step_size,
+                least=self.min_population,
+                generator=self._uniform,
+            )
+        self._points: list[Point] = []
+        self._best = -math.inf
+        self._best_mean: Point | None = None
+        self._begin(self._cube.initial, self.population, self.step_size, math.inf)
+
+    def _begin(self, initial: Point, population: int, step_size: float, most: float) -> None:
+        """Start a run of at most so many evaluations."""
+        normal = self._normal
         settings: dict[str, Any] = {
-            "popsize": self.population,
+            "popsize": population,
             "bounds": [0.0, 1.0],
             "randn": lambda *shape: normal(shape),
             "seed": math.nan,
             "verbose": -9,
             "verb_log": 0,
             "verb_disp": 0,
-            **_NEVER_STOP,
-            **{_OPTIONS[name]: value for name, value in self.option.items()},
+            **(_NEVER_STOP if self._restarts is None else _STOP),
+            **{_OPTIONS[name]: value for name, value in self.option.items() if name in _OPTIONS},
         }
         if any(dimension.step != 1.0 for dimension in self.dimensions):
             settings["CMA_stds"] = [dimension.step for dimension in self.dimensions]
-        self._strategy = cma.CMAEvolutionStrategy(initial, self.step_size, settings)
-        self._points: list[NDArray[np.float64]] = []
+        self._strategy = cma.CMAEvolutionStrategy(initial, step_size, settings)
+        self._size, self._most = population, most
+
+    @property
+    def size(self) -> int:
+        """The population of the present run."""
+        return self._size
 
     def _ask(self) -> list[Genome]:
         self._points = [np.asarray(point) for point in self._strategy.ask()]
-        return [self._to_coefficients(point) for point in self._points]
+        return [self._cube.genome(point) for point in self._points]
 
     def _tell(self, genomes: list[Genome], fitness: NDArray[np.float64]) -> None:
         """Update the distribution. pycma minimises, hence the sign."""
         # pycma treats points that it didn't ask as injected ones, so those it did ask go back unchanged.
         points = [
-            point
-            if np.array_equal(genome, self._to_coefficients(point))
-            else np.clip((genome - self._low) / self._range, 0.0, 1.0)
+            point if np.array_equal(genome, self._cube.genome(point)) else self._cube.point(genome)
             for genome, point in zip(genomes, self._points, strict=True)
         ]
         self._strategy.tell(points, (-fitness[:, 0]).tolist())
+        if self._restarts is not None:
+            self._go_on(self._restarts, float(np.median(fitness[:, 0])))
+
+    def _go_on(self, restarts: Restarts, level: float) -> None:
+        """Start again if the run is over, and keep its mean if none before ended on a higher median fitness."""
+        spent = int(self._strategy.countevals)
+        if not self._strategy.stop() and spent < self._most:
+            return
+        if level > self._best:
+            self._best, self._best_mean = level, np.asarray(self._strategy.result.xfavorite)
+        self._begin(self._uniform.uniform(size=len(self.dimensions)), *restarts.next(spent))
 
     def mean(self) -> Genome:
-        """The distribution's mean, inside the bounds."""
-        return self._to_coefficients(np.asarray(self._strategy.result.xfavorite))
-
-    def _to_coefficients(self, point: NDArray[np.float64]) -> Genome:
-        # Where low + 1 * (high - low) is rounded past high, it is high.
-        genome: Genome = np.minimum(self._low + np.clip(point, 0.0, 1.0) * self._range, self._high)
-        return genome
+        """The distribution's mean, inside the bounds; after restarts, that of the best run that has ended."""
+        mean = self._strategy.result.xfavorite if self._best_mean is None else self._best_mean
+        return self._cube.genome(np.asarray(mean))

@@ -23,7 +23,6 @@ from evomerge.errors import ResumeError, RunError, listed
 from evomerge.execute.base import Executor
 from evomerge.execute.settings import make_executor, worker_settings
 from evomerge.files.atomic import write_atomically
-from evomerge.materialise.distance import relative_distance
 from evomerge.models.alignment import digest
 from evomerge.models.open import maps_of
 from evomerge.models.own_settings import own_notes
@@ -48,7 +47,7 @@ from evomerge.study.measures import Measures, answer_lengths
 from evomerge.study.select import SELECTION
 from evomerge.study.start import Start, start_of
 
-_VERSIONS = ("evomerge", "torch", "transformers", "lm-eval", "cma", "optuna", "numpy")
+_VERSIONS = ("evomerge", "torch", "transformers", "lm-eval", "cma", "cmaes", "optuna", "numpy")
 
 
 class Session:
@@ -252,15 +251,6 @@ class Session:
     def other_methods(self) -> dict[str, Recipe]:
         """The merges of other methods that the search is compared with, by name."""
         return self.experiment.other_methods
-
-    def distances(self, trial: Trial) -> dict[str, float]:
-        """Of a given model's own weights from those of the models that objectives and constraints name."""
-        models = self.experiment.models.by_name
-        own = models[trial.name]
-        return {
-            name: relative_distance(lambda tensor: own.tensor(tensor), models[name])
-            for name in self.config.search.distances
-        }
 
     def blocks(self, split: str) -> list[list[int]]:
         """Positions of the items of each block; empty if the split is answered at once."""

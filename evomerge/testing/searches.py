@@ -33,14 +33,17 @@ SPACES = (BOX, UNEVEN, (*BOX[:2], _DEPTH), (*BOX[:2], _METHOD), (*BOX[:2], _METH
 def make(
     algorithm: type[Proposer], dimensions: tuple[Dimension, ...] = BOX, *, seed: int = 0, population: int = POPULATION
 ) -> Proposer:
-    """An instance that starts at the dimensions' initial values."""
-    return algorithm(dimensions, seed=seed, population=population, step_size=0.2)
+    """An instance for as few objectives as it takes, which starts at the dimensions' initial values."""
+    return algorithm(dimensions, seed=seed, population=population, step_size=0.2, objectives=algorithm.min_objectives)
 
 
 def sphere(
     dimensions: tuple[Dimension, ...] = BOX, *, optimum: float = 0.75, factor: float = 1.0, objectives: int = 1
 ) -> Fitness:
-    """Minus the squared distance to one point, in fractions of each range; the best fitness is 0."""
+    """Minus the squared distance to one point, in fractions of each range; the best fitness is 0.
+
+    All objectives are the same.
+    """
     low = np.array([dimension.low for dimension in dimensions])
     extent = np.array([dimension.high for dimension in dimensions]) - low
 

@@ -15,11 +15,14 @@ from evomerge.space.base import Genome
 from evomerge.testing import algorithm_laws
 from evomerge.testing.algorithm_laws import LAWS, Law
 from evomerge.testing.searches import BOX
-from helpers.algorithms import Wandering
+from helpers.algorithms import ByPath, Wandering
+
+# A Gaussian process takes a good part of a second for each candidate.
+_NAMES = [pytest.param(name, marks=pytest.mark.slow if name == "gp" else ()) for name in PROPOSERS.names()]
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
-@pytest.mark.parametrize("name", PROPOSERS.names())
+@pytest.mark.parametrize("name", _NAMES)
 def test_every_algorithm_keeps_every_law(name: str, law: Law) -> None:
     algorithm = PROPOSERS.get(name)
     assert algorithm.name == name
@@ -29,6 +32,11 @@ def test_every_algorithm_keeps_every_law(name: str, law: Law) -> None:
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_an_algorithm_of_another_package_that_takes_any_number_of_objectives_keeps_every_law(law: Law) -> None:
     law(Wandering)
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_a_sampler_by_its_import_path_keeps_every_law(law: Law) -> None:
+    law(ByPath)
 
 
 class Careless(Wandering):
@@ -98,7 +106,10 @@ def test_an_algorithm_that_breaks_a_law_is_found_out(broken: type[Proposer], law
 
 
 def test_what_a_dimension_can_not_be_searched_with_names_those_that_can() -> None:
-    with pytest.raises(ValueError, match=r"cma can't search this space: .*; use one that can: tpe, random$"):
+    with pytest.raises(
+        ValueError,
+        match=r"cma can't search this space: .*; use one that can: cma_lra, cma_margin, tpe, .*, random$",
+    ):
         PROPOSERS.get("cma")(BOX[:1], seed=0, population=8, step_size=0.2)
 
 
@@ -113,3 +124,32 @@ def test_a_whole_number_is_a_number() -> None:
     assert Tuned(BOX, options={"rate": 1}, **settings).option == {"rate": 1}
     with pytest.raises(ConfigError, match=r"search\.options\.rate: expected a number \(found True\)"):
         Tuned(BOX, options={"rate": True}, **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("optuna:optuna.samplers", r"expected optuna:package\.module:Class, such as"),
+        ("optuna:optuna.samplers:Sampler", r"has no attribute 'Sampler'; is its package installed\?"),
+        ("optuna:no_such_package:Sampler", r"No module named 'no_such_package'; is its package installed\?"),
+        ("optuna:pathlib:Path", r"is no subclass of optuna\.samplers\.BaseSampler"),
+        ("optuna:optuna.samplers:PartialFixedSampler", r"PartialFixedSampler takes no seed"),
+    ],
+)
+def test_a_path_where_no_sampler_is_that_can_be_used_is_refused(name: str, message: str) -> None:
+    assert name in PROPOSERS
+    with pytest.raises(ConfigError, match=rf"^search\.algorithm: {name}: .*{message}"):
+        PROPOSERS.get(name)
+
+
+def test_a_sampler_by_its_path_has_the_options_of_its_constructor() -> None:
+    settings: dict[str, Any] = {"seed": 0, "population": 8, "step_size": 0.2}
+    sampler = PROPOSERS.get("optuna:optuna.samplers:CmaEsSampler")
+    assert sampler.options["popsize"] is int
+    assert sampler.options["lr_adapt"] is bool
+    with pytest.raises(ConfigError, match=r"search\.options\.popsiz: .*Did you mean 'popsize'"):
+        sampler(BOX, options={"popsiz": 8}, **settings)
+    with pytest.raises(ConfigError, match=r"number of objectives: optuna:optuna\.samplers:CmaEsSampler takes 1, not 2"):
+        sampler(BOX, objectives=2, **settings)
+    with pytest.raises(ConfigError, match=r"search\.options: optuna:optuna\.samplers:GridSampler: .*search_space"):
+        PROPOSERS.get("optuna:optuna.samplers:GridSampler")(BOX, **settings)

@@ -1,11 +1,15 @@
-"""A search algorithm as another package would bring it."""
+"""A search algorithm as another package would bring it, CMA-ES with restarts, and samplers by their paths."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.algorithms.base import Proposer
+from evomerge.algorithms.cma_es import CMAES
+from evomerge.algorithms.sampler_path import sampler_proposer
 from evomerge.space.base import Genome
 
 
@@ -24,3 +28,21 @@ class Wandering(Proposer):
         return list(self.generator.uniform(ends[:, 0], ends[:, 1], (self.population, len(ends))))
 
     def _tell(self, genomes: list[Genome], fitness: NDArray[np.float64]) -> None: ...
+
+
+class Ipop(CMAES):
+    """With `active`, `diagonal`, `elitist` and `restarts`, which double the population."""
+
+    def __init__(self, *arguments: Any, options: dict[str, Any] | None = None, **settings: Any) -> None:
+        super().__init__(*arguments, options={"restarts": "ipop", **(options or {})}, **settings)
+
+
+class Bipop(CMAES):
+    """With `active`, `diagonal`, `elitist` and `restarts`, of large and small populations."""
+
+    def __init__(self, *arguments: Any, options: dict[str, Any] | None = None, **settings: Any) -> None:
+        super().__init__(*arguments, options={"restarts": "bipop", **(options or {})}, **settings)
+
+
+ByPath = sampler_proposer("optuna:optuna.samplers:CmaEsSampler")
+ByPath.__module__, ByPath.__name__ = __name__, "ByPath"

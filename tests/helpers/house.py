@@ -29,7 +29,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS, start=1) for room i
 WORDS: dict[str, str] = {
     "__main__": "python -m evomerge",
     "alignment": "maps that bring models trained apart together",
-    "algorithms": "which genomes to try next: CMA-ES, TPE, random",
+    "algorithms": "which genomes to try next: CMA-ES, Optuna's samplers",
     "analysis": "what weights say before a search, and what lies between models",
     "benchmark": "items in splits, requests out, answers to scores",
     "cli": "the command line: screens and messages",

@@ -157,6 +157,7 @@ def _best(best: TrialRecord) -> str:
 
     kinds = {
         TrialKind.CANDIDATE: "a candidate",
+        TrialKind.ELITE: "a candidate",
         TrialKind.START: "the start",
         TrialKind.METHOD: f"a merge of another method ({best.name})",
     }

@@ -59,6 +59,12 @@ class SearchConfig(Section):
     by name; `standard` stands for a set of them, as far as it fits the experts. "none" is an empty list."""
     block: Positive | None = None
     """Search items after which a candidate's answers are on disk, and it can be stopped; None: all of them."""
+    items: Literal["fixed", "fresh"] = "fixed"
+    """Candidates answer all search items, or in each generation others of them; needs `block`."""
+    items_per_candidate: Positive = 100
+    """With fresh items, how many a candidate answers, in whole blocks."""
+    probe: Positive = 10
+    """With fresh items, generations after which the distribution's mean answers all of them."""
     pruner: str = "none"
     """Rule by which a candidate is stopped after a block of items; needs `block`."""
     pruner_options: dict[str, int | float] = Field(default_factory=dict)
@@ -88,6 +94,11 @@ class SearchConfig(Section):
                 f"pruner {self.pruner!r} goes by the benchmark's score of a part of the items, and {given} are given; "
                 "use pruner: none with them"
             )
+        if self.items == "fresh" and not self.goals.is_empty:
+            given = "objectives" if self.objectives else "constraints"
+            raise ValueError(
+                f"fresh items tell of the benchmark's score alone, and {given} are given; use items: fixed"
+            )
         return self
 
     @field_validator("baselines", mode="before")
@@ -96,6 +107,23 @@ class SearchConfig(Section):
         if value is None or value == "none":
             return ()
         return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _fresh_items_come_in_blocks(self) -> Self:
+        if self.items == "fixed":
+            given = {"items_per_candidate", "probe"} & {
+                name for name in self.model_fields_set if getattr(self, name) != SearchConfig.model_fields[name].default
+            }
+            if given:
+                raise ValueError(f"{min(given)} is of fresh items; set search.items: fresh, or leave it out")
+        elif self.block is None:
+            raise ValueError("fresh items are drawn in blocks; set search.block, such as 20")
+        elif self.pruner == "median":
+            raise ValueError(
+                "the median pruner compares with the generation before, which answered other items; with fresh items "
+                "choose one that compares within a generation, such as standard_error"
+            )
+        return self
 
     @model_validator(mode="after")
     def _pruner_needs_blocks(self) -> Self:

@@ -66,6 +66,7 @@ def _origin(run: Run, record: TrialRecord, recipe: Recipe) -> str:
         TrialKind.START: "with the coefficients of an earlier merge, from which a search started",
         TrialKind.METHOD: "with settings that were given, not searched: a baseline of a search",
         TrialKind.CANDIDATE: f"its coefficients found by a search ({algorithm})",
+        TrialKind.ELITE: f"its coefficients found by a search ({algorithm})",
         TrialKind.MEAN: f"its coefficients the mean of the distribution that a search ended with ({algorithm})",
     }
     return f"{merge}, {where[record.kind]}, by evomerge (trial {record.number})."

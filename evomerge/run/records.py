@@ -38,6 +38,8 @@ class TrialRecord:
     @property
     def model(self) -> str:
         """What kind of model it is, and which expert."""
+        if self.kind is TrialKind.ELITE:
+            return TrialKind.CANDIDATE.value
         return f"expert {self.name}" if self.kind is TrialKind.EXPERT else self.kind.value
 
 

@@ -30,6 +30,8 @@ class TrialKind(StrEnum):
     """Another method's merge at its paper's settings, or a layer swap; its trial has a name and no parameters."""
     CANDIDATE = "candidate"
     """A merge that the search algorithm proposed."""
+    ELITE = "elite"
+    """One of the best candidates that had answered some of the items, with all of them answered."""
     MEAN = "mean"
     """The merge at the mean of the algorithm's distribution."""
 
@@ -46,7 +48,7 @@ class TrialKind(StrEnum):
     @property
     def is_ranked(self) -> bool:
         """A merge that is chosen by its search score; the mean is chosen whatever it scores there."""
-        return self in {TrialKind.UNIFORM, TrialKind.START, TrialKind.METHOD, TrialKind.CANDIDATE}
+        return self in {TrialKind.UNIFORM, TrialKind.START, TrialKind.METHOD, TrialKind.CANDIDATE, TrialKind.ELITE}
 
 
 class TrialState(StrEnum):

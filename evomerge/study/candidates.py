@@ -60,6 +60,11 @@ class Candidates:
             dimensions=self.space.dimensions,
         )
 
+    def elite(self, candidate: Trial) -> Trial:
+        """The trial in which a stopped candidate answers all items."""
+        genome = self.space.genome(candidate.parameters)
+        return self.trial(TrialKind.ELITE, candidate.name, genome)
+
     def recipe(self, trial: Trial) -> Recipe:
         """The recipe of a trial."""
         if trial.kind.is_checkpoint:
@@ -136,11 +141,10 @@ class Candidates:
 
     def keep(self, job: Job, outcome: Answers) -> None:
         """Make a block's answers durable."""
-        assert job.block is not None
         part = Part(
             trial=job.number,
             split=job.split,
-            block=job.block,
+            block=self.parts.count(job.number, job.split),
             responses=outcome.responses,
             seconds=outcome.seconds,
             peak_bytes=outcome.peak_bytes,
@@ -166,7 +170,7 @@ class Candidates:
             number=trial.number,
             recipe=self.recipe(trial),
             split=split,
-            block=len(parts) if self.session.blocks(split) else None,
+            block=self.session.order(trial, split)[len(parts)] if self.session.blocks(split) else None,
             spent_s=sum(part.seconds[phase] for part in parts for phase in ("materialise", "respond")),
         )
 
@@ -176,7 +180,7 @@ class Candidates:
         if not parts or len(parts) < len(self.session.blocks(split)):
             return None
         return Answers(
-            responses=tuple(in_order(self.session, split, parts)),
+            responses=tuple(in_order(self.session, trial, split, parts)),
             seconds={phase: sum(part.seconds[phase] for part in parts) for phase in parts[0].seconds},
             peak_bytes=max(part.peak_bytes for part in parts),
             worker=parts[-1].worker,

@@ -244,12 +244,37 @@ def population_of(experiment: Experiment, items: int) -> int:
 
 def check_pruner(experiment: Experiment) -> None:
     """Find whether there are scores of items that the pruner can go by. Raises: ConfigError."""
-    objective, pruner = experiment.benchmark.objective, experiment.config.search.pruner
+    objective, search = experiment.benchmark.objective, experiment.config.search
+    pruner = search.pruner
     others = [] if objective.means is None else sorted(set(objective.metrics) - objective.means)
+    if search.items == "fresh":
+        _check_fresh(experiment, others)
     if pruner != "none" and others:
         raise ConfigError(
             f"{experiment.where}: search.pruner: {pruner!r} compares items, but the metric of {listed(others)} isn't a "
             "mean of its items' scores; choose another metric, or pruner: none"
+        )
+
+
+def _check_fresh(experiment: Experiment, others: Sequence[str]) -> None:
+    """Find whether fresh items can be drawn, and tell something of a score. Raises: ConfigError.
+
+    Args:
+        experiment: with its benchmark.
+        others: tasks whose metric isn't a mean.
+    """
+    search, items = experiment.config.search, len(experiment.benchmark.splits["search"])
+    if others:
+        raise ConfigError(
+            f"{experiment.where}: search.items: a part of the items tells of the score only where this is a mean "
+            f"of items' scores, and the metric of {listed(others)} isn't; choose another metric, or items: fixed"
+        )
+    block = search.block or 1
+    if -(-search.items_per_candidate // block) >= -(-items // block):
+        raise ConfigError(
+            f"{experiment.where}: search.items_per_candidate: {search.items_per_candidate} in blocks of {block} are "
+            f"all of the {items} search items; fresh items need fewer, such as {max(1, items // 2)}; or take "
+            "items: fixed"
         )
 
 

@@ -21,8 +21,12 @@ from evomerge.study.fronts import report_front
 from evomerge.study.rounds import evaluate_generation
 
 
-def evolve(candidates: Candidates, proposer: Proposer) -> None:
-    """Spend the budget, generation by generation."""
+def evolve(candidates: Candidates, proposer: Proposer) -> dict[int, float]:
+    """Spend the budget, generation by generation.
+
+    Returns: what the algorithm was told of each candidate, by number of its trial.
+    """
+    told: dict[int, float] = {}
     session = candidates.session
     budget, hours = session.config.search.evaluations, session.config.search.hours
     session.phase("search", budget)
@@ -33,7 +37,7 @@ def evolve(candidates: Candidates, proposer: Proposer) -> None:
         known = candidates.ledger.generation(generation)
         if not known and hours is not None and session.clock.hours >= hours:
             session.observer.message(f"stopped after {session.clock.hours:.2f} hours of driving")
-            return
+            return told
         asked = proposer.ask()
         genomes = _replayed(candidates, asked, known)[: budget - proposed]
         trials = known[: len(genomes)] + [
@@ -43,6 +47,7 @@ def evolve(candidates: Candidates, proposer: Proposer) -> None:
         evaluate_generation(candidates, trials)
         lowest = _lowest(lowest, [candidates.told(trial) for trial in trials])
         fitness = _fitness(candidates, trials, np.where(np.isfinite(lowest), lowest, 0.0))
+        told |= {trial.number: float(value) for trial, value in zip(trials, fitness[:, 0], strict=True)}
         failed = sum(candidates.fitness(trial) is None and not candidates.is_pruned(trial) for trial in trials)
         if session.goals.are_several:
             report_front(session, generation, failed)
@@ -52,7 +57,30 @@ def evolve(candidates: Candidates, proposer: Proposer) -> None:
         if len(genomes) == len(asked):
             # The budget may cut the last generation short; a proposer can't learn from part of one.
             proposer.tell(genomes, fitness)
+            _probe(candidates, proposer, generation)
         generation += 1
+    return told
+
+
+def _probe(candidates: Candidates, proposer: Proposer, generation: int) -> None:
+    """With fresh items, have the distribution's mean answer all of them now and then: what is told of candidates is
+    of some, and too good for the best of them.
+    """
+    session = candidates.session
+    every = session.config.search.probe
+    if not session.schedule.is_fresh or (generation + 1) % every:
+        return
+    mean = proposer.mean()
+    if mean is None:
+        return
+    trial = candidates.trial(TrialKind.MEAN, f"mean after {generation + 1} generations", mean)
+    known = candidates.fitness(trial) is not None
+    candidates.evaluate([trial], "search")
+    found = candidates.fitness(trial)
+    if found is not None and not known:
+        session.observer.message(
+            f"the distribution's mean after {generation + 1} generations has fitness {found:.4f} on all search items"
+        )
 
 
 def _replayed(candidates: Candidates, asked: list[Genome], known: Sequence[Trial]) -> list[Genome]:
@@ -81,7 +109,8 @@ def _lowest(known: NDArray[np.float64], told: Sequence[tuple[float, ...] | None]
 def _fitness(candidates: Candidates, trials: Sequence[Trial], floor: NDArray[np.float64]) -> NDArray[np.float64]:
     """Fitness in ask order, (candidates, objectives).
 
-    A pruned candidate's is up to the pruner; a failed one counts as the worst known so far in each objective.
+    One that has answered its share of fresh items has what these let expect; a pruned one's is up to the pruner; a
+    failed one counts as the worst known so far in each objective.
 
     Args:
         candidates: of the search.
@@ -90,9 +119,12 @@ def _fitness(candidates: Candidates, trials: Sequence[Trial], floor: NDArray[np.
     """
     found = {trial.number: value for trial in trials if (value := candidates.told(trial)) is not None}
     pruned = [trial for trial in trials if candidates.is_pruned(trial)]
+    rivalry = candidates.rivalry
+    found |= {trial.number: (rivalry.estimated(trial),) for trial in pruned if rivalry.has_answered_its_share(trial)}
+    pruned = [trial for trial in pruned if trial.number not in found]
     if pruned:
         # There is one objective then.
-        told = candidates.rivalry.told(pruned, np.array([*found.values()] or [tuple(floor)], dtype=np.float64)[:, 0])
+        told = rivalry.told(pruned, np.array([*found.values()] or [tuple(floor)], dtype=np.float64)[:, 0])
         floor = np.minimum(floor, told.min())
         found |= {trial.number: (float(value),) for trial, value in zip(pruned, told, strict=True)}
     return np.array([found.get(trial.number, tuple(floor)) for trial in trials], dtype=np.float64)

@@ -19,6 +19,7 @@ from evomerge.pruners.base import GenerationPruner, Pruner, Round, Scores
 from evomerge.run.answers import Part
 from evomerge.run.trial import Trial, TrialKind, TrialState
 from evomerge.score.requests import Response
+from evomerge.score.table import ItemTable
 from evomerge.study.session import Session
 
 
@@ -33,10 +34,14 @@ class Rivalry:
         self._generation: int | None = None
         self._rivals: list[int] = []
         self._scores: dict[tuple[int, int], Scores] = {}
+        self._harder_by: dict[int | None, float] = {}
 
     def goes_on(self, trial: Trial) -> bool:
         """Whether a candidate that has answered some of its blocks, perhaps none, is worth the next."""
         blocks = len(self._session.parts.of(trial.number, "search"))
+        schedule = self._session.schedule
+        if schedule.is_fresh and blocks >= schedule.share:
+            return False
         if not self._prunes or not blocks or isinstance(self._pruner, GenerationPruner):
             return True
         scores = self.scores(trial.number, blocks)
@@ -63,7 +68,7 @@ class Rivalry:
         assert isinstance(self._pruner, GenerationPruner)
         scores = [self.scores(trial, blocks) for trial in trials]
         # The next time there will be more of them.
-        self._scores.clear()
+        self._scores = {key: found for key, found in self._scores.items() if key[1] == self._session.schedule.blocks}
         # One that fails is found out when it has answered everything, and no measure for others.
         finite = [bool(np.isfinite(found).all()) for found in scores]
         if sum(finite) < 2:
@@ -71,7 +76,9 @@ class Rivalry:
         settings, population = self._session.config.search, self._session.population
         # Algorithms that go by rank learn from the better half.
         needed = max(population // 2, settings.shortlist)
-        at = Round(candidates=candidates, needed=min(needed, candidates), items=sum(self._sizes.values()))
+        order = self._session.schedule.order(self._session.ledger.trial(trials[0]).generation)
+        sizes = [len(self._session.blocks("search")[block]) for block in order[: self._session.schedule.share]]
+        at = Round(candidates=candidates, needed=min(needed, candidates), items=sum(sizes))
         rows = np.array([found for found, known in zip(scores, finite, strict=True) if known])
         going = iter(self._pruner.survivors(rows, at).tolist())
         return [next(going) if known else True for known in finite]
@@ -90,12 +97,49 @@ class Rivalry:
     def scores(self, trial: int, blocks: int) -> Scores:
         """A trial's scores on the items of its first blocks, (items,), higher being better."""
         if (trial, blocks) not in self._scores:
-            session, benchmark = self._session, self._session.benchmark
-            items = [item for block in session.blocks("search")[:blocks] for item in block]
-            responses = in_order(session, "search", session.parts.of(trial, "search")[:blocks])
-            table = benchmark.score("search", responses, items=items)
-            self._scores[trial, blocks] = benchmark.objective.item_scores(table, self._sizes)
+            objective = self._session.benchmark.objective
+            self._scores[trial, blocks] = objective.item_scores(self._table(trial, range(blocks)), self._sizes)
         return self._scores[trial, blocks]
+
+    def has_answered_its_share(self, trial: Trial) -> bool:
+        """Whether a trial was stopped only because candidates answer no more items than it did."""
+        schedule = self._session.schedule
+        return schedule.is_fresh and self._session.parts.count(trial.number, "search") >= schedule.share
+
+    def estimated(self, trial: Trial) -> float:
+        """Fitness of a trial that has answered its share of the items, as far as these tell.
+
+        Its mean and tie-break on its items, and how much harder these are than all for the merges that are known on
+        all, so that generations with other items compare.
+        """
+        objective = self._session.benchmark.objective
+        table = self._table(trial.number, range(self._session.schedule.share))
+        mean = float(objective.item_scores(table, self._sizes).mean())
+        return mean + objective.tie_break(table) + self._harder(trial.generation)
+
+    def _harder(self, generation: int | None) -> float:
+        """How much less the uniform merges score on a generation's items than on all."""
+        if generation not in self._harder_by:
+            session, objective = self._session, self._session.benchmark.objective
+            places = session.schedule.order(generation)[: session.schedule.share]
+            differences = []
+            for trial in session.ledger.trials():
+                if trial.kind is TrialKind.UNIFORM and self._has(trial.number, session.schedule.blocks):
+                    whole = self.scores(trial.number, session.schedule.blocks)
+                    part = objective.item_scores(self._table(trial.number, places), self._sizes)
+                    differences.append(float(whole.mean() - part.mean()))
+            known = [found for found in differences if np.isfinite(found)]
+            self._harder_by[generation] = sum(known) / len(known) if known else 0.0
+        return self._harder_by[generation]
+
+    def _table(self, number: int, places: Sequence[int]) -> ItemTable:
+        """What a trial answered to some of its blocks, by their places in its own order, scored."""
+        session = self._session
+        trial = session.ledger.trial(number)
+        order, parts = session.order(trial, "search"), session.parts.of(number, "search")
+        items = [item for place in places for item in session.blocks("search")[order[place]]]
+        responses = in_order(session, trial, "search", parts, places)
+        return session.benchmark.score("search", responses, items=items)
 
     @cached_property
     def _sizes(self) -> Counter[str]:
@@ -121,9 +165,21 @@ class Rivalry:
         return self._rivals
 
 
-def in_order(session: Session, split: str, parts: Sequence[Part]) -> list[Response]:
-    """The responses of a split's first blocks, in the order of the split's requests."""
+def in_order(
+    session: Session, trial: Trial, split: str, parts: Sequence[Part], places: Sequence[int] | None = None
+) -> list[Response]:
+    """A trial's responses to blocks of a split, in the order of the split's requests.
+
+    Args:
+        session: of the search.
+        trial: whose they are.
+        split: that was answered.
+        parts: what the trial answered, from its first block.
+        places: of the parts that are wanted; None: all of them.
+    """
     found: dict[int, Response] = {}
-    for part, items in zip(parts, session.blocks(split), strict=False):
-        found |= dict(zip(session.benchmark.places(split, items), part.responses, strict=True))
+    order = session.order(trial, split)
+    for place in range(len(parts)) if places is None else places:
+        items = session.blocks(split)[order[place]]
+        found |= dict(zip(session.benchmark.places(split, items), parts[place].responses, strict=True))
     return [found[place] for place in sorted(found)]

@@ -42,7 +42,7 @@ class _Rounds:
         candidates = self._candidates
         self._find_heads()
         inside = [*self._trials]
-        blocks = len(candidates.session.blocks("search"))
+        blocks = candidates.session.schedule.share
         for done in range(1, blocks + 1):
             self._answer([*dict.fromkeys(self._heads[trial.number] for trial in inside)], done)
             # Who has fewer answers has failed.
@@ -57,6 +57,10 @@ class _Rounds:
                 if not goes_on and not _is_done(candidates, trial):
                     candidates.prune(trial)
             inside = [trial for trial, goes_on in zip(inside, going, strict=True) if goes_on]
+        for trial in inside:
+            # With fresh items, nobody answers more than a share of them.
+            if not _is_done(candidates, trial):
+                candidates.prune(trial)
 
     def _find_heads(self) -> None:
         """Find who answers for whom; a recipe that is known from before isn't evaluated again."""

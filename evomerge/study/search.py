@@ -22,6 +22,7 @@ from evomerge.space.base import Genome
 from evomerge.study.baselines import check_references, score_baselines
 from evomerge.study.candidates import Candidates
 from evomerge.study.conclude import conclude
+from evomerge.study.elite import complete_elite
 from evomerge.study.fronts import conclude_several
 from evomerge.study.generations import evolve
 from evomerge.study.session import Session
@@ -74,10 +75,11 @@ def _run(candidates: Candidates) -> dict[str, Any]:
     uniform = score_baselines(candidates)
     check_references(candidates)
     proposer = _proposer(candidates.session, uniform)
-    evolve(candidates, proposer)
+    told = evolve(candidates, proposer)
     mean = proposer.mean()
     if mean is not None:
         candidates.evaluate([candidates.trial(TrialKind.MEAN, "distribution mean", mean)], "search")
+    complete_elite(candidates, told)
     return conclude_several(candidates) if candidates.session.goals.are_several else conclude(candidates)
 
 

@@ -5,6 +5,7 @@ Does not know what is evaluated, in which order, or why.
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -36,7 +37,7 @@ from evomerge.run.identity import check_same_experiment
 from evomerge.run.ledger import Ledger
 from evomerge.run.observer import Observer
 from evomerge.run.recipes import MAPS
-from evomerge.run.trial import Trial
+from evomerge.run.trial import Trial, TrialKind
 from evomerge.score.goals import Goals
 from evomerge.score.table import ItemTable
 from evomerge.space.base import Space
@@ -44,6 +45,7 @@ from evomerge.study.costs import split_costs
 from evomerge.study.experiment import Experiment, check_pruner, open_experiment, population_of
 from evomerge.study.inputs import check_same_files, fingerprints_of, input_files
 from evomerge.study.measures import Measures, answer_lengths
+from evomerge.study.schedule import Schedule, stratified_blocks
 from evomerge.study.select import SELECTION
 from evomerge.study.start import Start, start_of
 
@@ -202,7 +204,7 @@ class Session:
 
     def _check_rivals(self) -> None:
         """A pruner compares blocks of candidates that have ended. Raises: RunError if some of them are lost."""
-        if self.config.search.pruner == "none":
+        if self.config.search.pruner == "none" and self.config.search.items == "fixed":
             return
         needed = len(self.blocks("search"))
         lost = [
@@ -210,11 +212,12 @@ class Session:
             for found in self.ledger.evaluations()
             if (found.split, found.same_as, found.failure) == ("search", None, None)
             and self.parts.count(found.trial, "search") < needed
+            and not self.is_by_itself(self.ledger.trial(found.trial))
         ]
         if lost:
             raise RunError(
-                f"{self.directory / PARTS}: lacks answers of trials that have ended ({listed(lost)}), by which the "
-                "pruner judges others; restore the file from a copy, or start a new run directory"
+                f"{self.directory / PARTS}: lacks answers of trials that have ended ({listed(lost)}), by which "
+                "others are judged; restore the file from a copy, or start a new run directory"
             )
 
     def __exit__(
@@ -256,10 +259,34 @@ class Session:
         """Positions of the items of each block; empty if the split is answered at once."""
         return self._search_blocks if split == "search" else []
 
+    def order(self, trial: Trial, split: str) -> Sequence[int]:
+        """Numbers of a split's blocks, in the order in which a trial answers them."""
+        if split != "search":
+            return range(0)
+        known = self.origin(trial) if trial.kind is TrialKind.ELITE else trial
+        return self.schedule.order(known.generation)
+
+    def origin(self, elite: Trial) -> Trial:
+        """The candidate whose answers a trial of the elite goes on from."""
+        found = self.ledger.find(TrialKind.CANDIDATE, elite.recipe_key)
+        assert found is not None
+        return found
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """Which blocks of search items a candidate answers, in which order."""
+        search, blocks = self.config.search, len(self.blocks("search"))
+        share = None if search.items == "fixed" else math.ceil(search.items_per_candidate / (search.block or 1))
+        return Schedule(blocks, share=share, seed=search.seed)
+
     @cached_property
     def _search_blocks(self) -> list[list[int]]:
-        size = self.config.search.block
-        return [] if size is None else self.benchmark.blocks("search", size)
+        search, items = self.config.search, self.benchmark.splits["search"]
+        if search.block is None:
+            return []
+        if search.items == "fresh":
+            return stratified_blocks([item.task for item in items], search.block, search.seed)
+        return self.benchmark.blocks("search", search.block)
 
     def executor_for(self, split: str) -> Executor:
         """The executor, with the split's requests made known to it; workers start if there are none yet.
@@ -303,6 +330,7 @@ class Session:
             "items": self.benchmark.fingerprint,
             "population": population,
             "selection": SELECTION,
+            "elite": True,
             "space": space.describe(),
             **({} if self.start is None else {"start": self.start.to_data()}),
             "as_themselves": {name: list(keys) for name, keys in self.as_themselves.items()},

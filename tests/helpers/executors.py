@@ -27,9 +27,11 @@ class Shuffled:
         while True:
             batch: list[Job] = []
             for job in source:
-                if job is None or len(batch) == 8:
+                if job is None:
                     break
                 batch.append(job)
+                if len(batch) == 8:
+                    break
             if not batch:
                 return
             finished = list(self._executor.run(batch))

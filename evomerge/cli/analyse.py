@@ -43,6 +43,9 @@ def analyse(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write all figures there.", show_default=False)
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write figures as one self-contained page.", show_default=False)
+    ] = None,
     text: Annotated[
         list[Path] | None,
         typer.Option(
@@ -70,6 +73,10 @@ def analyse(
 
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise ConfigError(f"{json_file}: its folder isn't there; make it first")
+    if html is not None:
+        from evomerge.report.page import require_figures
+
+        require_figures()
     with transfer("reading the models") as progress:
         found = look(_given(models), texts=_named(text or []), top=top, spectra=spectra.value, progress=progress)
     show(stdout(), found)
@@ -78,6 +85,11 @@ def analyse(
 
         write_atomically(json_file, json_text(found.to_dict()))
         echo(f"\nWrote {json_file}")
+    if html is not None:
+        from evomerge.analysis.analysis_page import analysis_page
+
+        analysis_page(found).write(html)
+        echo(f"Wrote {html}")
 
 
 def _named(files: Sequence[Path]) -> dict[str, Path]:

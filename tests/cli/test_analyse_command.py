@@ -107,3 +107,13 @@ def test_texts_show_gradients_at_every_model(cli: Any, tmp_path: Path, tiny_llam
     assert "one.txt" in refused.stderr
     twice = cli("analyse", *tiny_llama.values(), *texts, "--text", tmp_path / "empty" / "one.txt")
     assert "is given already" in twice.stderr
+
+
+def test_a_page_shows_what_was_found(cli: Any, tmp_path: Path, tiny_llama: dict[str, Path]) -> None:
+    (tmp_path / "sums.txt").write_text("one and one is two. " * 20)
+    page = tmp_path / "new" / "page.html"
+    done = cli("analyse", *tiny_llama.values(), "--text", tmp_path / "sums.txt", "--html", page)
+    assert (done.exit_code, done.stderr) == (0, "")
+    text = page.read_text()
+    assert "The task vectors are nearly orthogonal" in text
+    assert text.count("<figure>") == 5

@@ -178,7 +178,7 @@ KINDS = ("tasks", "labels", "function", "other")
 _OF_TASKS = (
     *("include_path", "apply_chat_template", "system_instruction", "fewshot_as_multiturn"),
     "confirm_run_unsafe_code",
-    "cluster",
+    *("cluster", "near_duplicates"),
 )
 
 
@@ -196,6 +196,8 @@ class BenchmarkConfig(Section):
     """Draws the items of each split."""
     overlap: Literal["refuse", "drop"] = "refuse"
     """The same document in two roles: an error, or dropped from search and validation."""
+    near_duplicates: Literal["tell", "refuse", "drop"] = "tell"
+    """Documents of tasks that nearly repeat one of another role: named, an error, or dropped where less precious."""
     cluster: str | None = None
     """Field of the tasks' documents that is the same in those that belong together, such as translations of a question;
     `position`: those at the same place of each task's data. They get one role, and count as one where items are counted

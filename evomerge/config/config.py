@@ -155,6 +155,8 @@ class Config(Section):
         data["execution"] = {"dtype": self.execution.dtype, "max_length": self.execution.max_length}
         # It shows in the items, which are compared.
         del data["benchmark"]["every_item"]
+        if data["benchmark"]["near_duplicates"] == "tell":
+            del data["benchmark"]["near_duplicates"]
         for kind in ("labels", "function", "other", "cluster"):
             if data["benchmark"][kind] is None:
                 del data["benchmark"][kind]

@@ -48,6 +48,10 @@ def model_card(run: Run, record: TrialRecord, recipe: Recipe, *, name: str) -> s
     for task in run.facts["benchmark"]["tasks"]:
         better = "" if task["higher_is_better"] else " (lower is better; its sign is reversed in scores)"
         lines.append(f"- {task['task']}: {task['metric']}{better}")
+    for sentence in run.facts["benchmark"].get("searched_publicly", []):
+        lines += ["", f"{sentence}."]
+    if alike := run.facts["benchmark"].get("near_duplicates", 0):
+        lines += ["", f"{alike} items of the search or validation nearly repeat one of a later role."]
     return "\n".join(lines) + "\n"
 
 

@@ -158,7 +158,7 @@ def _check(
             items = {split: len(found) for split, found in benchmark.splits.items()}
             check_pruner(experiment)
             warnings += benchmark.truncated
-            notes = [*notes, *benchmark.notes]
+            notes = [*notes, *benchmark.notes, *getattr(benchmark, "searched_publicly", [])]
             warnings += _unaskable(experiment)
             tokens = _tokens(experiment, benchmark)
     except BenchmarkError as error:

@@ -12,6 +12,8 @@ from typing import Any
 
 from evomerge.benchmark.base import SPLITS, BaseModel, FixedItems
 from evomerge.benchmark.clusters import kept_apart
+from evomerge.benchmark.contamination import NearDuplicate, Text, near_duplicates, sentences, strings
+from evomerge.benchmark.lm_eval.documents import source_of
 from evomerge.benchmark.lm_eval.isolation import same_random_state, undisturbed
 from evomerge.benchmark.lm_eval.items import Item, build_items
 from evomerge.benchmark.lm_eval.language import identifier_of
@@ -26,6 +28,7 @@ from evomerge.benchmark.lm_eval.scoring import (
 )
 from evomerge.benchmark.lm_eval.tasks import LoadedGroup, LoadedTask, load_tasks
 from evomerge.config.benchmark import BenchmarkConfig, LanguageConfig
+from evomerge.errors import BenchmarkError
 from evomerge.estimate.intervals import Sample
 from evomerge.score.objective import LanguageRule, Objective
 from evomerge.score.requests import Request, Response
@@ -45,7 +48,9 @@ class Benchmark(FixedItems[Item]):
         groups: Sequence[LoadedGroup] = (),
         window: int = 0,
         seed: int = 0,
+        alike: Sequence[NearDuplicate] = (),
     ) -> None:
+        self._alike = tuple(alike)
         self._groups = tuple(groups)
         self._window = window
         self._tasks = {task.name: task for task in tasks}
@@ -101,6 +106,10 @@ class Benchmark(FixedItems[Item]):
                     made[split] += items
         if config.cluster is not None:
             made = kept_apart(made, drop=config.overlap == "drop", where=where)
+        alike = near_duplicates(
+            {role: [Text(item.id, item.task, strings(item.document)) for item in items] for role, items in made.items()}
+        )
+        made = _without(made, alike, config.near_duplicates, where)
         num_fewshot = {task.name: int(task.task.config.num_fewshot or 0) for task in tasks}
         return cls(
             tasks,
@@ -110,6 +119,7 @@ class Benchmark(FixedItems[Item]):
             groups=groups,
             window=encoder.max_length,
             seed=config.seed,
+            alike=() if config.near_duplicates == "drop" else alike,
         )
 
     def requests_of(self, item: Item) -> tuple[Request, ...]:
@@ -188,8 +198,22 @@ class Benchmark(FixedItems[Item]):
 
     @property
     def notes(self) -> list[str]:
-        """Nothing: what needs leave is refused without it."""
-        return []
+        """Which items nearly repeat one of another role."""
+        return sentences(self._alike)
+
+    @property
+    def searched_publicly(self) -> list[str]:
+        """A sentence for each task whose search or validation items are of the split that lm-eval evaluates."""
+        found = []
+        for task in self._tasks.values():
+            own = task.task.config.test_split or task.task.config.validation_split
+            roles = [split for split in self.splits if split != "test" and source_of(task, split) == own]
+            if roles:
+                found.append(
+                    f"{task.name}: {' and '.join(roles)} items are of its {own!r} split, which lm-eval evaluates: "
+                    "a score on that whole split isn't held out for the merge; only the test items here are"
+                )
+        return found
 
     @property
     def truncated(self) -> list[str]:
@@ -210,6 +234,8 @@ class Benchmark(FixedItems[Item]):
         """What is scored, as plain data for the run directory."""
         return {
             "by_size": [sorted(tasks) for tasks in self.objective.by_size],
+            "searched_publicly": self.searched_publicly,
+            "near_duplicates": len(self._alike),
             "tasks": [
                 {
                     "task": task.name,
@@ -246,6 +272,26 @@ def build(
     return Benchmark.build(
         config, model.tokenizer(), model_config=model.config, max_length=max_length, where=where, splits=splits
     )
+
+
+def _without(
+    made: Mapping[str, list[Item]], alike: Sequence[NearDuplicate], rule: str, where: str
+) -> dict[str, list[Item]]:
+    """The items by role, by the rule without those that nearly repeat one of a more precious role.
+
+    Raises: BenchmarkError if the rule is to refuse them, or nothing of a role is left.
+    """
+    if not alike or rule == "tell":
+        return dict(made)
+    if rule == "refuse":
+        raise BenchmarkError(f"{where}: benchmark.near_duplicates: {'; '.join(sentences(alike))}")
+    lost = {(each.role, each.item.task, each.item.id) for each in alike}
+    kept = {role: [item for item in items if (role, item.task, item.id) not in lost] for role, items in made.items()}
+    if empty := [role for role, items in kept.items() if not items]:
+        raise BenchmarkError(
+            f"{where}: benchmark.near_duplicates: drop leaves no {empty[0]} items; ask for other splits"
+        )
+    return kept
 
 
 def _described(language: LanguageConfig) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from evomerge.cli import (
     check,
     compression,
     connect,
+    control,
     demo,
     models,
     runs,
@@ -73,6 +74,7 @@ app.command(rich_help_panel=_SEARCH)(setup.prefetch)
 app.command(rich_help_panel=_SEARCH)(search.search)
 app.command(rich_help_panel=_SEARCH)(search.resume)
 app.command(rich_help_panel=_SEARCH)(status.status)
+app.command(rich_help_panel=_SEARCH)(control.control)
 app.command(rich_help_panel=_RESULTS)(runs.trials)
 app.command(rich_help_panel=_RESULTS)(runs.items)
 app.command(rich_help_panel=_RESULTS)(models.export)

@@ -1,0 +1,51 @@
+"""`evomerge control`: what a search found against random and uniform merges at the same cost."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evomerge.cli.guard import stoppable
+
+_WORDS = {"random": "best of random merges", "uniform": "best uniform merge"}
+
+
+def control(
+    directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run that has ended.", show_default=False)],
+) -> None:
+    """Compare a search's winner with random and with uniform merges that cost as many answers.
+
+    Both are searches of their own over the same models and items, in RUN/control. The same command goes on with them.
+
+    **Example:** `evomerge control runs/swahili`
+    """
+    from evomerge.cli.console import interval, probability, say, stdout, table
+    from evomerge.cli.screens import searching
+
+    where, start = directory / "control", f"evomerge control {shlex.quote(str(directory))}"
+    with stoppable(where, start=start), searching(where, title=str(where)) as observer:
+        from evomerge.study.control import control as run_controls
+
+        found = run_controls(directory, observer=observer)
+    made = table(
+        "control",
+        "score",
+        "winner's lead",
+        "paired p",
+        title=f"The winner against {found[0].evaluations} merges of each kind, on the same test items",
+        right=("score", "winner's lead", "paired p"),
+    )
+    for each in found:
+        lead = interval(each.difference, each.interval, signed=True)
+        made.add_row(_WORDS[each.name], f"{each.score:.3f}", lead, probability(each.p))
+    console = stdout()
+    console.print("", made, "", sep="\n")
+    for each in found:
+        verdict = "better than" if each.difference > 0 else "worse than"
+        if each.p_holm >= 0.05:
+            verdict = "not clearly different from"
+        say(console, f"The winner is {verdict} the {_WORDS[each.name]} (corrected p {probability(each.p_holm)}).")
+    say(console, f"\nall figures: {directory / 'control.json'}")

@@ -1,0 +1,155 @@
+"""Controls of a search: random candidates, and uniform merges, at the same cost over the same models and items.
+
+What an algorithm finds is worth what it finds beyond these. Each control is a search of its own in a folder of the run,
+with its own validation, and goes on like any other.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge.benchmark.clusters import by_task
+from evomerge.config.config import Config
+from evomerge.errors import RunError
+from evomerge.estimate.clusters import clustered_comparison
+from evomerge.estimate.comparisons import holm
+from evomerge.estimate.proportions import Interval
+from evomerge.files.atomic import write_json
+from evomerge.run.answers import Parts
+from evomerge.run.directory import PREPARED, Run, open_run
+from evomerge.run.evaluation import Evaluation
+from evomerge.run.observer import Observer, SilentObserver
+from evomerge.run.trial import WINNER, TrialKind
+from evomerge.study.experiment import open_experiment
+from evomerge.study.search import search
+
+FOLDER = "control"
+RESULT = "control.json"
+RANDOM, UNIFORM = "random", "uniform"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """The best merge of one control, chosen on validation, beside the winner on the test items."""
+
+    name: str
+    directory: Path
+    trial: int
+    evaluations: int
+    """Merges that it scored on the search items, whole."""
+    score: float
+    difference: float
+    """The winner's score minus this one's."""
+    interval: Interval
+    p: float
+    p_holm: float
+
+
+def control(directory: str | Path, *, observer: Observer | None = None) -> list[Control]:
+    """Run both controls of a search that has ended, or go on with them, and compare the winner with them.
+
+    Args:
+        directory: the run's.
+        observer: told of what happens in both searches.
+
+    Raises: RunError for a run that hasn't ended, or has several objectives; whatever a search raises.
+    """
+    run = open_run(directory)
+    result = run.result()
+    if result is None or not run.has_ended():
+        raise RunError(f"{directory}: its search hasn't ended, so there is no winner to compare with a control")
+    if not run.config.search.goals.is_empty:
+        raise RunError(f"{directory}: has objectives or constraints of its own, and controls have one score alone")
+    cost = candidates_worth(run)
+    found: list[tuple[str, Path, int, Evaluation]] = []
+    for name, config in _configs(run, cost).items():
+        where = run.directory / FOLDER / name
+        ended = search(config, where, observer=observer or SilentObserver(), where=f"{name} control")
+        kind = TrialKind.UNIFORM if name == UNIFORM else WINNER
+        trials = [model["trial"] for model in ended.data["test"]["models"] if model["kind"] == kind]
+        evaluation = open_run(where).ledger().evaluation(trials[0], "test") if trials else None
+        if evaluation is None or evaluation.table is None or evaluation.score is None:
+            raise RunError(f"{where}: its best merge has no score on the test items")
+        found.append((name, where, trials[0], evaluation))
+    controls = _compared(run, int(result["winner"]["trial"]), found, cost)
+    write_json(run.directory / RESULT, {"evaluations": cost, "controls": [_data(each, run) for each in controls]})
+    return controls
+
+
+def candidates_worth(run: Run) -> int:
+    """How many candidates that answer everything cost as many answers as the run's candidates did, rounded up."""
+    items: int = sum(task["items"]["search"] for task in run.facts["benchmark"]["tasks"])
+    parts, block = Parts(run.directory, run.facts["study"]), run.config.search.block or items
+    ledger, answered = run.ledger(), 0
+    for trial in ledger.trials():
+        if trial.kind is not TrialKind.CANDIDATE:
+            continue
+        evaluation = ledger.evaluation(trial.number, "search")
+        answered += items if evaluation is not None else min(items, parts.count(trial.number, "search") * block)
+    return max(1, math.ceil(answered / items))
+
+
+def _configs(run: Run, cost: int) -> dict[str, Config]:
+    """Each control's config: the run's, with other candidates and nothing that stops them."""
+    config = run.config
+    plain: dict[str, Any] = {
+        **{"algorithm": "random", "options": {}, "hours": None, "start": None, "baselines": ()},
+        **{"pruner": "none", "pruner_options": {}, "block": None},
+    }
+    settings = {
+        RANDOM: {"evaluations": cost},
+        # A search proposes one candidate at least.
+        UNIFORM: {"evaluations": 1, "scan": config.search.scan + max(0, cost - 1)},
+    }
+    states = config.execution.prepared_directory or str((run.directory / PREPARED).absolute())
+    execution = config.execution.model_copy(update={"prepared_directory": states})
+    return {
+        name: config.model_copy(
+            update={"search": config.search.model_copy(update={**plain, **own}), "execution": execution}
+        )
+        for name, own in settings.items()
+    }
+
+
+def _compared(run: Run, winner: int, found: list[tuple[str, Path, int, Evaluation]], cost: int) -> list[Control]:
+    """The winner against each control on the same test items."""
+    evaluation = run.ledger().evaluation(winner, "test")
+    if evaluation is None or evaluation.table is None:
+        raise RunError(f"{run.directory}: the winner has no score on the test items")
+    benchmark = open_experiment(run.config, where=str(run.directory)).benchmark
+    tables = [evaluation.table, *(own.table for _, _, _, own in found if own.table is not None)]
+    mine, *others = benchmark.samples(tables)
+    weights = benchmark.objective.weights_for(evaluation.table.sizes)
+    clusters = by_task(benchmark.splits["test"])
+    comparisons = [clustered_comparison(mine, other, weights, clusters) for other in others]
+    corrected = holm([comparison.p for comparison in comparisons])
+    return [
+        Control(
+            name=name,
+            directory=where,
+            trial=trial,
+            evaluations=cost,
+            score=own.score if own.score is not None else math.nan,
+            difference=comparison.difference,
+            interval=comparison.interval,
+            p=comparison.p,
+            p_holm=p_holm,
+        )
+        for (name, where, trial, own), comparison, p_holm in zip(found, comparisons, corrected, strict=True)
+    ]
+
+
+def _data(found: Control, run: Run) -> dict[str, Any]:
+    return {
+        "name": found.name,
+        "run": str(found.directory.relative_to(run.directory)),
+        "trial": found.trial,
+        "score": found.score,
+        "difference": found.difference,
+        "interval": list(found.interval),
+        "p": found.p,
+        "p_holm": found.p_holm,
+    }

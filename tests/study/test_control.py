@@ -1,0 +1,78 @@
+"""Controls: random and uniform merges at the cost of a search, each a run of its own, compared on the same items."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from evomerge.cli import app
+from evomerge.config.config import Config
+from evomerge.errors import RunError
+from evomerge.files.atomic import read_json
+from evomerge.run.directory import open_run
+from evomerge.study.control import candidates_worth, control
+from evomerge.study.search import search
+from evomerge.testing.runs import essence
+from helpers.search import Count, Interrupt, changed
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory, config: Config) -> Path:
+    directory = tmp_path_factory.mktemp("controlled") / "run"
+    search(changed(config, search={"evaluations": 6, "scan": 2}), directory)
+    return directory
+
+
+def test_each_control_costs_what_the_search_did_and_is_compared_on_its_test_items(tmp_path: Path, ended: Path) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(ended, directory)
+    before = essence(directory)
+    with pytest.raises(KeyboardInterrupt):
+        control(directory, observer=Interrupt(9))
+    found = {each.name: each for each in control(directory)}
+    again = Count()
+    assert control(directory, observer=again) == [*found.values()]
+    assert again.evaluated == []
+    assert essence(directory) == before
+    for name, kind in (("random", "candidate"), ("uniform", "uniform")):
+        own = open_run(directory / "control" / name)
+        count = sum(trial.kind == kind for trial in own.trials())
+        assert count + sum(trial.kind == "candidate" for trial in own.trials()) * (name == "uniform") >= 6
+        assert own.facts["items"] == open_run(directory).facts["items"]
+        evaluation = own.ledger().evaluation(found[name].trial, "test")
+        assert evaluation is not None
+        assert evaluation.score == found[name].score
+    result = open_run(directory).result()
+    assert result is not None
+    score = next(model["score"] for model in result["test"]["models"] if model["kind"] == "winner")
+    for each in found.values():
+        assert each.difference == pytest.approx(score - each.score)
+        assert each.interval[0] <= each.difference <= each.interval[1]
+        assert each.p <= each.p_holm <= 1
+    written = {row["name"]: row for row in read_json(directory / "control.json")["controls"]}
+    assert {name: row["difference"] for name, row in written.items()} == {
+        name: each.difference for name, each in found.items()
+    }
+    shown = CliRunner().invoke(app, ["control", str(directory)])
+    assert shown.exit_code == 0
+    assert "best of random merges" in shown.output
+    # Sentences are left whole in a pipe.
+    table = shown.output.partition("The winner is")[0]
+    assert max(len(line.rstrip()) for line in table.splitlines()) <= 80
+
+
+def test_a_search_whose_candidates_are_stopped_is_worth_fewer_whole_ones(
+    ended: Path, undisturbed_in_blocks: Path
+) -> None:
+    assert candidates_worth(open_run(ended)) == 6
+    assert candidates_worth(open_run(undisturbed_in_blocks)) == 28
+
+
+def test_a_run_that_has_not_ended_has_no_control(tmp_path: Path, config: Config) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        search(config, tmp_path / "run", observer=Interrupt(3))
+    with pytest.raises(RunError, match="hasn't ended"):
+        control(tmp_path / "run")

@@ -65,6 +65,10 @@ class Config(Section):
     @model_validator(mode="after")
     def _goals_name_models(self) -> Config:
         models = ["base", *self.models.experts]
+        for section, measures in (("objectives", self.search.objectives), ("constraints", self.search.constraints)):
+            for name, measure in measures.items():
+                if measure.distance is not None and measure.distance not in models:
+                    raise ValueError(f"search.{section}.{name}.distance: {unknown('model', measure.distance, models)}")
         if "uniform" in models and any(item.than == "uniform" for item in self.search.constraints.values()):
             raise ValueError(
                 "search.constraints: than: uniform is the best uniform merge, and an expert is called so; rename that"

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from evomerge.config.section import Section
 from evomerge.score.goals import Bound, Goal, Goals, MeasureKind
 
-KINDS: tuple[MeasureKind, ...] = ("tasks", "worst", "length")
+KINDS: tuple[MeasureKind, ...] = ("tasks", "worst", "length", "distance")
 
 _Weight = Annotated[float, Field(gt=0)]
 
@@ -27,6 +27,9 @@ class MeasureConfig(Section):
     """The lowest of several scores: tasks, or names of languages with the tasks of each."""
     length: tuple[str, ...] | None = None
     """Mean number of tokens that an answer to these tasks has, or to `all` that generate text; less is better."""
+
+    distance: str | None = Field(default=None, min_length=1)
+    """How far the weights are from those of the base or an expert, as a fraction of their norm; less is better."""
 
     @property
     def kind(self) -> MeasureKind | None:

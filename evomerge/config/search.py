@@ -84,6 +84,12 @@ class SearchConfig(Section):
         """Objectives and constraints as they are reckoned with."""
         return goals_of(self.objectives, self.constraints)
 
+    @property
+    def distances(self) -> tuple[str, ...]:
+        """The models from which objectives and constraints measure distances, each once."""
+        measures = [*self.objectives.values(), *self.constraints.values()]
+        return tuple(dict.fromkeys(measure.distance for measure in measures if measure.distance is not None))
+
     @model_validator(mode="after")
     def _goals_fit(self) -> Self:
         if problem := problem_of(self.objectives, self.constraints):

@@ -6,7 +6,7 @@ when no worker can be had at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -35,6 +35,8 @@ class WorkerSettings:
     maps: bytes | None = None
     """Of the models' alignment, which a worker's machine may not have the file of; None: nothing is aligned, or each
     worker finds the maps itself."""
+    distances: tuple[str, ...] = ()
+    """The models, "base" or experts by name, from which each merge's distance is measured."""
     timeout_s: float | None = None
     """Longest time for one candidate, not counting what a method prepares once; None waits for ever."""
 
@@ -64,6 +66,8 @@ class Answers:
     """"prepare" (what a method computes once; about 0 from the second candidate on), "materialise" and "respond"."""
     peak_bytes: int = 0
     worker: str = ""
+    distances: Mapping[str, float] = field(default_factory=dict)
+    """Of a merge's weights from those of models, by name: see `relative_distance`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

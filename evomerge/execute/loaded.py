@@ -17,6 +17,7 @@ from evomerge.inference.function import FunctionCaller
 from evomerge.inference.live import LiveModel
 from evomerge.inference.resident import ResidentModel
 from evomerge.materialise.bind import Bound
+from evomerge.materialise.distance import relative_distance
 from evomerge.materialise.merger import Merger
 from evomerge.models.open import open_models
 from evomerge.recipe.recipe import Recipe
@@ -53,9 +54,12 @@ class LoadedModels:
         """By split, what answers its requests, and its plan of them."""
         self.live_key: str | None = None
         """Of the recipe whose merge the live model holds, if it was written whole and nothing has failed since."""
+        self.distances: dict[str, float] = {}
+        """Of the live model's weights from those of models, by name, as far as the settings ask for them."""
         self.prefixes = SharedPrefixes()
         self._prefixes_of = ""
         self._base = models.base
+        self._models = models
         self._settings = settings
         self._device = device
         self._stand_in = tokenizer
@@ -78,6 +82,12 @@ class LoadedModels:
         """Plan the requests of a split, and of its blocks if jobs ask for blocks."""
         responder = self._responder(requests)
         self.plans[split] = responder, responder.plan(requests, blocks=blocks)
+
+    def measure_distances(self) -> None:
+        """Find how far the live model's weights are from the models that the settings name."""
+        self.distances = {
+            name: relative_distance(self.live.targets, self._models.by_name[name]) for name in self._settings.distances
+        }
 
     def prefixes_for(self, split: str) -> SharedPrefixes:
         """What earlier blocks of a split have computed with these weights, to be used and added to."""

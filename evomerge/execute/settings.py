@@ -54,6 +54,7 @@ def worker_settings(
         states=execution.prepared_directory or (None if states is None else str(states.absolute())),
         batch_tokens=execution.batch_tokens,
         timeout_s=execution.timeout_s,
+        distances=config.search.distances,
         maps=maps,
     )
 

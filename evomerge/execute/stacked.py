@@ -59,3 +59,8 @@ class StackedModels(LoadedModels):
         stacked = cast("StackedCheckpoint", self.merger.base)
         scaled = [name for name, values in bound.coefficients.items() if np.any(values.get("scale", 1.0) != 1.0)]
         self.merger.write(bound, self._pool.restack(stacked, scaled))
+
+    def measure_distances(self) -> None:
+        """Nothing, unless distances are asked for. Raises: RecipeError, since stacks have other layers than models."""
+        if self._settings.distances:
+            raise RecipeError("recipe: the distance of a stack from a model isn't known: its layers are others")

@@ -140,6 +140,9 @@ class Worker:
             if job.block is None or models.live_key != key:
                 models.live_key, models.prefixes = None, SharedPrefixes()
                 _, materialise_s = self._timed(lambda: models.write(bound))
+                if job.requests is None:
+                    _, measure_s = self._timed(models.measure_distances)
+                    materialise_s += measure_s
             phase = f"answering the {job.split} items"
             models.live_key = None
             kept = None if job.block is None else models.prefixes_for(job.split)
@@ -161,6 +164,7 @@ class Worker:
             seconds={"prepare": loading_s + prepare_s, "materialise": materialise_s, "respond": respond_s},
             peak_bytes=peak_bytes(self._device),
             worker=self.name,
+            distances=dict(models.distances),
         )
 
     def _timed(self, work: Callable[[], T]) -> tuple[T, float]:

@@ -40,11 +40,14 @@ class Part:
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_bytes: int = 0
     worker: str = ""
+    distances: Mapping[str, float] = field(default_factory=dict)
+    """Of the candidate's weights from those of models, by name."""
 
     def to_line(self) -> str:
         """As one line of JSON; numbers come back as the same bits."""
         answers = [_to_data(one) for one in self.responses]
         data = {"trial": self.trial, "split": self.split, "block": self.block, "answers": answers}
+        data |= {"distances": dict(self.distances)} if self.distances else {}
         data |= {"seconds": dict(self.seconds), "peak_bytes": self.peak_bytes, "worker": self.worker}
         return json.dumps(data, separators=(",", ":")) + "\n"
 

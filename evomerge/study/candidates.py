@@ -149,6 +149,7 @@ class Candidates:
             seconds=outcome.seconds,
             peak_bytes=outcome.peak_bytes,
             worker=outcome.worker,
+            distances=outcome.distances,
         )
         self.parts.add(part)
 
@@ -184,6 +185,7 @@ class Candidates:
             seconds={phase: sum(part.seconds[phase] for part in parts) for phase in parts[0].seconds},
             peak_bytes=max(part.peak_bytes for part in parts),
             worker=parts[-1].worker,
+            distances=parts[0].distances,
         )
 
     def fitness(self, trial: Trial) -> float | None:
@@ -226,11 +228,12 @@ class Candidates:
         if not math.isfinite(score):
             return Evaluation(trial=trial, split=split, failure=f"not_finite: score {score}", seconds=seconds)
         lengths = self.session.lengths(model, split, table) if self.session.measures.needs_lengths() else {}
+        distances = self.session.distances(model) if self.session.is_by_itself(model) else outcome.distances
         return Evaluation(
             trial=trial,
             split=split,
             score=score,
-            measured=self.session.measures.values(table, aggregates, lengths),
+            measured=self.session.measures.values(table, aggregates, lengths, distances),
             tie_break=self.benchmark.objective.tie_break(table),
             penalty=self.benchmark.objective.penalty(aggregates, table.sizes),
             shortfall=self.benchmark.objective.shortfall(aggregates),

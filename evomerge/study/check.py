@@ -28,6 +28,7 @@ from evomerge.run.plan import evaluations_of
 from evomerge.space.base import Dimension
 from evomerge.study.advice import warnings_of
 from evomerge.study.experiment import Experiment, check_names, check_pruner, open_experiment, population_of
+from evomerge.study.measures import Measures
 from evomerge.study.outlines import Outlines, outlines_of
 from evomerge.study.preparations import preparations_of
 from evomerge.study.start import start_of
@@ -157,6 +158,7 @@ def _check(
             benchmark = experiment.benchmark
             items = {split: len(found) for split, found in benchmark.splits.items()}
             check_pruner(experiment)
+            Measures(config.search, benchmark, where=where)
             warnings += benchmark.truncated
             notes = [*notes, *benchmark.notes, *getattr(benchmark, "searched_publicly", [])]
             warnings += _unaskable(experiment)

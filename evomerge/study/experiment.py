@@ -299,6 +299,11 @@ def _check_algorithm(experiment: Experiment) -> None:
 def _check_objectives(experiment: Experiment) -> None:
     """Find whether the algorithm takes so many objectives. Raises: ConfigError naming those that do."""
     settings, count = experiment.config.search, experiment.config.search.goals.count
+    if settings.distances and experiment.config.space.kind == "layers":
+        raise ConfigError(
+            f"{experiment.where}: search: a distance is measured tensor by tensor, and with space.kind: layers each "
+            "candidate has layers of its own; leave distances out"
+        )
     most = getattr(PROPOSERS.get(settings.algorithm), "max_objectives", None)
     if most is None or count <= most:
         return

@@ -1,4 +1,4 @@
-"""What objectives and constraints are of, measured: scores of tasks and lengths of answers.
+"""What objectives and constraints are of, measured: scores of tasks, lengths of answers, distances of weights.
 
 Knows the benchmark and what the config names of it. Does not know what is searched for, nor which values are good.
 """
@@ -44,7 +44,11 @@ class Measures:
                     self._measures[name] = measure
 
     def values(
-        self, table: ItemTable, aggregates: Aggregates, lengths: Mapping[str, NDArray[np.float64]]
+        self,
+        table: ItemTable,
+        aggregates: Aggregates,
+        lengths: Mapping[str, NDArray[np.float64]],
+        distances: Mapping[str, float],
     ) -> dict[str, float]:
         """The value of each measure, by name of objective or constraint.
 
@@ -52,6 +56,7 @@ class Measures:
             table: of one candidate on one split.
             aggregates: its metrics by task.
             lengths: tokens of its answers by task that generates text: see `answer_lengths`.
+            distances: of its weights from those of models, by name.
         """
         found = {}
         for name, measure in self._measures.items():
@@ -62,6 +67,8 @@ class Measures:
             elif measure.length is not None:
                 weights = self.weights(measure, table.sizes)
                 found[name] = float(sum(weight * np.mean(lengths[task]) for task, weight in weights.items()))
+            elif measure.distance is not None:
+                found[name] = distances[measure.distance]
         return found
 
     def needs_lengths(self) -> bool:

@@ -24,6 +24,7 @@ from evomerge.errors import ResumeError, RunError, listed
 from evomerge.execute.base import Executor
 from evomerge.execute.settings import make_executor, worker_settings
 from evomerge.files.atomic import write_atomically
+from evomerge.materialise.distance import relative_distance
 from evomerge.models.alignment import digest
 from evomerge.models.open import maps_of
 from evomerge.models.own_settings import own_notes
@@ -254,6 +255,11 @@ class Session:
     def other_methods(self) -> dict[str, Recipe]:
         """The merges of other methods that the search is compared with, by name."""
         return self.experiment.other_methods
+
+    def distances(self, trial: Trial) -> dict[str, float]:
+        """Of a given model's own weights from those of the models that objectives and constraints name."""
+        models, names = self.experiment.models.by_name, self.config.search.distances
+        return {name: relative_distance(models[trial.name].tensor, models[name]) for name in names}
 
     def blocks(self, split: str) -> list[list[int]]:
         """Positions of the items of each block; empty if the split is answered at once."""

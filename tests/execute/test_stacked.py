@@ -24,7 +24,13 @@ PATHS: tuple[tuple[Slice, ...], ...] = (
     ({"base": (0, 0)}, {"a": (3, 3)}, {"a": (0, 0)}),
     ({"base": (0, 3)}, {"base": (0, 3)}),
 )
-OUTPUTS = {"llama": ("o_proj", "down_proj"), "gpt2": ("attn.c_proj", "mlp.c_proj"), "gemma": ("o_proj", "down_proj")}
+OUTPUTS = {
+    "llama": ("o_proj", "down_proj"),
+    "gpt2": ("attn.c_proj", "mlp.c_proj"),
+    "gemma": ("o_proj", "down_proj"),
+    # Whose experts transformers holds as one tensor.
+    "mixtral": ("o_proj", ".w2."),
+}
 
 
 def recipes(models: dict[str, Path], outputs: tuple[str, ...]) -> list[Recipe]:

@@ -20,6 +20,7 @@ from evomerge.run.directory import open_run
 from evomerge.run.fronts import front_of, history_of, merges_of, picked
 from evomerge.run.journal import JOURNAL, Journal
 from evomerge.score.pareto import dominates, hypervolume
+from evomerge.study.check import check
 from evomerge.study.search import resume, search
 from evomerge.testing.runs import essence
 from helpers.search import Count, Interrupt, kill_after_lines
@@ -195,4 +196,32 @@ def test_an_algorithm_for_one_objective_is_refused_with_what_can_be_done(
     )
     assert "around" in str(error.value)
     assert str(error.value).endswith("or give each objective a weight, so that their weighted sum is searched")
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("objectives", "words"),
+    [
+        (
+            {"north": "nort", "south": "south"},
+            r"x.yaml: search.objectives.north.tasks: unknown task of the benchmark 'nort'. Did you mean 'north'\?",
+        ),
+        (
+            {"north": "north", "short": {"length": "all"}},
+            "x.yaml: search.objectives.short.length: the benchmark has no answers of generated text",
+        ),
+        (
+            {"north": "north", "short": {"length": ["north", "text"]}},
+            "x.yaml: search.objectives.short.length: north has no answers of generated text",
+        ),
+    ],
+)
+def test_what_the_benchmark_cannot_measure_is_refused_before_anything_starts(
+    tmp_path: Path, tiny_llama: dict[str, Path], tasks: Path, objectives: dict[str, object], words: str
+) -> None:
+    of = ("north", "text") if "text" in str(objectives) else ("north", "south")
+    config = write_experiment(tmp_path / "x.yaml", tiny_llama, tasks, of=of, objectives=objectives)
+    for attempt in (lambda: search(config, tmp_path / "run", where="x.yaml"), lambda: check(config, where="x.yaml")):
+        with pytest.raises(ConfigError, match=words):
+            attempt()
     assert not (tmp_path / "run" / "run.json").exists()

@@ -151,7 +151,7 @@ def sections(model: type[BaseModel], data: Any, path: str = "") -> list[tuple[st
             value = data.get(name)
             if isinstance(value, list) and value and isinstance(value[0], dict):
                 found += sections(inner, value[0], f"{path}.{name}[0]")
-            elif isinstance(value, dict) and name != "parameters":
+            elif isinstance(value, dict) and name not in {"parameters", "methods"}:
                 if inner.__name__ in {"ModelConfig"} and name == "experts":
                     found += [
                         item

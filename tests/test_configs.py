@@ -6,7 +6,7 @@ import re
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 import yaml
@@ -151,7 +151,7 @@ def sections(model: type[BaseModel], data: Any, path: str = "") -> list[tuple[st
             value = data.get(name)
             if isinstance(value, list) and value and isinstance(value[0], dict):
                 found += sections(inner, value[0], f"{path}.{name}[0]")
-            elif isinstance(value, dict) and name not in {"parameters", "methods"}:
+            elif isinstance(value, dict) and (get_origin(field.annotation) is not dict or name == "experts"):
                 if inner.__name__ in {"ModelConfig"} and name == "experts":
                     found += [
                         item

@@ -16,6 +16,7 @@ import pytest
 
 from evomerge.recipe.recipe import Recipe
 from evomerge.testing.runs import essence
+from helpers.commands import Command, run
 from helpers.search import write_config, write_task
 
 
@@ -103,14 +104,21 @@ def test_trials_and_status_read_a_finished_run(cli: Any, finished: tuple[Path, s
     assert "done" in cli("status", finished[0]).stdout
 
 
+@pytest.mark.parametrize("folder", [".", "missing"])
+def test_a_command_in_a_forked_process_is_one_in_a_process_of_its_own(finished: tuple[Path, str], folder: str) -> None:
+    arguments = ["status", str(finished[0] / folder)]
+    alone = subprocess.run([sys.executable, "-m", "evomerge", *arguments], capture_output=True, text=True, check=False)
+    forked = run(arguments)
+    assert (forked.returncode, forked.stdout, forked.stderr) == (alone.returncode, alone.stdout, alone.stderr)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_search_stopped_by_a_signal_says_how_to_go_on_and_goes_on(
     tmp_path: Path, config: Path, finished: tuple[Path, str], number: int, code: int
 ) -> None:
     directory = tmp_path / "run"
-    command = [sys.executable, "-m", "evomerge", "search", str(config), "--run", str(directory)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = Command(["search", config, "--run", directory])
     records = directory / "evaluations.jsonl"
     while process.poll() is None and not (records.exists() and records.read_bytes().count(b"\n") >= 9):
         time.sleep(0.005)
@@ -118,9 +126,7 @@ def test_a_search_stopped_by_a_signal_says_how_to_go_on_and_goes_on(
     _, error = process.communicate(timeout=60)
     assert process.returncode == code, error
     assert error == f"stopped; continue with: evomerge resume {directory}\n"
-    resumed = subprocess.run(
-        [sys.executable, "-m", "evomerge", "resume", str(directory)], capture_output=True, text=True, check=False
-    )
+    resumed = run(["resume", directory])
     assert resumed.returncode == 0, resumed.stderr
     assert "of them already done" in resumed.stdout
     assert essence(directory) == essence(finished[0])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import yaml
 from evomerge.config.config import Config
 from evomerge.run.observer import SilentObserver
 from evomerge.run.records import TrialRecord
+from helpers.commands import Command
 
 TASK = """
 task: tiny_choice
@@ -118,18 +117,12 @@ class Count(SilentObserver):
         self.evaluated.append(record.number)
 
 
-def start(config_file: Path, directory: Path) -> subprocess.Popen[str]:
+def start(config_file: Path, directory: Path) -> Command:
     """A search in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "evomerge", "search", str(config_file), "--run", str(directory)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    return Command(["search", config_file, "--run", directory], merged=True)
 
 
-def kill_after_lines(process: subprocess.Popen[str], path: Path, lines: int) -> None:
+def kill_after_lines(process: Command, path: Path, lines: int) -> None:
     """Kill a process as soon as a file has so many lines, and wait until it is gone."""
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
@@ -137,5 +130,4 @@ def kill_after_lines(process: subprocess.Popen[str], path: Path, lines: int) -> 
             process.send_signal(signal.SIGKILL)
             break
         time.sleep(0.002)
-    process.wait(30)
-    process.stdout.close()  # type: ignore[union-attr]
+    process.communicate(30)

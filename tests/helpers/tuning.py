@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +12,7 @@ import torch
 from torch import Tensor
 
 from evomerge.models.checkpoint import Checkpoint
+from helpers.commands import Command
 
 SENTENCES = (
     "The river rises in the hills and runs past the market town down to the sea.",
@@ -44,10 +42,7 @@ def equal(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
 
 def killed(arguments: list[str], folder: Path, until: str, *, timeout_s: float = 240) -> None:
     """Run the command line, and kill it (SIGKILL) as soon as a path matches `until` in the folder."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "evomerge", *arguments], cwd=folder, env=os.environ,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = Command(arguments, folder=folder)
     end = time.monotonic() + timeout_s
     while not any(folder.glob(until)):
         assert process.poll() is None, process.communicate()
@@ -56,11 +51,3 @@ def killed(arguments: list[str], folder: Path, until: str, *, timeout_s: float =
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-
-
-def command(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run the command line to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "evomerge", *arguments],
-        cwd=folder, env=os.environ, capture_output=True, text=True, check=False,
-    )  # fmt: skip

@@ -17,7 +17,8 @@ from evomerge.testing.models import tiny_checkpoint, tiny_tokenizer
 from evomerge.tuning.alternate import Measures
 from evomerge.tuning.training import Step
 from helpers.classifiers import classifier
-from helpers.tuning import command, equal, killed, tensors, write_rows
+from helpers.commands import run as command
+from helpers.tuning import equal, killed, tensors, write_rows
 
 NAMES = ("calm", "glad", "sad")
 

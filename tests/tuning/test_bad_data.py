@@ -13,7 +13,8 @@ import evomerge
 from evomerge.errors import CheckpointError, ConfigError, EvomergeError, ExportError, TuningError
 from evomerge.testing.models import tiny_checkpoint
 from helpers.classifiers import write_family
-from helpers.tuning import command, write_rows
+from helpers.commands import run as command
+from helpers.tuning import write_rows
 
 
 @pytest.fixture(scope="module")

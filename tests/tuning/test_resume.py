@@ -13,7 +13,8 @@ import evomerge
 from evomerge.errors import LockedError, ResumeError, TuningError
 from evomerge.testing.models import tiny_checkpoint
 from evomerge.tuning.training import Step
-from helpers.tuning import command, equal, killed, tensors, write_rows
+from helpers.commands import run as command
+from helpers.tuning import equal, killed, tensors, write_rows
 
 SETTINGS = {"steps": 12, "learning_rate": 3e-3, "length": 32, "batch": 4, "save_every": 1}
 

@@ -118,13 +118,13 @@ class Progress:
         return self._run
 
     def remark(self) -> str | None:
-        """What to look at if no model so far has any score; None if one has, or scores can be better than that."""
-        run = self.run() if self.leaders and not any(self.leaders.values()) else None
+        """What to look at if all models so far have a score of 0, or of 1; else None."""
+        run = self.run() if set(self.leaders.values()) in ({0.0}, {1.0}) else None
         if run is None:
             return None
-        from evomerge.report.nothing_right import nothing_right
+        from evomerge.report.all_alike import all_alike
 
-        return nothing_right(run, self.leaders.values())
+        return all_alike(run, self.leaders.values())
 
     def _rank(self, record: TrialRecord) -> None:
         """Keep the best search score of the base, each expert, the uniform merges and the candidates."""

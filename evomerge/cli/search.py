@@ -73,7 +73,7 @@ def show(result: Result, *, files: Mapping[str, Path] | None = None, commands: S
     from evomerge.cli.front import finding as front_finding
     from evomerge.cli.front import picks_table
     from evomerge.cli.results import cautions, finding, result_table
-    from evomerge.report.nothing_right import nothing_right
+    from evomerge.report.all_alike import all_alike
     from evomerge.run.directory import open_run
 
     directory = shlex.quote(str(result.directory))
@@ -87,7 +87,7 @@ def show(result: Result, *, files: Mapping[str, Path] | None = None, commands: S
     for caution in cautions(result.data):
         say(console, f"\n{caution}")
     run = open_run(result.directory)
-    remark = nothing_right(run, (trial.score for trial in run.trials() if trial.score is not None))
+    remark = all_alike(run, (trial.score for trial in run.trials() if trial.score is not None))
     if remark is not None:
         say(console, f"\n{remark}")
     console.print()

@@ -1,4 +1,4 @@
-"""Whether every model of a run scores nothing, and what to look at then."""
+"""Whether every model of a run scores nothing or everything, and what to look at then."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ _SHOWN_ANSWERS = 3
 _SHOWN_CHARACTERS = 60
 
 
-def nothing_right(run: Run, scores: Iterable[float]) -> str | None:
-    """A few sentences if all the scores are 0 and that is the worst they can be; else None.
+def all_alike(run: Run, scores: Iterable[float]) -> str | None:
+    """A few sentences if all the scores are 0 or all are 1, so that no merge is told from another; else None.
+
+    Nothing is said of zeros where lower is better.
 
     Args:
         run: its tasks say which way is better, and its records hold the answers.
@@ -20,11 +22,18 @@ def nothing_right(run: Run, scores: Iterable[float]) -> str | None:
     """
     found = list(scores)
     tasks = run.facts.get("benchmark", {}).get("tasks", [])
-    if not found or any(found) or not all(task.get("higher_is_better", False) for task in tasks):
+    alike = found[0] if len(set(found)) == 1 else None
+    if alike not in {0.0, 1.0} or not all(task.get("higher_is_better", False) for task in tasks):
         return None
     filters = sorted({str(task["metric"]) for task in tasks})
     answers = _answers(run)
     seen = f" Some of the answers: {'; '.join(map(repr, answers))}." if answers else ""
+    if alike == 1.0:
+        return (
+            "Every model scores 1 on the search items: no merge can be told from another there. Search over harder "
+            f"items, and look whether the metric's filter ({', '.join(filters)}) also takes wrong answers for right."
+            f"{seen}"
+        )
     return (
         "Every model scores 0: either the tasks are too hard for these models, or right answers aren't recognised. "
         f"Look at what the models answer, and whether the metric's filter ({', '.join(filters)}) finds it there.{seen} "

@@ -1,4 +1,4 @@
-"""A run in which nothing is right says so, with what the models answered; any other says nothing."""
+"""A run in which nothing or everything is right says so, with what the models answered; any other says nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.config.config import Config
-from evomerge.report.nothing_right import nothing_right
+from evomerge.report.all_alike import all_alike
 from evomerge.run.directory import Run, create_run
 from evomerge.run.evaluation import Evaluation
 from evomerge.run.ledger import Ledger
@@ -33,17 +33,24 @@ def run_with(folder: Path, *, higher_is_better: bool = True) -> Run:
 
 
 def test_all_zero_names_the_filter_some_answers_and_where_all_of_them_are(tmp_path: Path) -> None:
-    said = nothing_right(run_with(tmp_path / "run"), [0.0, 0.0])
+    said = all_alike(run_with(tmp_path / "run"), [0.0, 0.0])
     assert said is not None
     for part in ("too hard", METRIC, "'8 apples'", f"evomerge items {tmp_path / 'run'} answers.parquet"):
         assert part in said
     assert "three " * 15 not in said, "long answers are cut"
 
 
-@pytest.mark.parametrize("scores", [[], [0.0, 0.25], [-0.5, 0.0]])
+def test_all_ones_ask_for_harder_items_and_a_look_at_the_filter(tmp_path: Path) -> None:
+    said = all_alike(run_with(tmp_path / "run"), [1.0, 1.0, 1.0])
+    assert said is not None
+    for part in ("Every model scores 1", "harder", METRIC, "'8 apples'"):
+        assert part in said
+
+
+@pytest.mark.parametrize("scores", [[], [0.0, 0.25], [-0.5, 0.0], [1.0, 0.75], [0.5, 0.5]])
 def test_a_score_of_any_model_is_enough_to_say_nothing(tmp_path: Path, scores: list[float]) -> None:
-    assert nothing_right(run_with(tmp_path / "run"), scores) is None
+    assert all_alike(run_with(tmp_path / "run"), scores) is None
 
 
-def test_zero_errors_are_not_taken_for_nothing_right(tmp_path: Path) -> None:
-    assert nothing_right(run_with(tmp_path / "run", higher_is_better=False), [0.0]) is None
+def test_zero_errors_are_not_taken_for_all_alike(tmp_path: Path) -> None:
+    assert all_alike(run_with(tmp_path / "run", higher_is_better=False), [0.0]) is None

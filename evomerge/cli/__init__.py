@@ -13,6 +13,7 @@ import typer
 from evomerge.cli import (
     alignment,
     analyse,
+    calibration,
     check,
     compression,
     connect,
@@ -77,6 +78,7 @@ app.command(rich_help_panel=_SEARCH)(status.status)
 app.command(rich_help_panel=_SEARCH)(control.control)
 app.command(rich_help_panel=_RESULTS)(runs.trials)
 app.command(rich_help_panel=_RESULTS)(runs.items)
+app.command(rich_help_panel=_RESULTS)(calibration.calibration)
 app.command(rich_help_panel=_RESULTS)(models.export)
 app.command(rich_help_panel=_RESULTS)(models.merge)
 app.command(rich_help_panel=_RESULTS)(models.recipe)

@@ -183,6 +183,9 @@ class Config(Section):
         # Runs from before there were others than uniform merges have no word on it.
         if not self.search.baselines:
             del data["search"]["baselines"]
+        # Runs from before scores of stopped candidates were estimated have no word on it.
+        if self.search.estimator == "none":
+            del data["search"]["estimator"], data["search"]["estimator_options"]
         # Runs from before there was another space have no word on it.
         if data["space"]["kind"] == SpaceConfig().kind:
             del data["space"]["kind"]

@@ -69,6 +69,11 @@ class SearchConfig(Section):
     """Rule by which a candidate is stopped after a block of items; needs `block`."""
     pruner_options: dict[str, int | float] = Field(default_factory=dict)
     """Settings of the pruner; a wrong name is refused with the right ones."""
+    estimator: str = "none"
+    """How the score of a stopped candidate is estimated for the algorithm, which needs a pruner; none: it only ranks
+    below those that weren't stopped."""
+    estimator_options: dict[str, int | float] = Field(default_factory=dict)
+    """Settings of the estimator; a wrong name is refused with the right ones."""
     shortlist: Positive = 5
     """Best merges scored again on validation; the distribution's mean and as many uniform merges join them."""
     seed: int = 0
@@ -135,4 +140,20 @@ class SearchConfig(Section):
     def _pruner_needs_blocks(self) -> Self:
         if self.pruner != "none" and self.block is None:
             raise ValueError("a pruner is asked after each block of items; set search.block, such as a fifth of them")
+        return self
+
+    @model_validator(mode="after")
+    def _estimator_needs_a_pruner(self) -> Self:
+        if self.estimator != "none" and self.pruner == "none":
+            raise ValueError(
+                "an estimator speaks of candidates that were stopped; set search.pruner and search.block, or "
+                "estimator: none"
+            )
+        if self.estimator != "none" and self.items == "fresh":
+            raise ValueError(
+                "with fresh items, what is told of a candidate is reckoned from its share of them, without an "
+                "estimator; use estimator: none, or items: fixed"
+            )
+        if self.estimator == "none" and self.estimator_options:
+            raise ValueError("estimator_options are of an estimator; set search.estimator, or leave them out")
         return self

@@ -6,10 +6,11 @@ Answers of these models are hidden as those of others are missing, estimated and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from evomerge.errors import EstimatorError
@@ -50,6 +51,10 @@ class Calibration:
         """Whether a search may go by the estimates."""
         return self.doubt is None
 
+    def to_data(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {name: None if value != value else value for name, value in asdict(self).items()}
+
 
 class Trusted(NamedTuple):
     """Estimates with the name of the estimator that made them, and why no earlier one did."""
@@ -74,11 +79,25 @@ def calibration(estimator: Estimator, responses: Responses, rows: Sequence[int])
     scores = responses.scores
     answered, which = patterns(scores, [row for row in rows if not np.isfinite(scores[row]).all()])
     common = np.argsort(-np.bincount(which, minlength=len(answered)), kind="stable")[:_PATTERNS]
+    return judged(estimator, responses, answered[common])
+
+
+def judged(estimator: Estimator, responses: Responses, answered: NDArray[np.bool_]) -> Calibration:
+    """Hide answers of complete models so that some items are left, estimate, and compare.
+
+    Args:
+        estimator: to be judged.
+        responses: of these models and others.
+        answered: items that are left each time, (times, items).
+
+    Raises: EstimatorError as the estimator does.
+    """
+    scores = responses.scores
     known = set(complete_rows(scores)) - set(responses.endpoints)
     tried = _Tried([], [], [], [])
     taus: list[float] = []
     if len(known) >= FEWEST_MODELS:
-        for seen in answered[common]:
+        for seen in answered:
             pattern = _Tried([], [], [], [])
             for held, out in held_out(responses, seen):
                 found = estimator.estimate(held, out)
@@ -106,7 +125,7 @@ def calibration(estimator: Estimator, responses: Responses, rows: Sequence[int])
     rmse, plain = _rms(missed), _rms(means - truths)
     return Calibration(
         models=len(known),
-        items=float(answered[common].sum(axis=1).mean()),
+        items=float(answered.sum(axis=1).mean()),
         bias=float(missed.mean()),
         rmse=rmse,
         rmse_of_mean=plain,

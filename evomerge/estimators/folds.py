@@ -39,11 +39,20 @@ def held_out(responses: Responses, answered: NDArray[np.bool_]) -> Iterator[Held
     complete = [row for row in complete_rows(responses.scores) if row not in endpoints]
     folds = min(FOLDS, len(complete))
     ranked = _ranked(responses.scores, complete)
+    covariates = responses.covariates
+    if covariates is not None:
+        # What models that lack answers know of other items is known of these as well, and nothing more.
+        lacking = np.isnan(responses.scores).any(axis=1)
+        unknown = ~answered & np.isnan(covariates[lacking]).any(axis=0)
     for fold in range(folds):
         rows = ranked[fold::folds]
         scores = responses.scores.copy()
         scores[np.ix_(np.array(rows), np.flatnonzero(~answered))] = np.nan
-        yield Held(Responses(scores=scores, covariates=responses.covariates, endpoints=responses.endpoints), rows)
+        known = None
+        if covariates is not None:
+            known = covariates.copy()
+            known[np.ix_(np.array(rows), np.flatnonzero(unknown))] = np.nan
+        yield Held(Responses(scores=scores, covariates=known, endpoints=responses.endpoints), rows)
 
 
 def _ranked(scores: Scores, rows: list[int]) -> list[int]:

@@ -38,7 +38,7 @@ def rescore(
     Raises: ConfigError for a task or metric that the run doesn't have, or weights that can't be used.
     """
     run = open_run(directory)
-    objective = _objective(run, weights or {}, metrics or {})
+    objective = objective_of(run, weights, metrics)
     ledger = run.ledger()
     found = []
     for trial in (record_of(ledger, trial) for trial in ledger.trials()):
@@ -65,8 +65,11 @@ def rescore(
     return sorted(found, key=lambda item: (item.fitness is None, -(item.fitness or 0.0), item.trial.number))
 
 
-def _objective(run: Run, weights: Mapping[str, float], metrics: Mapping[str, str]) -> Objective:
-    """The run's own objective with some weights and metrics replaced."""
+def objective_of(
+    run: Run, weights: Mapping[str, float] | None = None, metrics: Mapping[str, str] | None = None
+) -> Objective:
+    """The run's own objective with some weights and metrics replaced. Raises: ConfigError, as `rescore`."""
+    weights, metrics = weights or {}, metrics or {}
     tasks: dict[str, dict[str, Any]] = {task["task"]: task for task in run.facts["benchmark"]["tasks"]}
     for option, named in (("weights", weights), ("metric", metrics)):
         for name in named:

@@ -5,6 +5,7 @@ run.json           what was found out at the start and must stay so: parameter g
 study.journal      the Optuna study (unless another storage is configured)
 evaluations.jsonl  every evaluation with its item table, one line each
 parts.jsonl        answers of candidates that are evaluated block by block, one block a line (with `search.block`)
+estimates.jsonl    estimated scores of stopped candidates, a generation a line (with `search.estimator`)
 prepared/          what the merge method computes once, for workers and later sessions; can be deleted between sessions
 progress.json      phase and driving time, for `evomerge status`
 result.json        winner, scores, intervals and comparisons, once the search has ended

@@ -21,6 +21,7 @@ from evomerge.run.recipes import checkpoint_recipe, own_recipe
 from evomerge.run.records import record_of
 from evomerge.run.trial import Trial, TrialKind, TrialState
 from evomerge.space.base import Genome
+from evomerge.study.estimates import Estimates
 from evomerge.study.rivalry import Rivalry, in_order
 from evomerge.study.session import Session
 
@@ -35,6 +36,7 @@ class Candidates:
         self.ledger = session.ledger
         self.parts = session.parts
         self.rivalry = Rivalry(session)
+        self.estimates = Estimates(session)
 
     def trial(
         self, kind: TrialKind, name: str, genome: Genome | None = None, *, generation: int | None = None

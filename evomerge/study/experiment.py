@@ -18,6 +18,7 @@ from evomerge.alignment.base import made
 from evomerge.benchmark import SPLITS, Benchmark, build_benchmark
 from evomerge.config.config import Config
 from evomerge.errors import AlignmentError, ConfigError, RecipeError, listed, unknown
+from evomerge.estimators import ESTIMATORS
 from evomerge.execute import EXECUTORS
 from evomerge.execute.settings import AUTO
 from evomerge.inference.architecture import refuse_unless_it_continues_text
@@ -213,6 +214,9 @@ def check_names(config: Config, *, where: str) -> dict[str, Any]:
     for key, name, registry in named:
         if name not in registry:
             raise ConfigError(f"{where}: {key}: {unknown(registry.kind, name, registry)}")
+    if (name := config.search.estimator) != "none" and name not in ESTIMATORS:
+        message = unknown(ESTIMATORS.kind, name, ("none", *ESTIMATORS))
+        raise ConfigError(f"{where}: search.estimator: {message}")
     if (backend := config.execution.backend) != AUTO and backend not in EXECUTORS:
         message = unknown(EXECUTORS.kind, backend, (AUTO, *EXECUTORS))
         raise ConfigError(f"{where}: execution.backend: {message}")
@@ -223,6 +227,8 @@ def check_names(config: Config, *, where: str) -> dict[str, Any]:
         raise ConfigError(f"{where}: models.align.options: {error}") from error
     try:
         PRUNERS.get(config.search.pruner)(config.search.pruner_options)
+        if config.search.estimator != "none":
+            ESTIMATORS.get(config.search.estimator)(config.search.estimator_options)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     try:
@@ -253,6 +259,11 @@ def check_pruner(experiment: Experiment) -> None:
         raise ConfigError(
             f"{experiment.where}: search.pruner: {pruner!r} compares items, but the metric of {listed(others)} isn't a "
             "mean of its items' scores; choose another metric, or pruner: none"
+        )
+    if search.estimator != "none" and objective.languages:
+        raise ConfigError(
+            f"{experiment.where}: search.estimator: no estimator knows what is asked of the language of "
+            f"{listed(objective.languages)}; leave out language there, or take estimator: none"
         )
 
 

@@ -109,8 +109,8 @@ def _lowest(known: NDArray[np.float64], told: Sequence[tuple[float, ...] | None]
 def _fitness(candidates: Candidates, trials: Sequence[Trial], floor: NDArray[np.float64]) -> NDArray[np.float64]:
     """Fitness in ask order, (candidates, objectives).
 
-    One that has answered its share of fresh items has what these let expect; a pruned one's is up to the pruner; a
-    failed one counts as the worst known so far in each objective.
+    One that has answered its share of fresh items has what these let expect; a pruned one's is up to the estimator,
+    or without one to the pruner; a failed one counts as the worst known so far in each objective.
 
     Args:
         candidates: of the search.
@@ -124,7 +124,8 @@ def _fitness(candidates: Candidates, trials: Sequence[Trial], floor: NDArray[np.
     pruned = [trial for trial in pruned if trial.number not in found]
     if pruned:
         # There is one objective then.
-        told = rivalry.told(pruned, np.array([*found.values()] or [tuple(floor)], dtype=np.float64)[:, 0])
+        complete = np.array([*found.values()] or [tuple(floor)], dtype=np.float64)[:, 0]
+        told = (candidates.estimates if candidates.estimates.wanted else rivalry).told(pruned, complete)
         floor = np.minimum(floor, told.min())
         found |= {trial.number: (float(value),) for trial, value in zip(pruned, told, strict=True)}
     return np.array([found.get(trial.number, tuple(floor)) for trial in trials], dtype=np.float64)

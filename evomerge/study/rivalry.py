@@ -91,7 +91,8 @@ class Rivalry:
             complete: fitness of the generation's complete ones, (complete,); at least one.
         """
         parts = self._session.parts
-        scores = [self.scores(trial.number, len(parts.of(trial.number, "search"))) for trial in pruned]
+        heads = [asked_for(self._session, trial).number for trial in pruned]
+        scores = [self.scores(head, parts.count(head, "search")) for head in heads]
         return self._pruner.told(scores, complete)
 
     def scores(self, trial: int, blocks: int) -> Scores:
@@ -104,7 +105,8 @@ class Rivalry:
     def has_answered_its_share(self, trial: Trial) -> bool:
         """Whether a trial was stopped only because candidates answer no more items than it did."""
         schedule = self._session.schedule
-        return schedule.is_fresh and self._session.parts.count(trial.number, "search") >= schedule.share
+        head = asked_for(self._session, trial)
+        return schedule.is_fresh and self._session.parts.count(head.number, "search") >= schedule.share
 
     def estimated(self, trial: Trial) -> float:
         """Fitness of a trial that has answered its share of the items, as far as these tell.
@@ -113,7 +115,7 @@ class Rivalry:
         all, so that generations with other items compare.
         """
         objective = self._session.benchmark.objective
-        table = self._table(trial.number, range(self._session.schedule.share))
+        table = self._table(asked_for(self._session, trial).number, range(self._session.schedule.share))
         mean = float(objective.item_scores(table, self._sizes).mean())
         return mean + objective.tie_break(table) + self._harder(trial.generation)
 
@@ -163,6 +165,21 @@ class Rivalry:
             kept = {*self._rivals}
             self._scores = {key: scores for key, scores in self._scores.items() if key[0] in kept}
         return self._rivals
+
+
+def asked_for(session: Session, trial: Trial) -> Trial:
+    """The trial that answered for this one: a recipe that is proposed twice in a generation is asked once.
+
+    Args:
+        session: of the search.
+        trial: one that was evaluated or stopped.
+    """
+    parts = session.parts
+    if not parts.count(trial.number, "search") and trial.generation is not None:
+        for other in session.ledger.generation(trial.generation):
+            if other.recipe_key == trial.recipe_key and parts.count(other.number, "search"):
+                return other
+    return trial
 
 
 def in_order(

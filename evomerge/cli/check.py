@@ -129,6 +129,8 @@ def _sizes(report: Preflight) -> Table:
     ]
     if report.items:
         rows.append(("items", ", ".join(f"{count} {split}" for split, count in report.items.items())))
+    if report.spending:
+        rows.append(("spends", "; ".join(report.spending)))
     if report.tokens:
         rows.append(("tokens", _tokens(report.tokens)))
     places = {"inline": "in this process", "ray": "on Ray workers"}

@@ -92,6 +92,10 @@ class Progress:
         self.generation, self.median = number, median
         self.best = best if self.best is None else max(best, self.best)
         self.history.append(self.best)
+        run = self.run()
+        if run is not None and self._phase == "search" and run.config.search.budget.items is not None:
+            # Candidates that are stopped leave items for more of them.
+            self.total = run.plan().candidates(run.progress())
 
     @property
     def rate(self) -> float | None:

@@ -59,6 +59,7 @@ def trials(
     """
     from evomerge.cli.tables import marks_of
     from evomerge.run.directory import open_run
+    from evomerge.study.answered import answered_by_trial
 
     run, anew = open_run(directory), bool(weights or metric)
     marks = {} if anew else marks_of(run)
@@ -72,6 +73,8 @@ def trials(
         ]
     else:
         records = run.trials()
+    answered = answered_by_trial(run)
+    records = [replace(record, items=answered.get(record.number)) for record in records]
     if front:
         records = _on_front(run, records)
     if trial is not None:
@@ -149,7 +152,8 @@ def _write_csv(records: Sequence[TrialRecord], marks: Mapping[int, str]) -> None
     parameters = list(dict.fromkeys(name for record in records for name in record.parameters))
     phases = list(dict.fromkeys(name for record in records for name in record.seconds))
     measured = list(dict.fromkeys(name for record in records for name in record.measured))
-    plain = ("number", "kind", "name", "state", "generation", "score", "fitness", "reason", "validation", "test")
+    scores = ("score", "fitness", "reason", "validation", "test", "items")
+    plain = ("number", "kind", "name", "state", "generation", *scores)
     writer = csv.writer(sys.stdout, lineterminator="\n")
     columns = {"measured": measured, "seconds": phases, "parameters": parameters}
     named = [f"{group}.{name}" for group, names in columns.items() for name in names]
@@ -169,6 +173,8 @@ def _write_csv(records: Sequence[TrialRecord], marks: Mapping[int, str]) -> None
 def _plain(record: TrialRecord) -> dict[str, Any]:
     copied = {name: dict(getattr(record, name)) for name in ("parameters", "seconds", "measured")}
     plain = {**asdict(record), **copied}
+    if record.items is None:
+        del plain["items"]
     if not record.measured:
         # Without objectives and constraints, only requirements of languages can be missed.
         del plain["measured"]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from evomerge.study.search import Result
 
 _EVALUATIONS = "New total number of candidates to propose; a budget can only grow."
+_ITEMS = "New total number of search items that candidates may answer, of a run that limits them."
+_GPU_HOURS = "New limit in hours of driving times GPUs, summed over all sessions."
 _HOURS = "New limit in hours of driving, summed over all sessions."
 
 
@@ -49,6 +51,8 @@ def resume(
     directory: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.", show_default=False)],
     evaluations: Annotated[int | None, typer.Option(min=1, help=_EVALUATIONS, show_default=False)] = None,
     hours: Annotated[float | None, typer.Option(min=0, help=_HOURS, show_default=False)] = None,
+    items: Annotated[int | None, typer.Option(min=1, help=_ITEMS, show_default=False)] = None,
+    gpu_hours: Annotated[float | None, typer.Option(min=0, help=_GPU_HOURS, show_default=False)] = None,
 ) -> None:
     """Continue a search from its run directory alone, if you like with a larger budget.
 
@@ -60,7 +64,9 @@ def resume(
     with stoppable(directory, start=start), searching(directory, title=str(directory)) as observer:
         from evomerge.study.search import resume as run_resume
 
-        result = run_resume(directory, evaluations=evaluations, hours=hours, observer=observer)
+        result = run_resume(
+            directory, evaluations=evaluations, hours=hours, items=items, gpu_hours=gpu_hours, observer=observer
+        )
     show(result)
 
 

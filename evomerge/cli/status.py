@@ -103,6 +103,7 @@ def _screen(run: Run, status: RunStatus) -> RenderableType:
         ("driver", status.driver if status.driver_alive else None),
         ("elapsed", f"{duration(status.driven_s)} of driving" if status.driven_s >= 0.05 else None),
         ("candidates", _candidates(status)),
+        ("items", _items(status)),
         *front_lines(run),
         ("best", None if best is None or several else _best(best)),
         (
@@ -140,7 +141,8 @@ def _leaders(status: RunStatus) -> RenderableType:
 
 
 def _candidates(status: RunStatus) -> str:
-    parts = [f"{status.finished} of {status.budget} done"]
+    about = "about " if status.items_budget is not None and status.finished < status.budget else ""
+    parts = [f"{status.finished} of {about}{status.budget} done"]
     for count, what in (
         (status.running, "running"),
         (status.interrupted, "interrupted"),
@@ -150,6 +152,14 @@ def _candidates(status: RunStatus) -> str:
         if count:
             parts.append(f"{count} {what}")
     return ", ".join(parts)
+
+
+def _items(status: RunStatus) -> str | None:
+    """Search items that candidates have answered."""
+    if status.items is None:
+        return None
+    limit = "" if status.items_budget is None else f" of {status.items_budget:,}"
+    return f"{status.items:,}{limit} item evaluations in generations that have ended"
 
 
 def _best(best: TrialRecord) -> str:

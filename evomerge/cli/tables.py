@@ -82,7 +82,10 @@ def print_trials(
 
 def _table(width: int, records: Sequence[TrialRecord], marks: Mapping[int, str], *, alive: bool, anew: bool) -> Table:
     scores = ("search",) if anew else ("search", "valid.", "test")
-    made = table("trial", "model", "gen.", *scores, "time", right=("trial", "gen.", *scores, "time"))
+    # Where all that answered have answered as much, it is no news.
+    amounts = ("items",) if len({record.items for record in records if record.items}) > 1 else ()
+    figures = ("gen.", *scores, *amounts, "time")
+    made = table("trial", "model", *figures, right=("trial", *figures))
     made.columns[1].no_wrap = width >= _ROOM_FOR_PARAMETERS
     wide = width >= _ROOM_FOR_PARAMETERS and any(record.parameters for record in records)
     if wide:
@@ -96,12 +99,17 @@ def _table(width: int, records: Sequence[TrialRecord], marks: Mapping[int, str],
             "" if record.generation is None else str(record.generation),
             _search(record, alive=alive),
             *(() if anew else (_or_empty(record.validation), _or_empty(record.test))),
+            *((f"{record.items:,}" if record.items is not None else "",) if amounts else ()),
             duration(sum(record.seconds.values())) if record.seconds else "",
         ]
         if wide:
             cells.append(" ".join(f"{name}={_value(value)}" for name, value in record.parameters.items()))
         style = "bold" if mark == WINNER else _STYLES.get(record.state)
-        made.add_row(*(Text(cell) for cell in cells[:6]), *(_cut(cell) for cell in cells[6:]), style=style)
+        made.add_row(
+            *(Text(cell) for cell in cells[: 2 + len(figures)]),
+            *(_cut(cell) for cell in cells[2 + len(figures) :]),
+            style=style,
+        )
     return made
 
 
@@ -170,6 +178,7 @@ def print_trial(console: Console, record: TrialRecord, mark: str | None, *, aliv
         ("fitness", "" if record.fitness is None else score(record.fitness)),
         *((name, f"{value:.4g} on the search items") for name, value in record.measured.items()),
         ("requirements", "" if record.is_feasible else "missed on the search items"),
+        ("search items", "" if record.items is None else f"{record.items:,} answered"),
         ("validation score", _or_empty(record.validation)),
         ("test score", _or_empty(record.test)),
         ("time", ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in record.seconds.items())),

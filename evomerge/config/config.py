@@ -172,7 +172,7 @@ class Config(Section):
             del data["models"]["align"]["spec"]
         if not (data["benchmark"].get("labels") or {}).get("tasks", True):
             del data["benchmark"]["labels"]["tasks"]
-        for key in ("evaluations", "hours", "shortlist"):
+        for key in ("evaluations", "hours", "budget", "shortlist"):
             del data["search"][key]
         if data["search"]["start"] is None:
             del data["search"]["start"]

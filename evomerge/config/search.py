@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from evomerge.config.budget import BudgetConfig, in_one_place
 from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig, goals_of, problem_of
 from evomerge.config.section import Positive, Section
 from evomerge.score.goals import Goals
@@ -42,6 +45,8 @@ class SearchConfig(Section):
     """Candidates to propose, beside baselines, the uniform scan and the final re-scoring."""
     hours: Annotated[float, Field(gt=0)] | None = None
     """Stop proposing after as many hours of driving, summed over resumes."""
+    budget: BudgetConfig = BudgetConfig()
+    """Other limits, such as of item evaluations: the one to use where candidates cost different amounts."""
     population: Positive | None = None
     """Candidates per generation; None chooses by dimension, noise and workers."""
     initial: Literal["uniform", "default"] = "uniform"
@@ -94,6 +99,39 @@ class SearchConfig(Section):
         """The models from which objectives and constraints measure distances, each once."""
         measures = [*self.objectives.values(), *self.constraints.values()]
         return tuple(dict.fromkeys(measure.distance for measure in measures if measure.distance is not None))
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the number of candidates is limited by itself, not only by the items that they answer."""
+        return self.budget.items is None or self.evaluations < self.budget.items
+
+    @property
+    def spendable(self) -> set[str]:
+        """Keys of what a finished search may be continued with more of."""
+        return {"evaluations", "hours", "shortlist"} | ({"budget"} if self.budget != BudgetConfig() else set())
+
+    def items_of_candidate(self, items: int) -> int:
+        """The most search items that one candidate answers, of so many."""
+        if self.items == "fixed" or self.block is None:
+            return items
+        return min(items, math.ceil(self.items_per_candidate / self.block) * self.block)
+
+    def candidates_worth(self, items: int) -> int:
+        """How many candidates the budget is worth, if each answers all that one may, of so many search items."""
+        if self.budget.items is None or not items:
+            return self.evaluations
+        return min(self.evaluations, max(1, self.budget.items // self.items_of_candidate(items)))
+
+    def candidates_at_most(self, items: int) -> int:
+        """How many candidates the budget is worth, if each is stopped after its first block."""
+        if self.budget.items is None or self.pruner == "none" or self.block is None:
+            return self.candidates_worth(items)
+        return min(self.evaluations, max(1, self.budget.items // min(self.block, self.items_of_candidate(items))))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _limits_in_one_place(cls, data: Any) -> Any:
+        return in_one_place(data) if isinstance(data, Mapping) else data
 
     @model_validator(mode="after")
     def _goals_fit(self) -> Self:

@@ -69,6 +69,14 @@ def choose_backend(execution: ExecutionConfig) -> str:
     return "ray" if several_gpus else "inline"
 
 
+def gpus_of(execution: ExecutionConfig, workers: int = 1) -> float:
+    """GPUs, or parts of them, that so many workers use."""
+    if _device(execution) != "cuda":
+        return 0.0
+    shared = choose_backend(execution) == "ray" and execution.gpus_per_worker is not None
+    return workers * (execution.gpus_per_worker or 0.0) if shared else float(workers)
+
+
 def _device(execution: ExecutionConfig) -> str:
     if execution.device != "auto":
         return execution.device

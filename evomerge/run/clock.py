@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from evomerge.files.atomic import read_json, write_json
 
@@ -52,6 +53,11 @@ class Clock:
     def __init__(self, directory: Path) -> None:
         self._path = directory / PROGRESS
         self._earlier = driven_s(directory)
+        earlier = read_json(self._path, missing_ok=True)
+        self._earlier_gpu = float(earlier.get("gpu_seconds", 0.0))
+        self._spent: dict[str, Any] = {name: earlier[name] for name in ("candidates", "items") if name in earlier}
+        self.gpus = 0.0
+        """GPUs that this session's workers use."""
         self._start = time.monotonic()
         self._phase = "models"
         self._rate = Rate()
@@ -61,6 +67,16 @@ class Clock:
     def hours(self) -> float:
         """Hours of driving so far, earlier sessions included."""
         return (self._earlier + time.monotonic() - self._start) / 3600
+
+    @property
+    def gpu_hours(self) -> float:
+        """Hours of driving so far times the GPUs used, earlier sessions included."""
+        return (self._earlier_gpu + self.gpus * (time.monotonic() - self._start)) / 3600
+
+    def spent(self, candidates: int, items: int) -> None:
+        """What generations that have ended cost: so many candidates, and search items that they answered."""
+        self._spent = {"candidates": candidates, "items": items}
+        self._write()
 
     def phase(self, name: str) -> None:
         """A phase begins."""
@@ -87,5 +103,7 @@ class Clock:
                 "phase": self._phase,
                 "driving_seconds": round(self._earlier + now - self._start, 1),
                 "rate_per_minute": None if rate is None else round(rate, 2),
+                **({"gpu_seconds": round(3600 * self.gpu_hours, 1)} if self._earlier_gpu or self.gpus else {}),
+                **self._spent,
             },
         )

@@ -7,7 +7,7 @@ evaluations.jsonl  every evaluation with its item table, one line each
 parts.jsonl        answers of candidates that are evaluated block by block, one block a line (with `search.block`)
 estimates.jsonl    estimated scores of stopped candidates, a generation a line (with `search.estimator`)
 prepared/          what the merge method computes once, for workers and later sessions; can be deleted between sessions
-progress.json      phase and driving time, for `evomerge status`
+progress.json      phase, driving time and what was spent, for `evomerge status`
 result.json        winner, scores, intervals and comparisons, once the search has ended
 lock               held by the driver
 """
@@ -84,7 +84,14 @@ class Run:
     def has_ended(self) -> bool:
         """Whether there is a result for the present budget, which may have grown since there was one."""
         result = self.result()
-        return result is not None and result["budget"] == self.config.search.model_dump(include=set(result["budget"]))
+        if result is None:
+            return False
+        keys = set(result["budget"]) | (self.config.search.spendable & {"budget"})
+        return bool(result["budget"] == self.config.search.model_dump(include=keys))
+
+    def progress(self) -> dict[str, Any]:
+        """The contents of progress.json; empty before a driver has written it."""
+        return read_json(self.directory / PROGRESS, missing_ok=True)
 
     def recipe(self, number: int) -> Recipe:
         """The complete recipe of a trial. Raises: RunError if there is no such trial."""
@@ -99,7 +106,7 @@ class Run:
     def status(self) -> RunStatus:
         """Counts, best, rate and time left."""
         trials = self.trials()
-        progress = read_json(self.directory / PROGRESS, missing_ok=True)
+        progress = self.progress()
         candidates = [trial for trial in trials if trial.kind is TrialKind.CANDIDATE]
         finished = [trial for trial in candidates if trial.state.is_finished]
         complete = [trial for trial in trials if trial.score is not None and trial.kind.is_ranked]
@@ -109,9 +116,15 @@ class Run:
             phase = "not continued"
         rate = progress.get("rate_per_minute")
         driven_s = float(progress.get("driving_seconds", 0.0)) + (self._since_progress() if alive else 0.0)
-        left = None
+        left, plan = None, self.plan()
+        total = plan.candidates(progress)
+        if plan.items is not None and phase in {"validation", "test", DONE}:
+            total = len(finished)
         if alive:
-            left = self.plan().seconds_left(phase, self._done(phase, trials), rate, driven_s=driven_s)
+            done = self._done(phase, trials)
+            left = plan.seconds_left(
+                phase, done, rate, total=total + 1 if phase == "search" else None, driven_s=driven_s
+            )
         unfinished = sum(trial.state is TrialState.RUNNING for trial in candidates)
         generations = [trial.generation for trial in finished if trial.generation is not None]
         latest = sorted(
@@ -125,7 +138,9 @@ class Run:
             failed=sum(trial.state is TrialState.FAILED for trial in candidates),
             pruned=sum(trial.state is TrialState.PRUNED for trial in candidates),
             running=unfinished if alive else 0,
-            budget=self.config.search.evaluations,
+            budget=total,
+            items=progress.get("items"),
+            items_budget=self.config.search.budget.items,
             best=max(complete, key=lambda trial: -math.inf if trial.fitness is None else trial.fitness, default=None),
             median=latest[len(latest) // 2] if latest else None,
             rate_per_minute=rate,

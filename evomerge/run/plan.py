@@ -15,19 +15,20 @@ _SPLITS = {"baselines": "search", "search": "search", "validation": "validation"
 """The phases in order, and the split that they are evaluated on."""
 
 
-def evaluations_of(config: Config, scan: int) -> dict[str, int]:
-    """The most evaluations of each phase of a search, in order.
+def evaluations_of(config: Config, scan: int, items: int = 0) -> dict[str, int]:
+    """The most evaluations of each phase of a search, in order; those of parts of the items count as parts.
 
     Args:
         config: of the search.
         scan: uniform merges that are tried.
+        items: search items, which a budget may be of; 0 where they aren't known.
     """
     search, experts = config.search, len(config.models.experts)
     others, kinds = _other_methods(config)
     found = {
         "baselines": 1 + experts + scan + (search.start is not None) + others,
         # And the distribution's mean.
-        "search": search.evaluations + 1,
+        "search": search.candidates_worth(items) + 1,
         # The best few merges and the mean, as many uniform merges, those of other methods, the base and the experts.
         "validation": search.shortlist + 1 + min(search.shortlist, scan) + others + 1 + experts,
         # The base and the experts, the best uniform merge, the best of each other method, and the winner.
@@ -59,6 +60,10 @@ class Plan:
     """In any unit: tokens, or items where tokens aren't known."""
     hours: float | None = None
     """Limit of driving, after which no more candidates are proposed."""
+    items: int | None = None
+    """Limit of search items that candidates answer."""
+    most: int = 0
+    """Limit of candidates."""
 
     @classmethod
     def of(cls, config: Config, facts: Mapping[str, Any]) -> Plan:
@@ -70,10 +75,23 @@ class Plan:
         }
         costs: Mapping[str, float] = facts.get("costs", sizes)
         return cls(
-            evaluations=evaluations_of(config, config.search.scan),
+            evaluations=evaluations_of(config, config.search.scan, sizes["search"]),
             costs={phase: costs[split] or costs["search"] or 1 for phase, split in _SPLITS.items()},
             hours=config.search.hours,
+            items=config.search.budget.items,
+            most=config.search.evaluations,
         )
+
+    def candidates(self, spent: Mapping[str, Any]) -> int:
+        """How many candidates the search will have had, if each goes on answering as many items.
+
+        Args:
+            spent: `candidates` so far and the `items` that they answered, as progress.json has them.
+        """
+        done, items = int(spent.get("candidates", 0)), int(spent.get("items", 0))
+        if self.items is None or not done or not items:
+            return self.evaluations["search"] - 1
+        return min(self.most, done + max(0, self.items - items) * done // items)
 
     def seconds_left(
         self, phase: str, done: int, rate: float | None, *, total: int | None = None, driven_s: float = 0.0

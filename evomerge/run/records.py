@@ -35,6 +35,9 @@ class TrialRecord:
     test: float | None = None
     """Score on the test items, of the winner and the baselines."""
 
+    items: int | None = None
+    """Search items that a candidate answered itself, where that was counted."""
+
     @property
     def model(self) -> str:
         """What kind of model it is, and which expert."""
@@ -54,6 +57,7 @@ class RunStatus:
     pruned: int
     running: int
     budget: int
+    """Candidates in all; where items are limited, as many as it will be if they go on costing as much."""
     best: TrialRecord | None
     median: float | None
     """Of the last complete generation."""
@@ -61,6 +65,10 @@ class RunStatus:
     seconds_left: float | None
     """Of the whole run, if every token or item goes on taking as long."""
     driver_alive: bool
+    items: int | None = None
+    """Search items that candidates of generations that have ended answered; None where it isn't known."""
+    items_budget: int | None = None
+    """How many they may answer."""
     driver: str | None = None
     """Process and machine that drive the run now."""
     driven_s: float = 0.0

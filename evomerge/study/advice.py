@@ -23,11 +23,13 @@ def warnings_of(config: Config, population: int, items: Mapping[str, int]) -> li
             f"a population of {population} doesn't divide among {workers} workers, so some wait at the end of each "
             f"generation; search.population: {-(-population // workers) * workers} would"
         )
-    generations = config.search.evaluations / population
+    worth = config.search.candidates_worth(items.get("search", 0))
+    generations = worth / population
     if config.search.algorithm == "cma" and generations < 5:
         warnings.append(
-            f"{config.search.evaluations} evaluations are only {generations:.1f} generations of {population}; "
-            "CMA-ES learns little in fewer than 10: raise search.evaluations or coarsen the space"
+            f"{worth} evaluations are only {generations:.1f} generations of {population}; CMA-ES learns little in "
+            f"fewer than 10: raise search.{'evaluations' if config.search.is_limited else 'budget.items'} or coarsen "
+            "the space"
         )
     # What is told of shares of right answers isn't known of a function's scores.
     shares = config.benchmark.kind in {"lm_eval", "labels"}

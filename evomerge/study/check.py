@@ -27,6 +27,7 @@ from evomerge.run.directory import PREPARED
 from evomerge.run.plan import evaluations_of
 from evomerge.space.base import Dimension
 from evomerge.study.advice import warnings_of
+from evomerge.study.budget import check_budget, spending
 from evomerge.study.experiment import Experiment, check_names, check_pruner, open_experiment, population_of
 from evomerge.study.measures import Measures
 from evomerge.study.outlines import Outlines, outlines_of
@@ -87,6 +88,8 @@ class Preflight:
     """Models that aren't on this machine, one of each path and why."""
     unchecked: list[str] = field(default_factory=list)
     """What couldn't be looked at from here."""
+    spending: list[str] = field(default_factory=list)
+    """What the search spends where, and when it ends, in sentences."""
     notes: list[str] = field(default_factory=list)
     """How models that aren't whole checkpoints become experts, and what else of one's own will be run."""
     warnings: list[str] = field(default_factory=list)
@@ -158,6 +161,7 @@ def _check(
             benchmark = experiment.benchmark
             items = {split: len(found) for split, found in benchmark.splits.items()}
             check_pruner(experiment)
+            check_budget(experiment, population_of(experiment, items["search"]))
             Measures(config.search, benchmark, where=where)
             warnings += benchmark.truncated
             notes = [*notes, *benchmark.notes, *getattr(benchmark, "searched_publicly", [])]
@@ -178,6 +182,7 @@ def _check(
     notes = [*notes, *merger.account()]
     others = [merger.bind(recipe) for recipe in experiment.other_methods.values()]
     space = experiment.space
+    evaluations = evaluations_of(config, len(space.starting_points(config.search.scan)), items.get("search", 0))
     prepared = preparations_of(space, merger)
     notes += prepared.notes
     pool = 0
@@ -194,7 +199,8 @@ def _check(
         population=population,
         items=items,
         tokens=tokens,
-        evaluations=evaluations_of(config, len(space.starting_points(config.search.scan))),
+        evaluations=evaluations,
+        spending=spending(config.search, items, evaluations) if items else [],
         backend=choose_backend(config.execution),
         live_bytes=prepared.bounds[0].size_bytes,
         single_bytes=max((_live_size(experiment, name) for name in experiment.as_themselves), default=0),

@@ -13,6 +13,7 @@ from evomerge.run.evaluation import Evaluation
 from evomerge.run.trial import WINNER, Trial, TrialKind
 from evomerge.score.objective import LANGUAGE
 from evomerge.score.table import ItemTable
+from evomerge.study.budget import budget_of
 from evomerge.study.candidates import Candidates
 from evomerge.study.claims import generalisation, looks_before, selection
 from evomerge.study.requirements import references, requirements
@@ -28,7 +29,7 @@ from evomerge.study.select import (
     shortlist,
     summary,
 )
-from evomerge.study.session import Session, budget_of
+from evomerge.study.session import Session
 
 
 def conclude(candidates: Candidates) -> dict[str, Any]:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.benchmark.clusters import by_task
+from evomerge.config.budget import BudgetConfig
 from evomerge.config.config import Config
+from evomerge.config.search import SearchConfig
 from evomerge.errors import RunError
 from evomerge.estimate.clusters import clustered_comparison
 from evomerge.estimate.comparisons import holm
@@ -97,7 +99,8 @@ def _configs(run: Run, cost: int) -> dict[str, Config]:
     config = run.config
     plain: dict[str, Any] = {
         **{"algorithm": "random", "options": {}, "hours": None, "start": None, "baselines": ()},
-        **{"pruner": "none", "pruner_options": {}, "block": None},
+        **{"pruner": "none", "pruner_options": {}, "block": None, "budget": BudgetConfig()},
+        **{key: SearchConfig.model_fields[key].default for key in ("items", "items_per_candidate", "probe")},
     }
     settings = {
         RANDOM: {"evaluations": cost},

@@ -245,7 +245,9 @@ def check_names(config: Config, *, where: str) -> dict[str, Any]:
 def population_of(experiment: Experiment, items: int) -> int:
     """Candidates per generation, as given or chosen from dimension, budget and items."""
     settings = experiment.config.search
-    return settings.population or default_population(len(experiment.space.dimensions), settings.evaluations, items)
+    return settings.population or default_population(
+        len(experiment.space.dimensions), settings.candidates_worth(items), items
+    )
 
 
 def check_pruner(experiment: Experiment) -> None:

@@ -20,12 +20,13 @@ from evomerge.run.fronts import KNEE, front_of, history_of, merges_of, nearest, 
 from evomerge.run.trial import WINNER, Trial, TrialKind
 from evomerge.score.goals import Goal
 from evomerge.score.pareto import spread
+from evomerge.study.budget import budget_of
 from evomerge.study.candidates import Candidates
 from evomerge.study.claims import looks_before
 from evomerge.study.conclude import summary_of
 from evomerge.study.requirements import references, requirements
 from evomerge.study.select import best_of_each_method, best_uniform, name_of, no_merge_has_a_score, ranked
-from evomerge.study.session import Session, budget_of
+from evomerge.study.session import Session
 
 
 def report_front(session: Session, generation: int, failed: int) -> None:

@@ -19,6 +19,7 @@ from evomerge.space.base import Genome
 from evomerge.study.candidates import Candidates
 from evomerge.study.fronts import report_front
 from evomerge.study.rounds import evaluate_generation
+from evomerge.study.spent import Budget
 
 
 def evolve(candidates: Candidates, proposer: Proposer) -> dict[int, float]:
@@ -28,18 +29,18 @@ def evolve(candidates: Candidates, proposer: Proposer) -> dict[int, float]:
     """
     told: dict[int, float] = {}
     session = candidates.session
-    budget, hours = session.config.search.evaluations, session.config.search.hours
-    session.phase("search", budget)
+    budget = Budget(session)
+    session.phase("search", budget.worth)
     proposed, generation = 0, 0
     baselines = [candidates.told(trial) for trial in candidates.ledger.trials() if trial.kind.is_baseline]
     lowest = _lowest(np.full(session.goals.count, math.inf), baselines)
-    while proposed < budget:
+    while left := budget.candidates_left:
         known = candidates.ledger.generation(generation)
-        if not known and hours is not None and session.clock.hours >= hours:
-            session.observer.message(f"stopped after {session.clock.hours:.2f} hours of driving")
+        if not known and (spent := budget.time_spent):
+            session.observer.message(f"stopped after {spent}")
             return told
         asked = proposer.ask()
-        genomes = _replayed(candidates, asked, known)[: budget - proposed]
+        genomes = _replayed(candidates, asked, known)[:left]
         trials = known[: len(genomes)] + [
             candidates.trial(TrialKind.CANDIDATE, f"candidate {number}", genome, generation=generation)
             for number, genome in enumerate(genomes[len(known) :], start=proposed + len(known))
@@ -49,16 +50,20 @@ def evolve(candidates: Candidates, proposer: Proposer) -> dict[int, float]:
         fitness = _fitness(candidates, trials, np.where(np.isfinite(lowest), lowest, 0.0))
         told |= {trial.number: float(value) for trial, value in zip(trials, fitness[:, 0], strict=True)}
         failed = sum(candidates.fitness(trial) is None and not candidates.is_pruned(trial) for trial in trials)
+        budget.spend(trials)
         if session.goals.are_several:
             report_front(session, generation, failed)
         else:
             session.observer.generation(generation, float(fitness.max()), float(median(fitness[:, 0])), failed)
         proposed += len(trials)
-        if len(genomes) == len(asked):
-            # The budget may cut the last generation short; a proposer can't learn from part of one.
-            proposer.tell(genomes, fitness)
-            _probe(candidates, proposer, generation)
+        if len(genomes) < len(asked):
+            # The budget cuts the last generation short; a proposer can't learn from part of one.
+            break
+        proposer.tell(genomes, fitness)
+        _probe(candidates, proposer, generation)
         generation += 1
+    if spent := budget.items_spent:
+        session.observer.message(f"stopped after {spent}")
     return told
 
 

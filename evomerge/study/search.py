@@ -20,6 +20,7 @@ from evomerge.run.observer import Observer, SilentObserver
 from evomerge.run.trial import TrialKind
 from evomerge.space.base import Genome
 from evomerge.study.baselines import check_references, score_baselines
+from evomerge.study.budget import grown
 from evomerge.study.candidates import Candidates
 from evomerge.study.conclude import conclude
 from evomerge.study.elite import complete_elite
@@ -56,17 +57,28 @@ def resume(
     *,
     evaluations: int | None = None,
     hours: float | None = None,
+    items: int | None = None,
+    gpu_hours: float | None = None,
     observer: Observer | None = None,
 ) -> Result:
-    """Continue a run from its directory alone, if asked with a larger budget."""
+    """Continue a run from its directory alone, if asked with a larger budget.
+
+    Args:
+        directory: the run's.
+        evaluations: candidates in all.
+        hours: of driving, over all sessions.
+        items: search items that candidates answer in all.
+        gpu_hours: hours of GPUs, over all sessions.
+        observer: told of what happens.
+
+    Raises: ResumeError for a budget that is smaller, or of items where the run limits none; as `search`.
+    """
     run = open_run(directory)
-    budget = {name: value for name, value in (("evaluations", evaluations), ("hours", hours)) if value is not None}
-    if evaluations is not None and evaluations < run.config.search.evaluations:
-        raise ResumeError(
-            f"{directory}: --evaluations {evaluations} is below the run's {run.config.search.evaluations}; "
-            "a budget can only grow"
-        )
-    config = run.config.model_copy(update={"search": run.config.search.model_copy(update=budget)})
+    try:
+        settings = grown(run.config.search, evaluations=evaluations, hours=hours, items=items, gpu_hours=gpu_hours)
+    except ResumeError as error:
+        raise ResumeError(f"{directory}: {error}") from None
+    config = run.config.model_copy(update={"search": settings})
     return search(config, directory, observer=observer, where=str(Path(directory) / "config.yaml"))
 
 

@@ -5,7 +5,6 @@ Does not know what is evaluated, in which order, or why.
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,7 +21,7 @@ from evomerge.benchmark.base import Benchmark
 from evomerge.config.config import Config
 from evomerge.errors import ResumeError, RunError, listed
 from evomerge.execute.base import Executor
-from evomerge.execute.settings import make_executor, worker_settings
+from evomerge.execute.settings import gpus_of, make_executor, worker_settings
 from evomerge.files.atomic import write_atomically
 from evomerge.materialise.distance import relative_distance
 from evomerge.models.alignment import digest
@@ -42,6 +41,8 @@ from evomerge.run.trial import Trial, TrialKind
 from evomerge.score.goals import Goals
 from evomerge.score.table import ItemTable
 from evomerge.space.base import Space
+from evomerge.study.answered import schedule_of
+from evomerge.study.budget import budget_of, check_budget
 from evomerge.study.costs import split_costs
 from evomerge.study.experiment import Experiment, check_pruner, open_experiment, population_of
 from evomerge.study.inputs import check_same_files, fingerprints_of, input_files
@@ -134,6 +135,7 @@ class Session:
             self.observer.message(sentence)
         self.start = self._found_start(existing)
         facts = self._facts()
+        check_budget(self.experiment, (facts if existing is None else existing.facts)["population"])
         if existing is None:
             # Workers that can't be had are refused before anything is written.
             self._start_workers()
@@ -281,9 +283,7 @@ class Session:
     @cached_property
     def schedule(self) -> Schedule:
         """Which blocks of search items a candidate answers, in which order."""
-        search, blocks = self.config.search, len(self.blocks("search"))
-        share = None if search.items == "fixed" else math.ceil(search.items_per_candidate / (search.block or 1))
-        return Schedule(blocks, share=share, seed=search.seed)
+        return schedule_of(self.config.search, len(self.blocks("search")))
 
     @cached_property
     def _search_blocks(self) -> list[list[int]]:
@@ -306,6 +306,7 @@ class Session:
             self._splits.add(split)
             self.observer.phase("ready", None)
             self.clock.count_afresh()
+        self.clock.gpus = gpus_of(self.config.execution, executor.workers)
         return executor
 
     def _start_workers(self) -> Executor:
@@ -343,8 +344,3 @@ class Session:
             "benchmark": self.benchmark.describe(),
             "versions": versions,
         }
-
-
-def budget_of(config: Config) -> dict[str, Any]:
-    """What a finished search may be continued with more of, as result.json has it."""
-    return config.search.model_dump(include={"evaluations", "hours", "shortlist"})

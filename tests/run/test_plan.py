@@ -36,3 +36,13 @@ def test_what_is_left_goes_by_the_tokens_of_each_split_where_they_are_known() ->
 def test_nothing_is_known_without_a_rate_or_in_another_phase() -> None:
     assert plan().seconds_left("search", 0, None) is None
     assert plan().seconds_left("workers", 0, 12.0) is None
+
+
+def test_with_a_limit_of_items_the_number_of_candidates_goes_by_what_they_have_cost() -> None:
+    text = CONFIG.replace("evaluations: 100", "block: 10, pruner: racing, budget: {items: 1000}")
+    found = Plan.of(Config.from_yaml(text), ITEMS)
+    # 40 items each, as long as nothing else is known.
+    assert found.candidates({}) == 25
+    assert found.candidates({"candidates": 8, "items": 160}) == 8 + (1000 - 160) // 20
+    assert found.candidates({"candidates": 50, "items": 1000}) == 50
+    assert plan().candidates({"candidates": 8, "items": 160}) == 100

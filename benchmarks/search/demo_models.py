@@ -61,7 +61,8 @@ def searched(path: Path, run: Path, spending: str, share: float) -> dict[str, An
     plain = Config.from_file(path)
     items = sum(1 for _ in (path.parent / "tasks" / "search.jsonl").open(encoding="utf-8"))
     budget = round(share * CANDIDATES * items)
-    settings = {**plain.search.model_dump(exclude_unset=True), **SPENDING[spending](items, budget)}
+    own = plain.search.model_dump(exclude_unset=True, exclude={"evaluations"})
+    settings = {**own, **SPENDING[spending](budget)}
     data = {**plain.model_dump(exclude_unset=True), "search": settings}
     result = evomerge.search(Config.model_validate(data), run, where=str(path)).data
     tested = result["test"]

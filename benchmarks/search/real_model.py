@@ -206,8 +206,7 @@ def target(folder: Path, data: Path, name: str) -> None:
 def config(folder: Path, name: str, seed: int, spending: str, evaluations: int) -> Config:
     """The search of one target."""
     chosen = TARGETS[name]
-    items = ITEMS["search"]
-    spent = SPENDING[spending](items, evaluations * items)
+    spent = SPENDING[spending](evaluations * ITEMS["search"])
     return Config.model_validate(
         {
             "models": {

@@ -1,17 +1,40 @@
-"""Ways to spend item evaluations, by name: keys of a config's `search` section for so many items and such a budget."""
+"""Ways to spend item evaluations, by name: keys of a config's `search` section for so many items and such a budget.
+
+All of them end by the same limit, `budget.items`, which counts what the algorithm's candidates answer.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-Spending = Callable[[int, int], dict[str, Any]]
-"""Called with the number of search items, and the item evaluations that candidates may cost."""
+Spending = Callable[[int], dict[str, Any]]
+"""Called with the item evaluations that candidates may cost."""
 
 
-def plain(items: int, budget: int) -> dict[str, Any]:
+def plain(budget: int) -> dict[str, Any]:
     """Every candidate answers every item."""
-    return {"evaluations": budget // items}
+    return {"budget": {"items": budget}}
 
 
-SPENDING: dict[str, Spending] = {"plain": plain}
+def pruned(budget: int, *, pruner: str, block: int = 20, **options: float) -> dict[str, Any]:
+    """A pruner stops candidates after blocks of items."""
+    return {**plain(budget), "block": block, "pruner": pruner, "pruner_options": options}
+
+
+def fresh(budget: int, *, items: int, **more: Any) -> dict[str, Any]:
+    """Each generation answers so many items, others each time."""
+    return {**plain(budget), "block": 10, "items": "fresh", "items_per_candidate": items, **more}
+
+
+SPENDING: dict[str, Spending] = {
+    "plain": plain,
+    "standard_error": partial(pruned, pruner="standard_error"),
+    "racing": partial(pruned, pruner="racing"),
+    "halving": partial(pruned, pruner="successive_halving"),
+    "wilcoxon": partial(pruned, pruner="wilcoxon"),
+    "fresh_20": partial(fresh, items=20),
+    "fresh_50": partial(fresh, items=50),
+    "fresh_100": partial(fresh, items=100),
+}

@@ -141,7 +141,7 @@ def unchanged_by_maps(net: nn.Module, spec: Spec, given: torch.Tensor) -> None:
 
 def test_the_page_on_specs_names_every_architecture() -> None:
     rows = re.findall(r"^\| (`.*?) \|", text_of("docs/alignment-specs.md"), flags=re.MULTILINE)
-    assert sorted(re.findall(r"`(\w+)`", " ".join(rows[1:]))) == sorted(SPECS)
+    assert sorted(re.findall(r"`([\w-]+)`", " ".join(rows[1:]))) == sorted(SPECS)
 
 
 def changed(*keys: str, to: Any) -> dict[str, Any]:

@@ -154,8 +154,15 @@ def test_a_killed_job_submitted_again_ends_as_an_undisturbed_search(
     command = [sys.executable, str(SCRIPT), str(config), str(run), "--address", address, "--source", f"{ROOT}/evomerge"]
 
     log = tmp_path / "log"
-    with log.open("w") as output:
-        first = subprocess.Popen(command, env=environment, stdout=output, stderr=output, text=True)
+    deadline = time.monotonic() + 120
+    while True:
+        with log.open("w") as output:
+            first = subprocess.Popen(command, env=environment, stdout=output, stderr=output, text=True)
+        while first.poll() is None and not (run / "run.json").exists():
+            time.sleep(0.05)
+        # A head that answers may still be without the agent that takes jobs.
+        if "No available agent" not in log.read_text() or time.monotonic() > deadline:
+            break
     wait_until(lambda: lines(run / "evaluations.jsonl") > 15, 120, first, log)
     os.kill(driver_of(run), signal.SIGKILL)
     assert first.wait(60) != 0, log.read_text()

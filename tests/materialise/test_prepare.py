@@ -155,7 +155,8 @@ def test_ray_workers_share_states_and_their_problem_reaches_the_driver(
 
     kept = evaluate(tmp_path / "states")
     assert len(files_of(tmp_path / "states")) == len(merger_of(list(tiny_llama.values()), None).base.names)
-    assert not caplog.records
+    # On a busy machine it may take long until the first worker is there, which is said.
+    assert all(record.getMessage().startswith("no worker has started yet") for record in caplog.records)
     (tmp_path / "a file").touch()
     assert evaluate(tmp_path / "a file") == kept
     told = [record.getMessage() for record in caplog.records if "can't be kept" in record.getMessage()]

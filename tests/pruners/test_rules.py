@@ -36,6 +36,7 @@ def test_equals_of_the_last_one_kept_are_kept() -> None:
     assert SuccessiveHalving({"keep": 0.5}).survivors(scores, at).tolist() == [True, True, True, False]
 
 
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_it_decides_as_optunas_wilcoxon_pruner_against_the_best_trial() -> None:
     generator, decisions = np.random.default_rng(1), set()
     for steps in (1, 4) * 20:

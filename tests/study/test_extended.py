@@ -12,6 +12,7 @@ from evomerge.cli.tables import marks_of
 from evomerge.config.config import Config
 from evomerge.run.directory import Run, open_run, update_config
 from evomerge.run.ledger import Ledger
+from evomerge.score.goals import Goals
 from evomerge.study.export import export
 from evomerge.study.search import resume, search
 from helpers.search import Interrupt, changed
@@ -72,9 +73,9 @@ def test_an_extended_search_reads_its_ledger_once(
     times = []
     read = Ledger.read
 
-    def counted(directory: Path, storage: str, study_name: str) -> Ledger:
+    def counted(directory: Path, storage: str, study_name: str, goals: Goals) -> Ledger:
         times.append(directory)
-        return read(directory, storage, study_name)
+        return read(directory, storage, study_name, goals)
 
     monkeypatch.setattr(Ledger, "read", counted)
     with pytest.raises(KeyboardInterrupt):

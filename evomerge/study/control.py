@@ -20,11 +20,11 @@ from evomerge.estimate.clusters import clustered_comparison
 from evomerge.estimate.comparisons import holm
 from evomerge.estimate.proportions import Interval
 from evomerge.files.atomic import write_json
-from evomerge.run.answers import Parts
 from evomerge.run.directory import PREPARED, Run, open_run
 from evomerge.run.evaluation import Evaluation
 from evomerge.run.observer import Observer, SilentObserver
 from evomerge.run.trial import WINNER, TrialKind
+from evomerge.study.answered import answered_by_trial
 from evomerge.study.experiment import open_experiment
 from evomerge.study.search import search
 
@@ -84,14 +84,7 @@ def control(directory: str | Path, *, observer: Observer | None = None) -> list[
 def candidates_worth(run: Run) -> int:
     """How many candidates that answer everything cost as many answers as the run's candidates did, rounded up."""
     items: int = sum(task["items"]["search"] for task in run.facts["benchmark"]["tasks"])
-    parts, block = Parts(run.directory, run.facts["study"]), run.config.search.block or items
-    ledger, answered = run.ledger(), 0
-    for trial in ledger.trials():
-        if trial.kind is not TrialKind.CANDIDATE:
-            continue
-        evaluation = ledger.evaluation(trial.number, "search")
-        answered += items if evaluation is not None else min(items, parts.count(trial.number, "search") * block)
-    return max(1, math.ceil(answered / items))
+    return max(1, math.ceil(sum(answered_by_trial(run).values()) / items))
 
 
 def _configs(run: Run, cost: int) -> dict[str, Config]:

@@ -54,9 +54,14 @@ class Evaluation:
         return self.aims[0] if len(self.aims) == 1 else self.score + self.tie_break - self.penalty
 
     @property
+    def missed_by(self) -> float:
+        """How far requirements are missed, of language and of constraints together."""
+        return self.shortfall + self.violation
+
+    @property
     def is_feasible(self) -> bool:
         """Whether all requirements are met."""
-        return not self.shortfall and not self.violation
+        return not self.missed_by
 
     @property
     def told(self) -> tuple[float, ...] | None:

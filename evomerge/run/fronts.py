@@ -60,7 +60,7 @@ def merges_of(ledger: Ledger, split: str = "search", trials: Iterable[Trial] | N
         if trial.kind.is_checkpoint or evaluation is None or not evaluation.aims or trial.recipe_key in seen:
             continue
         seen.add(trial.recipe_key)
-        key = (*evaluation.aims, evaluation.shortfall + evaluation.violation)
+        key = (*evaluation.aims, evaluation.missed_by)
         if key not in found or evaluation.tie_break > found[key].tie_break:
             found[key] = evaluation
     return sorted(found.values(), key=lambda evaluation: evaluation.trial)
@@ -77,7 +77,7 @@ def front_of(merges: Sequence[Evaluation]) -> list[Evaluation]:
 
 def nearest(merges: Sequence[Evaluation]) -> list[Evaluation]:
     """Merges by how far they miss the constraints, those that miss them least first; the first of equals."""
-    return sorted(merges, key=lambda evaluation: (evaluation.shortfall + evaluation.violation, evaluation.trial))
+    return sorted(merges, key=lambda evaluation: (evaluation.missed_by, evaluation.trial))
 
 
 def points_of(merges: Sequence[Evaluation]) -> Points:
@@ -85,29 +85,55 @@ def points_of(merges: Sequence[Evaluation]) -> Points:
     return np.array([evaluation.aims for evaluation in merges], dtype=np.float64)
 
 
+class Growth:
+    """How a front on the search items grows, turn by turn; a turn's cost doesn't grow with the run.
+
+    Args:
+        ledger: of the run.
+        goals: the run's objectives.
+        corner: what hypervolume is counted from, (objectives,).
+    """
+
+    def __init__(self, ledger: Ledger, goals: Goals, corner: Points) -> None:
+        self._ledger = ledger
+        self._corner = corner
+        self.members: list[Evaluation] = []
+        """The present front, best in the first objective first."""
+        self._proposed = 0
+        self.reference = {goal.name: goal.signed(float(value)) for goal, value in zip(goals.goals, corner, strict=True)}
+
+    @classmethod
+    def begun(cls, ledger: Ledger, goals: Goals) -> tuple[Growth, Step] | None:
+        """The front of the merges among the baselines; None before any baseline has a score."""
+        baselines = [trial for trial in ledger.trials() if trial.kind.is_baseline]
+        found = [ledger.evaluation(trial.number, "search") for trial in baselines]
+        known = [evaluation for evaluation in found if evaluation is not None and evaluation.aims]
+        if not known:
+            return None
+        growth = cls(ledger, goals, points_of(known).min(axis=0))
+        return growth, growth.add(None, [trial for trial in baselines if not trial.kind.is_checkpoint])
+
+    def add(self, generation: int | None, trials: Sequence[Trial]) -> Step:
+        """The front with a generation's trials, or with baselines (None)."""
+        before = [self._ledger.trial(member.trial) for member in self.members]
+        self.members = front_of(merges_of(self._ledger, trials=[*before, *trials]))
+        self._proposed += 0 if generation is None else len(trials)
+        volume = hypervolume(points_of(self.members), self._corner) if self.members else 0.0
+        return Step(generation=generation, candidates=self._proposed, size=len(self.members), hypervolume=volume)
+
+
 def history_of(ledger: Ledger, goals: Goals) -> History | None:
     """How the front on the search items grew, generation by generation; None before any baseline has a score."""
-    trials = ledger.trials()
-    baselines = [ledger.evaluation(trial.number, "search") for trial in trials if trial.kind.is_baseline]
-    known = [evaluation for evaluation in baselines if evaluation is not None and evaluation.aims]
-    if not known:
+    begun = Growth.begun(ledger, goals)
+    if begun is None:
         return None
-    corner = points_of(known).min(axis=0)
-    by_turn: dict[int, list[Trial]] = {}
-    for trial in trials:
-        if trial.generation is not None or (trial.kind.is_baseline and not trial.kind.is_checkpoint):
-            by_turn.setdefault(-1 if trial.generation is None else trial.generation, []).append(trial)
-    steps, members, proposed = [], list[Evaluation](), 0
-    for turn, found in sorted(by_turn.items()):
-        members = front_of([*members, *merges_of(ledger, trials=found)])
-        proposed += len(found) if turn >= 0 else 0
-        volume = hypervolume(points_of(members), corner) if members else 0.0
-        generation = turn if turn >= 0 else None
-        steps.append(Step(generation=generation, candidates=proposed, size=len(members), hypervolume=volume))
-    return History(
-        reference={goal.name: goal.signed(float(value)) for goal, value in zip(goals.goals, corner, strict=True)},
-        steps=steps,
-    )
+    growth, first = begun
+    generations: dict[int, list[Trial]] = {}
+    for trial in ledger.trials():
+        if trial.generation is not None:
+            generations.setdefault(trial.generation, []).append(trial)
+    later = [growth.add(generation, found) for generation, found in sorted(generations.items())]
+    return History(reference=growth.reference, steps=[first, *later])
 
 
 def picks_of(goals: Goals) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -78,3 +78,8 @@ class Trial:
     recipe_key: str
     state: TrialState
     score: float | None
+
+
+def each_once(trials: Iterable[Trial]) -> list[Trial]:
+    """The trials in their order, each once."""
+    return list({trial.number: trial for trial in trials}.values())

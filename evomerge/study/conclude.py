@@ -10,7 +10,7 @@ from evomerge.benchmark.clusters import by_task
 from evomerge.files.atomic import write_json
 from evomerge.run.directory import DONE
 from evomerge.run.evaluation import Evaluation
-from evomerge.run.trial import WINNER, Trial, TrialKind
+from evomerge.run.trial import WINNER, Trial, TrialKind, each_once
 from evomerge.score.objective import LANGUAGE
 from evomerge.score.table import ItemTable
 from evomerge.study.budget import budget_of
@@ -38,14 +38,11 @@ def conclude(candidates: Candidates) -> dict[str, Any]:
     trials, evaluations = ledger.trials(), candidates.search_evaluations()
     size = session.config.search.shortlist
     uniform_size = 1 if session.run.facts.get("selection", 1) < SELECTION else size
-    objective = session.benchmark.objective
     uniform = _without_the_worse(session, best_uniform(trials, evaluations, uniform_size), evaluations)
     methods = ranked([trial for trial in trials if trial.kind is TrialKind.METHOD], evaluations)
     best = shortlist(trials, evaluations, size, [*uniform, *_without_the_worse(session, methods, evaluations)])
     checkpoints = [trial for trial in trials if trial.kind.is_checkpoint]
-    compared = list(
-        {one.number: one for one in [*best, *checkpoints, *uniform, *methods, *references(session)]}.values()
-    )
+    compared = each_once([*best, *checkpoints, *uniform, *methods, *references(session)])
     session.phase("validation", len(compared))
     candidates.evaluate(compared, "validation")
     scores = {trial.number: ledger.evaluation(trial.number, "validation") for trial in compared}
@@ -60,24 +57,10 @@ def conclude(candidates: Candidates) -> dict[str, Any]:
     session.phase("test", len(models))
     candidates.evaluate([trial for trial, _ in models], "test")
     data: dict[str, Any] = {
-        "winner": {"trial": winner.number, "kind": winner.kind, "recipe": candidates.recipe(winner).to_data()},
-        "metrics": dict(objective.metrics),
-        "higher_is_better": dict(objective.higher_is_better),
-        **({"languages": languages} if (languages := session.benchmark.languages) else {}),
+        **what_won(candidates, winner),
         **({"requirements": required} if (required := requirements(session, winner)) else {}),
         **({"feasible_merges": _feasible_merges(trials, evaluations)} if session.goals.bounds else {}),
-        "evaluations": sum(trial.kind is TrialKind.CANDIDATE for trial in trials),
-        "budget": budget_of(session.config),
-        "hours": round(session.clock.hours, 4),
-        "shortlist": [
-            {
-                "trial": trial.number,
-                "kind": trial.kind,
-                "search": trial.score,
-                "validation": _score_of(scores[trial.number]),
-            }
-            for trial in best
-        ],
+        **what_was_done(session, best),
         **_selection(session, best, winner, scores),
         "test_looks": before + 1,
     }
@@ -87,6 +70,41 @@ def conclude(candidates: Candidates) -> dict[str, Any]:
     write_json(session.directory / "result.json", data)
     session.clock.phase(DONE)
     return data
+
+
+def what_won(candidates: Candidates, winner: Trial) -> dict[str, Any]:
+    """The winner with its recipe, and what scores are, as every result.json begins."""
+    benchmark = candidates.session.benchmark
+    return {
+        "winner": {"trial": winner.number, "kind": winner.kind, "recipe": candidates.recipe(winner).to_data()},
+        "metrics": dict(benchmark.objective.metrics),
+        "higher_is_better": dict(benchmark.objective.higher_is_better),
+        **({"languages": languages} if (languages := benchmark.languages) else {}),
+    }
+
+
+def what_was_done(session: Session, chosen: Sequence[Trial]) -> dict[str, Any]:
+    """What the search has spent, and the merges that were validated, as every result.json holds them.
+
+    Args:
+        session: of the search.
+        chosen: the shortlist.
+    """
+    ledger = session.ledger
+    return {
+        "evaluations": sum(trial.kind is TrialKind.CANDIDATE for trial in ledger.trials()),
+        "budget": budget_of(session.config),
+        "hours": round(session.clock.hours, 4),
+        "shortlist": [
+            {
+                "trial": trial.number,
+                "kind": trial.kind,
+                "search": _score_of(ledger.evaluation(trial.number, "search")),
+                "validation": _score_of(ledger.evaluation(trial.number, "validation")),
+            }
+            for trial in chosen
+        ],
+    }
 
 
 def _selection(

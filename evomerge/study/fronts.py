@@ -16,35 +16,53 @@ from evomerge.estimate.intervals import compare_scores
 from evomerge.files.atomic import write_json
 from evomerge.run.directory import DONE
 from evomerge.run.evaluation import Evaluation
-from evomerge.run.fronts import KNEE, front_of, history_of, merges_of, nearest, picked, picks_of, points_of
-from evomerge.run.trial import WINNER, Trial, TrialKind
+from evomerge.run.fronts import KNEE, Growth, front_of, history_of, merges_of, nearest, picked, picks_of, points_of
+from evomerge.run.trial import WINNER, Trial, TrialKind, each_once
 from evomerge.score.goals import Goal
 from evomerge.score.pareto import spread
 from evomerge.study.budget import budget_of
 from evomerge.study.candidates import Candidates
 from evomerge.study.claims import looks_before
-from evomerge.study.conclude import summary_of
+from evomerge.study.conclude import summary_of, what_was_done, what_won
 from evomerge.study.requirements import references, requirements
 from evomerge.study.select import best_of_each_method, best_uniform, name_of, no_merge_has_a_score, ranked
 from evomerge.study.session import Session
 
 
-def report_front(session: Session, generation: int, failed: int) -> None:
-    """Say how the front has grown, and by how much in the last generation."""
-    history = history_of(session.ledger, session.goals)
-    if history is None:
-        return
-    now, before = history.steps[-1], history.steps[-2] if len(history.steps) > 1 else None
-    members = front_of(merges_of(session.ledger))
-    parts = [f"generation {generation}: {now.size} on the front", f"hypervolume {now.hypervolume:.4g}"]
-    if before is not None:
-        parts[-1] += f" ({now.hypervolume - before.hypervolume:+.2g})"
-    for place, goal in enumerate(session.goals.goals):
-        if members:
-            parts.append(f"best {goal.name} {abs(points_of(members)[:, place].max()):.4g}")
-    parts += [] if members else ["no merge meets the constraints yet"]
-    parts += [f"{failed} failed"] if failed else []
-    session.observer.message(", ".join(parts))
+class FrontReport:
+    """Says after each generation how the front has grown.
+
+    Args:
+        session: of a search for several objectives whose baselines have been evaluated.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._begun = Growth.begun(session.ledger, session.goals)
+
+    def generation(self, number: int, trials: Sequence[Trial], failed: int) -> None:
+        """A generation has been evaluated.
+
+        Args:
+            number: its own.
+            trials: all of it.
+            failed: how many of these have no score.
+        """
+        if self._begun is None:
+            return
+        growth, before = self._begun
+        now = growth.add(number, trials)
+        self._begun = growth, now
+        parts = [
+            f"generation {number}: {now.size} on the front",
+            f"hypervolume {now.hypervolume:.4g} ({now.hypervolume - before.hypervolume:+.2g})",
+        ]
+        for place, goal in enumerate(self._session.goals.goals):
+            if growth.members:
+                parts.append(f"best {goal.name} {abs(points_of(growth.members)[:, place].max()):.4g}")
+        parts += [] if growth.members else ["no merge meets the constraints yet"]
+        parts += [f"{failed} failed"] if failed else []
+        self._session.observer.message(", ".join(parts))
 
 
 def conclude_several(candidates: Candidates) -> dict[str, Any]:
@@ -63,7 +81,7 @@ def conclude_several(candidates: Candidates) -> dict[str, Any]:
         chosen = [front[place] for place in spread(points_of(front), size)]
     else:
         chosen = nearest(merges)[:size]
-        missed = chosen[0].shortfall + chosen[0].violation
+        missed = chosen[0].missed_by
         session.observer.message(
             "no merge meets all constraints on the search items; "
             f"trial {chosen[0].trial} comes nearest: it misses them by {missed:.3g} in all"
@@ -72,13 +90,13 @@ def conclude_several(candidates: Candidates) -> dict[str, Any]:
     control = best_uniform(trials, candidates.search_evaluations(), 1)
     methods = ranked([trial for trial in trials if trial.kind is TrialKind.METHOD], candidates.search_evaluations())
     control += best_of_each_method(methods, candidates.search_evaluations())
-    baselines = _each_once([*checkpoints, *control, *references(session)])
-    compared = _each_once([*(ledger.trial(one.trial) for one in chosen), *baselines])
+    baselines = each_once([*checkpoints, *control, *references(session)])
+    compared = each_once([*(ledger.trial(one.trial) for one in chosen), *baselines])
     session.phase("validation", len(compared))
     candidates.evaluate(compared, "validation")
     picks = _picks(session, chosen)
     winner = ledger.trial(picks[KNEE])
-    tested = _each_once([*(ledger.trial(number) for number in picks.values()), *baselines])
+    tested = each_once([*(ledger.trial(number) for number in picks.values()), *baselines])
     before = looks_before(
         session.run.result(), budget_of(session.config), [trial.number for trial in tested], ledger.evaluations()
     )
@@ -86,10 +104,7 @@ def conclude_several(candidates: Candidates) -> dict[str, Any]:
     candidates.evaluate(tested, "test")
     history = history_of(ledger, goals)
     data: dict[str, Any] = {
-        "winner": {"trial": winner.number, "kind": winner.kind, "recipe": candidates.recipe(winner).to_data()},
-        "metrics": dict(session.benchmark.objective.metrics),
-        "higher_is_better": dict(session.benchmark.objective.higher_is_better),
-        **({"languages": languages} if (languages := session.benchmark.languages) else {}),
+        **what_won(candidates, winner),
         "objectives": {
             goal.name: {"measure": goal.kind, "higher_is_better": goal.higher_is_better} for goal in goals.goals
         },
@@ -104,18 +119,7 @@ def conclude_several(candidates: Candidates) -> dict[str, Any]:
             "value": history.steps[-1].hypervolume,
         },
         "pick_comparisons": _comparisons(session, picks, baselines),
-        "evaluations": sum(trial.kind is TrialKind.CANDIDATE for trial in trials),
-        "budget": budget_of(session.config),
-        "hours": round(session.clock.hours, 4),
-        "shortlist": [
-            {
-                "trial": one.trial,
-                "kind": ledger.trial(one.trial).kind,
-                "search": one.score,
-                "validation": _score(ledger.evaluation(one.trial, "validation")),
-            }
-            for one in chosen
-        ],
+        **what_was_done(session, [ledger.trial(one.trial) for one in chosen]),
         "test_looks": before + 1,
     }
     models = [(trial, str(trial.kind)) for trial in baselines] + [(winner, WINNER)]
@@ -224,11 +228,3 @@ def _tested(
         for number, table in zip(numbers, tables, strict=True)
     )
     return compare(first, second, weights)
-
-
-def _each_once(trials: Sequence[Trial]) -> list[Trial]:
-    return list({trial.number: trial for trial in trials}.values())
-
-
-def _score(evaluation: Evaluation | None) -> float | None:
-    return None if evaluation is None else evaluation.score

@@ -17,7 +17,7 @@ from evomerge.errors import ResumeError
 from evomerge.run.trial import Trial, TrialKind
 from evomerge.space.base import Genome
 from evomerge.study.candidates import Candidates
-from evomerge.study.fronts import report_front
+from evomerge.study.fronts import FrontReport
 from evomerge.study.rounds import evaluate_generation
 from evomerge.study.spent import Budget
 
@@ -34,6 +34,7 @@ def evolve(candidates: Candidates, proposer: Proposer) -> dict[int, float]:
     proposed, generation = 0, 0
     baselines = [candidates.told(trial) for trial in candidates.ledger.trials() if trial.kind.is_baseline]
     lowest = _lowest(np.full(session.goals.count, math.inf), baselines)
+    front = FrontReport(session) if session.goals.are_several else None
     while left := budget.candidates_left:
         known = candidates.ledger.generation(generation)
         if not known and (spent := budget.time_spent):
@@ -51,8 +52,8 @@ def evolve(candidates: Candidates, proposer: Proposer) -> dict[int, float]:
         told |= {trial.number: float(value) for trial, value in zip(trials, fitness[:, 0], strict=True)}
         failed = sum(candidates.fitness(trial) is None and not candidates.is_pruned(trial) for trial in trials)
         budget.spend(trials)
-        if session.goals.are_several:
-            report_front(session, generation, failed)
+        if front is not None:
+            front.generation(generation, trials, failed)
         else:
             session.observer.generation(generation, float(fitness.max()), float(median(fitness[:, 0])), failed)
         proposed += len(trials)

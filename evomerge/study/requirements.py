@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from evomerge.benchmark.base import SPLITS
-from evomerge.run.trial import Trial
+from evomerge.run.trial import Trial, each_once
 from evomerge.study.session import Session
 
 
 def references(session: Session) -> list[Trial]:
     """The baselines that constraints compare with, each once."""
     found = [session.ledger.reference(bound.than) for bound in session.goals.bounds if bound.than is not None]
-    return list({trial.number: trial for trial in found if trial is not None}.values())
+    return each_once(trial for trial in found if trial is not None)
 
 
 def requirements(session: Session, trial: Trial) -> dict[str, Any]:
@@ -34,6 +34,6 @@ def requirements(session: Session, trial: Trial) -> dict[str, Any]:
             "values": {bound.name: evaluation.measured[bound.name] for bound in session.goals.bounds},
             "limits": limits,
             "feasible": evaluation.is_feasible,
-            "violation": evaluation.shortfall + evaluation.violation,
+            "violation": evaluation.missed_by,
         }
     return found

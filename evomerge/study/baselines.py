@@ -69,4 +69,4 @@ def _uniform(candidates: Candidates) -> list[Trial]:
 
 def _other_methods(candidates: Candidates) -> list[Trial]:
     """The merges of other methods, one method after the other, so that each is prepared once."""
-    return [candidates.trial(TrialKind.METHOD, name) for name in candidates.session.other_methods]
+    return [candidates.trial(TrialKind.METHOD, name) for name in candidates.session.experiment.other_methods]

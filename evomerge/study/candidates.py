@@ -46,7 +46,7 @@ class Candidates:
         A genome proposed twice is two trials (the second takes over the first's result).
         """
         if kind is TrialKind.METHOD:
-            key = self.session.other_methods[name].key()
+            key = self.session.experiment.other_methods[name].key()
         else:
             key = (self._checkpoint(name) if genome is None else self.space.decode(genome)).key()
         if kind is not TrialKind.CANDIDATE:
@@ -72,7 +72,7 @@ class Candidates:
         if trial.kind.is_checkpoint:
             return self._checkpoint(trial.name)
         if trial.kind is TrialKind.METHOD:
-            return self.session.other_methods[trial.name]
+            return self.session.experiment.other_methods[trial.name]
         return self.space.decode(self.space.genome(trial.parameters))
 
     def evaluate(self, trials: Sequence[Trial], split: str) -> None:
@@ -179,9 +179,10 @@ class Candidates:
 
     def whole(self, trial: Trial, split: str) -> Answers | None:
         """A trial's answers to all requests of a split, once each of its blocks is there."""
-        parts = self.parts.of(trial.number, split)
-        if not parts or len(parts) < len(self.session.blocks(split)):
+        blocks = len(self.session.blocks(split))
+        if not blocks or self.parts.count(trial.number, split) < blocks:
             return None
+        parts = self.parts.of(trial.number, split)
         return Answers(
             responses=tuple(in_order(self.session, trial, split, parts)),
             seconds={phase: sum(part.seconds[phase] for part in parts) for phase in parts[0].seconds},

@@ -6,6 +6,7 @@ Knows the benchmark and what the config names of it. Does not know what is searc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -61,7 +62,7 @@ class Measures:
         found = {}
         for name, measure in self._measures.items():
             if measure.tasks is not None:
-                found[name] = self._score(aggregates, table.sizes, self.weights(measure, table.sizes))
+                found[name] = self._score(aggregates, self.weights(measure, table.sizes))
             elif measure.worst is not None:
                 found[name] = min(self._language_scores(measure, aggregates, table.sizes).values())
             elif measure.length is not None:
@@ -83,9 +84,11 @@ class Measures:
             sizes: number of items by task.
         """
         if measure.length is not None:
-            names: Mapping[str, float | None] = dict.fromkeys(measure.length or self._generating)
-        else:
-            names = measure.tasks or {}
+            return self._shares(dict.fromkeys(measure.length or self._generating), sizes)
+        return self._shares(measure.tasks or {}, sizes)
+
+    def _shares(self, names: Mapping[str, float | None], sizes: Mapping[str, int]) -> dict[str, float]:
+        """Weight of each task, summing to 1, of tasks or groups by name, with weights of their own or none."""
         own = self._benchmark.objective.weights_for(sizes)
         weights: dict[str, float] = {}
         for name, weight in names.items():
@@ -106,13 +109,11 @@ class Measures:
     ) -> dict[str, float]:
         """The scores of which the lowest counts, by name."""
         return {
-            name: self._score(
-                aggregates, sizes, self.weights(MeasureConfig.model_validate({"tasks": list(tasks)}), sizes)
-            )
+            name: self._score(aggregates, self._shares(dict.fromkeys(tasks), sizes))
             for name, tasks in (measure.worst or {}).items()
         }
 
-    def _score(self, aggregates: Aggregates, sizes: Mapping[str, int], weights: Mapping[str, float]) -> float:
+    def _score(self, aggregates: Aggregates, weights: Mapping[str, float]) -> float:
         """The weighted mean of tasks' scores, less what is taken off for text in other languages."""
         objective = self._benchmark.objective
         total = 0.0
@@ -128,7 +129,7 @@ class Measures:
         """The task of a name, or the tasks of a group."""
         return [name] if name in self._benchmark.objective.metrics else self._benchmark.groups[name]
 
-    @property
+    @cached_property
     def _generating(self) -> list[str]:
         """The tasks whose answers are text."""
         found: dict[str, None] = {}
@@ -158,15 +159,12 @@ class Measures:
             )
 
 
-def answer_lengths(benchmark: Benchmark, split: str, table: ItemTable) -> dict[str, NDArray[np.float64]]:
-    """Tokens of the text that was generated for each item, by task with such answers, (items,) each.
-
-    Of the tokenizer that the model was asked with; over all answers to an item, if it is asked several times.
+def prompt_tokens(benchmark: Benchmark, split: str) -> dict[str, NDArray[np.float64]]:
+    """Tokens that a model is given for each item, by task whose answers are generated text, (items,) each.
 
     Args:
-        benchmark: as the model was asked.
+        benchmark: as the model is asked, with its tokenizer.
         split: whose items.
-        table: of all items of the split.
     """
     requests = iter(benchmark.requests(split))
     given: dict[str, list[int]] = {}
@@ -174,11 +172,23 @@ def answer_lengths(benchmark: Benchmark, split: str, table: ItemTable) -> dict[s
         own = list(islice(requests, len(benchmark.places(split, [position]))))
         if any(isinstance(request, GenerationRequest) for request in own):
             given.setdefault(item.task, []).append(sum(map(_given_tokens, own)))
+    return {task: np.array(tokens, dtype=np.float64) for task, tokens in given.items()}
+
+
+def answer_lengths(prompts: Mapping[str, NDArray[np.float64]], table: ItemTable) -> dict[str, NDArray[np.float64]]:
+    """Tokens of the text that was generated for each item, by task with such answers, (items,) each.
+
+    Over all answers to an item, if it is asked several times.
+
+    Args:
+        prompts: see `prompt_tokens`.
+        table: of all items of the split.
+    """
     found = {}
-    for task, prompts in given.items():
+    for task, given in prompts.items():
         answers = table.tasks[task].answers
         assert answers is not None
-        found[task] = np.array(answers.tokens(), dtype=np.float64) - np.array(prompts, dtype=np.float64)
+        found[task] = np.array(answers.tokens(), dtype=np.float64) - given
     return found
 
 

@@ -27,7 +27,6 @@ from evomerge.materialise.distance import relative_distance
 from evomerge.models.alignment import digest
 from evomerge.models.open import maps_of
 from evomerge.models.own_settings import own_notes
-from evomerge.recipe.recipe import Recipe
 from evomerge.run.answers import PARTS, Parts
 from evomerge.run.clock import Clock
 from evomerge.run.consistency import is_supported
@@ -46,7 +45,7 @@ from evomerge.study.budget import budget_of, check_budget
 from evomerge.study.costs import split_costs
 from evomerge.study.experiment import Experiment, check_pruner, open_experiment, population_of
 from evomerge.study.inputs import check_same_files, fingerprints_of, input_files
-from evomerge.study.measures import Measures, answer_lengths
+from evomerge.study.measures import Measures, answer_lengths, prompt_tokens
 from evomerge.study.schedule import Schedule, stratified_blocks
 from evomerge.study.select import SELECTION
 from evomerge.study.start import Start, start_of
@@ -88,6 +87,7 @@ class Session:
         self._executor: Executor | None = None
         self._splits: set[str] = set()
         self._own: dict[str, Benchmark] = {}
+        self._prompts: dict[tuple[str, str], dict[str, NDArray[np.float64]]] = {}
 
     def __enter__(self) -> Session:
         try:
@@ -251,12 +251,10 @@ class Session:
 
     def lengths(self, trial: Trial, split: str, table: ItemTable) -> dict[str, NDArray[np.float64]]:
         """Tokens of a trial's answers to each item, by task that generates text: see `answer_lengths`."""
-        return answer_lengths(self.benchmark_for(trial), split, table)
-
-    @cached_property
-    def other_methods(self) -> dict[str, Recipe]:
-        """The merges of other methods that the search is compared with, by name."""
-        return self.experiment.other_methods
+        key = (trial.name if self.is_by_itself(trial) else "", split)
+        if key not in self._prompts:
+            self._prompts[key] = prompt_tokens(self.benchmark_for(trial), split)
+        return answer_lengths(self._prompts[key], table)
 
     def distances(self, trial: Trial) -> dict[str, float]:
         """Of a given model's own weights from those of the models that objectives and constraints name."""

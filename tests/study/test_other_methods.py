@@ -140,4 +140,4 @@ def test_the_best_of_them_that_the_space_can_express_is_where_the_search_starts(
         best = max((name for name in scored if name != "model_stock"), key=lambda name: scored[name] or 0.0)
         weight = {"uniform 1": 0.5, "task_arithmetic 0.3": 0.3, "task_arithmetic 0.4": 0.4}[best]
         assert start == pytest.approx(np.full(len(session.space.dimensions), weight))
-        assert session.space.encode(session.other_methods["model_stock"]) is None
+        assert session.space.encode(session.experiment.other_methods["model_stock"]) is None

@@ -6,7 +6,7 @@ Everything later (fitness, weights, paired tests, intervals) is arithmetic on it
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -144,6 +144,32 @@ class ItemTable:
                 for name, task in data.items()
             }
         )
+
+
+def joined(tables: Sequence[ItemTable], places: Sequence[Mapping[str, Sequence[int]]]) -> ItemTable:
+    """One table of several with different items of the same tasks, without answers.
+
+    Args:
+        tables: of the same metrics.
+        places: for each table and task, the positions of its items, by which all of them are put in order.
+    """
+    made = {}
+    for task in dict.fromkeys(name for table in tables for name in table.tasks):
+        both = zip(tables, places, strict=True)
+        parts = [(table.tasks[task], own[task]) for table, own in both if task in table.tasks]
+        order = np.argsort([place for _, own in parts for place in own], kind="stable").tolist()
+
+        def put(columns: Iterable[Sequence[Any]], order: Sequence[int] = order) -> tuple[Any, ...]:
+            whole = [value for column in columns for value in column]
+            return tuple(whole[place] for place in order)
+
+        breaks = [scores.tie_break for scores, _ in parts]
+        made[task] = TaskScores(
+            items=put(scores.items for scores, _ in parts),
+            values={metric: put(scores.values[metric] for scores, _ in parts) for metric in parts[0][0].values},
+            tie_break=None if None in breaks else put(found for found in breaks if found is not None),
+        )
+    return ItemTable(tasks=made)
 
 
 def items_key(items: tuple[str, ...]) -> str:

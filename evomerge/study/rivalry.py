@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -19,8 +19,11 @@ from evomerge.pruners.base import GenerationPruner, Pruner, Round, Scores
 from evomerge.run.answers import Part
 from evomerge.run.trial import Trial, TrialKind, TrialState
 from evomerge.score.requests import Response
-from evomerge.score.table import ItemTable
+from evomerge.score.table import ItemTable, joined
 from evomerge.study.session import Session
+
+_BLOCKS = 8192
+"""Blocks whose scores are kept at hand."""
 
 
 class Rivalry:
@@ -35,10 +38,12 @@ class Rivalry:
         self._rivals: list[int] = []
         self._scores: dict[tuple[int, int], Scores] = {}
         self._harder_by: dict[int | None, float] = {}
+        # Scored once, and not again with every block that follows.
+        self._block = lru_cache(maxsize=_BLOCKS)(self._scored_block)
 
     def goes_on(self, trial: Trial) -> bool:
         """Whether a candidate that has answered some of its blocks, perhaps none, is worth the next."""
-        blocks = len(self._session.parts.of(trial.number, "search"))
+        blocks = self._session.parts.count(trial.number, "search")
         schedule = self._session.schedule
         if schedule.is_fresh and blocks >= schedule.share:
             return False
@@ -135,13 +140,26 @@ class Rivalry:
         return self._harder_by[generation]
 
     def _table(self, number: int, places: Sequence[int]) -> ItemTable:
-        """What a trial answered to some of its blocks, by their places in its own order, scored."""
+        """Scores of what a trial answered to some of its blocks, by their places in its own order."""
+        blocks = [self._block(number, place) for place in places]
+        if len(blocks) == 1:
+            return blocks[0]
+        order, items = self._session.order(self._session.ledger.trial(number), "search"), self._session.blocks("search")
+        return joined(blocks, [self._by_task(items[order[place]]) for place in places])
+
+    def _scored_block(self, number: int, place: int) -> ItemTable:
         session = self._session
         trial = session.ledger.trial(number)
-        order, parts = session.order(trial, "search"), session.parts.of(number, "search")
-        items = [item for place in places for item in session.blocks("search")[order[place]]]
-        responses = in_order(session, trial, "search", parts, places)
+        items = session.blocks("search")[session.order(trial, "search")[place]]
+        responses = in_order(session, trial, "search", session.parts.of(number, "search"), [place])
         return session.benchmark.score("search", responses, items=items)
+
+    def _by_task(self, items: Sequence[int]) -> dict[str, list[int]]:
+        """Positions of a block's items by task, ascending, as its scores are."""
+        found: dict[str, list[int]] = {}
+        for position in sorted(items):
+            found.setdefault(self._session.benchmark.splits["search"][position].task, []).append(position)
+        return found
 
     @cached_property
     def _sizes(self) -> Counter[str]:
@@ -149,7 +167,7 @@ class Rivalry:
         return Counter(item.task for item in self._session.benchmark.splits["search"])
 
     def _has(self, trial: int, blocks: int) -> bool:
-        return len(self._session.parts.of(trial, "search")) >= blocks
+        return self._session.parts.count(trial, "search") >= blocks
 
     def _rivals_of(self, trial: Trial) -> list[int]:
         """Numbers of a trial's rivals. Failed ones are none."""

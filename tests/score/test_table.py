@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.score.columns import decode, encode
-from evomerge.score.table import ItemAnswers, ItemTable, TaskScores
+from evomerge.score.table import ItemAnswers, ItemTable, TaskScores, joined
 
 VALUES = st.one_of(
     st.lists(st.floats(allow_nan=False)),
@@ -70,3 +70,23 @@ def test_a_thousand_items_of_four_choices_take_about_their_log_likelihoods() -> 
     written = json.dumps(ItemTable(tasks={"t": scores}).to_data())
     # 4 + 1 numbers of 4 bytes in base64, and little else.
     assert len(written) < 1.5 * 5 * 4 * 1000
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3)), min_size=1, max_size=20), st.booleans())
+def test_blocks_of_items_put_together_are_the_table_of_all_of_them(dealt: list[tuple[str, int]], breaks: bool) -> None:
+    def table(positions: list[int]) -> tuple[ItemTable, dict[str, list[int]]]:
+        own = {task: [place for place in positions if dealt[place][0] == task] for task in "ab"}
+        own = {task: places for task, places in own.items() if places}
+        scores = {
+            task: TaskScores(
+                items=tuple(map(str, places)),
+                values={"acc": tuple(map(float, places)), "f1": tuple((place, 1.0) for place in places)},
+                tie_break=tuple(place / 100 for place in places) if breaks else None,
+            )
+            for task, places in own.items()
+        }
+        return ItemTable(tasks=scores), own
+
+    blocks = [table([place for place, (_, of) in enumerate(dealt) if of == block]) for block in range(4)]
+    found = joined([one for one, _ in blocks], [own for _, own in blocks])
+    assert found.tasks == table([*range(len(dealt))])[0].tasks

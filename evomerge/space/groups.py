@@ -61,7 +61,9 @@ class Cell:
     def holds(self, place: Place) -> bool:
         """Whether a tensor there belongs to the group and to none before it."""
         layer, kind, *text = place
-        return self.group({}).contains(layer, kind, self.text or "") and (text or [""])[0] == (self.text or "")
+        own = self.text or ""
+        # Texts first: there may be one for each expert of a mixture, and all but one of them differ.
+        return (text or [""])[0] == own and self.group({}).contains(layer, kind, own)
 
 
 def cells_of(config: SpaceConfig, places: Sequence[Place], where: str) -> list[Cell]:

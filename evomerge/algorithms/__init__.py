@@ -6,7 +6,8 @@ import importlib
 
 from evomerge.registry import Registry
 
-_BY_PATH = "optuna:"
+BY_PATH = "optuna:"
+"""What the name of a sampler by its import path begins with."""
 
 
 class Algorithms(Registry[type]):
@@ -17,7 +18,7 @@ class Algorithms(Registry[type]):
 
         Raises: UnknownNameError if there is none; ConfigError if there is no such sampler, or none that can be used.
         """
-        if name.startswith(_BY_PATH):
+        if name.startswith(BY_PATH):
             # By its name, as a registry imports all its entries: that module imports this one.
             found: type = importlib.import_module("evomerge.algorithms.sampler_path").sampler_proposer(name)
             return found
@@ -25,7 +26,7 @@ class Algorithms(Registry[type]):
 
     def __contains__(self, name: object) -> bool:
         """Whether there is one of this name; of a path, whether it is written as one."""
-        return (isinstance(name, str) and name.startswith(_BY_PATH)) or super().__contains__(name)
+        return (isinstance(name, str) and name.startswith(BY_PATH)) or super().__contains__(name)
 
 
 PROPOSERS = Algorithms(
@@ -44,4 +45,4 @@ PROPOSERS = Algorithms(
     group="evomerge.proposers",
 )
 
-__all__ = ["PROPOSERS", "Algorithms"]
+__all__ = ["BY_PATH", "PROPOSERS", "Algorithms"]

@@ -12,10 +12,10 @@ from typing import Any
 import optuna
 from optuna.samplers import BaseSampler
 
+from evomerge.algorithms import BY_PATH
 from evomerge.algorithms.optuna_samplers import SamplerProposer, quiet
 from evomerge.errors import ConfigError
 
-PREFIX = "optuna:"
 _TYPES: dict[str, type] = {"bool": bool, "int": int, "float": float, "str": str}
 
 
@@ -36,15 +36,11 @@ def sampler_proposer(name: str) -> type[SamplerProposer]:
     options = {key: kind for key, keyword in keywords.items() if key != "seed" and (kind := _type(keyword)) is not None}
 
     class Sampler(SamplerProposer):
-        def _start(self) -> None:
+        def _sampler(self, seed: int) -> BaseSampler:
             try:
-                self._sampler(0)
+                sampler: BaseSampler = found(seed=seed, **self.option)
             except (TypeError, ValueError) as error:
                 raise ConfigError(f"search.options: {name}: {error}") from error
-            super()._start()
-
-        def _sampler(self, seed: int) -> BaseSampler:
-            sampler: BaseSampler = found(seed=seed, **self.option)
             return sampler
 
     named = ", ".join(f"`{key}`" for key in options) or "none"
@@ -57,12 +53,12 @@ def sampler_proposer(name: str) -> type[SamplerProposer]:
 
 def _imported(name: str) -> Any:
     """The sampler's class. Raises: ConfigError."""
-    path = name.removeprefix(PREFIX)
+    path = name.removeprefix(BY_PATH)
     module, _, attribute = path.partition(":")
     if not module or not attribute:
         raise ConfigError(
-            f"search.algorithm: {name}: expected {PREFIX}package.module:Class, such as "
-            f"{PREFIX}optuna.samplers:CmaEsSampler"
+            f"search.algorithm: {name}: expected {BY_PATH}package.module:Class, such as "
+            f"{BY_PATH}optuna.samplers:CmaEsSampler"
         )
     try:
         found = getattr(importlib.import_module(module), attribute)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import CmaEsSampler
 
 from evomerge.algorithms import PROPOSERS
 from evomerge.algorithms.base import Proposer
@@ -153,3 +156,13 @@ def test_a_sampler_by_its_path_has_the_options_of_its_constructor() -> None:
         sampler(BOX, objectives=2, **settings)
     with pytest.raises(ConfigError, match=r"search\.options: optuna:optuna\.samplers:GridSampler: .*search_space"):
         PROPOSERS.get("optuna:optuna.samplers:GridSampler")(BOX, **settings)
+
+
+def test_what_a_sampler_by_its_path_remarks_about_itself_is_not_shown() -> None:
+    settings: dict[str, Any] = {"seed": 0, "population": 8, "step_size": 0.2}
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        with pytest.warns(ExperimentalWarning):
+            CmaEsSampler(seed=0, lr_adapt=True)
+        PROPOSERS.get("optuna:optuna.samplers:CmaEsSampler")(BOX, options={"lr_adapt": True}, **settings)
+    assert not shown

@@ -51,7 +51,8 @@ class Proposer(ABC):
     varies: ClassVar[bool] = False
     """Whether a generation may have another size than the population."""
     generations_to_lead: ClassVar[int] = 20
-    """Small generations after which it is well ahead of random search on a smooth function of few dimensions."""
+    """Small generations after which it is well ahead of random search, of 20 such generations at least, on a smooth
+    function of few dimensions."""
     learns: ClassVar[bool] = True
     """Whether what it is told changes what it asks."""
     options: ClassVar[Mapping[str, type]] = {}

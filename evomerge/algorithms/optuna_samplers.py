@@ -138,6 +138,7 @@ class GP(SamplerProposer):
     """
 
     name = "gp"
+    generations_to_lead = 5
     options: ClassVar[Mapping[str, type]] = {"n_startup_trials": int, "deterministic_objective": bool}
 
     def _sampler(self, seed: int) -> BaseSampler:

@@ -67,6 +67,11 @@ def stream_kind(
     return kinds[residual]
 
 
+def decoder_stream(asked: Residual | None, width: int) -> Kind | None:
+    """The kind of the stream of a decoder with LayerNorms. Raises: AlignmentError as `stream_kind`."""
+    return stream_kind(asked, width, usual="permutation", refused=LAYER_NORM_AND_SIGNS, keeps_mean=True)
+
+
 def setting(config: Config, *keys: str) -> int:
     """A whole number of a config, under any of its names. Raises: AlignmentError if it has none of them."""
     for key in keys:

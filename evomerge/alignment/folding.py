@@ -35,6 +35,12 @@ class Reader:
     bias: str | None = None
 
 
+def linear(shapes: Mapping[str, tuple[int, ...]], module: str) -> Reader:
+    """A linear layer as a reader, with its bias if it has one."""
+    bias = f"{module}.bias"
+    return Reader(f"{module}.weight", bias=bias if bias in shapes else None)
+
+
 @dataclass(frozen=True, slots=True)
 class Norm:
     """A norm and all that reads its output.
@@ -59,15 +65,18 @@ class Folding:
     Attributes:
         norms: every norm on the stream.
         centred: name of each tensor that writes to the stream → its axis along it. Their mean along it is taken off,
-            which no LayerNorm sees. Empty for RMSNorm, which would see it.
+            which no LayerNorm sees. Empty for RMSNorm, which would see it. Names that a model lacks change nothing.
         untied: name of a tensor that the folded model has of its own → the tensor that held both.
-        config: settings of config.json that change.
     """
 
     norms: tuple[Norm, ...]
     centred: Mapping[str, int] = field(default_factory=dict)
     untied: Mapping[str, str] = field(default_factory=dict)
-    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Settings of config.json that change."""
+        return {"tie_word_embeddings": False} if self.untied else {}
 
     def shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """The shapes of the folded model's tensors, from those of the stored ones."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from evomerge.alignment.family import LAYER_NORM_AND_SIGNS, Config, Family, Shapes, layers_by, setting, stream_kind
-from evomerge.alignment.folding import Folding, Norm, Reader
+from evomerge.alignment.family import Config, Family, Shapes, decoder_stream, layers_by, setting
+from evomerge.alignment.folding import Folding, Norm, Reader, linear
 from evomerge.alignment.kinds import SignedPermutation
 from evomerge.alignment.patterns import Axes, KindOf, expand
 from evomerge.alignment.spec import Axis, Spec
@@ -25,13 +25,7 @@ def make(shapes: Shapes, config: Config, symmetries: Symmetries) -> Spec:
         raise AlignmentError("use_qk_norm: norms with gains of their own for each head aren't known to this spec")
     heads = replace(heads_of(shapes, config, symmetries), interleaved=True)
     labels: dict[str, KindOf] = {
-        "residual": stream_kind(
-            symmetries.residual,
-            setting(config, "hidden_size"),
-            usual="permutation",
-            refused=LAYER_NORM_AND_SIGNS,
-            keeps_mean=True,
-        ),
+        "residual": decoder_stream(symmetries.residual, setting(config, "hidden_size")),
         _HEADS: heads if symmetries.heads or symmetries.rotations else None,
         _HIDDEN: SignedPermutation if symmetries.hidden else None,
     }
@@ -54,21 +48,12 @@ def fold(shapes: Shapes, config: Config) -> Folding:
     norms, centred = [Norm("model.norm.weight", (Reader(_HEAD),))], {_EMBEDDING: 1}
     for layer in layers_by(shapes, "input_layernorm.weight"):
         readers = [f"self_attn.{part}_proj" for part in "qkv"] + ["mlp.gate_proj", "mlp.up_proj"]
-        read = ((f"{layer}{one}.weight", f"{layer}{one}.bias") for one in readers)
         norms.append(
-            Norm(
-                f"{layer}input_layernorm.weight",
-                tuple(Reader(weight, bias=bias if bias in shapes else None) for weight, bias in read),
-            )
+            Norm(f"{layer}input_layernorm.weight", tuple(linear(shapes, f"{layer}{reader}") for reader in readers))
         )
         for writer in ("self_attn.o_proj", "mlp.down_proj"):
             centred |= {f"{layer}{writer}.weight": 0, f"{layer}{writer}.bias": 0}
-    return Folding(
-        norms=tuple(norms),
-        centred={name: axis for name, axis in centred.items() if name in shapes},
-        untied={_HEAD: _EMBEDDING} if tied else {},
-        config={"tie_word_embeddings": False} if tied else {},
-    )
+    return Folding(norms=tuple(norms), centred=centred, untied={_HEAD: _EMBEDDING} if tied else {})
 
 
 FAMILY = Family(make, fold)

@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-from evomerge.alignment.family import (
-    LAYER_NORM_AND_SIGNS,
-    Config,
-    Family,
-    Shapes,
-    layers_by,
-    plain_heads,
-    setting,
-    stream_kind,
-)
+from evomerge.alignment.family import Config, Family, Shapes, decoder_stream, layers_by, plain_heads, setting
 from evomerge.alignment.folding import Folding, Norm, Reader
 from evomerge.alignment.kinds import Permutation
 from evomerge.alignment.patterns import FIXED, Axes, KindOf, expand
@@ -29,9 +20,7 @@ def make(shapes: Shapes, config: Config, symmetries: Symmetries) -> Spec:
     fused = Joined(tuple((width, Axis(_HEADS, role)) for role in ("query", "key", "value")))
     layer, hidden = stem + "h.{layer}.", Axis(_HIDDEN)
     labels: dict[str, KindOf] = {
-        "residual": stream_kind(
-            symmetries.residual, width, usual="permutation", refused=LAYER_NORM_AND_SIGNS, keeps_mean=True
-        ),
+        "residual": decoder_stream(symmetries.residual, width),
         _HEADS: heads,
         _HIDDEN: Permutation if symmetries.hidden else None,
     }
@@ -69,12 +58,7 @@ def fold(shapes: Shapes, config: Config) -> Folding:
             norms.append(Norm(f"{layer}{norm}.weight", (read,), bias=f"{layer}{norm}.bias"))
         for writer in ("attn.c_proj", "mlp.c_proj"):
             centred |= {f"{layer}{writer}.weight": 1, f"{layer}{writer}.bias": 0}
-    return Folding(
-        norms=tuple(norms),
-        centred=centred,
-        untied={head: stem + "wte.weight"} if tied else {},
-        config={"tie_word_embeddings": False} if tied else {},
-    )
+    return Folding(norms=tuple(norms), centred=centred, untied={head: stem + "wte.weight"} if tied else {})
 
 
 def _stem(shapes: Shapes) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from evomerge.alignment.family import LAYER_NORM_AND_SIGNS, Config, Family, Shapes, layers_by, setting, stream_kind
-from evomerge.alignment.folding import Folding, Norm, Reader
+from evomerge.alignment.family import Config, Family, Shapes, decoder_stream, layers_by, setting
+from evomerge.alignment.folding import Folding, Norm, Reader, linear
 from evomerge.alignment.kinds import Heads, Permutation
 from evomerge.alignment.patterns import FIXED, Axes, KindOf, expand
 from evomerge.alignment.rotary import rotary_size
@@ -31,9 +31,7 @@ def make(shapes: Shapes, config: Config, symmetries: Symmetries) -> Spec:
         ordered=not symmetries.heads,
     )
     labels: dict[str, KindOf] = {
-        "residual": stream_kind(
-            symmetries.residual, width, usual="permutation", refused=LAYER_NORM_AND_SIGNS, keeps_mean=True
-        ),
+        "residual": decoder_stream(symmetries.residual, width),
         _HEADS: kind if symmetries.heads or turned else None,
         _HIDDEN: Permutation if symmetries.hidden else None,
     }
@@ -73,17 +71,11 @@ def fold(shapes: Shapes, config: Config) -> Folding:
             ("input_layernorm", "attention.query_key_value"),
             ("post_attention_layernorm", "mlp.dense_h_to_4h"),
         ):
-            bias = f"{layer}{reader}.bias"
-            read = Reader(f"{layer}{reader}.weight", bias=bias if bias in shapes else None)
+            read = linear(shapes, f"{layer}{reader}")
             norms.append(Norm(f"{layer}{norm}.weight", (read,), bias=f"{layer}{norm}.bias"))
         for writer in ("attention.dense", "mlp.dense_4h_to_h"):
             centred |= {f"{layer}{writer}.weight": 0, f"{layer}{writer}.bias": 0}
-    return Folding(
-        norms=tuple(norms),
-        centred={name: axis for name, axis in centred.items() if name in shapes},
-        untied={head: _EMBEDDING} if tied else {},
-        config={"tie_word_embeddings": False} if tied else {},
-    )
+    return Folding(norms=tuple(norms), centred=centred, untied={head: _EMBEDDING} if tied else {})
 
 
 FAMILY = Family(make, fold)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from evomerge.alignment.family import Config, Family, Shapes, layers_by, setting, stream_kind
-from evomerge.alignment.folding import Folding, Norm, Reader
+from evomerge.alignment.folding import Folding, Norm, Reader, linear
 from evomerge.alignment.kinds import Heads, SignedPermutation
 from evomerge.alignment.patterns import FIXED, Axes, KindOf, expand
 from evomerge.alignment.rotary import rotary_size
@@ -67,11 +67,7 @@ def fold(shapes: Shapes, config: Config) -> Folding:
             Norm(f"{layer}{norm}.weight", tuple(_readers(shapes, layer, of)), offset=offset)
             for norm, of in zip(_NORMS, (("self_attn.",), ("mlp.", "block_sparse_moe.")), strict=False)
         ]
-    return Folding(
-        norms=tuple(norms),
-        untied={head: "model.embed_tokens.weight"} if tied else {},
-        config={"tie_word_embeddings": False} if tied else {},
-    )
+    return Folding(norms=tuple(norms), untied={head: "model.embed_tokens.weight"} if tied else {})
 
 
 def attention_axes(shapes: Shapes, heads: Heads) -> dict[str, Axes]:
@@ -136,8 +132,7 @@ def _readers(shapes: Shapes, layer: str, parts: tuple[str, ...]) -> Iterator[Rea
     writing = ("o_proj.weight", "down_proj.weight", "w2.weight")
     for name, shape in shapes.items():
         if len(shape) == 2 and name.startswith(tuple(layer + part for part in parts)) and not name.endswith(writing):
-            bias = f"{name.removesuffix('weight')}bias"
-            yield Reader(name, bias=bias if bias in shapes else None)
+            yield linear(shapes, name.removesuffix(".weight"))
 
 
 FAMILY = Family(make, fold)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from evomerge.alignment.family import LAYER_NORM_AND_SIGNS, Config, Family, Shapes, layers_by, setting, stream_kind
-from evomerge.alignment.folding import Folding, Norm, Reader
+from evomerge.alignment.family import Config, Family, Shapes, decoder_stream, layers_by, setting
+from evomerge.alignment.folding import Folding, Norm, Reader, linear
 from evomerge.alignment.kinds import Permutation
 from evomerge.alignment.patterns import Axes, KindOf, expand
 from evomerge.alignment.spec import Axis, Spec
@@ -22,13 +22,7 @@ def make(shapes: Shapes, config: Config, symmetries: Symmetries) -> Spec:
     heads = heads_of(shapes, config, symmetries)
     hidden = Axis(_HIDDEN)
     labels: dict[str, KindOf] = {
-        "residual": stream_kind(
-            symmetries.residual,
-            setting(config, "hidden_size"),
-            usual="permutation",
-            refused=LAYER_NORM_AND_SIGNS,
-            keeps_mean=True,
-        ),
+        "residual": decoder_stream(symmetries.residual, setting(config, "hidden_size")),
         _HEADS: heads if symmetries.heads or symmetries.rotations else None,
         _HIDDEN: Permutation if symmetries.hidden else None,
     }
@@ -56,17 +50,11 @@ def fold(shapes: Shapes, config: Config) -> Folding:
             ("input_layernorm", [f"self_attn.{part}_proj" for part in "qkv"]),
             ("post_attention_layernorm", ["mlp.c_fc"]),
         ):
-            read = ((f"{layer}{module}.weight", f"{layer}{module}.bias") for module in modules)
-            readers = tuple(Reader(weight, bias=bias if bias in shapes else None) for weight, bias in read)
+            readers = tuple(linear(shapes, f"{layer}{module}") for module in modules)
             norms.append(Norm(f"{layer}{norm}.weight", readers, bias=f"{layer}{norm}.bias"))
         for writer in ("self_attn.o_proj", "mlp.c_proj"):
             centred |= {f"{layer}{writer}.weight": 0, f"{layer}{writer}.bias": 0}
-    return Folding(
-        norms=tuple(norms),
-        centred={name: axis for name, axis in centred.items() if name in shapes},
-        untied={_HEAD: _EMBEDDING} if tied else {},
-        config={"tie_word_embeddings": False} if tied else {},
-    )
+    return Folding(norms=tuple(norms), centred=centred, untied={_HEAD: _EMBEDDING} if tied else {})
 
 
 FAMILY = Family(make, fold)

@@ -13,7 +13,7 @@ from evomerge.alignment.family import (
     setting,
     stream_kind,
 )
-from evomerge.alignment.folding import Folding, Norm, Reader
+from evomerge.alignment.folding import Folding, Norm, Reader, linear
 from evomerge.alignment.kinds import Permutation
 from evomerge.alignment.patterns import FIXED, Axes, KindOf, expand
 from evomerge.alignment.spec import Axis, Spec
@@ -81,12 +81,11 @@ def fold(shapes: Shapes, config: Config) -> Folding:
             ("layernorm_before", [f"attention.attention.{role}" for role in _PARTS]),
             ("layernorm_after", ["intermediate.dense"]),
         ):
-            readers = [(f"{layer}{module}.weight", f"{layer}{module}.bias") for module in modules]
-            read = tuple(Reader(weight, bias=bias if bias in shapes else None) for weight, bias in readers)
+            read = tuple(linear(shapes, f"{layer}{module}") for module in modules)
             norms.append(Norm(f"{layer}{norm}.weight", read, bias=f"{layer}{norm}.bias"))
         for module in ("attention.output.dense", "output.dense"):
             centred |= {f"{layer}{module}.weight": 0, f"{layer}{module}.bias": 0}
-    return Folding(norms=tuple(norms), centred={name: axis for name, axis in centred.items() if name in shapes})
+    return Folding(norms=tuple(norms), centred=centred)
 
 
 def _stem(shapes: Shapes) -> str:

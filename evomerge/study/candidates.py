@@ -36,7 +36,7 @@ class Candidates:
         self.ledger = session.ledger
         self.parts = session.parts
         self.rivalry = Rivalry(session)
-        self.estimates = Estimates(session)
+        self.estimates = Estimates(session, self.rivalry)
 
     def trial(
         self, kind: TrialKind, name: str, genome: Genome | None = None, *, generation: int | None = None

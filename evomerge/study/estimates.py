@@ -20,7 +20,7 @@ from evomerge.files.append import drop_torn_line, writing
 from evomerge.files.lines import Lines
 from evomerge.run.estimates import ESTIMATES, scores_of
 from evomerge.run.trial import Trial, TrialKind, TrialState
-from evomerge.study.rivalry import asked_for, in_order
+from evomerge.study.rivalry import Rivalry
 from evomerge.study.session import Session
 
 Scores = NDArray[np.float64]
@@ -34,8 +34,9 @@ FALLBACKS = ("difference", "mean")
 class Estimates:
     """The estimator of an open search, and what it has to go by. An estimate depends on no later generation."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, rivalry: Rivalry) -> None:
         self._session = session
+        self._rivalry = rivalry
         settings = session.config.search
         names = () if settings.estimator == "none" else tuple(dict.fromkeys((settings.estimator, *FALLBACKS)))
         # The plain mean can always be had.
@@ -116,11 +117,7 @@ class Estimates:
         if evaluation is not None and evaluation.table is not None:
             row = scores_of(objective, evaluation.table, [item.task for item in items], range(len(items)))
         else:
-            head = asked_for(session, trial)
-            parts = session.parts.of(head.number, "search")
-            order = session.order(head, "search")[: len(parts)]
-            asked = [item for block in order for item in session.blocks("search")[block]]
-            table = session.benchmark.score("search", in_order(session, head, "search", parts), items=asked)
+            table, asked = self._rivalry.answered(trial)
             row = scores_of(objective, table, [item.task for item in items], asked)
         self._rows[trial.number] = row
         return row

@@ -107,6 +107,15 @@ class Rivalry:
             self._scores[trial, blocks] = objective.item_scores(self._table(trial, range(blocks)), self._sizes)
         return self._scores[trial, blocks]
 
+    def answered(self, trial: Trial) -> tuple[ItemTable, list[int]]:
+        """Scores of all that a trial, or the one that answered for it, has answered, and positions of these items."""
+        session = self._session
+        head = asked_for(session, trial)
+        blocks = session.parts.count(head.number, "search")
+        order = session.order(head, "search")[:blocks]
+        items = [item for block in order for item in session.blocks("search")[block]]
+        return self._table(head.number, range(blocks)), items
+
     def has_answered_its_share(self, trial: Trial) -> bool:
         """Whether a trial was stopped only because candidates answer no more items than it did."""
         schedule = self._session.schedule

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.errors import ConfigError, unknown
+from evomerge.options import SHARE
+from evomerge.options import with_defaults as options_or_defaults
 
 Scores = NDArray[np.float64]
 
@@ -89,20 +90,11 @@ def error_of_mean(variance: float, seen: int, items: int) -> float:
     return float(np.sqrt(variance * (1 / seen - 1 / items)))
 
 
-def with_defaults(options: Mapping[str, Any], defaults: Mapping[str, float | int | None]) -> dict[str, Any]:
+def with_defaults(options: Mapping[str, Any], defaults: Mapping[str, float | None]) -> dict[str, Any]:
     """An estimator's options, those not given at their defaults.
 
     A default that is a whole number stands for options of 1 or more, any other for a number from 0 to 1.
 
     Raises: ConfigError for a name that isn't among the defaults, or another value.
     """
-    for name, value in options.items():
-        if name not in defaults:
-            raise ConfigError(f"search.estimator_options.{name}: {unknown('option', name, defaults)}")
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if isinstance(defaults[name], int):
-            if not number or int(value) != value or value < 1:
-                raise ConfigError(f"search.estimator_options.{name}: a whole number of 1 or more (found {value!r})")
-        elif not number or not 0 <= value <= 1:
-            raise ConfigError(f"search.estimator_options.{name}: a number from 0 to 1 (found {value!r})")
-    return {**defaults, **options}
+    return options_or_defaults("search.estimator_options", options, defaults, others=SHARE)

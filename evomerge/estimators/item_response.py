@@ -42,7 +42,7 @@ class PIrt:
     """Whether the mean of the answers seen has a weight of its own."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        blend: dict[str, float | int | None] = {"weight": None} if self.blended else {}
+        blend: dict[str, float | None] = {"weight": None} if self.blended else {}
         found = with_defaults(options, {"dimensions": 1, "models": 8, **blend})
         self._dimensions, self._models = int(found["dimensions"]), int(found["models"])
         self._weight: float | None = found.get("weight")

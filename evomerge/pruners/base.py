@@ -8,7 +8,6 @@ that a search which was interrupted decides as one that wasn't.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -16,7 +15,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.errors import ConfigError, unknown
+from evomerge.errors import ConfigError
+from evomerge.options import ABOVE_ZERO
+from evomerge.options import with_defaults as options_or_defaults
 
 Scores = NDArray[np.float64]
 
@@ -113,16 +114,7 @@ def with_defaults(options: Mapping[str, Any], defaults: Mapping[str, float]) -> 
 
     Raises: ConfigError for a name that isn't among the defaults, or a value that isn't such a number.
     """
-    for name, value in options.items():
-        place = f"search.pruner_options.{name}"
-        if name not in defaults:
-            raise ConfigError(f"{place}: {unknown('option', name, defaults)}")
-        whole = isinstance(defaults[name], int)
-        known = not isinstance(value, bool) and isinstance(value, int if whole else int | float)
-        if not known or not math.isfinite(value) or value <= 0:
-            wanted = "a whole number of 1 or more" if whole else "a number above 0"
-            raise ConfigError(f"{place}: {wanted} (found {value!r})")
-    return {**defaults, **options}
+    return options_or_defaults("search.pruner_options", options, defaults, others=ABOVE_ZERO)
 
 
 def below_one(name: str, value: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -126,6 +127,8 @@ def test_too_few_complete_models_are_counted_in_the_refusal() -> None:
         ("p_irt", {"dimensions": 0}, "dimensions: a whole number of 1 or more"),
         ("p_irt", {"weight": 0.5}, "unknown option 'weight'"),
         ("difference", {"components": True}, "components: a whole number"),
+        ("difference", {"models": math.inf}, "models: a whole number of 1 or more"),
+        ("gp_irt", {"weight": math.nan}, "weight: a number from 0 to 1"),
     ],
 )
 def test_options_that_cannot_be_used_are_refused_by_name(name: str, options: dict[str, Any], words: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("score", "errors", "streams"),
-    ("files",),
+    ("files", "options"),
     ("kernels", "estimate", "recipe", "registry", "demo"),
     ("methods", "alignment", "config", "pruners", "estimators"),
     ("models", "space"),
@@ -46,6 +46,7 @@ WORDS: dict[str, str] = {
     "mergekit": "mergekit's files, read and written",
     "methods": "merge methods: tensors in, one tensor out",
     "models": "what is on disk, seen as one family",
+    "options": "of parts chosen by name, with their defaults",
     "pruners": "whether a candidate is worth its next items",
     "recipe": "the complete merge as data",
     "registry": "names of parts, each with its import path",

@@ -61,7 +61,7 @@ def test_answers_are_learnt_and_equal_texts_are_held_out_together(tmp_path: Path
     base = tiny_checkpoint(tmp_path / "base")
     items = [{**ROWS[0], "prompt": f"{number // 2}. {ROWS[0]['prompt']}"} for number in range(20)]
     data = rows(tmp_path / "rows.jsonl", items)
-    made = evomerge.tune(base, data, tmp_path / "out", **COLUMNS, steps=20, learning_rate=3e-3, validation=0.2)
+    made = evomerge.tune(base, data, tmp_path / "out", **COLUMNS, steps=20, learning_rate=3e-3, validation=0.25)
     assert made.measures[20]["loss"] < made.measures[0]["loss"] / 2
     assert (made.train, made.validation) == (16, 4)
     assert "16 texts with answers" in (made.folder / "README.md").read_text(encoding="utf-8")

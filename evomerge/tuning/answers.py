@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from evomerge.errors import TuningError
 from evomerge.models.checkpoint import Checkpoint
@@ -32,23 +29,8 @@ def encoded(
     def make(chosen: Sequence[Row]) -> list[Answered]:
         return [_encoded(tokenizer, row, data, length) for row in chosen]
 
-    if given is not None:
-        return make(rows), make(given), "data of their own"
-    kept, held = hold_out([row.values[data.columns[0]] for row in rows], settings.validation, settings.seed)
-    return make([rows[place] for place in kept]), make([rows[place] for place in held]), "texts drawn at random"
-
-
-class AnswerBatch:
-    """Puts texts with answers into a batch, shorter ones filled up with what isn't learnt."""
-
-    def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """The model's arguments; padding follows a text's end, where nothing looks at it."""
-        width = max(len(item["input_ids"]) for item in items)
-        rows = [(list(item["input_ids"]), list(item["labels"])) for item in items]
-        return {
-            "input_ids": torch.tensor([tokens + tokens[-1:] * (width - len(tokens)) for tokens, _ in rows]),
-            "labels": torch.tensor([labels + [IGNORED] * (width - len(labels)) for _, labels in rows]),
-        }
+    train, held, how = hold_out(rows, given, lambda row: row.values[data.columns[0]], settings, "texts drawn at random")
+    return make(train), make(held), how
 
 
 def _encoded(tokenizer: Any, row: Row, data: TuneData, length: int) -> Answered:

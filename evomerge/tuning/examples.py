@@ -66,8 +66,6 @@ def prepare(data: TuneData, settings: TuneSettings, base: Checkpoint) -> Example
 
 def batches(data: TuneData, model: Any, dtype: torch.dtype) -> Callable[[Sequence[Any]], Any]:
     """What puts examples into a batch."""
-    if data.answer is not None:
-        return answers.AnswerBatch()
     if data.label is None:
         return texts.TextBatch()
     return labelled.LabelledBatch(getattr(model.config, "pad_token_id", None), dtype)

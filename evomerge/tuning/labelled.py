@@ -81,11 +81,8 @@ def encoded(
     def make(chosen: Sequence[Row]) -> list[Labelled]:
         return [Labelled(encoder.encode(row, data), _number(_label(row, data), names) or 0) for row in chosen]
 
-    if given is not None:
-        return make(rows), make(given), "data of their own"
-    kept, held = hold_out([encoder.key(row, data) for row in rows], settings.validation, settings.seed)
-    how = "items drawn at random"
-    return make([rows[place] for place in kept]), make([rows[place] for place in held]), how
+    train, held, how = hold_out(rows, given, lambda row: encoder.key(row, data), settings, "items drawn at random")
+    return make(train), make(held), how
 
 
 class LabelledBatch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from evomerge.errors import TuningError, shown, unknown
 from evomerge.files.outside import read_text
 from evomerge.files.places import local
 from evomerge.streams import stream
-from evomerge.tuning.settings import TuneData
+from evomerge.tuning.settings import TuneData, TuneSettings
 
 TEXTS = (".txt", ".md", ".text")
 """Ends of the names of files that are one document each."""
@@ -40,22 +40,34 @@ def read(data: TuneData) -> tuple[list[Row], list[Row] | None]:
     return rows, held_out
 
 
-def hold_out(keys: Sequence[Hashable], share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Positions of what is trained on, and of what is held out; equal keys stay together.
+def hold_out(
+    rows: Sequence[Row],
+    given: Sequence[Row] | None,
+    key: Callable[[Row], Hashable],
+    settings: TuneSettings,
+    drawn: str,
+) -> tuple[Sequence[Row], Sequence[Row], str]:
+    """What is trained on, what is held out, and how this was chosen, in words; rows of equal keys stay together.
 
     Args:
-        keys: what two items have in common that are the same.
-        share: of the different keys that are held out; at least one is left to train on.
-        seed: draws them.
+        rows: those read.
+        given: those that are given to be held out; None: some of `rows` are drawn.
+        key: what two rows have in common that are the same.
+        settings: `validation` is the share of the different keys that are drawn, by `seed`; at least one is left to
+            train on.
+        drawn: how they were chosen if they are drawn.
     """
+    if given is not None:
+        return rows, given, "data of their own"
+    keys = [key(row) for row in rows]
     different = [*dict.fromkeys(keys)]
-    count = min(round(share * len(different)), len(different) - 1)
-    order = stream(seed, "validation").permutation(len(different))[:count]
+    count = min(round(settings.validation * len(different)), len(different) - 1)
+    order = stream(settings.seed, "validation").permutation(len(different))[:count]
     chosen = {different[place] for place in order}
-    return (
-        [place for place, key in enumerate(keys) if key not in chosen],
-        [place for place, key in enumerate(keys) if key in chosen],
-    )
+    sides: tuple[list[Row], list[Row]] = ([], [])
+    for row, own in zip(rows, keys, strict=True):
+        sides[own in chosen].append(row)
+    return *sides, drawn
 
 
 def _read(path: Path, data: TuneData, split: str = "train") -> list[Row]:

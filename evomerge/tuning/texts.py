@@ -48,12 +48,9 @@ def packed(
     def blocks(chosen: Sequence[Row]) -> list[Block]:
         return _cut([encode(tokenizer, row.values[column]) for row in chosen], length)
 
-    if given is not None:
-        train, validation, how = blocks(rows), blocks(given), "data of their own"
-    elif len({row.values[column] for row in rows}) >= _FEW_DOCUMENTS:
-        kept, held = hold_out([row.values[column] for row in rows], settings.validation, settings.seed)
-        train, validation = blocks([rows[place] for place in kept]), blocks([rows[place] for place in held])
-        how = "documents drawn at random"
+    if given is not None or len({row.values[column] for row in rows}) >= _FEW_DOCUMENTS:
+        kept, held, how = hold_out(rows, given, lambda row: row.values[column], settings, "documents drawn at random")
+        train, validation = blocks(kept), blocks(held)
     else:
         train, how = blocks(rows), "the last blocks of the text"
         count = min(round(settings.validation * len(train)), len(train) - 1)
@@ -64,15 +61,16 @@ def packed(
 
 
 class TextBatch:
-    """Puts blocks into a batch, shorter ones filled up with what isn't learnt."""
+    """Puts texts into a batch, shorter ones filled up with what isn't learnt; without labels every token is learnt."""
 
-    def __call__(self, blocks: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """The model's arguments; padding follows a block's end, where nothing looks at it."""
-        rows = [list(block["input_ids"]) for block in blocks]
+    def __call__(self, texts: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """The model's arguments; padding follows a text's end, where nothing looks at it."""
+        rows = [list(text["input_ids"]) for text in texts]
+        labels = [list(text.get("labels", text["input_ids"])) for text in texts]
         width = max(map(len, rows))
         return {
             "input_ids": torch.tensor([row + row[-1:] * (width - len(row)) for row in rows]),
-            "labels": torch.tensor([row + [IGNORED] * (width - len(row)) for row in rows]),
+            "labels": torch.tensor([row + [IGNORED] * (width - len(row)) for row in labels]),
         }
 
 

@@ -125,7 +125,11 @@ def _sizes(report: Preflight) -> Table:
     rows = [
         ("searched", f"{len(report.dimensions)} coefficients over {report.groups} parameter groups"),
         ("population", f"{report.population} candidates a generation"),
-        ("evaluations", f"at most {', '.join(f'{count} {phase}' for phase, count in report.evaluations.items())}"),
+        (
+            "evaluations",
+            f"at most {', '.join(f'{count} {phase}' for phase, count in report.evaluations.items())}"
+            + (", in evaluations of all items" if report.answers_parts else ""),
+        ),
     ]
     if report.items:
         rows.append(("items", ", ".join(f"{count} {split}" for split, count in report.items.items())))

@@ -110,6 +110,11 @@ class SearchConfig(Section):
         """Keys of what a finished search may be continued with more of."""
         return {"evaluations", "hours", "shortlist"} | ({"budget"} if self.budget != BudgetConfig() else set())
 
+    @property
+    def answers_parts(self) -> bool:
+        """Whether candidates may answer only some of the search items."""
+        return self.pruner != "none" or self.items == "fresh"
+
     def items_of_candidate(self, items: int) -> int:
         """The most search items that one candidate answers, of so many."""
         if self.items == "fixed" or self.block is None:

@@ -23,11 +23,18 @@ def warnings_of(config: Config, population: int, items: Mapping[str, int]) -> li
             f"a population of {population} doesn't divide among {workers} workers, so some wait at the end of each "
             f"generation; search.population: {-(-population // workers) * workers} would"
         )
-    worth = config.search.candidates_worth(items.get("search", 0))
-    generations = worth / population
-    if config.search.algorithm == "cma" and generations < 5:
+    count = items.get("search", 0)
+    worth, most = config.search.candidates_worth(count), config.search.candidates_at_most(count)
+    if config.search.algorithm == "cma" and worth / population < 5:
+        # How many candidates a pruner stops early isn't known before.
+        evaluations = f"{worth}" if most == worth else f"{worth} to {most}"
+        generations = (
+            "only " * (most == worth)
+            + f"{worth / population:.1f}"
+            + (f" to {most / population:.1f}" if most > worth else "")
+        )
         warnings.append(
-            f"{worth} evaluations are only {generations:.1f} generations of {population}; CMA-ES learns little in "
+            f"{evaluations} evaluations are {generations} generations of {population}; CMA-ES learns little in "
             f"fewer than 10: raise search.{'evaluations' if config.search.is_limited else 'budget.items'} or coarsen "
             "the space"
         )

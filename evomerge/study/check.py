@@ -88,6 +88,8 @@ class Preflight:
     """Models that aren't on this machine, one of each path and why."""
     unchecked: list[str] = field(default_factory=list)
     """What couldn't be looked at from here."""
+    answers_parts: bool = False
+    """Whether candidates may answer only some of the search items."""
     spending: list[str] = field(default_factory=list)
     """What the search spends where, and when it ends, in sentences."""
     notes: list[str] = field(default_factory=list)
@@ -200,6 +202,7 @@ def _check(
         items=items,
         tokens=tokens,
         evaluations=evaluations,
+        answers_parts=config.search.answers_parts,
         spending=spending(config.search, items, evaluations) if items else [],
         backend=choose_backend(config.execution),
         live_bytes=prepared.bounds[0].size_bytes,

@@ -207,7 +207,7 @@ class Session:
 
     def _check_rivals(self) -> None:
         """A pruner compares blocks of candidates that have ended. Raises: RunError if some of them are lost."""
-        if self.config.search.pruner == "none" and self.config.search.items == "fixed":
+        if not self.config.search.answers_parts:
             return
         needed = len(self.blocks("search"))
         lost = [

@@ -200,3 +200,15 @@ def test_code_of_tasks_is_run_only_when_asked_to(cli: Any, config: Path, tmp_pat
     assert trusted.exit_code == 0, trusted.stderr
     assert "No mistake was found" in trusted.stdout
     assert canary.exists()
+
+
+def test_candidates_that_may_be_stopped_are_counted_by_what_they_may_answer(
+    cli: Any, tmp_path: Path, tiny_llama: dict[str, Path]
+) -> None:
+    tasks = write_task(tmp_path / "tasks")
+    search = {"population": 4, "block": 3, "pruner": "standard_error", "budget": {"items": 60}}
+    shown = " ".join(cli("check", write_config(tmp_path / "s.yaml", tiny_llama, tasks, search=search)).stdout.split())
+    assert ", in evaluations of all items" in shown
+    assert "5 to 20 evaluations are 1.2 to 5.0 generations of 4" in shown
+    plain = cli("check", write_config(tmp_path / "p.yaml", tiny_llama, tasks, search={"evaluations": 8})).stdout
+    assert "of all items" not in plain

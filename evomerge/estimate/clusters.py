@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from evomerge.estimate.comparisons import RESAMPLES, Comparison
-from evomerge.estimate.intervals import Mean, Sample, Samples, Whole, as_totals, compare_scores, score_interval, value
+from evomerge.estimate.intervals import Mean, Sample, Samples, compare_scores, each_left_out, score_interval, value
 from evomerge.estimate.intervals import randomisation as exchanged_at_random
 from evomerge.estimate.proportions import Interval
 from evomerge.streams import stream
@@ -101,15 +101,7 @@ def _deviations(sample: Sample) -> NDArray[np.float64]:
     """Each item's share in how far its task's metric is from what it would be elsewhere, (items,); by the jackknife."""
     if isinstance(sample, Mean):
         return np.asarray((sample.values - sample.values.mean()) / len(sample.values), dtype=np.float64)
-    if isinstance(sample, Whole):
-        records = list(sample.records)
-        places = range(len(records))
-        without = [sample.sign * sample.metric(records[:place] + records[place + 1 :]) for place in places]
-        left_out = np.array(without, dtype=np.float64)
-    else:
-        totals = as_totals(sample)
-        left_out = totals.sign * totals.metric(totals.records.sum(axis=0) - totals.records)
-    moved = np.nan_to_num(value(sample) - left_out, posinf=0.0, neginf=0.0)
+    moved = np.nan_to_num(value(sample) - each_left_out(sample), posinf=0.0, neginf=0.0)
     return np.asarray((moved - moved.mean()) * (len(moved) - 1) / len(moved), dtype=np.float64)
 
 

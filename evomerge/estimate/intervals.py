@@ -146,6 +146,17 @@ def as_totals(sample: Mean | Totals) -> Totals:
     return Totals(np.stack([sample.values, np.ones_like(sample.values)], axis=1), _ratio)
 
 
+def each_left_out(sample: Sample) -> NDArray[np.float64]:
+    """The metric without each of the items in turn, (items,), its sign flipped where lower is better."""
+    if isinstance(sample, Whole):
+        records = list(sample.records)
+        places = range(len(records))
+        without = [sample.sign * sample.metric(records[:place] + records[place + 1 :]) for place in places]
+        return np.array(without, dtype=np.float64)
+    totals = as_totals(sample)
+    return totals.sign * totals.metric(totals.records.sum(axis=0) - totals.records)
+
+
 def _ratio(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     return sums[:, 0] / sums[:, 1]
 
@@ -257,13 +268,7 @@ def _around(sample: Sample, found: float, level: float) -> Interval:
     The pseudo-values of the jackknife take the place of a mean's values, but no further than the metric is from zero.
     """
     items, whole = size(sample), value(sample)
-    if isinstance(sample, Whole):
-        records = list(sample.records)
-        without = [sample.sign * sample.metric(records[:place] + records[place + 1 :]) for place in range(items)]
-    else:
-        totals = as_totals(sample)
-        without = list(totals.sign * totals.metric(totals.records.sum(axis=0) - totals.records))
-    pseudo = items * whole - (items - 1) * np.array(without, dtype=np.float64)
+    pseudo = items * whole - (items - 1) * each_left_out(sample)
     pseudo = pseudo[np.isfinite(pseudo)]
     reach = min(float(np.ptp(pseudo)) if pseudo.size else 0.0, abs(whole))
     return around(found, reach, items, level)

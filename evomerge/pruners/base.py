@@ -8,7 +8,7 @@ that a search which was interrupted decides as one that wasn't.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -83,6 +83,25 @@ class GenerationPruner(Protocol):
 
     def told(self, pruned: Sequence[Scores], complete: Scores) -> Scores:
         """As a `Pruner` has it."""
+
+
+def among_best(scores: Scores, needed: int, behind: Callable[[Scores], NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    """Which candidates fewer rivals than `needed` are shown to be better than.
+
+    Args:
+        scores: (candidates, items).
+        needed: how many of the best are wanted.
+        behind: which candidates a rival is shown to be better than, (candidates,), by its scores minus each of theirs,
+            (candidates, items); not itself.
+
+    Returns: (candidates,).
+    """
+    better = np.zeros(len(scores), dtype=np.int64)
+    if len(scores) > needed:
+        for rival in scores:
+            # One rival at a time: all pairs with all their items may be more than memory holds.
+            better += behind(rival - scores)
+    return better < needed
 
 
 def below_complete(pruned: Sequence[Scores], complete: Scores) -> Scores:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.estimate.sequential_tests import log_e_of_bets, log_e_of_signs, rejects
-from evomerge.pruners.base import Round, Scores, below_complete, below_one, with_defaults
+from evomerge.pruners.base import Round, Scores, among_best, below_complete, below_one, with_defaults
 
 _SAME = 1e-9
 """Differences of items within this share of the largest are the same but for rounding."""
@@ -33,14 +33,8 @@ class Racing:
 
     def survivors(self, scores: Scores, at: Round) -> NDArray[np.bool_]:
         """Unless as many as are needed are better than a candidate beyond its share of doubt."""
-        candidates = len(scores)
-        if candidates <= at.needed:
-            return np.ones(candidates, dtype=np.bool_)
-        worse = np.zeros(candidates, dtype=np.int64)
-        for rival in scores:
-            # One rival at a time: all pairs with all their items may be more than memory holds.
-            worse += rejects(_evidence(rival - scores), self._delta, tests=max(1, at.candidates - 1))
-        return worse < at.needed
+        tests = max(1, at.candidates - 1)
+        return among_best(scores, at.needed, lambda ahead: rejects(_evidence(ahead), self._delta, tests=tests))
 
     def told(self, pruned: Sequence[Scores], complete: Scores) -> Scores:
         """See `below_complete`."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.pruners.base import Round, Scores, below_complete, with_defaults
+from evomerge.pruners.base import Round, Scores, among_best, below_complete, with_defaults
 
 
 class StandardError:
@@ -28,14 +28,14 @@ class StandardError:
     def survivors(self, scores: Scores, at: Round) -> NDArray[np.bool_]:
         """Unless as many as are needed are ahead."""
         candidates, items = scores.shape
-        if candidates <= at.needed or items < max(2, self._items):
+        if items < max(2, self._items):
             return np.ones(candidates, dtype=np.bool_)
-        worse = np.zeros(candidates, dtype=np.int64)
-        for rival in scores:
-            ahead = rival - scores
-            errors = ahead.std(axis=1, ddof=1) / np.sqrt(items)
-            worse += ahead.mean(axis=1) > self._errors * errors
-        return worse < at.needed
+        return among_best(scores, at.needed, self._behind)
+
+    def _behind(self, ahead: Scores) -> NDArray[np.bool_]:
+        """By what a rival is ahead on each item, (candidates, items)."""
+        errors = ahead.std(axis=1, ddof=1) / np.sqrt(ahead.shape[1])
+        return np.asarray(ahead.mean(axis=1) > self._errors * errors)
 
     def told(self, pruned: Sequence[Scores], complete: Scores) -> Scores:
         """See `below_complete`."""

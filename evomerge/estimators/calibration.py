@@ -147,8 +147,8 @@ def trusted(estimators: dict[str, Estimator], responses: Responses, rows: Sequen
     """
     reasons: dict[str, str] = {}
     first: Calibration | None = None
-    *judged, last = estimators
-    for place, name in enumerate(judged):
+    *compared, last = estimators
+    for place, name in enumerate(compared):
         try:
             found = calibration(estimators[name], responses, rows)
             first = found if place == 0 else first

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evomerge.errors import EstimatorError
 from evomerge.estimate.irt import Abilities, ItemBank, abilities_of, expected_sums, fit, merged_abilities_of
@@ -88,15 +89,13 @@ class PIrt:
         squared = float(np.mean((tried.values - tried.truths) ** 2)) if tried.values.size else plain**2
         return squared / (squared + plain**2) if plain > 0 else 0.0
 
-    def _tried(self, responses: Responses, seen: Scores) -> _Tried:
+    def _tried(self, responses: Responses, seen: NDArray[np.bool_]) -> _Tried:
         """What would be estimated of complete models that had answered these items only."""
         parts = []
-        for held, out in held_out(responses, seen.astype(bool)):
+        for held, out in held_out(responses, seen):
             expected = self._expected(held, out)
             truths = responses.scores[out]
-            parts.append(
-                _Tried(expected.values, expected.errors, truths[:, seen.astype(bool)].mean(axis=1), truths.mean(axis=1))
-            )
+            parts.append(_Tried(expected.values, expected.errors, truths[:, seen].mean(axis=1), truths.mean(axis=1)))
         if not parts:
             return _Tried(np.empty(0), np.empty(0), np.empty(0), np.empty(0))
         return _Tried(*(np.concatenate(column) for column in zip(*parts, strict=True)))

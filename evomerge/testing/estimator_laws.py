@@ -86,6 +86,7 @@ def estimates_the_same_again(estimator: type[Estimator]) -> None:
         assert np.array_equal(a.values, b.values)
         assert np.array_equal(a.values, c.values)
         assert np.array_equal(a.errors, b.errors)
+        assert np.array_equal(a.errors, c.errors)
 
 
 def errors_are_what_they_say(estimator: type[Estimator]) -> None:
@@ -150,16 +151,21 @@ LAWS: tuple[Law, ...] = (
 )
 
 
+def drawn(generator: np.random.Generator) -> Scores:
+    """What `simulated` draws first: every model's responses to every item, (models, items)."""
+    abilities = generator.normal(0.3, 0.8, _MODELS)
+    slopes, difficulties = np.exp(generator.normal(0, 0.3, _ITEMS)), generator.normal(0, 1.2, _ITEMS)
+    shares = special.expit(np.outer(abilities, slopes) - difficulties)
+    return np.asarray(generator.random(shares.shape) < shares, dtype=np.float64)
+
+
 def simulated(seed: int) -> tuple[Responses, Scores]:
     """Responses by a two-parameter logistic model, half of the models with a third of the items; and true means.
 
     Returns: the responses, whose first rows are the endpoints; and each model's mean over all items, (models,).
     """
     generator = np.random.default_rng(seed)
-    abilities = generator.normal(0.3, 0.8, _MODELS)
-    slopes, difficulties = np.exp(generator.normal(0, 0.3, _ITEMS)), generator.normal(0, 1.2, _ITEMS)
-    shares = special.expit(np.outer(abilities, slopes) - difficulties)
-    scores = (generator.random(shares.shape) < shares).astype(np.float64)
+    scores = drawn(generator)
     truths = scores.mean(axis=1)
     hidden = generator.permutation(_ITEMS)[_ITEMS // 3 :]
     scores[_COMPLETE:, hidden] = np.nan

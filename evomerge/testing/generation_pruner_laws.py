@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.errors import ConfigError
 from evomerge.pruners.base import GenerationPruner, Round, Scores
-from evomerge.testing.expecting import refused
-from evomerge.testing.pruner_laws import tells_each_its_own, tells_less_than_of_any_complete_candidate
+from evomerge.testing.pruner_laws import (
+    refuses_options_that_it_does_not_have,
+    tells_each_its_own,
+    tells_less_than_of_any_complete_candidate,
+)
 
 Law = Callable[[type[GenerationPruner]], None]
 
@@ -91,11 +93,6 @@ def leaves_its_arguments_alone(pruner: type[GenerationPruner]) -> None:
         scores.setflags(write=False)
         pruner({}).survivors(scores, at)
         pruner({}).told([scores[0]], np.array([0.5]))
-
-
-def refuses_options_that_it_does_not_have(pruner: type[GenerationPruner]) -> None:
-    """A misspelt option is an error that names it."""
-    refused(ConfigError, "no_such_option", pruner, {"no_such_option": 1})
 
 
 LAWS: tuple[Law, ...] = (

@@ -101,7 +101,7 @@ def tells_each_its_own(pruner: type[Pruner] | type[GenerationPruner]) -> None:
     assert twice[0] == twice[2]
 
 
-def refuses_options_that_it_does_not_have(pruner: type[Pruner]) -> None:
+def refuses_options_that_it_does_not_have(pruner: type[Pruner] | type[GenerationPruner]) -> None:
     """A misspelt option is an error that names it."""
     refused(ConfigError, "no_such_option", pruner, {"no_such_option": 1})
 

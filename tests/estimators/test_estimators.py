@@ -12,7 +12,7 @@ from evomerge.errors import ConfigError, EstimatorError
 from evomerge.estimators import ESTIMATORS
 from evomerge.estimators.base import Responses
 from evomerge.estimators.units import units_of
-from evomerge.testing.estimator_laws import simulated
+from evomerge.testing.estimator_laws import drawn, simulated
 
 ROWS = range(18, 36)
 
@@ -61,26 +61,14 @@ def test_a_covariate_that_is_known_of_all_items_makes_up_for_those_not_answered(
     for seed in range(12):
         responses, truths = simulated(seed)
         generator = np.random.default_rng(seed)
-        known, _ = simulated(seed)
-        everything = _whole(seed)
+        everything = drawn(np.random.default_rng(seed))
         covariates = 0.6 * everything + 0.4 * generator.random(everything.shape)
-        helped = Responses(scores=known.scores, covariates=covariates, endpoints=known.endpoints)
+        helped = Responses(scores=responses.scores, covariates=covariates, endpoints=responses.endpoints)
         estimator = ESTIMATORS.get("difference")({})
         with_it = estimator.estimate(helped, ROWS).values - truths[18:]
         without = estimator.estimate(responses, ROWS).values - truths[18:]
         gains.append(np.mean(with_it**2) / np.mean(without**2))
     assert np.median(gains) < 0.5
-
-
-def _whole(seed: int) -> np.ndarray:
-    """The responses of `simulated` before any was hidden."""
-    from scipy import special
-
-    generator = np.random.default_rng(seed)
-    abilities = generator.normal(0.3, 0.8, 36)
-    slopes, difficulties = np.exp(generator.normal(0, 0.3, 90)), generator.normal(0, 1.2, 90)
-    shares = special.expit(np.outer(abilities, slopes) - difficulties)
-    return (generator.random(shares.shape) < shares).astype(np.float64)
 
 
 def test_a_weight_of_one_is_the_plain_mean_and_none_is_p_irt() -> None:
@@ -96,7 +84,7 @@ def test_a_weight_of_one_is_the_plain_mean_and_none_is_p_irt() -> None:
 def test_two_tasks_of_unequal_weight_keep_their_shares_in_what_is_expected() -> None:
     responses, _ = simulated(1)
     weights = np.where(np.arange(90) < 45, 1.5, 0.5)
-    whole = _whole(1) * weights
+    whole = drawn(np.random.default_rng(1)) * weights
     weighted = Responses(scores=responses.scores * weights, endpoints=responses.endpoints)
     found = ESTIMATORS.get("p_irt")({}).estimate(weighted, ROWS)
     assert np.mean(np.abs(found.values - whole.mean(axis=1)[18:]) < 2 * found.errors) > 0.8

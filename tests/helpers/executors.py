@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import pytest
 
 from evomerge.execute.base import Executor, Job, Outcome
 from evomerge.execute.inline import InlineExecutor
+from evomerge.study import session
+
+
+@contextmanager
+def executors(wrapped: Callable[[Executor], Executor]) -> Iterator[None]:
+    """Searches inside have their executor wrapped."""
+    make = session.make_executor
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(session, "make_executor", lambda *args: wrapped(make(*args)))
+        yield
+
+
+@contextmanager
+def stopped(*, after: int) -> Iterator[None]:
+    """A search inside is interrupted after so many outcomes."""
+    with executors(lambda made: Stops(made, after=after)), pytest.raises(KeyboardInterrupt):
+        yield
 
 
 class Theirs(InlineExecutor):

@@ -18,12 +18,11 @@ from evomerge.execute.settings import gpus_of
 from evomerge.run.clock import Clock
 from evomerge.run.directory import open_run
 from evomerge.run.trial import TrialKind
-from evomerge.study import session as session_module
 from evomerge.study.answered import answered_by_trial
 from evomerge.study.check import check
 from evomerge.study.search import resume, search
 from evomerge.testing.runs import essence
-from helpers.executors import Stops
+from helpers.executors import stopped
 from helpers.search import Count, answered_blocks, changed
 
 ITEMS = 12
@@ -87,14 +86,9 @@ def test_status_and_trials_tell_what_was_spent(run: Path, capsys: pytest.Capture
     assert " items " in capsys.readouterr().out
 
 
-def test_an_interrupted_search_ends_at_the_same_trial(
-    tmp_path: Path, pruned: Config, run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make = session_module.make_executor
-    with monkeypatch.context() as patched:
-        patched.setattr(session_module, "make_executor", lambda *args: Stops(make(*args), after=41))
-        with pytest.raises(KeyboardInterrupt):
-            search(pruned, tmp_path / "run")
+def test_an_interrupted_search_ends_at_the_same_trial(tmp_path: Path, pruned: Config, run: Path) -> None:
+    with stopped(after=41):
+        search(pruned, tmp_path / "run")
     assert len(answered_blocks(tmp_path / "run")) == 41
     resume(tmp_path / "run")
     assert essence(tmp_path / "run") == essence(run)

@@ -14,12 +14,11 @@ from evomerge.errors import ConfigError
 from evomerge.run.directory import open_run
 from evomerge.run.observer import SilentObserver
 from evomerge.run.trial import TrialKind
-from evomerge.study import session as session_module
 from evomerge.study.rivalry import Rivalry
 from evomerge.study.search import resume, search
 from evomerge.study.session import Session
 from evomerge.testing.runs import essence
-from helpers.executors import Shuffled, Stops
+from helpers.executors import Shuffled, executors, stopped
 from helpers.search import answered_blocks, changed
 
 
@@ -104,24 +103,18 @@ def test_what_is_told_is_the_mean_over_the_items_answered_made_comparable_by_the
 
 @pytest.mark.parametrize("after", [36, 60])
 def test_an_interrupted_search_goes_on_with_the_same_items(
-    tmp_path: Path, fresh: Config, run: Path, after: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, fresh: Config, run: Path, after: int
 ) -> None:
-    make = session_module.make_executor
-    with monkeypatch.context() as patched:
-        patched.setattr(session_module, "make_executor", lambda *args: Stops(make(*args), after=after))
-        with pytest.raises(KeyboardInterrupt):
-            search(fresh, tmp_path / "run")
+    with stopped(after=after):
+        search(fresh, tmp_path / "run")
     resume(tmp_path / "run")
     assert essence(tmp_path / "run") == essence(run)
     assert sorted(answered_blocks(tmp_path / "run")) == sorted(answered_blocks(run))
 
 
-def test_the_order_in_which_workers_answer_changes_nothing(
-    tmp_path: Path, fresh: Config, run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make = session_module.make_executor
-    monkeypatch.setattr(session_module, "make_executor", lambda *args: Shuffled(make(*args)))
-    search(fresh, tmp_path / "run")
+def test_the_order_in_which_workers_answer_changes_nothing(tmp_path: Path, fresh: Config, run: Path) -> None:
+    with executors(Shuffled):
+        search(fresh, tmp_path / "run")
     assert essence(tmp_path / "run") == essence(run)
 
 

@@ -18,10 +18,9 @@ from evomerge.run.directory import open_run
 from evomerge.run.ledger import JOURNAL
 from evomerge.score.objective import Objective
 from evomerge.score.table import ItemTable, TaskScores
-from evomerge.study import session as session_module
 from evomerge.study.search import resume, search
 from evomerge.testing.runs import essence
-from helpers.executors import Shuffled
+from helpers.executors import Shuffled, executors
 from helpers.search import Count, Interrupt, changed
 from helpers.search import answered_blocks as answered
 
@@ -101,11 +100,10 @@ def test_a_finished_run_is_found_finished(pruning: Config, pruned_run: Path) -> 
 
 
 def test_the_order_in_which_workers_answer_changes_no_decision(
-    tmp_path: Path, pruning: Config, pruned_run: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, pruning: Config, pruned_run: Path
 ) -> None:
-    make = session_module.make_executor
-    monkeypatch.setattr(session_module, "make_executor", lambda *args: Shuffled(make(*args)))
-    search(pruning, tmp_path / "run")
+    with executors(Shuffled):
+        search(pruning, tmp_path / "run")
     assert essence(tmp_path / "run") == essence(pruned_run)
 
 

@@ -8,10 +8,9 @@ import pytest
 
 from evomerge.config.config import Config
 from evomerge.run.directory import open_run
-from evomerge.study import session as session_module
 from evomerge.study.search import resume, search
 from evomerge.testing.runs import essence
-from helpers.executors import Shuffled, Stops
+from helpers.executors import Shuffled, executors, stopped
 from helpers.search import Count, changed
 from helpers.search import answered_blocks as answered
 
@@ -58,25 +57,19 @@ def test_a_generation_is_stopped_block_by_block_and_its_best_answer_everything(r
 
 @pytest.mark.parametrize("after", [27, 38])
 def test_an_interrupted_search_decides_the_same_and_asks_no_block_twice(
-    tmp_path: Path, racing: Config, raced: Path, after: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, racing: Config, raced: Path, after: int
 ) -> None:
-    make = session_module.make_executor
-    with monkeypatch.context() as patched:
-        patched.setattr(session_module, "make_executor", lambda *args: Stops(make(*args), after=after))
-        with pytest.raises(KeyboardInterrupt):
-            search(racing, tmp_path / "run")
+    with stopped(after=after):
+        search(racing, tmp_path / "run")
     assert len(answered(tmp_path / "run")) == after
     resume(tmp_path / "run")
     assert essence(tmp_path / "run") == essence(raced)
     assert sorted(answered(tmp_path / "run")) == sorted(answered(raced))
 
 
-def test_the_order_in_which_workers_answer_changes_no_decision(
-    tmp_path: Path, racing: Config, raced: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make = session_module.make_executor
-    monkeypatch.setattr(session_module, "make_executor", lambda *args: Shuffled(make(*args)))
-    search(racing, tmp_path / "run")
+def test_the_order_in_which_workers_answer_changes_no_decision(tmp_path: Path, racing: Config, raced: Path) -> None:
+    with executors(Shuffled):
+        search(racing, tmp_path / "run")
     assert essence(tmp_path / "run") == essence(raced)
     count = Count()
     search(racing, tmp_path / "run", observer=count)

@@ -13,12 +13,11 @@ from evomerge.run.answers import Parts
 from evomerge.run.directory import open_run
 from evomerge.run.observer import SilentObserver
 from evomerge.run.trial import TrialKind
-from evomerge.study import session as session_module
 from evomerge.study.candidates import Candidates
 from evomerge.study.search import resume, search
 from evomerge.study.session import Session
 from evomerge.testing.runs import essence
-from helpers.executors import Stops
+from helpers.executors import stopped
 from helpers.search import Count, changed, kill_after_lines, start, write_config
 
 
@@ -40,15 +39,12 @@ def test_a_search_in_blocks_finds_the_scores_of_one_at_once(
 
 @pytest.mark.parametrize("backend", ["inline", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
 def test_a_candidate_stopped_after_a_block_and_continued_has_the_same_bytes(
-    tmp_path: Path, in_blocks: Config, undisturbed_in_blocks: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, in_blocks: Config, undisturbed_in_blocks: Path, backend: str
 ) -> None:
     directory = tmp_path / "run"
     config = changed(in_blocks, execution={"backend": backend, "workers": 2 if backend == "ray" else None})
-    make = session_module.make_executor
-    with monkeypatch.context() as patched:
-        patched.setattr(session_module, "make_executor", lambda *args: Stops(make(*args), after=5))
-        with pytest.raises(KeyboardInterrupt):
-            search(config, directory)
+    with stopped(after=5):
+        search(config, directory)
     before = (directory / "parts.jsonl").read_bytes()
     assert before.count(b"\n") == 5
     search(config, directory)

@@ -14,7 +14,7 @@ from evomerge.execute.loaded import LoadedModels
 from evomerge.inference.restack import LayerPool
 from evomerge.materialise.bind import Bound
 from evomerge.materialise.merger import Merger
-from evomerge.models.open import as_family, open_each
+from evomerge.models.open import as_family
 from evomerge.models.stack import StackedCheckpoint
 from evomerge.recipe.recipe import Recipe
 
@@ -36,8 +36,7 @@ class StackedModels(LoadedModels):
         sources = replace(settings.sources, slices=())
         super().__init__(sources, settings, device=device)
         self._sources = sources
-        self._opened = open_each(sources)
-        self._pool = LayerPool(self.live, self._opened.by_name, dtype=getattr(torch, settings.dtype), device=device)
+        self._pool = LayerPool(self.live, self._models.by_name, dtype=getattr(torch, settings.dtype), device=device)
 
     def bind(self, recipe: Recipe) -> Bound:
         """Show the models as the recipe's stack, and check the recipe against that.
@@ -50,7 +49,7 @@ class StackedModels(LoadedModels):
                 "recipe: models.slices: a search over layers takes each layer from one model, by the method "
                 f"{' or '.join(METHODS)} of the base"
             )
-        models = as_family(self._opened, replace(self._sources, slices=recipe.slices))
+        models = as_family(self._models, replace(self._sources, slices=recipe.slices))
         self.merger = Merger(models, device=self._device)
         return self.merger.bind(recipe)
 

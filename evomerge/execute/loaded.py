@@ -58,8 +58,8 @@ class LoadedModels:
         """Of the live model's weights from those of models, by name, as far as the settings ask for them."""
         self.prefixes = SharedPrefixes()
         self._prefixes_of = ""
-        self._base = models.base
         self._models = models
+        self._squares: dict[str, dict[str, float]] = {name: {} for name in settings.distances}
         self._settings = settings
         self._device = device
         self._stand_in = tokenizer
@@ -86,7 +86,8 @@ class LoadedModels:
     def measure_distances(self) -> None:
         """Find how far the live model's weights are from the models that the settings name."""
         self.distances = {
-            name: relative_distance(self.live.targets, self._models.by_name[name]) for name in self._settings.distances
+            name: relative_distance(self.live.targets, self._models.by_name[name], squares)
+            for name, squares in self._squares.items()
         }
 
     def prefixes_for(self, split: str) -> SharedPrefixes:
@@ -98,7 +99,7 @@ class LoadedModels:
     def tokenizer(self) -> Any:
         """The base's tokenizer, or the one that stands in. Raises: CheckpointError if there is none."""
         try:
-            return self._base.tokenizer()
+            return self._models.base.tokenizer()
         except CheckpointError:
             if self._stand_in is None:
                 raise

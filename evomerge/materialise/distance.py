@@ -14,13 +14,19 @@ DIGITS = 9
 """Significant digits of a distance: those that don't depend on threads or devices."""
 
 
-def relative_distance(weights: Mapping[str, Tensor] | Callable[[str], Tensor], reference: Checkpoint) -> float:
+def relative_distance(
+    weights: Mapping[str, Tensor] | Callable[[str], Tensor],
+    reference: Checkpoint,
+    squares: dict[str, float] | None = None,
+) -> float:
     """‖θ − θ_r‖ / ‖θ_r‖ over all floating-point tensors together, to `DIGITS` significant digits.
 
     Args:
         weights: θ, by the reference's names of tensors, on any device.
         reference: θ_r. Tensors that the weights lack are left out.
+        squares: squared norms of the reference's tensors by name, filled for later distances from it.
     """
+    squares = {} if squares is None else squares
     find = weights.get if isinstance(weights, Mapping) else weights
     apart = norm = 0.0
     for name in reference.names:
@@ -30,7 +36,9 @@ def relative_distance(weights: Mapping[str, Tensor] | Callable[[str], Tensor], r
             continue
         other = other.to(tensor.device)
         apart += _square(tensor.float() - other.float())
-        norm += _square(other.float())
+        if name not in squares:
+            squares[name] = _square(other.float())
+        norm += squares[name]
     if norm == 0.0:
         return 0.0 if apart == 0.0 else math.inf
     return float(f"{math.sqrt(apart / norm):.{DIGITS}g}")

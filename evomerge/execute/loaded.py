@@ -68,9 +68,13 @@ class LoadedModels:
         """Check a recipe against the models. Raises: RecipeError."""
         return self.merger.bind(recipe)
 
-    def prepare(self, bound: Bound) -> None:
-        """Compute what the method needs whatever the coefficients. Raises: MergeError."""
-        self.merger.prepare(bound)
+    def prepare(self, bound: Bound) -> str | None:
+        """Compute what the method needs whatever the coefficients.
+
+        Returns: why it can't be shared with other workers, a sentence for people; None if nothing is wrong.
+        Raises: MergeError.
+        """
+        return self.merger.prepare(bound)
 
     def write(self, bound: Bound) -> None:
         """Make the live model that of a recipe. Raises: MergeError."""

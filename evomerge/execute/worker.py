@@ -85,8 +85,7 @@ class Worker:
         Raises: RecipeError, MergeError. `evaluate` does this by itself and returns errors as values.
         """
         models = self._models_of(job)
-        models.prepare(models.bind(job.recipe))
-        return models.merger.preparer.problem
+        return models.prepare(models.bind(job.recipe))
 
     def _models_of(self, job: Job) -> LoadedModels:
         """What a job is about: the worker's models, or one that is asked as it is by itself, loaded for it."""

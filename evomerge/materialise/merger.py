@@ -104,9 +104,14 @@ class Merger:
         """How many tensors each model has, and what becomes of them: a sentence each."""
         return account_of(self.inputs)
 
-    def prepare(self, bound: Bound) -> None:
-        """Compute what the method needs whatever the coefficients, unless that is at hand."""
-        self._part_of(bound).preparer.prepare(bound)
+    def prepare(self, bound: Bound) -> str | None:
+        """Compute what the method needs whatever the coefficients, unless that is at hand.
+
+        Returns: why that isn't kept in the folder of states, a sentence for people; None if nothing is wrong.
+        """
+        preparer = self._part_of(bound).preparer
+        preparer.prepare(bound)
+        return preparer.problem
 
     def write(self, bound: Bound, targets: Mapping[str, Tensor]) -> None:
         """Write the merged tensors in place.

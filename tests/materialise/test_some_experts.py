@@ -62,3 +62,14 @@ def test_sets_of_experts_share_the_room_for_what_methods_prepare(whole: Recipe, 
         merger.prepare(merger.bind(of(whole, *experts, method="task_arithmetic")))
     # What takes no memory displaces nothing.
     assert [key[-3] for key in merger.preparer.kept].count("tsv_merge") == KEPT_PREPARATIONS
+
+
+def test_states_of_some_experts_that_can_not_be_shared_are_told_of(whole: Recipe, tmp_path: Path) -> None:
+    folder = tmp_path / "states"
+    folder.write_text("a file")
+    merger = Merger(open_models(whole), states=folder)
+    assert merger.prepare(merger.bind(of(whole, "a", "b", method="task_arithmetic"))) is None
+    for experts in (("a", "b"), ("a", "b", "c")):
+        found = merger.prepare(merger.bind(of(whole, *experts, method="tsv_merge")))
+        assert found is not None
+        assert found.startswith(f"{folder}: prepared states can't be kept there")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.benchmark.clusters import by_task
-from evomerge.config.budget import BudgetConfig
 from evomerge.config.config import Config
 from evomerge.config.search import SearchConfig
 from evomerge.errors import RunError
@@ -31,6 +30,8 @@ from evomerge.study.search import search
 FOLDER = "control"
 RESULT = "control.json"
 RANDOM, UNIFORM = "random", "uniform"
+_SHARED = {"population", "scan", "shortlist", "seed", "initial", "step_size"}
+"""What a control's search has of the run's; all else is as it is by default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,21 +91,17 @@ def candidates_worth(run: Run) -> int:
 def _configs(run: Run, cost: int) -> dict[str, Config]:
     """Each control's config: the run's, with other candidates and nothing that stops them."""
     config = run.config
-    plain: dict[str, Any] = {
-        **{"algorithm": "random", "options": {}, "hours": None, "start": None, "baselines": ()},
-        **{"pruner": "none", "pruner_options": {}, "block": None, "budget": BudgetConfig()},
-        **{key: SearchConfig.model_fields[key].default for key in ("items", "items_per_candidate", "probe")},
-    }
+    shared = config.search.model_dump(include=_SHARED)
     settings = {
-        RANDOM: {"evaluations": cost},
+        RANDOM: {"algorithm": "random", "evaluations": cost},
         # A search proposes one candidate at least.
-        UNIFORM: {"evaluations": 1, "scan": config.search.scan + max(0, cost - 1)},
+        UNIFORM: {"algorithm": "random", "evaluations": 1, "scan": config.search.scan + max(0, cost - 1)},
     }
     states = config.execution.prepared_directory or str((run.directory / PREPARED).absolute())
     execution = config.execution.model_copy(update={"prepared_directory": states})
     return {
         name: config.model_copy(
-            update={"search": config.search.model_copy(update={**plain, **own}), "execution": execution}
+            update={"search": SearchConfig.model_validate({**shared, **own}), "execution": execution}
         )
         for name, own in settings.items()
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -13,6 +14,7 @@ from evomerge.config.config import Config
 from evomerge.errors import RunError
 from evomerge.files.atomic import read_json
 from evomerge.run.directory import open_run
+from evomerge.run.trial import TrialKind
 from evomerge.study.control import candidates_worth, control
 from evomerge.study.search import search
 from evomerge.testing.runs import essence
@@ -76,3 +78,21 @@ def test_a_run_that_has_not_ended_has_no_control(tmp_path: Path, config: Config)
         search(config, tmp_path / "run", observer=Interrupt(3))
     with pytest.raises(RunError, match="hasn't ended"):
         control(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "spending",
+    [
+        {"block": 4, "pruner": "standard_error", "estimator": "difference", "budget": {"items": 80}},
+        {"block": 4, "items": "fresh", "items_per_candidate": 4, "evaluations": 8},
+    ],
+    ids=["estimated", "fresh"],
+)
+def test_a_control_spends_nothing_as_its_search_did(tmp_path: Path, config: Config, spending: dict[str, Any]) -> None:
+    data = {**config.model_dump(exclude_unset=True), "search": {"population": 4, "scan": 2, **spending}}
+    search(Config.model_validate(data), tmp_path / "run")
+    worth = candidates_worth(open_run(tmp_path / "run"))
+    control(tmp_path / "run")
+    own = open_run(tmp_path / "run" / "control" / "random")
+    assert sum(trial.kind is TrialKind.CANDIDATE for trial in own.trials()) == worth
+    assert own.config.search.block is None

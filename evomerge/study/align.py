@@ -19,7 +19,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe.align import BASE, Align, asked_besides, spec_content
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
-from evomerge.study.refine import STEPS, Refinement, refined
+from evomerge.study.refine import STEPS, Refinement, lessons, refined
 
 _REFERENCE = "reference"
 REPORT = "alignment/report.json"
@@ -124,9 +124,11 @@ def align(
     if (wrong := asked_besides(asked.to_data())) is not None:
         raise AlignmentError(wrong)
     kin = Alignable(align=asked, models=dict(zip(names, [fixed, *given], strict=True)))
+    # Before maps are found, which takes long.
+    on = None if text is None else lessons(text, fixed, steps)
     found, gains = kin.find(progress), dict[str, Refinement]()
-    if text is not None:
-        found, gains = refined(kin, found, text, steps=steps, progress=refining)
+    if on is not None:
+        found, gains = refined(kin, found, on, progress=refining)
     written = [*names[1:], *([names[0]] if kin.frame.folding is not None else [])]
     return [
         _write(

@@ -52,8 +52,36 @@ class Refinement:
     kept: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lessons:
+    """What maps are refined on, and for how long.
+
+    Attributes:
+        learning: windows of tokens to learn from, (N, length).
+        judging: windows of the text's end, to judge on.
+        steps: of Adam, for each model.
+    """
+
+    learning: Tensor
+    judging: Tensor
+    steps: int
+
+
+def lessons(text: str | Path, reference: Checkpoint, steps: int = STEPS) -> Lessons:
+    """A file of plain text, of the kind that the models are for, as their reference reads it.
+
+    Raises: AlignmentError for a text that is too short or can't be read, or for no step; CheckpointError for a
+        reference that doesn't continue text.
+    """
+    if steps < 1:
+        raise AlignmentError(f"the number of steps of a refinement has to be at least 1 (found {steps})")
+    refuse_unless_it_continues_text(reference)
+    learning, judging = _windows(Path(text), reference)
+    return Lessons(learning=learning, judging=judging, steps=steps)
+
+
 def refined(
-    kin: Alignable, found: Found, text: str | Path, *, steps: int = STEPS, progress: Progress | None = None
+    kin: Alignable, found: Found, on: Lessons, *, progress: Progress | None = None
 ) -> tuple[Found, dict[str, Refinement]]:
     """Maps that go on from those found, by the gradient of the loss between each model and the reference.
 
@@ -63,22 +91,16 @@ def refined(
     Args:
         kin: the models.
         found: their maps.
-        text: a file of plain text of the kind that the models are for.
-        steps: of Adam, for each model.
+        on: what they are refined on.
         progress: called with steps done and in all.
 
     Returns: the maps, those of a model as they were where refining didn't help on the end of the text; and what was
         gained by model.
 
-    Raises: AlignmentError for a text that is too short or can't be read, models that don't continue text, or maps
-        without anything to refine; CheckpointError for a reference that transformers can't load.
+    Raises: AlignmentError for maps without anything to refine; CheckpointError for a reference that transformers can't
+        load.
     """
-    if steps < 1:
-        raise AlignmentError(f"the number of steps of a refinement has to be at least 1 (found {steps})")
-    reference = kin.shown({})[kin.align.reference]
-    refuse_unless_it_continues_text(reference)
-    learning, judging = _windows(Path(text), reference)
-    between = _Between(reference)
+    between = _Between(kin.shown({})[kin.align.reference])
     fixed = _floats(kin, kin.align.reference)
     maps, gains = dict(found.maps), {}
     others = kin.moved[1:]
@@ -88,18 +110,18 @@ def refined(
         moving, own = _floats(kin, name), {**spec.identity(), **maps[name]}
 
         def loss(
-            weights: Mapping[str, Tensor], generator: np.random.Generator = generator, windows: Tensor = learning
+            weights: Mapping[str, Tensor], generator: np.random.Generator = generator, windows: Tensor = on.learning
         ) -> Tensor:
             return between.loss(weights, windows[torch.from_numpy(generator.integers(0, len(windows), BATCH))])
 
         def halfway(chosen: Mapping[str, Map], moving: Mapping[str, Tensor] = moving) -> float:
             with torch.no_grad():
                 middle = {key: torch.lerp(fixed[key], spec.apply(chosen, key, moving[key]), 0.5) for key in moving}
-                return float(between.loss(middle, judging))
+                return float(between.loss(middle, on.judging))
 
         def told(done: int, total: int, place: int = place) -> None:
             if progress is not None:
-                progress(place * steps + done, len(others) * steps)
+                progress(place * on.steps + done, len(others) * on.steps)
 
         learned = refine(
             spec,
@@ -107,7 +129,7 @@ def refined(
             moving,
             own,
             loss,
-            steps=steps,
+            steps=on.steps,
             labels=lambda label, own=own: not (label == "residual" and isinstance(own[label], Order)),  # type: ignore[misc]
             generator=generator,
             progress=told,

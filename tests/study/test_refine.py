@@ -15,7 +15,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe.align import Align
 from evomerge.study.align import align
 from evomerge.study.merge import merge
-from evomerge.study.refine import refined
+from evomerge.study.refine import lessons, refined
 from evomerge.testing.models import tiny_checkpoint
 
 
@@ -57,7 +57,7 @@ def test_turns_that_the_method_left_are_learned_from_the_text(tmp_path: Path, te
     kin = Alignable(align=Align(residual="none", hidden=False), models=models)
     kin.check()
     spec = kin.frame.spec
-    found, gains = refined(kin, Found({"base": {}, "a": spec.identity()}), text, steps=30)
+    found, gains = refined(kin, Found({"base": {}, "a": spec.identity()}), lessons(text, models["base"], steps=30))
     assert gains["a"].kept
     assert gains["a"].after < gains["a"].before
     for label, map_ in found.maps["a"].items():
@@ -79,9 +79,14 @@ def test_a_refined_model_computes_what_it_computed_and_is_made_again_from_its_re
     assert (again / "model.safetensors").read_bytes() == (first.folder / "model.safetensors").read_bytes()
 
 
-def test_a_text_of_less_than_two_windows_is_refused(tmp_path: Path) -> None:
+def test_a_text_of_less_than_two_windows_is_refused_before_maps_are_found(tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("one two")
     folders = [tiny_checkpoint(tmp_path / f"m{seed}", seed=seed) for seed in range(2)]
+    matched: list[int] = []
     with pytest.raises(AlignmentError, match="too short to refine maps on"):
-        align(folders[0], folders[1:], tmp_path / "out", text=tmp_path / "short.txt")
+        align(
+            folders[0], folders[1:], tmp_path / "out", text=tmp_path / "short.txt",
+            progress=lambda done, total: matched.append(done),
+        )  # fmt: skip
+    assert matched == []
     assert not (tmp_path / "out").exists()

@@ -118,6 +118,10 @@ class Benchmark(Protocol):
         """What a person should know before the search starts, a sentence each."""
 
     @property
+    def searched_publicly(self) -> list[str]:
+        """A sentence for each task that is searched on a split whose scores others report."""
+
+    @property
     def fingerprint(self) -> dict[str, str]:
         """A hash of the items of each split; it changes with whatever decides their scores but the model."""
 
@@ -216,6 +220,11 @@ class FixedItems(ABC, Generic[I]):
     @property
     def notes(self) -> list[str]:
         """Nothing, unless a benchmark has something to say."""
+        return []
+
+    @property
+    def searched_publicly(self) -> list[str]:
+        """Nothing, unless a benchmark's splits are others' too."""
         return []
 
     @property

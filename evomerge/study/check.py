@@ -166,7 +166,7 @@ def _check(
             check_budget(experiment, population_of(experiment, items["search"]))
             Measures(config.search, benchmark, where=where)
             warnings += benchmark.truncated
-            notes = [*notes, *benchmark.notes, *getattr(benchmark, "searched_publicly", [])]
+            notes = [*notes, *benchmark.notes, *benchmark.searched_publicly]
             warnings += _unaskable(experiment)
             tokens = _tokens(experiment, benchmark)
     except BenchmarkError as error:

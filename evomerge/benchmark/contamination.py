@@ -70,7 +70,8 @@ def sentences(found: Sequence[NearDuplicate]) -> list[str]:
         named = [f"{each.item.id} of {each.item.task} ({each.other.id} of {each.other.task})" for each in pairs]
         verb = " nearly repeats" if count == 1 else "s nearly repeat"
         told.append(
-            f"{count} {role} item{verb} {other} items ({WORDS} words in a row, or the whole of a shorter text): "
+            f"{count} {role} item{verb} {other} items ({WORDS} words in a row, {CHARACTERS} characters where words "
+            "aren't separated, or the whole of a shorter text): "
             f"{listed(named)}; benchmark.near_duplicates: drop leaves them out"
         )
     return told

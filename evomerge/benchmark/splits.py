@@ -36,7 +36,6 @@ def choose_items(
         seed: draws the documents of roles that take a part.
         drop: whether a document with two roles keeps the more precious one or is refused.
         every: whether roles whose fractions add up to one take every document: the last also what rounding leaves.
-
         alike: whether documents are drawn in an order that what they say decides, and not the data set, so that the
             same ones of other data sets have the same roles.
 

@@ -100,8 +100,10 @@ def _series(cells: Sequence[Cell], config: SpaceConfig, ties: Ties, place: str) 
         yield from [_Series(None, within)] if within else []
         yield from (_Series(label, {label: rows}) for label, rows in stations.items() if label not in within)
     else:
-        for label in dict.fromkeys(cell.series_label for cell in cells):
-            rows = [row for row, cell in enumerate(cells) if cell.series_label == label]
+        by_label: dict[str | None, list[int]] = {}
+        for row, cell in enumerate(cells):
+            by_label.setdefault(cell.series_label, []).append(row)
+        for label, rows in by_label.items():
             if ties == "layers":
                 yield _Series(label, {label or "": rows})
             else:

@@ -6,7 +6,7 @@ it takes part. Knows layers and models' names. Does not know weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from evomerge.config.space import SpaceConfig
@@ -162,18 +162,18 @@ class LayerSpace(Space):
                 return None
             label = self._slots[index].label
             values |= {f"use.{label}": 1.0, f"scale.{label}": scale}
-        genome = self.genome({item.name: values[item.name] for item in self.dimensions})
+        genome = self.genome(values)
         if not all(item.contains(value) for item, value in zip(self.dimensions, genome, strict=True)):
             return None
         return settled(self.dimensions, genome)
 
     def _scale(self, recipe: Recipe, layer: int) -> float | None:
         """The one factor of a layer's outputs; None if there are several, or others have one."""
-        found = set()
+        found: set[float] = set()
         for text in (*self._outputs, ""):
             group = next((one for one in recipe.groups if one.contains(layer, "other", text)), None)
             scale = 1.0 if group is None else group.coefficients.get("scale", 1.0)
-            if isinstance(scale, dict) or (not text and scale != 1.0):
+            if isinstance(scale, Mapping) or (not text and scale != 1.0):
                 return None
             found |= {scale} if text else set()
-        return next(iter(found), 1.0) if len(found) < 2 else None  # type: ignore[return-value]
+        return next(iter(found), 1.0) if len(found) < 2 else None

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from evomerge.errors import ExportError
 from evomerge.files.places import is_folder, is_there
 
 
@@ -36,9 +37,10 @@ def fresh_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(hidden, ignore_errors=True)
 
 
-def is_taken(out: Path) -> bool:
-    """Whether something is there that a new folder would replace: anything but an empty folder."""
-    return is_there(out) and not (is_folder(out) and not any(out.iterdir()))
+def refuse_taken(out: Path) -> None:
+    """Raises: ExportError if something is there that a new folder would replace: anything but an empty folder."""
+    if is_there(out) and not (is_folder(out) and not any(out.iterdir())):
+        raise ExportError(f"{out}: is there already; choose another folder or empty this one")
 
 
 def _remove_left_over(out: Path) -> None:

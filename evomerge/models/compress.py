@@ -13,7 +13,7 @@ from torch import Tensor
 
 from evomerge.errors import ExportError, MergeError, unknown
 from evomerge.files.atomic import json_text
-from evomerge.files.fresh_folder import fresh_folder, is_taken
+from evomerge.files.fresh_folder import fresh_folder, refuse_taken
 from evomerge.files.places import is_folder, local
 from evomerge.methods.spectral.compress import Truncation, expand, factor_bytes, squared_error
 from evomerge.methods.spectral.compress import compress as decompose
@@ -80,8 +80,7 @@ def compress(
     truncation = _truncation(method, num_experts, fraction, rank, energy)
     pattern = _pattern(whole)
     out = local(out).absolute()
-    if is_taken(out):
-        raise ExportError(f"{out}: is there already; choose another folder or empty this one")
+    refuse_taken(out)
     start, end = Checkpoint.open(base), Checkpoint.open(expert)
     check_compatible(start, {end.folder.name: end})
     stored_as = _factor_dtype(dtype, end)

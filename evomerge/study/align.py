@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evomerge.alignment.base import Progress
-from evomerge.errors import AlignmentError, ExportError
+from evomerge.errors import AlignmentError
 from evomerge.files.atomic import json_text
-from evomerge.files.fresh_folder import is_taken
+from evomerge.files.fresh_folder import refuse_taken
 from evomerge.files.places import local
 from evomerge.materialise.folder import write_folder
 from evomerge.models.aligned import moving
@@ -106,8 +106,7 @@ def align(
         be written.
     """
     out = local(out).absolute()
-    if is_taken(out):
-        raise ExportError(f"{out}: is there already; choose another folder or empty this one")
+    refuse_taken(out)
     fixed, given = Checkpoint.open(reference), [Checkpoint.open(model) for model in models]
     names = _names([fixed, *given])
     asked = Align(

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from evomerge.errors import ExportError
-from evomerge.files.fresh_folder import is_taken
+from evomerge.files.fresh_folder import refuse_taken
 from evomerge.files.places import local
 from evomerge.materialise.folder import write_folder
 from evomerge.mergekit.read import load_recipe
@@ -65,9 +64,8 @@ def merge(
     merges = several_merges(Path(recipe), name=name)
     if not merges:
         return write(load_recipe(recipe, report=report), out)
-    if is_taken(out):
-        # Before the merges that this one needs are made.
-        raise ExportError(f"{out}: is there already; choose another folder or empty this one")
+    # Before the merges that this one needs are made.
+    refuse_taken(out)
     made: dict[str, Path] = {}
     for step in merges[:-1]:
         assert step.name is not None

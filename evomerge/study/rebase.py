@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.alignment.base import Progress
-from evomerge.errors import AlignmentError, ExportError
-from evomerge.files.fresh_folder import is_taken
+from evomerge.errors import AlignmentError
+from evomerge.files.fresh_folder import refuse_taken
 from evomerge.files.places import local
 from evomerge.materialise.folder import write_folder
 from evomerge.models.aligned import moving
@@ -86,8 +86,7 @@ def rebase(
         ExportError: `out` is taken or can't be written.
     """
     out = local(out).absolute()
-    if is_taken(out):
-        raise ExportError(f"{out}: is there already; choose another folder or empty this one")
+    refuse_taken(out)
     references = {BASE: _reference(new), OLD: _reference(old), EXPERT: _reference(expert)}
     if is_adapter(folder := resolve(references[EXPERT])) or is_compressed(folder):
         raise AlignmentError(

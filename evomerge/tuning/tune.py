@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from evomerge.errors import ExportError, TuningError
+from evomerge.errors import TuningError
 from evomerge.files.atomic import json_text
-from evomerge.files.fresh_folder import is_taken
+from evomerge.files.fresh_folder import refuse_taken
 from evomerge.files.places import local
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe.portable import is_local
@@ -220,8 +220,7 @@ def measure(
 
 def _refuse(out: Path, device: str, settings: TuneSettings) -> None:
     """What can be said before anything is read."""
-    if is_taken(out):
-        raise ExportError(f"{out}: is there already; choose another folder or empty this one")
+    refuse_taken(out)
     if device not in DEVICES:
         raise TuningError(f"device: {device!r} is none of {', '.join(DEVICES)}")
     if device == "cuda" and not torch.cuda.is_available():

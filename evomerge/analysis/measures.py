@@ -78,9 +78,7 @@ class Texts:
         self, files: Mapping[str, Path], model: Checkpoint, *, characters: int = CHARACTERS, window: int | None = None
     ) -> None:
         tokenizer = model.tokenizer()
-        limits = [WINDOW, model.config.get("max_position_embeddings"), model.config.get("n_positions")]
-        longest = min(limit for limit in limits if isinstance(limit, int) and limit > 0)
-        size = longest if window is None else window
+        size = min(WINDOW, model.positions or WINDOW) if window is None else window
         if size < 2:
             raise BenchmarkError(f"a window of {size} tokens leaves nothing to predict from; give 2 or more")
         first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id

@@ -126,6 +126,12 @@ class Checkpoint:
         return str(value[0]) if isinstance(value, list) and value else None
 
     @property
+    def positions(self) -> int | None:
+        """The most tokens that it takes at a time, if its config says so."""
+        value = self.config.get("max_position_embeddings") or self.config.get("n_positions")
+        return value if isinstance(value, int) and value > 0 else None
+
+    @property
     def size_bytes(self) -> int:
         """Size of its tensors in storage dtype."""
         return sum(info.size_bytes for info in self.tensors.values())

@@ -184,8 +184,7 @@ def _floats(kin: Alignable, name: str) -> dict[str, Tensor]:
 def _windows(path: Path, model: Checkpoint) -> tuple[Tensor, Tensor]:
     """Windows to learn from and, of the text's end, to judge on; (N, length) each."""
     text = read_text(path, AlignmentError)
-    positions = model.config.get("max_position_embeddings") or model.config.get("n_positions")
-    length = min(WINDOW, positions) if isinstance(positions, int) and positions > 1 else WINDOW
+    length = min(WINDOW, model.positions or WINDOW)
     tokens: Sequence[int] = model.tokenizer()(text, add_special_tokens=False, verbose=False)["input_ids"]
     count = len(tokens) // length
     held = max(1, round(HELD_OUT * count))

@@ -23,8 +23,7 @@ Block = list[int]
 
 def block_length(settings: TuneSettings, base: Checkpoint) -> int:
     """Tokens of a block. Raises: TuningError if the model takes fewer than are asked for."""
-    positions = base.config.get("max_position_embeddings") or base.config.get("n_positions")
-    limit = positions if isinstance(positions, int) and positions > 0 else None
+    limit = base.positions
     if settings.length is None:
         return min(_LENGTH, limit or _LENGTH)
     if limit is not None and settings.length > limit:

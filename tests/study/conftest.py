@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from evomerge.algorithms import PROPOSERS
 from evomerge.config.config import Config
 from evomerge.study.search import search
 from helpers.search import changed, write_config, write_task
+from helpers.several import AROUND
+
+
+@pytest.fixture(scope="module")
+def around() -> Iterator[None]:
+    """The algorithm for any number of objectives is registered."""
+    with PROPOSERS.extended(AROUND):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +9,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from evomerge.algorithms import PROPOSERS
 from evomerge.run.directory import open_run
 from evomerge.study.export import export
 from evomerge.study.search import search
 from evomerge.testing.runs import essence
-from helpers.several import AROUND, write_experiment, write_tasks
+from helpers.several import write_experiment, write_tasks
 
 OBJECTIVES: dict[str, Any] = {"north": "north", "change": {"distance": "base"}}
 
 
-@pytest.fixture(autouse=True)
-def around() -> Iterator[None]:
-    with PROPOSERS.extended(AROUND):
-        yield
+pytestmark = pytest.mark.usefixtures("around")
 
 
 def weights(folder: Path) -> np.ndarray[Any, np.dtype[np.float64]]:

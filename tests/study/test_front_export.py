@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from evomerge.algorithms import PROPOSERS
 from evomerge.cli import app
 from evomerge.config.config import Config
 from evomerge.errors import RunError
@@ -19,16 +17,13 @@ from evomerge.run.ledger import Ledger
 from evomerge.study.export import export
 from evomerge.study.score_model import evaluate
 from evomerge.study.search import search
-from helpers.several import AROUND, write_experiment, write_tasks
+from helpers.several import write_experiment, write_tasks
 
 OBJECTIVES: dict[str, Any] = {"north": "north", "text": ["text"], "length": {"length": "all"}}
 CONSTRAINTS = {"keeps-short": {"length": "text", "worse_by_at_most": 0.25, "than": "uniform"}}
 
 
-@pytest.fixture(autouse=True)
-def around() -> Iterator[None]:
-    with PROPOSERS.extended(AROUND):
-        yield
+pytestmark = pytest.mark.usefixtures("around")
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_llama: dict[str, Path], t
         objectives=OBJECTIVES,
         constraints=CONSTRAINTS,
     )
-    with PROPOSERS.extended(AROUND):
-        search(config, folder / "run")
+    search(config, folder / "run")
     return folder / "run"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 
-from evomerge.algorithms import PROPOSERS
 from evomerge.config.config import Config
 from evomerge.errors import ConfigError
 from evomerge.run.directory import open_run
@@ -24,13 +22,9 @@ from evomerge.study.check import check
 from evomerge.study.search import resume, search
 from evomerge.testing.runs import essence
 from helpers.search import Count, Interrupt, kill_after_lines
-from helpers.several import AROUND, write_experiment, write_tasks
+from helpers.several import write_experiment, write_tasks
 
-
-@pytest.fixture(autouse=True)
-def around() -> Iterator[None]:
-    with PROPOSERS.extended(AROUND):
-        yield
+pytestmark = pytest.mark.usefixtures("around")
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +41,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, tiny_llama: dict[str, Path]
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, config: Config) -> Path:
     directory = tmp_path_factory.mktemp("runs") / "two"
-    with PROPOSERS.extended(AROUND):
-        search(config, directory)
+    search(config, directory)
     return directory
 
 

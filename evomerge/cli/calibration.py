@@ -18,7 +18,12 @@ def calibration(
     directory: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.", show_default=False)],
     items: Annotated[
         list[int] | None,
-        typer.Option(min=2, help="Items to estimate from; may be repeated. Default: 20, 50, 100.", show_default=False),
+        typer.Option(
+            min=2,
+            help="Items to estimate from; may be repeated. Default: those of 20, 50 and 100 that are fewer than all, "
+            "else half of all.",
+            show_default=False,
+        ),
     ] = None,
     estimator: Annotated[
         list[str] | None, typer.Option(help="One estimator; may be repeated. Default: all.", show_default=False)
@@ -62,9 +67,9 @@ def _print(report: CalibrationReport) -> None:
         made.add_row(*map(Text, cells))
     out = stdout()
     out.print(made)
-    doubts = {(one.estimator, one.items): one.doubt for one in report.tried if one.doubt is not None}
-    for (name, count), doubt in doubts.items():
-        out.print(Text(f"{name} from {count} items: {doubt}."))
+    for one in report.tried:
+        if one.doubt is not None:
+            out.print(Text(f"{one.estimator} from {one.items} items: {one.doubt}."))
     for (name, reasons), lines in groupby(report.told, lambda one: (one["estimator"], list(one["reasons"].items()))):
         generations = [one["generation"] for one in lines]
         which = f"generation {generations[0]}"

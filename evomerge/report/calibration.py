@@ -79,7 +79,7 @@ def calibrate(
 
     Args:
         directory: the run directory.
-        items: numbers of items to estimate from; None takes those of `ITEMS` that are fewer than there are.
+        items: numbers of items to estimate from; None takes those of `ITEMS` that are fewer than there are, else half.
         estimators: by name; None takes all.
 
     Raises: RunError for too few models, or as many items as there are; EstimatorError for an unknown estimator.

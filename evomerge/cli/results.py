@@ -8,8 +8,10 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from evomerge.cli import front
 from evomerge.cli.console import interval, probability, table
 from evomerge.errors import listed
+from evomerge.report.words import constraints_kept, earlier_results
 from evomerge.run.trial import WINNER, TrialKind
 
 # Two comparisons are reported, so the claim rests on p-values corrected for their number.
@@ -20,6 +22,13 @@ _WINNERS = {
     TrialKind.START.value: "winner (start)",
     TrialKind.METHOD.value: "winner (not evolved)",
 }
+
+
+def outcome(result: Mapping[str, Any]) -> tuple[Table, str]:
+    """The table of the test and what was found, of one objective or several."""
+    if "picks" in result:
+        return front.picks_table(result), front.finding(result)
+    return result_table(result), finding(result)
 
 
 def result_table(result: Mapping[str, Any], split: str = "test") -> Table:
@@ -41,7 +50,7 @@ def result_table(result: Mapping[str, Any], split: str = "test") -> Table:
     if own := dict.fromkeys(key for model in models for key in model.get("own_settings", ())):
         notes.append(f"own settings: scored with its own {listed(own)}, not those of the merges")
     if split == "test" and (looks := result.get("test_looks", 1)) > 1:
-        notes.append(f"the test items had been looked at before, for {_times(looks - 1)} of this search")
+        notes.append(f"the test items had been looked at before, for {earlier_results(looks)} of this search")
     if (clusters := result[split].get("clusters")) is not None:
         notes.append(f"{clusters} clusters of items that belong together; intervals and p-values count these")
     if notes:
@@ -52,11 +61,6 @@ def result_table(result: Mapping[str, Any], split: str = "test") -> Table:
             cells += [interval(row["difference"], row["interval"], signed=True), probability(row["p"])]
         made.add_row(*map(Text, cells), style="bold" if model["kind"] == WINNER else None)
     return made
-
-
-def _times(looks: int) -> str:
-    """So many earlier results."""
-    return "an earlier result" if looks == 1 else f"{looks} earlier results"
 
 
 def _label(model: Mapping[str, Any], winner: str) -> str:
@@ -98,7 +102,9 @@ def finding(result: Mapping[str, Any]) -> str:
     verdicts = [_verdict(rival, comparisons[rival["name"]]) for rival in rivals if rival["name"] in comparisons]
     measured = f"on {winner['items']} test items that the search never saw, the winner scores {winner['score']:.3f}"
     sentence = opening + measured + (": " + ", and ".join(verdicts) if verdicts else "")
-    ending = _languages(result, models, winner) + _requirements(result.get("requirements", {}))
+    ending = _languages(result, models, winner)
+    if required := result.get("requirements"):
+        ending += " " + constraints_kept(next(iter(required.values()))["values"], required)
     if result.get("feasible_merges") == 0:
         ending += " No merge meets all of them on the search items, so those were validated that come nearest."
     return sentence[0].upper() + sentence[1:] + "." + ending
@@ -109,8 +115,8 @@ def cautions(result: Mapping[str, Any]) -> list[str]:
     found = []
     if (looks := result.get("test_looks", 1)) > 1:
         found.append(
-            f"The test items had been looked at before, for {_times(looks - 1)} of this search: if that decided on "
-            "going on, these scores are a little too good. A new claim needs items that nobody saw."
+            f"The test items had been looked at before, for {earlier_results(looks)} of this search: if that decided "
+            "on going on, these scores are a little too good. A new claim needs items that nobody saw."
         )
     gap = result.get("generalisation", {})
     if "interval" in gap and gap["interval"][0] > 0:
@@ -145,19 +151,6 @@ def _languages(result: Mapping[str, Any], models: list[Mapping[str, Any]], winne
             found += f", {required:.0%} required" if share >= required else f", below the {required:.0%} required"
         found += f"; {', '.join(others)}." if others else "."
     return found
-
-
-def _requirements(required: Mapping[str, Any]) -> str:
-    """Whether the winner meets the constraints of the search; empty if there are none."""
-    if not required:
-        return ""
-    words = [
-        f"{'met' if found['feasible'] else 'missed by ' + format(found['violation'], '.3g') + ' in all'} on the "
-        f"{split} items"
-        for split, found in required.items()
-    ]
-    names = ", ".join(next(iter(required.values()))["values"])
-    return f" Its constraints ({names}) are {', '.join(words)}."
 
 
 def _verdict(rival: Mapping[str, Any], row: Mapping[str, Any]) -> str:

@@ -76,20 +76,15 @@ def show(result: Result, *, files: Mapping[str, Path] | None = None, commands: S
     `files` and `commands` replace those that fit any search.
     """
     from evomerge.cli.console import say, stdout
-    from evomerge.cli.front import finding as front_finding
-    from evomerge.cli.front import picks_table
-    from evomerge.cli.results import cautions, finding, result_table
+    from evomerge.cli.results import cautions, outcome
     from evomerge.report.all_alike import all_alike
     from evomerge.run.directory import open_run
 
     directory = shlex.quote(str(result.directory))
     console = stdout()
-    if "picks" in result.data:
-        console.print("", picks_table(result.data), "", sep="\n")
-        say(console, front_finding(result.data))
-    else:
-        console.print("", result_table(result.data), "", sep="\n")
-        say(console, finding(result.data))
+    made, found = outcome(result.data)
+    console.print("", made, "", sep="\n")
+    say(console, found)
     for caution in cautions(result.data):
         say(console, f"\n{caution}")
     run = open_run(result.directory)

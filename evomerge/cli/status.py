@@ -62,9 +62,7 @@ def status(
 def _show(console: Console, run: Run, status: RunStatus) -> None:
     """The run as it is now, and its result if it has ended."""
     from evomerge.cli.console import say
-    from evomerge.cli.front import finding as front_finding
-    from evomerge.cli.front import picks_table
-    from evomerge.cli.results import finding, result_table
+    from evomerge.cli.results import outcome
 
     console.print(_screen(run, status))
     if status.driver_alive:
@@ -73,9 +71,9 @@ def _show(console: Console, run: Run, status: RunStatus) -> None:
     if result is None or not run.has_ended():
         say(console, f"\n{_how_to_go_on(run)}")
         return
-    several = "picks" in result
-    console.print("", picks_table(result) if several else result_table(result), "", sep="\n")
-    say(console, front_finding(result) if several else finding(result))
+    made, found = outcome(result)
+    console.print("", made, "", sep="\n")
+    say(console, found)
     say(console, f"\nNext: evomerge export {shlex.quote(str(run.directory))} OUT")
 
 

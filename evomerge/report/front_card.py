@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from evomerge.report.words import constraints_kept
 from evomerge.run.trial import TrialKind
 
 _PICKS = {"knee": "the knee", "worst": "the one whose lowest score is highest"}
@@ -44,7 +45,8 @@ def measured_front(result: Mapping[str, Any], trial: int) -> list[str]:
         lines.append(f"| {name} | {' | '.join(_number(found.get(objective)) for objective in names)} |")
     lines += [""]
     if result["constraints"]:
-        lines += [_constraints(row), ""]
+        splits = {split: row[split] for split in ("search", "validation", "test") if split in row}
+        lines += [constraints_kept(row["search"]["constraints"]["values"], splits), ""]
     rows = [one for one in result["pick_comparisons"] if one["trial"] == trial]
     if rows:
         lines += [
@@ -80,17 +82,6 @@ def _named(objective: tuple[str, Mapping[str, Any]]) -> str:
 
 def _baseline(row: Mapping[str, Any]) -> str:
     return "best uniform merge" if row["kind"] == TrialKind.UNIFORM else str(row["name"])
-
-
-def _constraints(row: Mapping[str, Any]) -> str:
-    """Whether the constraints are met, split by split."""
-    words = [
-        f"{'met' if row[split]['feasible'] else 'missed by ' + format(row[split]['violation'], '.3g') + ' in all'} "
-        f"on the {split} items"
-        for split in ("search", "validation", "test")
-        if split in row
-    ]
-    return f"Its constraints ({', '.join(row['search']['constraints']['values'])}) are {', '.join(words)}."
 
 
 def _number(value: float | None) -> str:

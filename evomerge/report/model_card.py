@@ -10,6 +10,7 @@ from evomerge.recipe.portable import is_local
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
 from evomerge.report.front_card import is_picked, measured_front
+from evomerge.report.words import earlier_results
 from evomerge.run.directory import Run
 from evomerge.run.records import TrialRecord
 from evomerge.run.trial import WINNER, TrialKind
@@ -184,6 +185,5 @@ def _limits(result: dict[str, Any]) -> list[str]:
             f"({-high:+.4f} to {-low:+.4f}), {explained}.",
         ]
     if (looks := result.get("test_looks", 1)) > 1:
-        before = "an earlier result" if looks == 2 else f"{looks - 1} earlier results"
-        lines += ["", f"The test items had been looked at before, for {before} of the same search."]
+        lines += ["", f"The test items had been looked at before, for {earlier_results(looks)} of the same search."]
     return lines

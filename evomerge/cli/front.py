@@ -14,7 +14,9 @@ from evomerge.run.trial import TrialKind
 
 if TYPE_CHECKING:
     from evomerge.run.directory import Run
+    from evomerge.run.ledger import Ledger
     from evomerge.run.records import TrialRecord
+    from evomerge.score.goals import Goals
 
 _SIGNIFICANT = 0.05
 _SHOWN = 8
@@ -76,12 +78,21 @@ def finding(result: Mapping[str, Any]) -> str:
     return f"{found} On the test items, {corrected}: {claims}{more}."
 
 
-def front_lines(run: Run) -> list[tuple[str, str]]:
-    """How large the front is so far and what it takes in, in words; empty without several objectives."""
+def front_so_far(run: Run) -> tuple[list[tuple[str, str]], Table | None]:
+    """The front so far in words, and its members in a table; nothing and None without several objectives."""
+    goals = run.config.search.goals
+    if not goals.are_several:
+        return [], None
+    # Read once: a run is large, and may grow between two looks.
+    ledger = run.ledger()
+    return _size(ledger, goals), _members(ledger, goals)
+
+
+def _size(ledger: Ledger, goals: Goals) -> list[tuple[str, str]]:
+    """How many merges are on the front and what they take in; empty before a baseline has a score."""
     from evomerge.run.fronts import history_of
 
-    goals = run.config.search.goals
-    history = history_of(run.ledger(), goals) if goals.are_several else None
+    history = history_of(ledger, goals)
     if history is None or not history.steps:
         return []
     last = history.steps[-1]
@@ -95,13 +106,12 @@ def front_lines(run: Run) -> list[tuple[str, str]]:
     return [("front", f"{size}, hypervolume {last.hypervolume:.4g}")]
 
 
-def front_table(run: Run) -> Table | None:
-    """The front so far on the search items, at most some members spread over it; None without one."""
+def _members(ledger: Ledger, goals: Goals) -> Table | None:
+    """The front on the search items, at most some members spread over it; None without one."""
     from evomerge.run.fronts import front_of, merges_of, points_of
     from evomerge.score.pareto import spread
 
-    goals = run.config.search.goals
-    members = front_of(merges_of(run.ledger())) if goals.are_several else []
+    members = front_of(merges_of(ledger))
     if not members:
         return None
     names = [goal.name for goal in goals.goals]

@@ -90,11 +90,12 @@ def _screen(run: Run, status: RunStatus) -> RenderableType:
     from rich.text import Text
 
     from evomerge.cli.console import duration, score
-    from evomerge.cli.front import front_lines, front_table
+    from evomerge.cli.front import front_so_far
 
     grid = Table.grid(padding=(0, 2))
     best, median, left = status.best, status.median, status.seconds_left
     several = run.config.search.goals.are_several
+    front, members = front_so_far(run)
     rows: list[tuple[str, str | None]] = [
         ("run", str(run.directory)),
         ("phase", _phase(run, status)),
@@ -102,7 +103,7 @@ def _screen(run: Run, status: RunStatus) -> RenderableType:
         ("elapsed", f"{duration(status.driven_s)} of driving" if status.driven_s >= 0.05 else None),
         ("candidates", _candidates(status)),
         ("items", _items(status)),
-        *front_lines(run),
+        *front,
         ("best", None if best is None or several else _best(best)),
         (
             "median",
@@ -114,7 +115,7 @@ def _screen(run: Run, status: RunStatus) -> RenderableType:
     for key, value in rows:
         if value is not None:
             grid.add_row(Text(key, style="dim"), Text(value, overflow="fold"))
-    if (members := front_table(run)) is not None:
+    if members is not None:
         grid.add_row("", members)
     if not status.leaders or several:
         return grid

@@ -49,16 +49,14 @@ def near_duplicates(roles: Mapping[str, Sequence[Text]]) -> list[NearDuplicate]:
     seen: dict[str, tuple[str, Text]] = {}
     found: dict[str, list[NearDuplicate]] = {role: [] for role in roles}
     for role in reversed([*roles]):
-        own: dict[str, tuple[str, Text]] = {}
         for item in roles[role]:
             parts = [*_parts(item.text)]
-            match = next((seen[part] for part in parts if part in seen), None)
+            match = next((seen[part] for part in parts if part in seen and seen[part][0] != role), None)
             if match is not None:
                 found[role].append(NearDuplicate(role, item, *match))
             for part in parts:
-                own.setdefault(part, (role, item))
-        seen = own | seen
-    return [each for own in found.values() for each in own]
+                seen.setdefault(part, (role, item))
+    return [each for alike in found.values() for each in alike]
 
 
 def sentences(found: Sequence[NearDuplicate]) -> list[str]:

@@ -158,7 +158,7 @@ def test_a_killed_job_submitted_again_ends_as_an_undisturbed_search(
     while True:
         with log.open("w") as output:
             first = subprocess.Popen(command, env=environment, stdout=output, stderr=output, text=True)
-        while first.poll() is None and not (run / "run.json").exists():
+        while first.poll() is None and not (run / "run.json").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         # A head that answers may still be without the agent that takes jobs.
         if "No available agent" not in log.read_text() or time.monotonic() > deadline:

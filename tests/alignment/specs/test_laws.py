@@ -87,14 +87,15 @@ def test_what_is_switched_off_stays_and_the_rest_leaves_the_function_unchanged(
     given = inputs(model)
     before = outputs(model, given, row.compared)
     tensors, config = saved(model, tmp_path)
-    kinds = spec_of(config["model_type"], shapes_of(tensors), config, Symmetries(**{off: False})).labels.values()
-    heads = [kind for kind in kinds if isinstance(kind, Heads)]
+    labels = spec_of(config["model_type"], shapes_of(tensors), config, Symmetries(**{off: False})).labels
+    heads = [kind for kind in labels.values() if isinstance(kind, Heads)]
     if off == "heads":
         assert all(kind.ordered for kind in heads)
     elif off == "rotations":
         assert all(kind.inside == "none" and not kind.value_rotations and not kind.ordered for kind in heads)
     moved, config = mapped(tensors, config, Symmetries(**{off: False}), seed=2)
     if off == "hidden":
+        assert not any(label.endswith("hidden") for label in labels)
         inner = ("up_proj", "w1", "gate_proj", "c_fc", "dense_h_to_4h", "intermediate.dense", "fc1")
         where = [key for key in tensors if key.endswith(tuple(f".{part}.bias" for part in inner))]
         assert all(torch.equal(moved[key], tensors[key]) for key in where)

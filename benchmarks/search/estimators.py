@@ -1,0 +1,63 @@
+"""How far estimates from some items are off, on the responses of searches in which every candidate answered every item.
+
+    python benchmarks/search/demo_models.py FOLDER --models 5 --spending plain --share 1
+    python benchmarks/search/estimators.py FOLDER/plain-1-* --items 20 50 100 --json estimators.json
+
+For each number of items and each estimator: the root of the mean squared error of a merge's score, the same over that of
+the plain mean of the same answers, Kendall's rank correlation of estimated and true scores, and the share of 95% intervals
+that hold the truth. Each is a mean over the runs with its standard error. Items are drawn at random, the same for all
+estimators of a run; what an estimator learns from is other merges of the same search.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evomerge.report.calibration import calibrate
+
+COLUMNS = ("error", "of the mean's", "tau", "coverage")
+
+
+def main() -> None:
+    """Calibrate each run, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--items", type=int, nargs="+", default=[20, 50, 100])
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    reports = {str(run): calibrate(run, items=given.items).to_data() for run in given.runs}
+    print(table(list(reports.values())))
+    if given.json is not None:
+        given.json.write_text(json.dumps(reports, indent=2) + "\n", encoding="utf-8")
+
+
+def table(reports: Sequence[dict[str, Any]]) -> str:
+    """A line for each number of items and estimator."""
+    found: dict[tuple[int, str], list[tuple[float, ...]]] = defaultdict(list)
+    trusted: dict[tuple[int, str], int] = defaultdict(int)
+    for report in reports:
+        for one in report["tried"]:
+            key = one["items"], one["estimator"]
+            trusted[key] += one["trusted"]
+            if one.get("rmse") is not None:
+                found[key].append((one["rmse"], one["rmse"] / one["rmse_of_mean"], one["tau"], one["coverage"]))
+    lines = [f"{'items':>5}  {'estimator':<10}  " + "  ".join(f"{name:<15}" for name in COLUMNS) + "  trusted"]
+    for (items, name), rows in sorted(found.items()):
+        values = np.array(rows)
+        errors = values.std(axis=0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.full(len(COLUMNS), np.nan)
+        cells = "  ".join(
+            f"{value:.3f} ± {error:.3f}  " for value, error in zip(values.mean(axis=0), errors, strict=True)
+        )
+        lines.append(f"{items:>5}  {name:<10}  {cells}  {trusted[items, name]} of {len(reports)}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

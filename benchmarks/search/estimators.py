@@ -3,10 +3,10 @@
     python benchmarks/search/demo_models.py FOLDER --models 5 --spending plain --share 1
     python benchmarks/search/estimators.py FOLDER/plain-1-* --items 20 50 100 --json estimators.json
 
-For each number of items and each estimator: the root of the mean squared error of a merge's score, the same over that of
-the plain mean of the same answers, Kendall's rank correlation of estimated and true scores, and the share of 95% intervals
-that hold the truth. Each is a mean over the runs with its standard error. Items are drawn at random, the same for all
-estimators of a run; what an estimator learns from is other merges of the same search.
+For each number of items and each estimator: the root of the mean squared error of a merge's score, the same over that
+of the plain mean of the same answers, Kendall's rank correlation of estimated and true scores, and the share of 95%
+intervals that hold the truth. Each is a mean over the runs with its standard error. Items are drawn at random, the same
+for all estimators of a run; what an estimator learns from is other merges of the same search.
 """
 
 from __future__ import annotations
@@ -50,13 +50,15 @@ def table(reports: Sequence[dict[str, Any]]) -> str:
                 found[key].append((one["rmse"], one["rmse"] / one["rmse_of_mean"], one["tau"], one["coverage"]))
     lines = [f"{'items':>5}  {'estimator':<10}  " + "  ".join(f"{name:<15}" for name in COLUMNS) + "  trusted"]
     for (items, name), rows in sorted(found.items()):
-        values = np.array(rows)
-        errors = values.std(axis=0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.full(len(COLUMNS), np.nan)
-        cells = "  ".join(
-            f"{value:.3f} ± {error:.3f}  " for value, error in zip(values.mean(axis=0), errors, strict=True)
-        )
-        lines.append(f"{items:>5}  {name:<10}  {cells}  {trusted[items, name]} of {len(reports)}")
+        cells = "  ".join(f"{_mean(column):<15}" for column in np.array(rows).T)
+        lines.append(f"{items:>5g}  {name:<10}  {cells}  {trusted[items, name]} of {len(reports)}")
     return "\n".join(lines)
+
+
+def _mean(values: np.ndarray[Any, np.dtype[np.float64]]) -> str:
+    """With its standard error, where there are several values."""
+    error = f" ± {values.std(ddof=1) / len(values) ** 0.5:.3f}" if len(values) > 1 else ""
+    return f"{values.mean():.3f}{error}"
 
 
 if __name__ == "__main__":

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
-from evomerge.cli.console import probability, table
+from evomerge.cli.console import table
 from evomerge.run.trial import TrialKind
 
 if TYPE_CHECKING:
@@ -18,9 +17,7 @@ if TYPE_CHECKING:
     from evomerge.run.records import TrialRecord
     from evomerge.score.goals import Goals
 
-_SIGNIFICANT = 0.05
 _SHOWN = 8
-_CLAIMS = 4
 
 
 def number(value: float | None) -> str:
@@ -51,31 +48,6 @@ def picks_table(result: Mapping[str, Any]) -> Table:
     if notes:
         made.caption = Text("; ".join(notes))
     return made
-
-
-def finding(result: Mapping[str, Any]) -> str:
-    """What the search and the test showed, whichever way it went."""
-    front = result["front"]
-    validated = sum("validation" in row for row in front)
-    merges = "1 merge" if len(front) == 1 else f"{len(front)} merges"
-    if all(row["search"]["feasible"] for row in front):
-        found = f"{merges} that no other beats in every objective on the search items, {validated} of them validated."
-    else:
-        least = front[0]["search"]["violation"]
-        found = (
-            f"No merge meets all constraints on the search items; trial {front[0]['trial']} comes nearest and misses "
-            f"them by {least:.3g} in all."
-        )
-    tests = [row for row in result["pick_comparisons"] if "p" in row]
-    clear = sorted((row for row in tests if row["p_holm"] < _SIGNIFICANT), key=lambda row: row["p_holm"])
-    if not tests:
-        return f"{found} No pick could be compared with another model on the test items."
-    corrected = f"corrected for {len(tests)} comparisons" if len(tests) > 1 else "by one comparison"
-    if not clear:
-        return f"{found} On the test items no pick is clearly different from a baseline in any objective, {corrected}."
-    claims = "; ".join(_claim(row, result) for row in clear[:_CLAIMS])
-    more = f"; and {len(clear) - _CLAIMS} more in result.json" if len(clear) > _CLAIMS else ""
-    return f"{found} On the test items, {corrected}: {claims}{more}."
 
 
 def front_so_far(run: Run) -> tuple[list[tuple[str, str]], Table | None]:
@@ -147,21 +119,6 @@ def front_data(run: Run) -> dict[str, Any] | None:
 def objective_cells(record: TrialRecord, names: Sequence[str]) -> list[str]:
     """A trial's values on the search items, in the order of the objectives."""
     return [number(record.measured.get(name)) for name in names]
-
-
-def _claim(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
-    """One clear difference in words."""
-    difference = row["difference"]
-    higher = result["objectives"][row["objective"]]["higher_is_better"]
-    better = (difference > 0) == higher
-    against = "the best uniform merge" if row["against"] == TrialKind.UNIFORM else row["against"]
-    shown = probability(row["p_holm"])
-    p = shown if shown.startswith("<") else f"= {shown}"
-    value = f"{difference:+.3f}" if math.fabs(difference) < 10 else f"{difference:+.1f}"
-    return (
-        f"trial {row['trial']} ({', '.join(row['picks'])}) is {'better' if better else 'worse'} than {against} in "
-        f"{row['objective']} ({value}, p {p})"
-    )
 
 
 def _baseline(row: Mapping[str, Any]) -> str:

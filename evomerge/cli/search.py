@@ -76,8 +76,9 @@ def show(result: Result, *, files: Mapping[str, Path] | None = None, commands: S
     `files` and `commands` replace those that fit any search.
     """
     from evomerge.cli.console import say, stdout
-    from evomerge.cli.results import cautions, outcome
+    from evomerge.cli.results import outcome
     from evomerge.report.all_alike import all_alike
+    from evomerge.report.finding import cautions
     from evomerge.run.directory import open_run
 
     directory = shlex.quote(str(result.directory))

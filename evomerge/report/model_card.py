@@ -9,6 +9,7 @@ from evomerge.models.stack import described
 from evomerge.recipe.portable import is_local
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
+from evomerge.report.finding import finding
 from evomerge.report.front_card import is_picked, measured_front
 from evomerge.report.words import earlier_results
 from evomerge.run.directory import Run
@@ -118,6 +119,8 @@ def _measured(result: dict[str, Any]) -> list[str]:
     test = result["test"]
     lines = [
         "## Measured",
+        "",
+        finding(result),
         "",
         "On test items that neither the search nor the choice of the winner saw, with 95% intervals:",
         "",

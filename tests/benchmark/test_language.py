@@ -11,10 +11,10 @@ import pytest
 import evomerge.benchmark.lm_eval.language
 from evomerge.benchmark.lm_eval.identifiers import ALIASES, Py3langid, py3langid
 from evomerge.benchmark.lm_eval.language import in_language
-from evomerge.cli.results import finding
 from evomerge.config.benchmark import LanguageConfig
 from evomerge.config.config import Config
 from evomerge.errors import BenchmarkError, ConfigError
+from evomerge.report.finding import finding
 from evomerge.report.rescore import rescore
 from evomerge.run.directory import open_run
 from evomerge.run.evaluation import Evaluation

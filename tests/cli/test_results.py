@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from evomerge.cli.results import finding, result_table
+from evomerge.cli.results import result_table
+from evomerge.report.finding import finding
 
 
 def printed(result: dict[str, Any]) -> str:

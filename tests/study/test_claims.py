@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evomerge.cli.results import cautions, result_table
+from evomerge.cli.results import result_table
 from evomerge.config.config import Config
 from evomerge.estimate.intervals import Mean
+from evomerge.report.finding import cautions
 from evomerge.report.model_card import model_card
 from evomerge.run.directory import open_run
 from evomerge.run.evaluation import Evaluation

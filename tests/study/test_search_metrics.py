@@ -10,8 +10,9 @@ import pytest
 import yaml
 from rich.console import Console
 
-from evomerge.cli.results import finding, result_table
+from evomerge.cli.results import result_table
 from evomerge.config.config import Config
+from evomerge.report.finding import finding
 from evomerge.study.export import export
 from evomerge.study.search import search
 from helpers.search import write_config, write_task

@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from evomerge.cli.settings import Settings, again
 from evomerge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def check(
     repair: Annotated[
         bool, typer.Option("--repair", help="Of a damaged run directory: keep all that can be proven good.")
     ] = False,
+    set_: Settings = None,
 ) -> None:
     """Validate a config and show its cost: dimensions, groups, memory, disk. Scores nothing without --pilot.
 
@@ -47,9 +49,12 @@ def check(
 
     Of a run directory, it reads every line and compares the files with each other.
 
-    **Examples:** `evomerge check configs/swahili.yaml --pilot`, `evomerge check runs/swahili --repair`
+    **Examples:** `evomerge check configs/swahili.yaml --pilot`, `evomerge check runs/swahili --repair`,
+    `evomerge check configs/swahili.yaml --set merge.method=ties`
     """
     if config.is_dir():
+        if set_:
+            raise ConfigError(f"{config}: --set is for a config; the one of a run stays as the run has it")
         from evomerge.cli.check_run import check_run
 
         check_run(config, repair=repair)
@@ -60,7 +65,7 @@ def check(
     from evomerge.config.config import Config
     from evomerge.study.check import check as run_check
 
-    experiment = Config.from_file(config)
+    experiment = Config.from_file(config, settings=set_ or ())
     console = stdout()
     report = run_check(experiment, where=str(config), trust_tasks=trust_tasks)
     _show(console, report, every_dimension=dimensions)
@@ -69,7 +74,7 @@ def check(
         raise ConfigError(f"{config}: the pilot needs {needs}; what is missing is listed above")
     if pilot and report.experiment is not None:
         _show_pilot(console, report, report.experiment)
-    say(console, _conclusion(report, shlex.quote(str(config))))
+    say(console, _conclusion(report, shlex.quote(str(config)) + again(set_)))
 
 
 def _conclusion(report: Preflight, config: str) -> str:

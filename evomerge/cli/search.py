@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evomerge.cli.guard import stoppable
+from evomerge.cli.settings import Settings, again
 
 if TYPE_CHECKING:
     from evomerge.study.search import Result
@@ -26,19 +27,22 @@ def search(
         Path | None,
         typer.Option("--run", help="Run directory; made if missing. Default: `runs/` and the config's name."),
     ] = None,
+    set_: Settings = None,
 ) -> None:
     """Search for merge coefficients, choose a winner and test it.
 
-    The same command again continues where it stopped, and changes nothing once it has ended.
+    The same command again continues where it stopped, and changes nothing once it has ended. The run directory keeps
+    the config with what --set changes in it, and `evomerge resume` goes by that.
 
-    **Example:** `evomerge search configs/swahili.yaml --run runs/swahili`
+    **Examples:** `evomerge search configs/swahili.yaml --run runs/swahili`,
+    `evomerge search configs/swahili.yaml --run runs/seed-1 --set search.seed=1`
     """
     from evomerge.cli.screens import searching
     from evomerge.config.config import Config
 
     directory = run or Path("runs") / config.stem
-    experiment = Config.from_file(config)
-    start = f"evomerge search {shlex.quote(str(config))} --run {shlex.quote(str(directory))}"
+    experiment = Config.from_file(config, settings=set_ or ())
+    start = f"evomerge search {shlex.quote(str(config))} --run {shlex.quote(str(directory))}{again(set_)}"
     with stoppable(directory, start=start), searching(directory, title=str(directory)) as observer:
         # Takes seconds, in which something is on the screen already.
         from evomerge.study.search import search as run_search

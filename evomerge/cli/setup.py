@@ -12,6 +12,7 @@ import typer
 from rich.text import Text
 
 from evomerge.cli.guard import echo
+from evomerge.cli.settings import Settings
 from evomerge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -169,6 +170,7 @@ def _yaml(value: bool | int | float | str) -> str:
 
 def prefetch(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.", show_default=False)],
+    set_: Settings = None,
 ) -> None:
     """Download what a config needs, models and benchmark data, for a cluster without network.
 
@@ -187,7 +189,7 @@ def prefetch(
     }
     console = stdout()
     failed = 0
-    for found in fetch(Config.from_file(config), where=str(config)):
+    for found in fetch(Config.from_file(config, settings=set_ or ()), where=str(config)):
         named = f"{found.name}: {found.source}" if found.kind == "model" else found.name
         bytes_ = "" if found.size_bytes is None else f", {size(found.size_bytes)}"
         console.print(Text.assemble((found.kind, "dim"), f" {named}: ", states[found.state], bytes_))

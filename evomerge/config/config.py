@@ -6,6 +6,7 @@ with those parts; nothing here imports torch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from evomerge.config.explain import explain
 from evomerge.config.models import ModelConfig, ModelsConfig
 from evomerge.config.search import SearchConfig, StartConfig
 from evomerge.config.section import Section
+from evomerge.config.settings import with_settings
 from evomerge.config.space import MergeConfig, SpaceConfig
 from evomerge.errors import ConfigError, shown, unknown
 from evomerge.files.outside import check_plain, read_text
@@ -80,13 +82,18 @@ class Config(Section):
         return self
 
     @classmethod
-    def from_file(cls, path: str | Path) -> Config:
+    def from_file(cls, path: str | Path, *, settings: Sequence[str] = ()) -> Config:
         """Read and check an experiment; relative folders are relative to the file's own folder.
+
+        Args:
+            path: of the file.
+            settings: values instead of the file's, such as "search.evaluations=50".
 
         Raises: ConfigError naming the file, each wrong key with its value, and the remedy.
         """
         path = Path(path)
-        return cls.from_yaml(read_text(path, ConfigError), where=str(path)).relative_to(path.parent)
+        data = with_settings(parse_yaml(read_text(path, ConfigError), str(path), ConfigError), settings, cls)
+        return cls.from_data(data, where=f"{path} with --set" if settings else str(path)).relative_to(path.parent)
 
     @classmethod
     def from_yaml(cls, text: str, *, where: str = "config") -> Config:

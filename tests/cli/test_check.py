@@ -32,6 +32,19 @@ def test_check_shows_the_size_of_the_search(cli: Any, config: Path) -> None:
     assert f"Next: evomerge search {config}" in done.stdout
 
 
+def test_a_value_set_beside_the_config_is_checked_with_it_and_goes_into_the_next_command(
+    cli: Any, config: Path
+) -> None:
+    done = cli("check", config, "--set", "search.population=5")
+    assert done.exit_code == 0, done.stderr
+    assert "5 candidates a generation" in done.stdout
+    assert f"search {config} --set search.population=5" in done.stdout
+    wrong = cli("check", config, "--set", "search.evaluations=none")
+    assert (wrong.exit_code, wrong.stderr) == (
+        1, f"Error: {config} with --set: search.evaluations: expected a whole number (found 'none')\n"
+    )  # fmt: skip
+
+
 def test_check_lists_every_coefficient_when_asked(cli: Any, config: Path) -> None:
     assert "weight" in cli("check", config, "--dimensions").stdout
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from evomerge.recipe.recipe import Recipe
+from evomerge.run.directory import open_run
 from evomerge.testing.runs import essence
 from helpers.commands import Command, run
 from helpers.search import write_config, write_task
@@ -133,10 +134,10 @@ def test_a_search_stopped_by_a_signal_says_how_to_go_on_and_goes_on(
 
 
 def test_a_larger_budget_continues_a_finished_run(cli: Any, tmp_path: Path, config: Path) -> None:
-    small = tmp_path / "small.yaml"
-    small.write_text(config.read_text().replace("evaluations: 28", "evaluations: 8"))
     directory = tmp_path / "run"
-    assert cli("search", small, "--run", directory).exit_code == 0
+    assert cli("search", config, "--run", directory, "--set", "search.evaluations=8").exit_code == 0
+    assert "evaluations: 28" in config.read_text()
+    assert open_run(directory).config.search.evaluations == 8
     done = cli("resume", directory, "--evaluations", 12)
     assert done.exit_code == 0, done.stderr
     assert "searching: 12 evaluations, 8 of them already done" in done.stdout

@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.analysis.document import document, gradients_data
-from evomerge.analysis.gradients import Gradients, text_gradients
+from evomerge.analysis.gradients import Gradients, loss_gradients, text_references
+from evomerge.analysis.measures import Tasks
 from evomerge.analysis.verdicts import Verdict, verdicts
 from evomerge.analysis.weights import Progress, Weights, common_names, weight_statistics
+from evomerge.benchmark import SPLITS, build_benchmark
 from evomerge.config.config import Config
 from evomerge.errors import CheckpointError, ConfigError
+from evomerge.inference.architecture import refuse_unless_it_continues_text
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.compatible import check_compatible
 from evomerge.models.open import Models, as_family, open_each
 from evomerge.recipe.sources import ModelReference, Sources
+from evomerge.score.requests import Reference
 
 SPECTRA = ("auto", "all", "none")
 """For how many layers spectra are found."""
@@ -55,6 +59,8 @@ def analyse(
     models: Config | Mapping[str, str | Path] | Sequence[str | Path],
     *,
     texts: Mapping[str, str | Path] | None = None,
+    tasks: bool = False,
+    where: str = "config",
     top: float = 0.2,
     spectra: str = "auto",
     seed: int = 0,
@@ -66,13 +72,16 @@ def analyse(
         models: a config; folders or hub ids by name, with "base" among the names; or in a row, the base first.
         texts: files of plain text by name, one for each task: gradients of the loss on them are worked out at every
             model, with a model and as many gradients in memory.
+        tasks: the same for the tasks of a config, on the right answers of their search items.
+        where: the config's file, for messages.
         top: the fraction of each task vector's entries whose signs are looked at by themselves.
         spectra: "auto" decomposes as many layers as `BUDGET` allows, "all" every one, "none" none.
         seed: of the random starts for large matrices.
         progress: is told of bytes read and bytes in all.
 
     Raises: ConfigError for settings or names that can't be; CheckpointError for models that can't be read, or are of
-        different architecture, depth or shapes, naming the tensors; BenchmarkError for texts that can't be used.
+        different architecture, depth or shapes, naming the tensors; BenchmarkError for texts and tasks that can't
+        be used.
     """
     if spectra not in SPECTRA:
         raise ConfigError(f"spectra: expected one of {', '.join(SPECTRA)}, got {spectra!r}")
@@ -80,11 +89,14 @@ def analyse(
         raise ConfigError(f"top: expected a fraction above 0 and up to 1, got {top!r}")
     sources = models.models.sources() if isinstance(models, Config) else sources_of(models)
     family, only_in = open_family(sources)
-    if texts and only_in:
-        raise CheckpointError("texts: models that haven't all the same tensors can't be run; leave the texts out")
+    if (texts or tasks) and only_in:
+        raise CheckpointError(
+            "gradients: models that haven't all the same tensors can't be run; leave out texts and tasks"
+        )
+    # First, since it refuses texts, tasks and models that can't be used.
     files = {name: Path(path) for name, path in (texts or {}).items()}
-    # First, since it refuses texts and models that can't be used.
-    gradients = text_gradients(family, files) if files else None
+    references, notes = _references(models, family, files, tasks=tasks, where=where)
+    gradients = loss_gradients(family, references, notes=notes) if references else None
     weights = weight_statistics(family, top=top, spectra=spectra, seed=seed, progress=progress)
     return Analysis(
         sources=sources,
@@ -94,6 +106,37 @@ def analyse(
         settings={"top": top, "spectra": spectra, "seed": seed},
         gradients=gradients,
     )
+
+
+def _references(
+    models: Any, family: Models, files: Mapping[str, Path], *, tasks: bool, where: str
+) -> tuple[dict[str, Sequence[Reference]], list[str]]:
+    """Right answers by the names of texts and tasks, and what a person should know of them, a sentence each.
+
+    Raises: ConfigError, BenchmarkError, CheckpointError.
+    """
+    found: dict[str, Sequence[Reference]] = {}
+    notes: list[str] = []
+    if files:
+        found, notes = text_references(files, family.base)
+    if not tasks:
+        return found, notes
+    if not isinstance(models, Config):
+        raise ConfigError("tasks: gradients on tasks need a config that says which; give a text for models by name")
+    if models.benchmark.kind == "lm_eval":
+        refuse_unless_it_continues_text(family.base)
+    # All splits, since which items are in one hangs on how many the others take.
+    benchmark = build_benchmark(
+        models.benchmark, family.base, max_length=models.execution.max_length, where=where, splits=SPLITS
+    )
+    # Refuses labels that are all the same.
+    notes = [*notes, *Tasks(benchmark, ["search"]).notes]
+    own = benchmark.references("search")
+    if taken := sorted(own.keys() & found.keys()):
+        raise ConfigError(f"--text {taken[0]}: a task of the config has this name; rename the text's file")
+    counts = ", ".join(f"{len(each):,} of {name}" for name, each in own.items())
+    notes.append(f"right answers of search items: {counts}")
+    return {**found, **own}, notes
 
 
 def sources_of(models: Mapping[str, str | Path] | Sequence[str | Path]) -> Sources:

@@ -16,9 +16,10 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from evomerge.config.benchmark import BenchmarkConfig
+from evomerge.errors import BenchmarkError
 from evomerge.estimate.intervals import Sample
 from evomerge.score.objective import Objective
-from evomerge.score.requests import Request, Response
+from evomerge.score.requests import Reference, Request, Response
 from evomerge.score.table import ItemTable
 from evomerge.streams import stream
 
@@ -66,6 +67,12 @@ class Benchmark(Protocol):
 
     def requests(self, split: str) -> tuple[Request, ...]:
         """Everything that a model is asked of a split, in item order."""
+
+    def references(self, split: str) -> Mapping[str, Sequence[Reference]]:
+        """The right answers of a split's items by task, in item order, from which a loss can be worked out.
+
+        Raises: BenchmarkError if there are none that a model's probabilities say something of.
+        """
 
     def item(self, split: str, request: int) -> Item:
         """The item that makes a request, by the request's place in `requests(split)`. Raises: IndexError."""
@@ -176,6 +183,12 @@ class FixedItems(ABC, Generic[I]):
     def requests(self, split: str) -> tuple[Request, ...]:
         """Everything that a model is asked of a split, in item order."""
         return tuple(request for item in self.splits[split] for request in self.requests_of(item))
+
+    def references(self, split: str) -> Mapping[str, Sequence[Reference]]:
+        """None, unless a benchmark has right answers. Raises: BenchmarkError."""
+        raise BenchmarkError(
+            "the benchmark has no right answers that a loss could be worked out from; give a text (--text FILE) instead"
+        )
 
     def item(self, split: str, request: int) -> I:
         """The item that makes a request, by the request's place in `requests(split)`. Raises: IndexError."""

@@ -22,7 +22,14 @@ from evomerge.config.benchmark import BenchmarkConfig, LabelsConfig, LabelTaskCo
 from evomerge.errors import BenchmarkError, listed
 from evomerge.estimate.intervals import Mean, Sample, Totals
 from evomerge.score.objective import Objective
-from evomerge.score.requests import ClassificationRequest, ClassificationResponse, Head, Request, Response
+from evomerge.score.requests import (
+    ClassificationRequest,
+    ClassificationResponse,
+    Head,
+    LabelReference,
+    Request,
+    Response,
+)
 from evomerge.score.table import ItemAnswers, ItemTable, TaskScores
 
 TASK = "labels"
@@ -72,6 +79,13 @@ class Labels(FixedItems[OneRequest[ClassificationRequest]]):
     def requests_of(self, item: OneRequest[ClassificationRequest]) -> tuple[Request, ...]:
         """The item's request."""
         return (item.request,)
+
+    def references(self, split: str) -> dict[str, tuple[LabelReference, ...]]:
+        """The right label of each item, by task."""
+        return {
+            task: tuple(LabelReference(item.request, item.label) for item in self.splits[split] if item.task == task)
+            for task in self.labels
+        }
 
     def score(self, split: str, responses: Sequence[Response], *, items: Sequence[int] | None = None) -> ItemTable:
         """Whether each item's most probable label is the right one, and both labels' numbers.

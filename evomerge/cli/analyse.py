@@ -54,6 +54,10 @@ def analyse(
             show_default=False,
         ),
     ] = None,
+    tasks: Annotated[
+        bool,
+        typer.Option("--tasks", help="Gradients on the right answers of the config's search items, by task, likewise."),
+    ] = False,
     top: Annotated[
         float, typer.Option(help="Fraction of each expert's largest changes whose signs are counted by themselves.")
     ] = 0.2,
@@ -65,7 +69,8 @@ def analyse(
 
     Reads the weights alone, tensor by tensor, without a GPU. Adapters and compressed experts are models too.
 
-    **Examples:** `evomerge analyse swahili.yaml`, `evomerge analyse base-7b maths-7b swahili-7b --json analysis.json`
+    **Examples:** `evomerge analyse swahili.yaml --tasks`,
+    `evomerge analyse base-7b maths-7b swahili-7b --json analysis.json`
     """
     from evomerge.analysis.analyse import analyse as look
     from evomerge.cli.console import stdout
@@ -77,8 +82,19 @@ def analyse(
         from evomerge.report.page import require_figures
 
         require_figures()
+    given = _given(models)
+    if tasks and isinstance(given, list):
+        raise ConfigError("--tasks: needs a config that says which; without one give texts (--text FILE)")
     with transfer("reading the models") as progress:
-        found = look(_given(models), texts=_named(text or []), top=top, spectra=spectra.value, progress=progress)
+        found = look(
+            given,
+            texts=_named(text or []),
+            tasks=tasks,
+            where=models[0],
+            top=top,
+            spectra=spectra.value,
+            progress=progress,
+        )
     show(stdout(), found)
     if json_file is not None:
         from evomerge.files.atomic import json_text, write_atomically
@@ -155,31 +171,31 @@ def _tables(weights: Weights, whole: GroupStatistics) -> Iterator[tuple[Table, s
 
 
 def _gradient_tables(found: Gradients) -> Iterator[tuple[Table, str]]:
-    """Losses and descent by text, and how the gradients of two texts lie to each other."""
+    """Losses and descent by text or task, and how the gradients of two of them lie to each other."""
     from evomerge.cli.console import table
 
     columns = ("loss", "against gradient")
-    made = table("model", "text", *columns, right=columns)
+    made = table("model", "on", *columns, right=columns)
     for row, model in enumerate(found.models):
         for column, text in enumerate(found.texts):
             along = "" if row == 0 else _share(found.descent[row - 1, column])
             made.add_row(Text(model), Text(text), f"{found.losses[row, column]:.4f}", along)
     yield (
         made,
-        "loss: nats per token; against gradient: cosine of the task vector with the negative gradient at the base, 1 "
-        "for one step of gradient descent",
+        "loss: nats per token, or per item with labels; against gradient: cosine of the task vector with the negative "
+        "gradient at the base, 1 for one step of gradient descent",
     )
     if len(found.texts) < 2:
         return
     columns = ("cosine", "distance")
-    made = table("gradients at", "texts", *columns, right=columns)
+    made = table("gradients at", "on", *columns, right=columns)
     for row, model in enumerate(found.models):
         for one, two in itertools.combinations(range(len(found.texts)), 2):
             pair = Text(f"{found.texts[one]}, {found.texts[two]}")
             made.add_row(
                 Text(model), pair, _share(found.cosines[row, one, two]), _number(found.distances[row, one, two])
             )
-    yield made, "near 1, what helps one text helps the other too; below 0, it harms it"
+    yield made, "near 1, what helps one helps the other too; below 0, it harms it"
 
 
 def _experts(weights: Weights, whole: GroupStatistics) -> Table:

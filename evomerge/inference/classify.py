@@ -138,11 +138,7 @@ class Classifier:
     ) -> list[ClassificationResponse]:
         """Answer a batch, in halves where it doesn't fit."""
         try:
-            inputs = self._batch(requests) if inputs is None else inputs
-            if (weights := self._weights(requests[0].head)) is None:
-                logits = self._model(**inputs).logits.float()
-            else:
-                logits = torch.func.functional_call(self._model, weights, (), inputs).logits.float()
+            logits = self.logits(requests, inputs)
         except Exception as error:
             if len(requests) == 1 or not is_out_of_memory(error):
                 raise
@@ -151,6 +147,24 @@ class Classifier:
             return [ClassificationResponse(tuple(row)) for row in rows]
         half = len(requests) // 2
         return self._answer(requests[:half]) + self._answer(requests[half:])
+
+    def logits(
+        self, requests: Sequence[ClassificationRequest], inputs: dict[str, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """What the model gives each label in one forward pass, shape (requests, labels), float32.
+
+        Args:
+            requests: of one head.
+            inputs: the model's arguments for them; None: they are made.
+
+        Raises: ExecutionError for a head that the model has no place for.
+        """
+        inputs = self._batch(requests) if inputs is None else inputs
+        if (weights := self._weights(requests[0].head)) is None:
+            made: torch.Tensor = self._model(**inputs).logits
+        else:
+            made = torch.func.functional_call(self._model, weights, (), inputs).logits
+        return made.float()
 
     def _weights(self, head: Head | None) -> dict[str, torch.Tensor] | None:
         """A head's weights as the live model takes them. Raises: ExecutionError if it has no place for them."""

@@ -103,7 +103,17 @@ class FunctionResponse:
     score: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelReference:
+    """The right label of an input, by its number in the model's order."""
+
+    request: ClassificationRequest
+    label: int
+
+
 TokenRequest = LogLikelihoodRequest | GenerationRequest
 """What is asked of a language model."""
 Request = TokenRequest | ClassificationRequest | FunctionRequest
 Response = LogLikelihoodResponse | GenerationResponse | ClassificationResponse | FunctionResponse
+Reference = LogLikelihoodRequest | LabelReference
+"""What would be right to answer: a text's continuation, or a label."""

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evomerge.analysis.gradients import text_gradients
+from evomerge.analysis.gradients import Gradients, loss_gradients, text_references
 from evomerge.errors import BenchmarkError
-from evomerge.models.open import open_models
+from evomerge.models.open import Models, open_models
 from evomerge.recipe.sources import ModelReference, Sources
 from evomerge.testing.models import tiny_checkpoint
 
@@ -19,6 +19,10 @@ TEXTS = {
     "english": "The river rises in the hills and runs past the market town down to the sea. " * 3,
     "swahili": "Watoto wanasoma vitabu shuleni kila siku asubuhi na jioni. " * 3,
 }
+
+
+def on_texts(models: Models, files: dict[str, Path]) -> Gradients:
+    return loss_gradients(models, text_references(files, models.base)[0])
 
 
 def one_step(base: Path, out: Path, text: str, rate: float = 0.01) -> tuple[Path, float]:
@@ -47,7 +51,7 @@ def test_after_one_step_a_task_vector_is_the_negative_gradient(tmp_path: Path, a
         path.write_text(TEXTS[name], encoding="utf-8")
     experts = {name: ModelReference(path=str(folder)) for name, (folder, _) in steps.items()}
     models = open_models(Sources(base=ModelReference(path=str(base)), experts=experts))
-    found = text_gradients(models, files)
+    found = on_texts(models, files)
     np.testing.assert_allclose(np.diagonal(found.descent), 1.0, atol=1e-4)
     np.testing.assert_allclose(found.norms[0], [norm for _, norm in steps.values()], rtol=1e-4)
     # Two task vectors of one step lie to each other as the gradients do.
@@ -64,4 +68,4 @@ def test_an_empty_text_is_refused(tmp_path: Path, tiny_llama: dict[str, Path]) -
     experts = {"a": ModelReference(path=str(tiny_llama["a"]))}
     models = open_models(Sources(base=ModelReference(path=str(tiny_llama["base"])), experts=experts))
     with pytest.raises(BenchmarkError, match=r"empty\.txt"):
-        text_gradients(models, {"empty": tmp_path / "empty.txt"})
+        on_texts(models, {"empty": tmp_path / "empty.txt"})

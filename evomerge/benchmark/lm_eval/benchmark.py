@@ -18,6 +18,7 @@ from evomerge.benchmark.lm_eval.isolation import same_random_state, undisturbed
 from evomerge.benchmark.lm_eval.items import Item, build_items
 from evomerge.benchmark.lm_eval.language import identifier_of
 from evomerge.benchmark.lm_eval.prompts import Encoder
+from evomerge.benchmark.lm_eval.references import reference_of
 from evomerge.benchmark.lm_eval.scoring import (
     aggregate_task,
     aggregation_of,
@@ -31,7 +32,7 @@ from evomerge.config.benchmark import BenchmarkConfig, LanguageConfig
 from evomerge.errors import BenchmarkError
 from evomerge.estimate.intervals import Sample
 from evomerge.score.objective import LanguageRule, Objective
-from evomerge.score.requests import Request, Response
+from evomerge.score.requests import LogLikelihoodRequest, Request, Response
 from evomerge.score.table import ItemTable
 
 
@@ -49,7 +50,9 @@ class Benchmark(FixedItems[Item]):
         window: int = 0,
         seed: int = 0,
         alike: Sequence[NearDuplicate] = (),
+        encoder: Encoder | None = None,
     ) -> None:
+        self._encoder = encoder
         self._alike = tuple(alike)
         self._groups = tuple(groups)
         self._window = window
@@ -120,11 +123,28 @@ class Benchmark(FixedItems[Item]):
             window=encoder.max_length,
             seed=config.seed,
             alike=() if config.near_duplicates == "drop" else alike,
+            encoder=encoder,
         )
 
     def requests_of(self, item: Item) -> tuple[Request, ...]:
         """Every token request of an item."""
         return tuple(request for requests in item.requests for request in requests)
+
+    def references(self, split: str) -> dict[str, tuple[LogLikelihoodRequest, ...]]:
+        """The reference answers of each task's items: right choices, and the targets of what is generated.
+
+        Raises: BenchmarkError naming the task whose documents don't say what is right.
+        """
+        assert self._encoder is not None
+        found: dict[str, list[LogLikelihoodRequest]] = {name: [] for name in self._tasks}
+        with same_random_state():
+            for item in self.splits[split]:
+                task = self._tasks[item.task]
+                try:
+                    found[item.task] += reference_of(task.task, item, self._encoder)
+                except BenchmarkError as error:
+                    raise BenchmarkError(f"{task.place}.task: {task.name}, item {item.id}: {error}") from error
+        return {name: tuple(own) for name, own in found.items()}
 
     def score(self, split: str, responses: Sequence[Response], *, items: Sequence[int] | None = None) -> ItemTable:
         """Per-item scores of every metric, through the tasks' own filters and metrics.

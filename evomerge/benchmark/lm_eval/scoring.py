@@ -14,6 +14,7 @@ from lm_eval.api.registry import AGGREGATION_REGISTRY
 
 from evomerge.benchmark.lm_eval.items import Item
 from evomerge.benchmark.lm_eval.language import identifier_of, in_language
+from evomerge.benchmark.lm_eval.references import right_choices
 from evomerge.config.benchmark import LanguageConfig
 from evomerge.errors import BenchmarkError
 from evomerge.estimate.corpus_metrics import quietly, samples_of
@@ -156,13 +157,10 @@ def _right_share(task: Any, item: Item) -> float | None:
     """The right choice's share of the choices' probability; None unless the task is a plain multiple choice."""
     if task.OUTPUT_TYPE != "multiple_choice":
         return None
-    gold = task.doc_to_text(item.document) if task.multiple_input else task.doc_to_target(item.document)
+    right = right_choices(task, item.document)
     choices = task.doc_to_choice(item.document)
-    if isinstance(gold, str):
-        gold = choices.index(gold) if gold in choices else -1
-    right = gold if isinstance(gold, list) else [gold]
     logs = np.array([instance.resps[0][0] for instance in item.instances[: len(choices)]])
-    if not all(isinstance(index, int) and 0 <= index < len(logs) for index in right) or not np.isfinite(logs.max()):
+    if not all(0 <= index < len(logs) for index in right) or not np.isfinite(logs.max()):
         return 0.0
     shares = np.exp(logs - logs.max())
     # As precise as the table keeps it.

@@ -143,7 +143,7 @@ def _sizes(report: Preflight) -> Table:
     if report.tokens:
         rows.append(("tokens", _tokens(report.tokens)))
     places = {"inline": "in this process", "ray": "on Ray workers"}
-    rows.append(("runs", f"{places.get(report.backend, f'by executor {report.backend}')}, in {report.dtype}"))
+    rows.append(("runs", f"{places.get(report.backend, f'by executor {report.backend}')}, in {report.arithmetic}"))
     if report.memory_bytes_per_worker is not None and report.live_bytes is not None:
         prepared = f" ({size(report.live_bytes)} live, the rest prepared)" if report.prepared_bytes else ""
         mapped = size(report.mapped_bytes or 0)
@@ -160,7 +160,7 @@ def _sizes(report: Preflight) -> Table:
         if report.baselines:
             rows.append(("baselines", _baselines(report)))
         items = "besides, a few hundred bytes for each item of each candidate"
-        rows.append(("disk", f"{size(report.live_bytes)} for the export{states}; {items}"))
+        rows.append(("disk", f"{size(report.export_bytes or 0)} for the export{states}; {items}"))
     for key, value in rows:
         grid.add_row(Text(key, style="dim"), Text(value))
     return grid

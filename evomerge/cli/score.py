@@ -25,6 +25,14 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
+class ComputeDtype(StrEnum):
+    """Number formats that a live model computes in."""
+
+    auto = "auto"
+    stored = "stored"
+    float32 = "float32"
+
+
 def score(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, or a hub id.", show_default=False)],
     tasks: Annotated[
@@ -46,6 +54,10 @@ def score(
     ] = None,
     dtype: Annotated[
         Dtype | None, typer.Option(help="Of the model. Default: the config's, or its own.", show_default=False)
+    ] = None,
+    compute_dtype: Annotated[
+        ComputeDtype | None,
+        typer.Option(help="Computed in. Default: the config's, or what this CPU is fast in.", show_default=False),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Sequences in a batch. Default: what memory holds.", show_default=False)
@@ -93,6 +105,8 @@ def score(
         changes["system_instruction"] = system_instruction
     if dtype is not None:
         execution = execution.model_copy(update={"dtype": dtype.value})
+    if compute_dtype is not None:
+        execution = execution.model_copy(update={"compute_dtype": compute_dtype.value})
     # Takes seconds, so after what can be refused without it.
     from evomerge.study.score_model import evaluate
 

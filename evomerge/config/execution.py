@@ -20,7 +20,11 @@ class ExecutionConfig(Section):
     cpus_per_worker: Annotated[float, Field(gt=0)] | None = None
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the live model and of the export; auto: the base checkpoint's."""
+    """Of merged weights and of the export; auto: the base checkpoint's."""
+    compute_dtype: Literal["auto", "stored", "float32"] = "auto"
+    """What the live model computes in with these weights. stored: their own dtype. auto: that too, unless a CPU is to
+    compute and has no arithmetic for it, which is measured; then float32, of which each 16-bit weight is a number.
+    A run goes on in what it began with."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch_tokens: Positive | None = None
     """Tokens per forward pass; None sizes it to memory."""

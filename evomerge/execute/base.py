@@ -22,11 +22,14 @@ class WorkerSettings:
     sources: Sources
     """The models, as in recipes."""
     dtype: str
-    """Name of the live model's torch dtype, never "auto"."""
+    """Name of the torch dtype that merged weights are rounded to, never "auto"."""
     device: str
     """"cpu", "cuda" or "cuda:N"."""
     threads: int
     """CPU threads for torch in this worker."""
+    compute_dtype: str | None = None
+    """Name of the live model's torch dtype, in which it computes, the same in all workers; None: that of the
+    weights."""
     states: str | None = None
     """A folder in which workers share what a method prepares, with variables and ~ of each worker's machine; None:
     each keeps it in its memory."""
@@ -39,6 +42,11 @@ class WorkerSettings:
     """The models, "base" or experts by name, from which each merge's distance is measured."""
     timeout_s: float | None = None
     """Longest time for one candidate, not counting what a method prepares once; None waits for ever."""
+
+    @property
+    def live_dtype(self) -> str:
+        """Name of the live model's torch dtype."""
+        return self.compute_dtype or self.dtype
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

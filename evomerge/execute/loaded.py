@@ -48,7 +48,7 @@ class LoadedModels:
         tokenizer: Callable[[], Any] | None = None,
     ) -> None:
         models = open_models(sources, settings.maps)
-        self.live = LiveModel.build(models.base, dtype=getattr(torch, settings.dtype), device=device)
+        self.live = LiveModel.build(models.base, dtype=getattr(torch, settings.live_dtype), device=device)
         self.merger = Merger(models, device=device, states=states)
         self.plans: dict[str, tuple[Any, Any]] = {}
         """By split, what answers its requests, and its plan of them."""

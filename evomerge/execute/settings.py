@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from evomerge.config.config import Config
     from evomerge.config.execution import ExecutionConfig
     from evomerge.execute.base import Executor, WorkerSettings
+    from evomerge.inference.arithmetic import Arithmetic
 
 THREADS_PER_WORKER = 4
 """CPU threads of a worker on a cluster or when Ray sizes itself; more help little below billions of parameters."""
@@ -33,22 +34,30 @@ def make_executor(execution: ExecutionConfig, settings: WorkerSettings) -> Execu
 
 
 def worker_settings(
-    config: Config, *, dtype: str, states: Path | None = None, maps: bytes | None = None
+    config: Config,
+    *,
+    dtype: str,
+    compute_dtype: str | None = None,
+    states: Path | None = None,
+    maps: bytes | None = None,
 ) -> WorkerSettings:
-    """What each worker needs to build itself, with dtype, device and threads decided.
+    """What each worker needs to build itself, with dtypes, device and threads decided.
 
     Args:
         config: the experiment.
         dtype: of the base checkpoint, for `execution.dtype: auto`.
+        compute_dtype: what the live model computes in; None: as `arithmetic_of` decides on this machine.
         states: where workers share what a method prepares, unless the config names another folder.
         maps: of the models' alignment, if they have been found.
     """
     from evomerge.execute.base import WorkerSettings
 
     execution = config.execution
+    stored = dtype if execution.dtype == "auto" else execution.dtype
     return WorkerSettings(
         sources=config.models.sources(),
-        dtype=dtype if execution.dtype == "auto" else execution.dtype,
+        dtype=stored,
+        compute_dtype=compute_dtype or arithmetic_of(execution, stored).dtype,
         device=_device(execution),
         threads=_threads(execution),
         states=execution.prepared_directory or (None if states is None else str(states.absolute())),
@@ -57,6 +66,23 @@ def worker_settings(
         distances=config.search.distances,
         maps=maps,
     )
+
+
+def arithmetic_of(execution: ExecutionConfig, dtype: str) -> Arithmetic:
+    """What the live models of all workers compute in, decided here for every one of them.
+
+    On a cluster that may have GPUs, this machine's CPU says nothing.
+
+    Args:
+        execution: where they compute, and whether the config asks for something.
+        dtype: of the weights.
+    """
+    from evomerge.inference.arithmetic import arithmetic_for
+
+    elsewhere = choose_backend(execution) == "ray" and (execution.ray_address or os.environ.get("RAY_ADDRESS"))
+    decided = execution.device != "auto" or execution.gpus_per_worker is not None
+    on_cpu = None if elsewhere and not decided else _device(execution) == "cpu"
+    return arithmetic_for(dtype, execution.compute_dtype, on_cpu=on_cpu)
 
 
 def choose_backend(execution: ExecutionConfig) -> str:

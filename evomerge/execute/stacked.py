@@ -36,7 +36,9 @@ class StackedModels(LoadedModels):
         sources = replace(settings.sources, slices=())
         super().__init__(sources, settings, device=device)
         self._sources = sources
-        self._pool = LayerPool(self.live, self._models.by_name, dtype=getattr(torch, settings.dtype), device=device)
+        self._pool = LayerPool(
+            self.live, self._models.by_name, dtype=getattr(torch, settings.live_dtype), device=device
+        )
 
     def bind(self, recipe: Recipe) -> Bound:
         """Show the models as the recipe's stack, and check the recipe against that.

@@ -1,13 +1,27 @@
-"""Whether a config is that of a run."""
+"""What makes two runs the same experiment, and by which versions a run began."""
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import version
 from typing import Any
 
 from evomerge.errors import ResumeError
 from evomerge.run.directory import Run
 from evomerge.run.frozen import completed, differences_of, short
+
+_PACKAGES = ("evomerge", "torch", "transformers", "lm-eval", "cma", "cmaes", "optuna", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that results depend on, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with suppress(ModuleNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def check_same_experiment(run: Run, facts: Mapping[str, Any], *, where: str) -> None:

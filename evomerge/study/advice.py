@@ -1,11 +1,14 @@
-"""What a config may ask for and hardly should: sentences for people before a search starts."""
+"""What a config may ask for and hardly should, and what can't be seen from here: sentences before a search starts."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
+import torch
+
 from evomerge.config.config import Config
-from evomerge.execute.settings import choose_backend
+from evomerge.execute.settings import choose_backend, worker_settings
 
 
 def warnings_of(config: Config, population: int, items: Mapping[str, int]) -> list[str]:
@@ -47,3 +50,14 @@ def warnings_of(config: Config, population: int, items: Mapping[str, int]) -> li
             f"± {half:.0f} points, so small differences will not show"
         )
     return warnings
+
+
+def unseen_devices(config: Config, dtype: str) -> list[str]:
+    """What of the workers' machines can't be seen from here."""
+    execution = config.execution
+    address = execution.ray_address or os.environ.get("RAY_ADDRESS")
+    if choose_backend(execution) == "ray" and address:
+        return [f"the Ray cluster at {address} and its machines, reached when the search starts"]
+    if worker_settings(config, dtype=dtype).device.startswith("cuda") and not torch.cuda.is_available():
+        return ["GPUs: the config asks for them and this machine shows none"]
+    return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -15,7 +14,7 @@ from evomerge.benchmark.user_code import files_of
 from evomerge.config.config import Config
 from evomerge.errors import BenchmarkError, ConfigError, listed
 from evomerge.execute.device import process_bytes
-from evomerge.execute.settings import choose_backend, worker_settings
+from evomerge.execute.settings import arithmetic_of, choose_backend, worker_settings
 from evomerge.inference.plan import count_tokens
 from evomerge.materialise.merger import Merger
 from evomerge.models.checkpoint import Checkpoint
@@ -26,7 +25,8 @@ from evomerge.recipe.sources import Sources
 from evomerge.run.directory import PREPARED
 from evomerge.run.plan import evaluations_of
 from evomerge.space.base import Dimension
-from evomerge.study.advice import warnings_of
+from evomerge.study.advice import unseen_devices, warnings_of
+from evomerge.study.arithmetic import in_words
 from evomerge.study.budget import check_budget, spending
 from evomerge.study.experiment import Experiment, check_names, check_pruner, open_experiment, population_of
 from evomerge.study.measures import Measures
@@ -53,6 +53,8 @@ class Preflight:
 
     models: list[ModelFound]
     dtype: str | None = None
+    arithmetic: str = ""
+    """In which formats merged weights are kept and computed with, and why."""
     dimensions: list[Dimension] = field(default_factory=list)
     groups: int | None = None
     population: int | None = None
@@ -66,6 +68,8 @@ class Preflight:
     backend: str = ""
     live_bytes: int | None = None
     """The live model, one per worker."""
+    export_bytes: int | None = None
+    """The merged tensors as they are exported."""
     prepared_bytes: int | None = None
     """What the method and adapters keep besides, per worker; on a GPU also `state_bytes`."""
     state_bytes: int | None = None
@@ -179,7 +183,7 @@ def _check(
         notes.append(found.words)
     population = population_of(experiment, items.get("search", 100))
     warnings += warnings_of(config, population, items)
-    unchecked += _devices(config, experiment.dtype)
+    unchecked += unseen_devices(config, experiment.dtype)
     merger = Merger(experiment.models)
     notes = [*notes, *merger.account()]
     others = [merger.bind(recipe) for recipe in experiment.other_methods.values()]
@@ -187,15 +191,18 @@ def _check(
     evaluations = evaluations_of(config, len(space.starting_points(config.search.scan)), items.get("search", 0))
     prepared = preparations_of(space, merger)
     notes += prepared.notes
-    pool = 0
+    arithmetic = arithmetic_of(config.execution, experiment.dtype)
+    live = {name: _live_size(model, arithmetic.dtype) for name, model in experiment.opened.by_name.items()}
+    export_bytes, pool = prepared.bounds[0].size_bytes, 0
     if space.shares_layers:
-        pool = sum(_live_size(experiment, name) for name in experiment.opened.by_name)
+        pool = sum(live.values())
         notes.append("each worker holds every model whole beside the live one, since candidates share their layers")
     on_gpu = worker_settings(config, dtype=experiment.dtype).device.startswith("cuda")
     return Preflight(
         experiment=None if away or code else experiment,
         models=_found(sources, places, sizes),
         dtype=experiment.dtype,
+        arithmetic=in_words(arithmetic, experiment.dtype),
         dimensions=list(space.dimensions),
         groups=len(space.groups),
         population=population,
@@ -205,8 +212,9 @@ def _check(
         answers_parts=config.search.answers_parts,
         spending=spending(config.search, items, evaluations) if items else [],
         backend=choose_backend(config.execution),
-        live_bytes=prepared.bounds[0].size_bytes,
-        single_bytes=max((_live_size(experiment, name) for name in experiment.as_themselves), default=0),
+        live_bytes=export_bytes if arithmetic.dtype == experiment.dtype else _live_size(merger.base, arithmetic.dtype),
+        export_bytes=export_bytes,
+        single_bytes=max((live[name] for name in experiment.as_themselves), default=0),
         prepared_bytes=pool + prepared.kept_bytes - (0 if on_gpu else prepared.kept_state_bytes),
         state_bytes=prepared.state_bytes,
         baselines=[*experiment.other_methods],
@@ -288,20 +296,9 @@ def _unreachable(error: BenchmarkError) -> str:
     return f"the benchmark, whose data can't be reached from here: {error}"
 
 
-def _devices(config: Config, dtype: str) -> list[str]:
-    """What of the workers' machines can't be seen from here."""
-    execution = config.execution
-    address = execution.ray_address or os.environ.get("RAY_ADDRESS")
-    if choose_backend(execution) == "ray" and address:
-        return [f"the Ray cluster at {address} and its machines, reached when the search starts"]
-    if worker_settings(config, dtype=dtype).device.startswith("cuda") and not torch.cuda.is_available():
-        return ["GPUs: the config asks for them and this machine shows none"]
-    return []
-
-
-def _live_size(experiment: Experiment, model: str) -> int:
+def _live_size(model: Checkpoint, dtype: str) -> int:
     """Bytes of a model in the dtype of live models."""
-    return experiment.opened.by_name[model].num_parameters * int(getattr(torch, experiment.dtype).itemsize)
+    return model.num_parameters * int(getattr(torch, dtype).itemsize)
 
 
 def _unaskable(experiment: Experiment) -> list[str]:

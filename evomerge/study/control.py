@@ -98,7 +98,10 @@ def _configs(run: Run, cost: int) -> dict[str, Config]:
         UNIFORM: {"algorithm": "random", "evaluations": 1, "scan": config.search.scan + max(0, cost - 1)},
     }
     states = config.execution.prepared_directory or str((run.directory / PREPARED).absolute())
-    execution = config.execution.model_copy(update={"prepared_directory": states})
+    # What is compared is computed alike.
+    stored = run.facts["dtype"]
+    compute = "stored" if run.facts.get("compute_dtype", stored) == stored else "float32"
+    execution = config.execution.model_copy(update={"prepared_directory": states, "compute_dtype": compute})
     return {
         name: config.model_copy(
             update={"search": SearchConfig.model_validate({**shared, **own}), "execution": execution}

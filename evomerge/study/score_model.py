@@ -16,12 +16,13 @@ from evomerge.config.models import ModelConfig, ModelsConfig
 from evomerge.errors import BenchmarkError, ExecutionError
 from evomerge.estimate.intervals import score_interval
 from evomerge.execute.base import Failure, Job, Outcome, WorkerSettings
-from evomerge.execute.settings import make_executor, worker_settings
+from evomerge.execute.settings import arithmetic_of, make_executor, worker_settings
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.recipes import checkpoint_recipe, template_recipe
 from evomerge.score.requests import GenerationRequest, LogLikelihoodRequest, Request
 from evomerge.score.table import ItemTable
+from evomerge.study.arithmetic import remarks
 from evomerge.study.experiment import open_benchmark
 
 
@@ -77,8 +78,9 @@ def evaluate(
         longest = max(map(_length, built.requests(chosen)), default=1)
         own = config.execution.model_copy(update={"batch_tokens": batch_size * longest})
         config = config.model_copy(update={"execution": own})
-    report(f"scoring {len(built.splits[chosen])} items")
     settings = worker_settings(config, dtype=str(checkpoint.dtype).removeprefix("torch."))
+    said = remarks(arithmetic_of(config.execution, settings.dtype), settings.dtype)
+    report("; ".join([f"scoring {len(built.splits[chosen])} items", *said]))
     recipe = checkpoint_recipe(template_recipe(config, dtype=settings.dtype, options={}), "base")
     outcome = _answer(config.execution, settings, built, recipe, chosen)
     if isinstance(outcome, Failure):

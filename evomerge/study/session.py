@@ -5,11 +5,8 @@ Does not know what is evaluated, in which order, or why.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,8 +18,9 @@ from evomerge.benchmark.base import Benchmark
 from evomerge.config.config import Config
 from evomerge.errors import ResumeError, RunError, listed
 from evomerge.execute.base import Executor
-from evomerge.execute.settings import gpus_of, make_executor, worker_settings
+from evomerge.execute.settings import arithmetic_of, gpus_of, make_executor, worker_settings
 from evomerge.files.atomic import write_atomically
+from evomerge.inference.arithmetic import Arithmetic
 from evomerge.materialise.distance import relative_distance
 from evomerge.models.alignment import digest
 from evomerge.models.open import maps_of
@@ -32,7 +30,7 @@ from evomerge.run.clock import Clock
 from evomerge.run.consistency import is_supported
 from evomerge.run.directory import PREPARED, Run, clear_left_over, create_run, update_config
 from evomerge.run.frozen import with_every_item
-from evomerge.run.identity import check_same_experiment
+from evomerge.run.identity import check_same_experiment, versions
 from evomerge.run.ledger import Ledger
 from evomerge.run.observer import Observer
 from evomerge.run.recipes import MAPS
@@ -41,6 +39,7 @@ from evomerge.score.goals import Goals
 from evomerge.score.table import ItemTable
 from evomerge.space.base import Space
 from evomerge.study.answered import schedule_of
+from evomerge.study.arithmetic import arithmetic_of_run, remarks
 from evomerge.study.budget import budget_of, check_budget
 from evomerge.study.costs import split_costs
 from evomerge.study.experiment import Experiment, check_pruner, open_experiment, population_of
@@ -49,8 +48,6 @@ from evomerge.study.measures import Measures, answer_lengths, prompt_tokens
 from evomerge.study.schedule import Schedule, stratified_blocks
 from evomerge.study.select import SELECTION
 from evomerge.study.start import Start, start_of
-
-_VERSIONS = ("evomerge", "torch", "transformers", "lm-eval", "cma", "cmaes", "optuna", "numpy")
 
 
 class Session:
@@ -63,6 +60,8 @@ class Session:
     finished: dict[str, Any] | None = None
     """Contents of result.json if the run has ended and its budget hasn't grown; all else then stays closed."""
     experiment: Experiment
+    arithmetic: Arithmetic
+    """What every worker computes in."""
     space: Space
     benchmark: Benchmark
     population: int
@@ -106,6 +105,7 @@ class Session:
             if "every_item" not in self.config.benchmark.model_fields_set:
                 self.config = with_every_item(self.config, existing.config.benchmark.every_item)
             check_same_experiment(existing, {"identity": self.config.identity()}, where=self.where)
+            self.arithmetic = arithmetic_of_run(existing, self.config.execution, where=self.where)
             update_config(existing, self.config)
             result = existing.result()
             if result is not None:
@@ -116,6 +116,9 @@ class Session:
                     return
         self.observer.phase("models", None)
         self.experiment = open_experiment(self.config, where=self.where)
+        dtype = self.experiment.dtype
+        if existing is None:
+            self.arithmetic = arithmetic_of(self.config.execution, dtype)
         recorded = {} if existing is None else existing.facts.get("files", {})
         files = input_files(self.config, self.experiment.opened, where=self.where, recorded=recorded)
         check_same_files(self.directory, recorded, files)
@@ -126,7 +129,8 @@ class Session:
         check_pruner(self.experiment)
         self.goals = self.config.search.goals
         self.measures = Measures(self.config.search, self.benchmark, where=self.where)
-        for sentence in (*self.benchmark.truncated, *self.benchmark.notes):
+        said = remarks(self.arithmetic, dtype, resumed=existing is not None)
+        for sentence in (*self.benchmark.truncated, *self.benchmark.notes, *said):
             self.observer.message(sentence)
         # Runs of earlier releases go on as they began: every model with the base's settings.
         begun_without = existing is not None and "as_themselves" not in existing.facts
@@ -309,11 +313,14 @@ class Session:
 
     def _start_workers(self) -> Executor:
         self.observer.phase("workers", None)
-        settings = worker_settings(
-            self.config, dtype=self.experiment.dtype, states=self.directory / PREPARED, maps=self.experiment.maps
-        )
+        states, maps = self.directory / PREPARED, self.experiment.maps
+        settings = worker_settings(self.config, **self._dtypes, states=states, maps=maps)
         self._executor = make_executor(self.config.execution, settings)
         return self._executor
+
+    @property
+    def _dtypes(self) -> dict[str, str]:
+        return {"dtype": self.experiment.dtype, "compute_dtype": self.arithmetic.dtype}
 
     def _kept(self, files: Mapping[str, Path]) -> dict[str, Any]:
         """What a new run keeps besides: its files' content, and what each split costs, for the time that is left."""
@@ -322,13 +329,9 @@ class Session:
     def _facts(self) -> dict[str, Any]:
         config, space = self.config, self.space
         population = population_of(self.experiment, len(self.benchmark.splits["search"]))
-        versions = {"python": platform.python_version()}
-        for name in _VERSIONS:
-            with suppress(ModuleNotFoundError):
-                versions[name] = version(name)
         return {
             "identity": config.identity(),
-            "dtype": self.experiment.dtype,
+            **self._dtypes,
             **({} if self.experiment.maps is None else {"alignment": digest(self.experiment.maps)}),
             "options": dict(self.experiment.options),
             "places": [list(place) for place in self.experiment.places],
@@ -340,5 +343,5 @@ class Session:
             **({} if self.start is None else {"start": self.start.to_data()}),
             "as_themselves": {name: list(keys) for name, keys in self.as_themselves.items()},
             "benchmark": self.benchmark.describe(),
-            "versions": versions,
+            "versions": versions(),
         }

@@ -15,6 +15,7 @@ from evomerge.errors import TuningError
 from evomerge.files.atomic import json_text
 from evomerge.files.fresh_folder import refuse_taken
 from evomerge.files.places import local
+from evomerge.inference.arithmetic import HALVES, arithmetic_for
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe.portable import is_local
 from evomerge.streams import derive
@@ -149,6 +150,8 @@ def run(
     steps = settings.total_steps(len(examples.train))
     if report is not None:
         report(_said(examples, steps))
+        if slow := _slow(settings, device):
+            report(slow)
     asked = {
         "model": base.reference.path if not is_local(base.reference) else str(base.folder.resolve()),
         # A tuning that was begun before there were answers goes on.
@@ -229,6 +232,14 @@ def _refuse(out: Path, device: str, settings: TuneSettings) -> None:
         raise TuningError("tuning needs accelerate: pip install 'evomerge[tune]'")
     if settings.lora_rank is not None and find_spec("peft") is None:
         raise TuningError("an adapter needs PEFT: pip install 'evomerge[tune]'")
+
+
+def _slow(settings: TuneSettings, device: str) -> str | None:
+    """What should be known of the format that is asked for, where this CPU has no arithmetic for it."""
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    found = arithmetic_for(settings.dtype, "auto", on_cpu=on_cpu)
+    slow = settings.dtype in HALVES and found.dtype == "float32"
+    return f"{found.why}; without dtype {settings.dtype}, which was asked for, this is faster" if slow else None
 
 
 def data_files(data: TuneData) -> dict[str, Path]:

@@ -16,9 +16,11 @@ from evomerge.cli import (
     calibration,
     check,
     compression,
+    configs,
     connect,
     control,
     demo,
+    launch,
     models,
     runs,
     score,
@@ -68,12 +70,14 @@ def _options(
 
 app.command(rich_help_panel=_START)(demo.demo)
 app.command(rich_help_panel=_START)(setup.init)
+app.command(rich_help_panel=_START)(configs.configs)
 app.command(rich_help_panel=_START)(setup.methods)
 app.command(rich_help_panel=_START)(analyse.analyse)
 app.command(rich_help_panel=_SEARCH)(check.check)
 app.command(rich_help_panel=_SEARCH)(setup.prefetch)
 app.command(rich_help_panel=_SEARCH)(search.search)
 app.command(rich_help_panel=_SEARCH)(search.resume)
+app.command(rich_help_panel=_SEARCH)(launch.launch)
 app.command(rich_help_panel=_SEARCH)(status.status)
 app.command(rich_help_panel=_SEARCH)(control.control)
 app.command(rich_help_panel=_RESULTS)(runs.trials)

@@ -28,6 +28,9 @@ def search(
         typer.Option("--run", help="Run directory; made if missing. Default: `runs/` and the config's name."),
     ] = None,
     set_: Settings = None,
+    wait: Annotated[
+        float, typer.Option("--wait", metavar="SECONDS", min=0, help="Wait this long for another search in RUN to end.")
+    ] = 0.0,
 ) -> None:
     """Search for merge coefficients, choose a winner and test it.
 
@@ -47,7 +50,7 @@ def search(
         # Takes seconds, in which something is on the screen already.
         from evomerge.study.search import search as run_search
 
-        result = run_search(experiment, directory, observer=observer, where=str(config))
+        result = run_search(experiment, directory, observer=observer, where=str(config), wait_s=wait)
     show(result)
 
 

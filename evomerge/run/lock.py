@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -15,28 +16,36 @@ from evomerge.files.locks import give_back, take
 
 
 @contextmanager
-def lock(directory: Path) -> Iterator[None]:
-    """Be the only driver of a run directory. Raises: LockedError, RunError if it can't be written."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        file: IO[str] = (directory / "lock").open("a+", encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{directory}: can't be written: {error.strerror}. Choose another --run directory") from error
-    with file:
-        try:
-            free = take(file)
-        except OSError as error:
-            raise RunError(
-                f"{directory}: the file system has no locks ({error.strerror}), so two searches could write there "
-                "at the same time; choose a --run directory on another disk, or mount this one with locks"
-            ) from error
-        if not free:
+def lock(directory: Path, *, wait_s: float = 0.0, told: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Be the only driver of a run directory.
+
+    Args:
+        directory: the run's; it is made if it isn't there.
+        wait_s: seconds to wait for another driver to end. A machine that was lost keeps its locks on a network's file
+            system for a minute or two.
+        told: is given a sentence once there is something to wait for.
+
+    Raises: LockedError, RunError if it can't be written.
+    """
+    until = time.monotonic() + wait_s
+    while True:
+        file = _opened(directory)
+        if _taken(file, directory):
+            break
+        with file:
             file.seek(0)
             holder = file.read().strip() or "another process"
+        if time.monotonic() >= until:
+            waited = f", also after {wait_s:.0f} s" if wait_s else ""
             raise LockedError(
-                f"{directory}: {holder} is driving this run. Wait for it, or stop it first; "
+                f"{directory}: {holder} is driving this run{waited}. Wait for it, or stop it first; "
                 f"see: evomerge status {directory}"
             )
+        if told is not None:
+            told(f"{directory}: {holder} is driving this run; waiting up to {wait_s:.0f} s for it to end")
+            told = None
+        time.sleep(min(1.0, max(0.0, until - time.monotonic())))
+    with file:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
@@ -51,6 +60,27 @@ def lock(directory: Path) -> Iterator[None]:
                     (directory / "lock").unlink()
                     directory.rmdir()
             give_back(file)
+
+
+def _opened(directory: Path) -> IO[str]:
+    """The file that is locked. Raises: RunError if it can't be written."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return (directory / "lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{directory}: can't be written: {error.strerror}. Choose another --run directory") from error
+
+
+def _taken(file: IO[str], directory: Path) -> bool:
+    """Lock the file, if nobody else holds it. Raises: RunError where there are no locks."""
+    try:
+        return take(file)
+    except OSError as error:
+        file.close()
+        raise RunError(
+            f"{directory}: the file system has no locks ({error.strerror}), so two searches could write there "
+            "at the same time; choose a --run directory on another disk, or mount this one with locks"
+        ) from error
 
 
 def driver_of(directory: Path) -> str | None:

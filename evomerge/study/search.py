@@ -38,16 +38,29 @@ class Result:
     data: dict[str, Any]
 
 
-def search(config: Config, directory: str | Path, *, observer: Observer | None = None, where: str = "config") -> Result:
+def search(
+    config: Config,
+    directory: str | Path,
+    *,
+    observer: Observer | None = None,
+    where: str = "config",
+    wait_s: float = 0.0,
+) -> Result:
     """Run a search in `directory`, or continue the one that is there.
 
-    `where` names the config's file in error messages.
+    Args:
+        config: the experiment.
+        directory: the run's.
+        observer: told of what happens.
+        where: names the config's file in error messages.
+        wait_s: seconds to wait for another driver of the directory to end.
+
     Raises: EvomergeError subclasses: for a config, model or benchmark that can't be used (before any
         worker starts), a directory of another experiment or under another driver, or a disk that can't
         be written. What was evaluated until then is kept.
     """
     directory, observer = Path(directory), observer or SilentObserver()
-    with lock(directory), Session(config, directory, observer, where) as session:
+    with lock(directory, wait_s=wait_s, told=observer.message), Session(config, directory, observer, where) as session:
         data = session.finished or _run(Candidates(session))
     return Result(directory=directory, winner=data["winner"]["trial"], data=data)
 

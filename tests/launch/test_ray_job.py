@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import shlex
 import shutil
 import signal
 import socket
@@ -14,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -22,75 +19,6 @@ from evomerge.testing.runs import essence
 from helpers.search import write_config, write_task
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "launch" / "ray_job.py"
-
-
-@pytest.fixture(scope="module")
-def launcher() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("ray_job", SCRIPT)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-def shown(launcher: ModuleType, capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
-    assert launcher.main([*arguments, "--address", "http://head:8265", "--dry-run"]) == 0
-    return shlex.split(capsys.readouterr().out)
-
-
-def test_the_config_is_uploaded_without_weights_and_the_run_stays_outside(
-    launcher: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    config = tmp_path / "a config.yaml"
-    config.touch()
-    command = shown(launcher, capsys, str(config), "/scratch/my run", "--env", "HF_HOME=/a=b", "--pip", "x==1")
-    assert command[1:5] == ["job", "submit", "--address", "http://head:8265"]
-    assert command[command.index("--working-dir") + 1] == str(tmp_path)
-    assert '"HF_HOME": "/a=b"' in command[command.index("--runtime-env-json") + 1]
-    assert '"pip": ["x==1"]' in command[command.index("--runtime-env-json") + 1]
-    assert '"*.safetensors"' in command[command.index("--runtime-env-json") + 1]
-    assert command[command.index("--") + 1 :] == [
-        *("python", "-m", "evomerge", "search"),
-        *("a config.yaml", "--run", "/scratch/my run"),
-    ]
-
-
-def test_a_config_in_place_is_not_uploaded(
-    launcher: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    config = tmp_path / "c.yaml"
-    config.touch()
-    command = shown(launcher, capsys, str(config), "/scratch/run", "--in-place", "--no-wait")
-    assert "--working-dir" not in command
-    assert "--no-wait" in command
-    assert str(config) in command[command.index("--") :]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["absent.yaml", "/run"], "absent.yaml: no such file"),
-        (["c.yaml", "run"], "must be absolute"),
-        (["c.yaml", "/run", "--env", "KEY"], "expected KEY=VALUE"),
-        (["c.yaml", "/run", "--address", ""], "give the cluster's job server"),
-    ],
-)
-def test_mistakes_are_refused_before_anything_is_submitted(
-    launcher: ModuleType,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    arguments: list[str],
-    said: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "c.yaml").touch()
-    with pytest.raises(SystemExit) as stop:
-        launcher.main([*([] if "--address" in arguments else ["--address", "http://head:8265"]), *arguments])
-    assert stop.value.code == 2
-    assert said in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -145,13 +73,16 @@ def test_a_killed_job_submitted_again_ends_as_an_undisturbed_search(
     from evomerge.study.search import search
 
     address, environment = head
-    tasks = write_task(tmp_path / "tasks")
     execution = {"backend": "auto", "workers": 1, "cpus_per_worker": 1, "dtype": "float32", "device": "cpu"}
     folder = tmp_path / "an experiment"
-    folder.mkdir()
-    config = write_config(folder / "my search.yaml", tiny_llama, tasks, execution=execution)
+    tasks = write_task(folder / "tasks")
+    changes = {"execution": execution, "benchmark": {"include_path": "tasks"}}
+    config = write_config(folder / "my search.yaml", tiny_llama, tasks, **changes)
     run = tmp_path / "a run"
-    command = [sys.executable, str(SCRIPT), str(config), str(run), "--address", address, "--source", f"{ROOT}/evomerge"]
+    command = [
+        *(sys.executable, "-m", "evomerge", "launch", "ray-job", str(config), str(run), "--address", address),
+        *("--source", f"{ROOT}/evomerge", "--out", str(tmp_path / "made"), "--cpus", "1"),
+    ]
 
     log = tmp_path / "log"
     deadline = time.monotonic() + 120

@@ -6,11 +6,14 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from evomerge.launch.slurm import with_directives
 
 SCRIPT = Path(__file__).parents[2] / "launch" / "slurm.sbatch"
 
@@ -25,7 +28,11 @@ PROGRAMS = {
     "ray": RECORD + 'while [[ $1 != -- ]]; do shift; done\nshift\n"$@"\n',
     "scontrol": RECORD,
     "hostname": "#!/bin/bash\necho '192.0.2.7 198.51.100.1 '\n",
-    "evomerge": RECORD + 'printf "env\\t%s\\t%s\\n" "$RAY_ADDRESS" "${#RAY_AUTH_TOKEN}" >>"$RECORD"\n'
+    # `python -c` asks whether the run has ended, `python -m evomerge` searches.
+    "python": '[[ $1 != -c ]] || exit "$NOT_ENDED"\n'
+    + RECORD
+    + 'printf "env\\t%s\\t%s\\t%s\\n" "$RAY_ADDRESS" "${#RAY_AUTH_TOKEN}" '
+    '"$RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT" >>"$RECORD"\n'
     'for _ in $(seq "$STEPS"); do sleep 0.1; done\nexit "$STATUS"\n',
 }
 
@@ -50,6 +57,7 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
                 "RECORD": str(tmp_path / "record"),
                 "STEPS": str(steps),
                 "STATUS": str(status),
+                "NOT_ENDED": "0",
                 "SLURM_JOB_ID": "123456",
                 "SLURM_JOB_NUM_NODES": "3",
                 "SLURM_CPUS_PER_TASK": "16",
@@ -58,6 +66,13 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
         )
 
     return run
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def record(folder: Path) -> list[list[str]]:
@@ -73,11 +88,12 @@ def test_one_cluster_over_all_nodes_runs_the_search_with_paths_kept_whole(
     output, _ = batch.communicate(timeout=30)
     assert batch.returncode == 0, output
     srun, ray, search, environment = record(tmp_path)
-    assert srun[:5] == ["srun", "--nodes=3", "--ntasks=3", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+    assert srun[:5] == ["srun", "--nodes=3", "--ntasks=3", "--ntasks-per-node=1", "--cpus-per-task=16"]
+    assert srun[5:7] == ["--export=ALL", "--kill-on-bad-exit=1"]
     assert ray[1:6] == ["symmetric-run", "--address", "192.0.2.7:23456", "--min-nodes", "3"]
     assert ray[6:8] == ["--num-cpus=16", "--"]
-    assert search == ["evomerge", "search", str(config), "--run", "runs/a b"]
-    assert environment == ["env", "192.0.2.7:23456", "64"]
+    assert search == ["python", "-m", "evomerge", "search", str(config), "--run", "runs/a b", "--wait", "300"]
+    assert environment == ["env", "192.0.2.7:23456", "64", "900"]
 
 
 def test_the_options_are_those_that_ray_symmetric_run_takes(tmp_path: Path) -> None:
@@ -108,15 +124,22 @@ def test_a_failed_search_fails_the_job_and_is_not_requeued(
     assert "scontrol" not in [line[0] for line in record(tmp_path)]
 
 
+def test_a_step_that_ends_well_without_a_result_fails_the_job(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "c.yaml").touch()
+    batch = start("c.yaml", "run", NOT_ENDED="1")
+    output, _ = batch.communicate(timeout=30)
+    assert batch.returncode == 1
+    assert "run has no result for the budget asked for" in output
+
+
 def test_the_time_limit_signal_requeues_the_job_once_and_lets_the_step_end(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     (tmp_path / "c.yaml").touch()
     batch = start("c.yaml", "run", steps=15, status=143)
-    deadline = time.monotonic() + 20
-    while not (tmp_path / "record").exists() or "env" not in (tmp_path / "record").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: (tmp_path / "record").exists() and "env" in (tmp_path / "record").read_text())
     batch.send_signal(signal.SIGUSR1)
     output, _ = batch.communicate(timeout=30)
     assert "job 123456 goes back into the queue and will continue run" in output
@@ -128,6 +151,16 @@ def test_a_restart_says_so(start: Callable[..., subprocess.Popen[str]], tmp_path
     (tmp_path / "c.yaml").touch()
     output, _ = start("c.yaml", "run", SLURM_RESTART_COUNT="2").communicate(timeout=30)
     assert "start number 3 of job 123456" in output
+
+
+def test_a_requeue_that_is_refused_is_said(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").touch()
+    batch = start("c.yaml", "run", steps=10)
+    (tmp_path / "bin" / "scontrol").write_text("#!/bin/bash\nexit 1\n")
+    until(lambda: (tmp_path / "record").exists() and "env" in (tmp_path / "record").read_text())
+    batch.send_signal(signal.SIGUSR1)
+    output, _ = batch.communicate(timeout=30)
+    assert "the job can't be requeued here; submit it again to continue run" in output
 
 
 @pytest.mark.parametrize(
@@ -144,8 +177,19 @@ def test_wrong_arguments_are_refused_before_anything_starts(
     assert not (tmp_path / "record").exists()
 
 
+def test_the_written_script_has_the_jobs_lines_and_the_rest_as_shipped() -> None:
+    shipped = SCRIPT.read_text()
+    changed = with_directives(shipped, {"nodes": "4", "gpus-per-node": None, "partition": "big"})
+    before, after = set(shipped.splitlines()), set(changed.splitlines())
+    assert after - before == {"#SBATCH --nodes=4", "#SBATCH --partition=big"}
+    assert before - after == {"#SBATCH --nodes=1", "#SBATCH --gpus-per-node=1"}
+    assert changed.index("--partition") < changed.index("set -euo pipefail"), "Slurm reads up to the first command"
+
+
 def test_shellcheck_has_nothing_to_say() -> None:
-    if shutil.which("shellcheck") is None:
+    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if shellcheck is None:
         pytest.skip("shellcheck isn't installed")
-    done = subprocess.run(["shellcheck", str(SCRIPT)], capture_output=True, text=True, check=False)
+    scripts = [SCRIPT, SCRIPT.with_name("skypilot.sh")]
+    done = subprocess.run([shellcheck, *map(str, scripts)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

@@ -1,0 +1,57 @@
+"""`evomerge configs`: the experiments that come with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evomerge.cli.guard import echo
+from evomerge.errors import ConfigError, unknown
+
+
+def configs(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One of them.", show_default=False)] = None,
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help="Where to copy it, if not here.", show_default=False),
+    ] = None,
+) -> None:
+    """List the experiments that come with evomerge, or copy one of them to start from.
+
+    **Examples:** `evomerge configs`, `evomerge configs swahili my-search.yaml`
+    """
+    from evomerge.files.shipped import shipped
+
+    folder = shipped("configs")
+    found = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    if not found:
+        raise ConfigError(f"{folder}: this installation has no experiments; install evomerge again")
+    if name is None:
+        _list(found)
+        return
+    name = name.removesuffix(".yaml")
+    if name not in found:
+        raise ConfigError(unknown("experiment", name, found))
+    target = file or Path(f"{name}.yaml")
+    try:
+        with target.open("xb") as out:
+            out.write(found[name].read_bytes())
+    except FileExistsError:
+        raise ConfigError(f"{target}: exists already; give another name: evomerge configs {name} FILE") from None
+    echo(f"Wrote {target}. Its head says what it needs; then: evomerge check {target}")
+
+
+def _list(found: dict[str, Path]) -> None:
+    from rich.text import Text
+
+    from evomerge.cli.console import stdout, table
+
+    made = table("name", "what it searches for")
+    for name, path in found.items():
+        with path.open(encoding="utf-8") as file:
+            made.add_row(name, Text(file.readline().removeprefix("#").strip()))
+    console = stdout()
+    console.print(made)
+    console.print("\nTo copy one: evomerge configs NAME FILE", markup=False)

@@ -72,7 +72,10 @@ def is_attribute(data: Any) -> bool:
 def open_storage(directory: Path, storage: str, study_name: str) -> BaseStorage:
     """The storage of a run's study: `journal`, or an Optuna URL. Raises: RunError naming a damaged line."""
     if storage != "journal":
-        return RDBStorage(storage)
+        from evomerge.run.database import database_url, engine_settings
+
+        url = database_url(storage)
+        return RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=engine_settings(url))
     journal = Journal(directory / JOURNAL, study_name)
     try:
         return JournalStorage(journal)
@@ -89,14 +92,20 @@ def open_storage(directory: Path, storage: str, study_name: str) -> BaseStorage:
 @contextmanager
 def storage_errors(directory: Path, storage: str) -> Iterator[None]:
     """Say where the study is that can't be opened. Raises: RunError."""
-    where = str(directory / JOURNAL) if storage == "journal" else f"storage {storage}"
+    where = str(directory / JOURNAL)
+    if storage != "journal":
+        from evomerge.run.database import POSTGRES, shown_url
+
+        where = f"storage {shown_url(storage)}"
     try:
         yield
     except optuna.exceptions.DuplicatedStudyError as error:
         raise RunError(f"{where}: {error}") from error
     except KeyError as error:
         raise RunError(f"{where}: the study of this run isn't there any more; {remedy(directory)}") from error
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
+        raise RunError(f"{where}: its driver isn't installed: {error}; for PostgreSQL: {POSTGRES}") from error
+    except ValueError as error:
         raise RunError(f"{where}: can't be opened: {error}") from error
     except Exception as error:
         if type(error).__module__.split(".")[0] in {"sqlalchemy", "redis"}:

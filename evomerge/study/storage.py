@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from evomerge.errors import ConfigError
@@ -20,24 +22,26 @@ def check_storage(storage: str, *, where: str) -> str | None:
     if storage == "journal":
         return None
     from sqlalchemy import create_engine
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+    from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
+
+    from evomerge.run.database import POSTGRES, database_url, shown_url
 
     place = f"{where}: storage"
     try:
-        url = make_url(storage)
-    except (ArgumentError, ValueError) as error:
+        url = database_url(storage)
+    except ValueError as error:
         raise ConfigError(
             f"{place}: neither `journal` nor the URL of a database, such as sqlite:////data/trials.db"
         ) from error
-    shown = url.render_as_string(hide_password=True)
+    shown = shown_url(storage)
     if url.get_backend_name() == "sqlite":
         _check_file(url.database, place, shown)
         return None
     try:
         engine = create_engine(url)
     except (NoSuchModuleError, ModuleNotFoundError) as error:
-        raise ConfigError(f"{place}: {shown} needs a driver that isn't installed: {error}") from error
+        install = f"; install it: {POSTGRES}" if url.get_backend_name() == "postgresql" else ""
+        raise ConfigError(f"{place}: {shown} needs a driver that isn't installed: {error}{install}") from error
     try:
         with engine.connect():
             return None
@@ -57,3 +61,9 @@ def _check_file(database: str | None, place: str, shown: str) -> None:
         raise ConfigError(f"{place}: {shown}: no such folder: {path.parent}; make it first")
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ConfigError(f"{place}: {shown}: {path} can't be written")
+    if path.exists():
+        try:
+            with closing(sqlite3.connect(f"file:{path.absolute()}?mode=ro", uri=True)) as connection:
+                connection.execute("PRAGMA schema_version")
+        except sqlite3.Error as error:
+            raise ConfigError(f"{place}: {shown}: {path} can't be opened as a database: {error}") from error

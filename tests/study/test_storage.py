@@ -24,6 +24,7 @@ def test_the_journal_and_a_database_file_in_a_folder_that_is_there_are_accepted(
         ("postgrez://host/trials", "needs a driver that isn't installed"),
         ("sqlite:////no/such/folder/trials.db", "no such folder: /no/such/folder"),
         ("sqlite:////tmp", "/tmp can't be written"),
+        (f"sqlite:///{__file__}", "can't be opened as a database: file is not a database"),
         ("sqlite://", "kept in memory"),
         ("sqlite:///:memory:", "kept in memory"),
     ],
@@ -43,8 +44,8 @@ def test_a_server_that_does_not_answer_is_unchecked_and_its_password_is_not_show
         raise OSError("connection refused")
 
     real = sqlalchemy.create_engine
-    # No server's driver is installed here; SQLite's engine with a connection that fails stands for one.
-    monkeypatch.setattr(sqlalchemy, "create_engine", lambda url: real("sqlite://", creator=unanswered))
+    # SQLite's engine with a connection that fails stands for one.
+    monkeypatch.setattr(sqlalchemy, "create_engine", lambda url, **settings: real("sqlite://", creator=unanswered))
     sentence = check_storage("postgresql://me:secret@host/trials", where="x.yaml")
     assert sentence is not None
     assert "postgresql://me:***@host/trials, which doesn't answer from here: connection refused" in sentence

@@ -1,7 +1,8 @@
 """The seam of search algorithms: ask for a generation of genomes, tell their fitness, in the same order.
 
-A proposer is deterministic given its dimensions, seed and what it was told, so a search is resumed by
-replaying the ledger. Fitness is higher-is-better and always finite.
+One that declares it can also be asked for one genome at a time, while others are still being evaluated. A proposer is
+deterministic given its dimensions, seed, what it was told and when, so a search is resumed by replaying the ledger.
+Fitness is higher-is-better and always finite.
 
 Knows dimensions and turns. Does not know what a genome decodes to, or how it was scored.
 """
@@ -55,6 +56,9 @@ class Proposer(ABC):
     function of few dimensions."""
     learns: ClassVar[bool] = True
     """Whether what it is told changes what it asks."""
+    asynchronous: ClassVar[bool] = False
+    """Whether it can be asked for one candidate at a time and told of each, in any order; it then writes `_ask_one` and
+    `_tell_one` as well."""
     options: ClassVar[Mapping[str, type]] = {}
     """Names of its options, each with the type of its values."""
 
@@ -96,6 +100,8 @@ class Proposer(ABC):
         self.option = dict(options or {})
         self.objectives = objectives
         self._asked: list[Genome] | None = None
+        self._open: set[int] = set()
+        self._count = 0
         self._start()
 
     @property
@@ -110,6 +116,8 @@ class Proposer(ABC):
         """
         if self._asked is not None:
             raise RuntimeError("asked twice in a row: tell the fitness of the generation asked before")
+        if self._count:
+            raise RuntimeError("asked for a generation, after candidates were asked one at a time")
         size = self.size
         genomes = self._ask()
         self._check("asked", genomes, size)
@@ -127,17 +135,39 @@ class Proposer(ABC):
         """
         if self._asked is None:
             raise RuntimeError("told before asking")
-        size = len(self._asked)
-        self._check("told", genomes, size)
-        values = np.array(fitness, dtype=np.float64)
-        if values.shape != (size, self.objectives):
-            raise ShapeError(
-                f"fitness: expected (candidates, objectives) = {(size, self.objectives)}, got {values.shape}"
-            )
-        if not np.all(np.isfinite(values)):
-            raise ValueError("fitness must be finite: decide what a failed candidate is worth before telling")
+        values = self._checked(genomes, len(self._asked), fitness)
         self._tell([np.array(genome, dtype=np.float64) for genome in genomes], values)
         self._asked = None
+
+    def ask_one(self) -> tuple[int, Genome]:
+        """One more genome, the caller's own, and the number by which its fitness is told; any number may be open.
+
+        Raises: RuntimeError if the algorithm takes generations alone, or was asked for one.
+        """
+        if not self.asynchronous:
+            raise RuntimeError(f"{self.name} can't be asked for one candidate at a time: it takes generations")
+        if self._asked is not None:
+            raise RuntimeError("asked for one candidate while a generation is open: tell its fitness first")
+        genome = self._ask_one(self._count)
+        self._check("asked", [genome], 1)
+        self._open.add(self._count)
+        self._count += 1
+        return self._count - 1, settled(self.dimensions, genome).copy()
+
+    def tell_one(self, number: int, genome: Genome, fitness: NDArray[np.float64]) -> None:
+        """Report the fitness of one candidate that was asked by itself, whenever it is known.
+
+        Args:
+            number: that came with it.
+            genome: the one really evaluated.
+            fitness: shape (objectives,), higher is better.
+        Raises: RuntimeError for a number that isn't open; ShapeError and ValueError as `tell`.
+        """
+        if number not in self._open:
+            raise RuntimeError(f"candidate {number} isn't waiting for its fitness")
+        values = self._checked([genome], 1, np.array(fitness, dtype=np.float64)[None])
+        self._tell_one(number, np.array(genome, dtype=np.float64), values[0])
+        self._open.remove(number)
 
     def mean(self) -> Genome | None:
         """Centre of the search distribution, inside the bounds; None for algorithms without one."""
@@ -154,6 +184,26 @@ class Proposer(ABC):
     @abstractmethod
     def _tell(self, genomes: list[Genome], fitness: NDArray[np.float64]) -> None:
         """Learn from the generation that `_ask` gave last; `fitness` has shape (candidates, objectives)."""
+
+    def _ask_one(self, number: int) -> Genome:
+        """One genome inside the bounds, the `number`th that is asked by itself."""
+        raise NotImplementedError
+
+    def _tell_one(self, number: int, genome: Genome, fitness: NDArray[np.float64]) -> None:
+        """Learn from one candidate; `fitness` has shape (objectives,)."""
+        raise NotImplementedError
+
+    def _checked(self, genomes: Sequence[Genome], size: int, fitness: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The caller's fitness as an own array. Raises: ShapeError, ValueError for what can't be told."""
+        self._check("told", genomes, size)
+        values = np.array(fitness, dtype=np.float64)
+        if values.shape != (size, self.objectives):
+            raise ShapeError(
+                f"fitness: expected (candidates, objectives) = {(size, self.objectives)}, got {values.shape}"
+            )
+        if not np.all(np.isfinite(values)):
+            raise ValueError("fitness must be finite: decide what a failed candidate is worth before telling")
+        return values
 
     def _check(self, turn: str, genomes: Sequence[Genome], size: int) -> None:
         """Refuse a generation of the wrong shape or outside the bounds."""

@@ -46,6 +46,9 @@ _OPTIONS = {"active": "CMA_active", "diagonal": "CMA_diagonal", "elitist": "CMA_
 class CMAES(Proposer):
     """CMA-ES with bounds and a private random stream.
 
+    Asked for one candidate at a time, it draws each from the present distribution, and updates that whenever as many
+    as a population have been told; those that were drawn from an earlier one count with them.
+
     Options: `active` (negative covariance updates, default true), `diagonal` (a diagonal covariance
     throughout, which is separable CMA-ES), `elitist` (keep the best solution in the update), `restarts` (`none`, the
     default, has no stopping criteria; `ipop` starts again elsewhere with twice the population when a run is over, and
@@ -56,6 +59,7 @@ class CMAES(Proposer):
     min_dimensions = 2
     min_population = 2
     varies = True
+    asynchronous = True
     options: ClassVar[Mapping[str, type]] = {**dict.fromkeys(_OPTIONS, bool), "restarts": str}
 
     def _start(self) -> None:
@@ -75,6 +79,8 @@ class CMAES(Proposer):
                 generator=self._uniform,
             )
         self._points: list[Point] = []
+        self._drawn: dict[int, tuple[int, Point]] = {}
+        self._run = 0
         self._best = -math.inf
         self._best_mean: Point | None = None
         self._begin(self._cube.initial, self.population, self.step_size, math.inf)
@@ -82,6 +88,10 @@ class CMAES(Proposer):
     def _begin(self, initial: Point, population: int, step_size: float, most: float) -> None:
         """Start a run of at most so many evaluations."""
         normal = self._normal
+        self._run += 1
+        self._told: list[tuple[Point, float]] = []
+        self._ahead: list[Point] = []
+        self._has_drawn = False
         settings: dict[str, Any] = {
             "popsize": population,
             "bounds": [0.0, 1.0],
@@ -108,15 +118,44 @@ class CMAES(Proposer):
         return [self._cube.genome(point) for point in self._points]
 
     def _tell(self, genomes: list[Genome], fitness: NDArray[np.float64]) -> None:
+        points = [self._asked_as(genome, point) for genome, point in zip(genomes, self._points, strict=True)]
+        self._learn(points, fitness[:, 0])
+
+    def _ask_one(self, number: int) -> Genome:
+        if not self._ahead:
+            self._draw_ahead()
+        point = self._ahead.pop(0)
+        self._drawn[number] = self._run, point
+        return self._cube.genome(point)
+
+    def _draw_ahead(self) -> None:
+        """Draw a population from the present distribution. pycma doesn't go on from single draws alone."""
+        self._ahead = [np.asarray(point) for point in self._strategy.ask()]
+        self._has_drawn = True
+
+    def _tell_one(self, number: int, genome: Genome, fitness: NDArray[np.float64]) -> None:
+        """Keep a result until there are as many as a population; those of a run that is over teach nothing."""
+        run, point = self._drawn.pop(number)
+        if run != self._run:
+            return
+        self._told.append((self._asked_as(genome, point), float(fitness[0])))
+        if len(self._told) < self._size:
+            return
+        if not self._has_drawn:
+            # pycma learns only once after each draw.
+            self._draw_ahead()
+        told, self._told, self._ahead, self._has_drawn = self._told, [], [], False
+        self._learn([point for point, _ in told], np.array([value for _, value in told]))
+
+    def _asked_as(self, genome: Genome, point: Point) -> Point:
+        """The point of a genome: pycma treats one that it didn't ask as injected, so what it did ask is unchanged."""
+        return point if np.array_equal(genome, self._cube.genome(point)) else self._cube.point(genome)
+
+    def _learn(self, points: list[Point], fitness: NDArray[np.float64]) -> None:
         """Update the distribution. pycma minimises, hence the sign."""
-        # pycma treats points that it didn't ask as injected ones, so those it did ask go back unchanged.
-        points = [
-            point if np.array_equal(genome, self._cube.genome(point)) else self._cube.point(genome)
-            for genome, point in zip(genomes, self._points, strict=True)
-        ]
-        self._strategy.tell(points, (-fitness[:, 0]).tolist())
+        self._strategy.tell(points, (-fitness).tolist())
         if self._restarts is not None:
-            self._go_on(self._restarts, float(np.median(fitness[:, 0])))
+            self._go_on(self._restarts, float(np.median(fitness)))
 
     def _go_on(self, restarts: Restarts, level: float) -> None:
         """Start again if the run is over, and keep its mean if none before ended on a higher median fitness."""

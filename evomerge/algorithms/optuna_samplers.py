@@ -42,6 +42,7 @@ class SamplerProposer(Proposer):
     kinds: ClassVar[frozenset[DimensionKind]] = frozenset(DIMENSION_KINDS)
     conditional = True
     max_objectives: ClassVar[int | None] = None
+    asynchronous = True
     fresh: ClassVar[bool] = False
     """Whether each candidate is drawn by a sampler of its own."""
 
@@ -52,20 +53,30 @@ class SamplerProposer(Proposer):
             self._study.sampler = self._sampler(derive(self.seed, self.name, bits=32))
         self._study.enqueue_trial({item.name: item.value(item.initial) for item in self.dimensions})
         self._trials: list[optuna.Trial] = []
-        self._count = 0
+        self._running: dict[int, optuna.Trial] = {}
+        self._drawn = 0
 
     def _ask(self) -> list[Genome]:
         """Each candidate knows that those before it are still being evaluated."""
-        self._trials = []
-        genomes = []
+        drawn = [self._draw() for _ in range(self.population)]
+        self._trials = [trial for trial, _ in drawn]
+        return [genome for _, genome in drawn]
+
+    def _ask_one(self, number: int) -> Genome:
+        self._running[number], genome = self._draw()
+        return genome
+
+    def _tell_one(self, number: int, genome: Genome, fitness: NDArray[np.float64]) -> None:
         with quiet():
-            for _ in range(self.population):
-                if self.fresh:
-                    self._study.sampler = self._sampler(derive(self.seed, self.name, self._count, bits=32))
-                self._trials.append(self._study.ask())
-                genomes.append(self._suggested(self._trials[-1]))
-                self._count += 1
-        return genomes
+            self._study.tell(self._running.pop(number), fitness.tolist())
+
+    def _draw(self) -> tuple[optuna.Trial, Genome]:
+        with quiet():
+            if self.fresh:
+                self._study.sampler = self._sampler(derive(self.seed, self.name, self._drawn, bits=32))
+            trial = self._study.ask()
+            self._drawn += 1
+            return trial, self._suggested(trial)
 
     def _suggested(self, trial: optuna.Trial) -> Genome:
         """Draw each dimension that matters, given those before it."""

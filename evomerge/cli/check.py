@@ -129,7 +129,7 @@ def _sizes(report: Preflight) -> Table:
     grid = Table.grid(padding=(0, 2))
     rows = [
         ("searched", f"{len(report.dimensions)} coefficients over {report.groups} parameter groups"),
-        ("population", f"{report.population} candidates a generation"),
+        ("population", _population(report)),
         (
             "evaluations",
             f"at most {', '.join(f'{count} {phase}' for phase, count in report.evaluations.items())}"
@@ -164,6 +164,13 @@ def _sizes(report: Preflight) -> Table:
     for key, value in rows:
         grid.add_row(Text(key, style="dim"), Text(value))
     return grid
+
+
+def _population(report: Preflight) -> str:
+    """How many candidates the algorithm learns from at once, and how many are being evaluated."""
+    if report.in_flight is None:
+        return f"{report.population} candidates a generation"
+    return f"{report.population}, without generations; in flight: {report.in_flight}"
 
 
 def _baselines(report: Preflight) -> str:

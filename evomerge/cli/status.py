@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _REFRESH_S = 2.0
 _MINUTE_S = 60.0
+_TIMED = "asynchronous: which candidates there are depends on timing"
 
 
 def status(
@@ -102,6 +103,7 @@ def _screen(run: Run, status: RunStatus) -> RenderableType:
         ("driver", status.driver if status.driver_alive else None),
         ("elapsed", f"{duration(status.driven_s)} of driving" if status.driven_s >= 0.05 else None),
         ("candidates", _candidates(status)),
+        ("mode", _TIMED if run.config.search.is_asynchronous else None),
         ("items", _items(status)),
         *front,
         ("best", None if best is None or several else _best(best)),

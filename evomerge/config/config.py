@@ -181,6 +181,10 @@ class Config(Section):
             del data["benchmark"]["labels"]["tasks"]
         for key in ("evaluations", "hours", "budget", "shortlist"):
             del data["search"][key]
+        # As the number of workers, it may change between sessions.
+        del data["search"]["in_flight"]
+        if data["search"]["mode"] == SearchConfig().mode:
+            del data["search"]["mode"]
         if data["search"]["start"] is None:
             del data["search"]["start"]
         # Runs from before there were objectives and constraints have no word on them.

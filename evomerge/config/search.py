@@ -47,6 +47,10 @@ class SearchConfig(Section):
     """Stop proposing after as many hours of driving, summed over resumes."""
     budget: BudgetConfig = BudgetConfig()
     """Other limits, such as of item evaluations: the one to use where candidates cost different amounts."""
+    mode: Literal["generations", "asynchronous"] = "generations"
+    """Candidates are proposed a generation at a time, or each as soon as a worker is free for it."""
+    in_flight: Positive | None = None
+    """With `mode: asynchronous`, how many candidates are being evaluated at any time; None: as many as workers."""
     population: Positive | None = None
     """Candidates per generation; None chooses by dimension, noise and workers."""
     initial: Literal["uniform", "default"] = "uniform"
@@ -104,6 +108,11 @@ class SearchConfig(Section):
     def is_limited(self) -> bool:
         """Whether the number of candidates is limited by itself, not only by the items that they answer."""
         return self.budget.items is None or self.evaluations < self.budget.items
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether candidates depend on which of those before them ended first."""
+        return self.mode == "asynchronous"
 
     @property
     def spendable(self) -> set[str]:
@@ -176,6 +185,24 @@ class SearchConfig(Section):
             raise ValueError(
                 "the median pruner compares with the generation before, which answered other items; with fresh items "
                 "choose one that compares within a generation, such as standard_error"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _asynchronous_has_no_generations(self) -> Self:
+        if self.mode == "generations":
+            if self.in_flight is not None:
+                raise ValueError("in_flight is of mode: asynchronous; a generation is in flight as a whole otherwise")
+            return self
+        if self.pruner != "none":
+            raise ValueError(
+                f"pruner {self.pruner!r} compares candidates by generations, and mode: asynchronous has none; use "
+                "pruner: none, or mode: generations"
+            )
+        if self.items == "fresh":
+            raise ValueError(
+                "fresh items are drawn for each generation, and mode: asynchronous has none; use items: fixed, or "
+                "mode: generations"
             )
         return self
 

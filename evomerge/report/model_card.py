@@ -67,6 +67,8 @@ def _origin(run: Run, record: TrialRecord, recipe: Recipe) -> str:
     experts = ", ".join(_named(name, model) for name, model in recipe.experts.items())
     merge = f"A merge of {experts} over {_named('base', recipe.base)} with {recipe.method}"
     algorithm = run.config.search.algorithm
+    if run.config.search.is_asynchronous:
+        algorithm += ", asynchronous: which candidates there were depended on timing"
     where = {
         TrialKind.UNIFORM: "with the same coefficients in all parts of the model, one of those tried before a search",
         TrialKind.START: "with the coefficients of an earlier merge, from which a search started",

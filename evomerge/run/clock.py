@@ -73,10 +73,14 @@ class Clock:
         """Hours of driving so far times the GPUs used, earlier sessions included."""
         return (self._earlier_gpu + self.gpus * (time.monotonic() - self._start)) / 3600
 
-    def spent(self, candidates: int, items: int) -> None:
-        """What generations that have ended cost: so many candidates, and search items that they answered."""
+    def spent(self, candidates: int, items: int, *, at_once: bool = True) -> None:
+        """What has ended cost: so many candidates, and search items that they answered.
+
+        Written at once, or with what is written next.
+        """
         self._spent = {"candidates": candidates, "items": items}
-        self._write()
+        if at_once:
+            self._write()
 
     def phase(self, name: str) -> None:
         """A phase begins."""

@@ -28,7 +28,7 @@ from evomerge.run.evaluation import Evaluation
 from evomerge.run.evaluation_file import EvaluationFile
 from evomerge.run.journal import FACTS, open_storage, storage_errors
 from evomerge.run.journal import JOURNAL as JOURNAL
-from evomerge.run.stored_trial import SCORE, directions_of, trial_of
+from evomerge.run.stored_trial import SCORE, attributes_of, directions_of, trial_of
 from evomerge.run.trial import Trial, TrialKind, TrialState
 from evomerge.score.goals import Goals, Measured
 from evomerge.space.base import Dimension, Value
@@ -209,6 +209,7 @@ class Ledger:
         generation: int | None = None,
         parameters: Mapping[str, Value] | None = None,
         dimensions: tuple[Dimension, ...] = (),
+        told: Sequence[int] = (),
     ) -> Trial:
         """Record a candidate as running, with all its parameters, in one write."""
         trial = Trial(
@@ -220,6 +221,7 @@ class Ledger:
             recipe_key=recipe_key,
             state=TrialState.RUNNING,
             score=None,
+            told=tuple(told),
         )
         with writing(self._file.path.parent):
             self._storage.create_new_trial(
@@ -230,12 +232,7 @@ class Ledger:
                     distributions={
                         item.name: _distribution(item) for item in dimensions if item.name in trial.parameters
                     },
-                    user_attrs={
-                        "kind": trial.kind.value,
-                        "name": name,
-                        "generation": generation,
-                        "recipe": recipe_key,
-                    },
+                    user_attrs=attributes_of(trial),
                 ),
             )
             self._remember(trial)

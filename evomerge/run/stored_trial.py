@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
@@ -32,7 +34,19 @@ def trial_of(frozen: FrozenTrial) -> Trial:
         recipe_key=attributes.get("recipe", ""),
         state=state,
         score=attributes.get(SCORE, frozen.values[0]) if state is TrialState.COMPLETE else None,
+        told=tuple(attributes.get("told", ())),
     )
+
+
+def attributes_of(trial: Trial) -> dict[str, Any]:
+    """What the study holds of a trial beside its parameters and state."""
+    return {
+        "kind": trial.kind.value,
+        "name": trial.name,
+        "generation": trial.generation,
+        "recipe": trial.recipe_key,
+        **({"told": list(trial.told)} if trial.told else {}),
+    }
 
 
 def directions_of(goals: Goals) -> list[StudyDirection]:

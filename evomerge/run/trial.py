@@ -78,6 +78,9 @@ class Trial:
     recipe_key: str
     state: TrialState
     score: float | None
+    told: tuple[int, ...] = ()
+    """Of a candidate of an asynchronous search: the trials that the algorithm was told of since it was asked for the
+    one before, in their order."""
 
 
 def each_once(trials: Iterable[Trial]) -> list[Trial]:

@@ -10,6 +10,12 @@ import torch
 from evomerge.config.config import Config
 from evomerge.execute.settings import choose_backend, worker_settings
 
+ASYNCHRONOUS = (
+    "asynchronous: which candidates are proposed depends on which end first, so the same seed proposes others another "
+    "time; a search that is broken off goes on with all that it knew"
+)
+"""What is said of a search before it starts whose candidates depend on timing."""
+
 
 def warnings_of(config: Config, population: int, items: Mapping[str, int]) -> list[str]:
     """A sentence for whatever is allowed and hardly wise.
@@ -21,7 +27,14 @@ def warnings_of(config: Config, population: int, items: Mapping[str, int]) -> li
     """
     warnings = []
     workers = config.execution.workers
-    if choose_backend(config.execution) == "ray" and workers is not None and population % workers:
+    if config.search.is_asynchronous:
+        in_flight = config.search.in_flight or workers or 1
+        if config.search.algorithm == "cma" and in_flight > population:
+            warnings.append(
+                f"{in_flight} candidates in flight and a population of {population}: most of what CMA-ES is told was "
+                "drawn from a distribution that it has left; raise search.population to as many as are in flight"
+            )
+    elif choose_backend(config.execution) == "ray" and workers is not None and population % workers:
         warnings.append(
             f"a population of {population} doesn't divide among {workers} workers, so some wait at the end of each "
             f"generation; search.population: {-(-population // workers) * workers} would"

@@ -39,11 +39,18 @@ class Candidates:
         self.estimates = Estimates(session, self.rivalry)
 
     def trial(
-        self, kind: TrialKind, name: str, genome: Genome | None = None, *, generation: int | None = None
+        self,
+        kind: TrialKind,
+        name: str,
+        genome: Genome | None = None,
+        *,
+        generation: int | None = None,
+        told: Sequence[int] = (),
     ) -> Trial:
         """The trial of this kind and recipe that the ledger holds, or a new one.
 
-        A genome proposed twice is two trials (the second takes over the first's result).
+        A genome proposed twice is two trials (the second takes over the first's result). `told` is recorded with a
+        new one.
         """
         if kind is TrialKind.METHOD:
             key = self.session.experiment.other_methods[name].key()
@@ -60,6 +67,7 @@ class Candidates:
             generation=generation,
             parameters=None if genome is None else self.space.parameters(genome),
             dimensions=self.space.dimensions,
+            told=told,
         )
 
     def elite(self, candidate: Trial) -> Trial:

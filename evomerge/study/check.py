@@ -25,7 +25,7 @@ from evomerge.recipe.sources import Sources
 from evomerge.run.directory import PREPARED
 from evomerge.run.plan import evaluations_of
 from evomerge.space.base import Dimension
-from evomerge.study.advice import unseen_devices, warnings_of
+from evomerge.study.advice import ASYNCHRONOUS, unseen_devices, warnings_of
 from evomerge.study.arithmetic import in_words
 from evomerge.study.budget import check_budget, spending
 from evomerge.study.experiment import Experiment, check_names, check_pruner, open_experiment, population_of
@@ -58,6 +58,8 @@ class Preflight:
     dimensions: list[Dimension] = field(default_factory=list)
     groups: int | None = None
     population: int | None = None
+    in_flight: str | None = None
+    """Candidates that are evaluated at any time, in words, where there are no generations."""
     items: dict[str, int] = field(default_factory=dict)
     """Items by split; empty if the benchmark couldn't be built here."""
     tokens: dict[str, int] = field(default_factory=dict)
@@ -185,7 +187,7 @@ def _check(
     warnings += warnings_of(config, population, items)
     unchecked += unseen_devices(config, experiment.dtype)
     merger = Merger(experiment.models)
-    notes = [*notes, *merger.account()]
+    notes = [*notes, *merger.account(), *([ASYNCHRONOUS] if config.search.is_asynchronous else [])]
     others = [merger.bind(recipe) for recipe in experiment.other_methods.values()]
     space = experiment.space
     evaluations = evaluations_of(config, len(space.starting_points(config.search.scan)), items.get("search", 0))
@@ -206,6 +208,7 @@ def _check(
         dimensions=list(space.dimensions),
         groups=len(space.groups),
         population=population,
+        in_flight=str(config.search.in_flight or "as many as workers") if config.search.is_asynchronous else None,
         items=items,
         tokens=tokens,
         evaluations=evaluations,

@@ -95,6 +95,7 @@ def what_was_done(session: Session, chosen: Sequence[Trial]) -> dict[str, Any]:
         "evaluations": sum(trial.kind is TrialKind.CANDIDATE for trial in ledger.trials()),
         "budget": budget_of(session.config),
         "hours": round(session.clock.hours, 4),
+        **({"mode": session.config.search.mode} if session.config.search.is_asynchronous else {}),
         "shortlist": [
             {
                 "trial": trial.number,

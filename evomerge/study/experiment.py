@@ -39,6 +39,7 @@ from evomerge.run.recipes import published_recipes, template_recipe
 from evomerge.space import SPACES, make_space
 from evomerge.space.base import Space
 from evomerge.space.groups import Place
+from evomerge.study.fitting import check_algorithm
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,8 @@ def open_experiment(config: Config, *, where: str = "config") -> Experiment:
     wanted = config.execution.dtype
     dtype = str(models.base.dtype).removeprefix("torch.") if wanted == "auto" else wanted
     experiment = Experiment(config=config, where=where, opened=opened, models=models, dtype=dtype, options=options)
-    _check_algorithm(experiment)
+    # The space says itself where its mistakes are.
+    check_algorithm(config.search, experiment.space, where=where)
     _check_other_methods(experiment)
     return experiment
 
@@ -289,49 +291,6 @@ def _check_fresh(experiment: Experiment, others: Sequence[str]) -> None:
             f"all of the {items} search items; fresh items need fewer, such as {max(1, items // 2)}; or take "
             "items: fixed"
         )
-
-
-def _check_algorithm(experiment: Experiment) -> None:
-    """Build the proposer once, so that its own checks speak before anything starts."""
-    # The space says itself where its mistakes are.
-    settings, dimensions = experiment.config.search, experiment.space.dimensions
-    _check_objectives(experiment)
-    try:
-        PROPOSERS.get(settings.algorithm)(
-            dimensions,
-            seed=settings.seed,
-            population=settings.population or 8,
-            step_size=settings.step_size,
-            options=settings.options,
-            objectives=settings.goals.count,
-        )
-    except ConfigError as error:
-        raise ConfigError(f"{experiment.where}: {error}") from error
-
-
-def _check_objectives(experiment: Experiment) -> None:
-    """Find whether the algorithm takes so many objectives. Raises: ConfigError naming those that do."""
-    settings, count = experiment.config.search, experiment.config.search.goals.count
-    if settings.distances and experiment.config.space.kind == "layers":
-        raise ConfigError(
-            f"{experiment.where}: search: a distance is measured tensor by tensor, and with space.kind: layers each "
-            "candidate has layers of its own; leave distances out"
-        )
-    most = getattr(PROPOSERS.get(settings.algorithm), "max_objectives", None)
-    if most is None or count <= most:
-        return
-    limits = {name: getattr(PROPOSERS.get(name), "max_objectives", 1) for name in PROPOSERS}
-    able = [name for name, limit in limits.items() if limit is None or limit >= count]
-    raise ConfigError(
-        f"{experiment.where}: search.algorithm: {settings.algorithm} takes {_objectives(most)}, and search.objectives "
-        f"has {count}: {', '.join(settings.objectives)}; use an algorithm for several "
-        f"({', '.join(able) or 'none is registered'}), or give each objective a weight, so that their weighted sum is "
-        "searched"
-    )
-
-
-def _objectives(count: int) -> str:
-    return "one objective" if count == 1 else f"at most {count} objectives"
 
 
 def _check_other_methods(experiment: Experiment) -> None:

@@ -33,7 +33,7 @@ def evolve(candidates: Candidates, proposer: Proposer) -> dict[int, float]:
     session.phase("search", budget.worth)
     proposed, generation = 0, 0
     baselines = [candidates.told(trial) for trial in candidates.ledger.trials() if trial.kind.is_baseline]
-    lowest = _lowest(np.full(session.goals.count, math.inf), baselines)
+    lowest = lowest_of(np.full(session.goals.count, math.inf), baselines)
     front = FrontReport(session) if session.goals.are_several else None
     while left := budget.candidates_left:
         known = candidates.ledger.generation(generation)
@@ -47,7 +47,7 @@ def evolve(candidates: Candidates, proposer: Proposer) -> dict[int, float]:
             for number, genome in enumerate(genomes[len(known) :], start=proposed + len(known))
         ]
         evaluate_generation(candidates, trials)
-        lowest = _lowest(lowest, [candidates.told(trial) for trial in trials])
+        lowest = lowest_of(lowest, [candidates.told(trial) for trial in trials])
         fitness = _fitness(candidates, trials, np.where(np.isfinite(lowest), lowest, 0.0))
         told |= {trial.number: float(value) for trial, value in zip(trials, fitness[:, 0], strict=True)}
         failed = sum(candidates.fitness(trial) is None and not candidates.is_pruned(trial) for trial in trials)
@@ -91,21 +91,27 @@ def _probe(candidates: Candidates, proposer: Proposer, generation: int) -> None:
 
 def _replayed(candidates: Candidates, asked: list[Genome], known: Sequence[Trial]) -> list[Genome]:
     """The genomes of a generation, as recorded where they were. Raises: ResumeError if the replay diverges."""
-    genomes = list(asked)
-    for index, trial in enumerate(known):
-        recorded = candidates.space.genome(trial.parameters)
-        # Another processor may differ in the last bits, which is harmless; anything more is another search.
-        if not np.allclose(recorded, asked[index], rtol=1e-6, atol=1e-9):
-            raise ResumeError(
-                f"{candidates.session.directory}: trial {trial.number} isn't what this seed proposes, so the search "
-                "can't be continued exactly. Was it run with other versions of cma, optuna or numpy? "
-                "They are in run.json"
-            )
-        genomes[index] = recorded
-    return genomes
+    recorded = [recorded_genome(candidates, trial, genome) for trial, genome in zip(known, asked, strict=False)]
+    return [*recorded, *asked[len(recorded) :]]
 
 
-def _lowest(known: NDArray[np.float64], told: Sequence[tuple[float, ...] | None]) -> NDArray[np.float64]:
+def recorded_genome(candidates: Candidates, trial: Trial, asked: Genome) -> Genome:
+    """The genome of a trial as it was recorded, in place of the one that is asked now.
+
+    Raises: ResumeError if the replay diverges.
+    """
+    recorded = candidates.space.genome(trial.parameters)
+    # Another processor may differ in the last bits, which is harmless; anything more is another search.
+    if not np.allclose(recorded, asked, rtol=1e-6, atol=1e-9):
+        raise ResumeError(
+            f"{candidates.session.directory}: trial {trial.number} isn't what this seed proposes, so the search "
+            "can't be continued exactly. Was it run with other versions of cma, optuna or numpy? "
+            "They are in run.json"
+        )
+    return recorded
+
+
+def lowest_of(known: NDArray[np.float64], told: Sequence[tuple[float, ...] | None]) -> NDArray[np.float64]:
     """The worst of each objective, (objectives,), among what is known so far and what has been told."""
     values = [known, *(np.array(one, dtype=np.float64) for one in told if one is not None)]
     lowest: NDArray[np.float64] = np.min(values, axis=0)

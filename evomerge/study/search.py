@@ -1,4 +1,4 @@
-"""The search: ask a population, decode genomes to recipes, evaluate them, tell their fitness, repeat.
+"""The search: ask for genomes, decode them to recipes, evaluate these, tell their fitness, repeat.
 
 Resuming is the same loop: the proposer is rebuilt by asking and telling again, and candidates that
 the ledger already holds are not evaluated a second time.
@@ -27,6 +27,7 @@ from evomerge.study.elite import complete_elite
 from evomerge.study.fronts import conclude_several
 from evomerge.study.generations import evolve
 from evomerge.study.session import Session
+from evomerge.study.steady import evolve_steadily
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +101,8 @@ def _run(candidates: Candidates) -> dict[str, Any]:
     uniform = score_baselines(candidates)
     check_references(candidates)
     proposer = _proposer(candidates.session, uniform)
-    told = evolve(candidates, proposer)
+    spend = evolve_steadily if candidates.session.config.search.is_asynchronous else evolve
+    told = spend(candidates, proposer)
     mean = proposer.mean()
     if mean is not None:
         candidates.evaluate([candidates.trial(TrialKind.MEAN, "distribution mean", mean)], "search")

@@ -1,7 +1,7 @@
 """What an open search has spent, and has left: candidates, item evaluations, hours, and hours of GPUs.
 
-What candidates answered is counted from what is recorded, and only of generations that have ended, so an interrupted
-search ends where it would have. Does not know how candidates are proposed.
+What candidates answered is counted from what is recorded, and only of generations or candidates that have ended, so an
+interrupted search ends where it would have. Does not know how candidates are proposed.
 """
 
 from __future__ import annotations
@@ -13,13 +13,21 @@ from evomerge.study.answered import items_answered
 from evomerge.study.session import Session
 
 _IDLE_GENERATIONS = 10
-"""Generations in a row that answer nothing, after which a budget of items will never be spent."""
+"""Generations in a row, or as many candidates, that answer nothing, after which a budget of items will never be
+spent."""
 
 
 class Budget:
-    """The budget of an open search, spent generation by generation."""
+    """The budget of an open search, spent generation by generation.
 
-    def __init__(self, session: Session) -> None:
+    Args:
+        session: of the search.
+        one_by_one: it is spent candidate by candidate instead.
+    """
+
+    def __init__(self, session: Session, *, one_by_one: bool = False) -> None:
+        self._patience = _IDLE_GENERATIONS * (session.population if one_by_one else 1)
+        self._turns = "candidates" if one_by_one else "generations"
         self._session = session
         self._search = session.config.search
         self._all_items = len(session.benchmark.splits["search"])
@@ -34,12 +42,12 @@ class Budget:
 
     @property
     def candidates_left(self) -> int:
-        """How many candidates the next generation may have, if each of them answers all that it may."""
+        """How many more candidates it pays for, if each of them answers all that it may."""
         left = self._search.evaluations - self._candidates
         if self._search.budget.items is not None:
             each = self._search.items_of_candidate(self._all_items)
             left = min(left, (self._search.budget.items - self._items) // each)
-        return 0 if self._idle >= _IDLE_GENERATIONS else max(0, left)
+        return 0 if self._idle >= self._patience else max(0, left)
 
     @property
     def time_spent(self) -> str | None:
@@ -57,12 +65,12 @@ class Budget:
         if self._search.budget.items is None or self._candidates >= self._search.evaluations:
             return None
         spent = f"{self._items:,} of {self._search.budget.items:,} item evaluations"
-        if self._idle >= _IDLE_GENERATIONS:
-            return f"{spent}, since {self._idle} generations answered nothing: they proposed what is known, or failed"
+        if self._idle >= self._patience:
+            return f"{spent}, since {self._idle} {self._turns} answered nothing: they proposed what is known, or failed"
         return spent
 
     def spend(self, trials: Sequence[Trial]) -> None:
-        """A generation has been evaluated."""
+        """A generation, or one candidate, has been evaluated."""
         session, before = self._session, self._items
         self._candidates += len(trials)
         self._items += sum(
@@ -72,4 +80,4 @@ class Budget:
             for trial in trials
         )
         self._idle = 0 if self._items > before else self._idle + 1
-        session.clock.spent(self._candidates, self._items)
+        session.clock.spent(self._candidates, self._items, at_once=self._turns == "generations")

@@ -26,7 +26,7 @@ from evomerge.errors import ConfigError, ShapeError
 from evomerge.space.base import Genome, settled
 from evomerge.streams import stream
 from evomerge.testing.expecting import refused
-from evomerge.testing.searches import BOX, POPULATION, SPACES, digest, evolve, make, searched, sphere
+from evomerge.testing.searches import BOX, POPULATION, SPACES, digest, evolve, evolve_steadily, make, searched, sphere
 
 Law = Callable[[type[Proposer]], None]
 
@@ -270,6 +270,42 @@ def finds_more_than_random_search(algorithm: type[Proposer]) -> None:
     assert np.median(found) <= limit, (found, uniform)
 
 
+def takes_results_one_at_a_time_if_it_says_so(algorithm: type[Proposer]) -> None:
+    """With several candidates in flight that end in any order, it keeps its bounds, and a replay asks the same.
+
+    One that doesn't declare it refuses.
+    """
+    if not algorithm.asynchronous:
+        refused(RuntimeError, "can't be asked for one candidate at a time", make(algorithm).ask_one)
+        return
+    for dimensions in searched(algorithm):
+        first, second = make(algorithm, dimensions), make(algorithm, dimensions)
+        turns = evolve_steadily(first, sphere(dimensions), 3 * POPULATION)
+        for number, genome, told in turns:
+            assert all(item.contains(value) for item, value in zip(dimensions, genome, strict=True)), genome
+            recorded = np.array(json.loads(json.dumps(genome.tolist())))
+            if told is not None:
+                second.tell_one(number, recorded, np.array(json.loads(json.dumps(told.tolist()))))
+                continue
+            again, asked = second.ask_one()
+            assert (again, asked.tolist()) == (number, recorded.tolist())
+        one, other = first.mean(), second.mean()
+        assert one is None or other is None or np.array_equal(one, other)
+        assert len({number for number, _, told in turns if told is None}) == 3 * POPULATION
+        refused(RuntimeError, "after candidates were asked one at a time", first.ask)
+        number, genome = turns[0][:2]
+        refused(RuntimeError, "isn't waiting for its fitness", second.tell_one, number, genome, np.zeros(1))
+    told_otherwise = [evolve_steadily(make(algorithm), sphere(factor=factor), 3 * POPULATION) for factor in (1.0, -1.0)]
+    same = [[genome.tolist() for _, genome, _ in turns] for turns in told_otherwise]
+    assert (same[0] != same[1]) == algorithm.learns
+    ended = make(algorithm)
+    asked_first = [ended.ask_one() for _ in range(3 * POPULATION)]
+    for number, genome in reversed(asked_first):
+        # The end of a search: many are told, and nothing is asked between.
+        ended.tell_one(number, genome, sphere()([genome])[0])
+    assert len(ended.ask_one()[1]) == len(BOX)
+
+
 LAWS: tuple[Law, ...] = (
     declares_what_it_takes,
     asks_as_many_as_the_population,
@@ -288,5 +324,6 @@ LAWS: tuple[Law, ...] = (
     does_not_depend_on_the_units_of_fitness,
     does_not_depend_on_the_units_of_dimensions,
     finds_more_than_random_search,
+    takes_results_one_at_a_time_if_it_says_so,
 )
 """Everything that is expected of a search algorithm on arrival."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from evomerge.algorithms.base import Proposer
 from evomerge.space.base import Condition, Dimension, Genome
+from evomerge.streams import stream
 
 Fitness = Callable[[list[Genome]], NDArray[np.float64]]
 
@@ -62,6 +63,29 @@ def evolve(proposer: Proposer, fitness: Fitness, generations: int) -> list[Genom
         asked += genomes
         proposer.tell(genomes, fitness(genomes))
     return asked
+
+
+def evolve_steadily(
+    proposer: Proposer, fitness: Fitness, count: int, *, in_flight: int = 5
+) -> list[tuple[int, Genome, NDArray[np.float64] | None]]:
+    """Keep several candidates in flight, which end in any order, until so many have been asked.
+
+    Returns: every turn in its order, with the candidate's number and genome; of a tell also its fitness.
+    """
+    generator = stream(0, "steadily")
+    turns: list[tuple[int, Genome, NDArray[np.float64] | None]] = []
+    open_: dict[int, Genome] = {}
+    for _ in range(count):
+        if len(open_) == in_flight:
+            ended = int(generator.choice([*open_]))
+            genome = open_.pop(ended)
+            (told,) = fitness([genome])
+            proposer.tell_one(ended, genome, told)
+            turns.append((ended, genome, told))
+        number, genome = proposer.ask_one()
+        open_[number] = genome
+        turns.append((number, genome, None))
+    return turns
 
 
 def digest(algorithm: type[Proposer]) -> str:

@@ -22,6 +22,7 @@ from evomerge.cli import (
     demo,
     launch,
     models,
+    report,
     runs,
     score,
     search,
@@ -82,6 +83,8 @@ app.command(rich_help_panel=_SEARCH)(status.status)
 app.command(rich_help_panel=_SEARCH)(control.control)
 app.command(rich_help_panel=_RESULTS)(runs.trials)
 app.command(rich_help_panel=_RESULTS)(runs.items)
+app.command(rich_help_panel=_RESULTS)(report.report)
+app.command(rich_help_panel=_RESULTS)(report.plot)
 app.command(rich_help_panel=_RESULTS)(calibration.calibration)
 app.command(rich_help_panel=_RESULTS)(models.export)
 app.command(rich_help_panel=_RESULTS)(models.merge)

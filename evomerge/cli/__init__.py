@@ -24,6 +24,7 @@ from evomerge.cli import (
     models,
     report,
     runs,
+    schema,
     score,
     search,
     setup,
@@ -73,6 +74,7 @@ app.command(rich_help_panel=_START)(demo.demo)
 app.command(rich_help_panel=_START)(setup.init)
 app.command(rich_help_panel=_START)(configs.configs)
 app.command(rich_help_panel=_START)(setup.methods)
+app.command(rich_help_panel=_START)(schema.schema)
 app.command(rich_help_panel=_START)(analyse.analyse)
 app.command(rich_help_panel=_SEARCH)(check.check)
 app.command(rich_help_panel=_SEARCH)(setup.prefetch)

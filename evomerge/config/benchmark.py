@@ -16,9 +16,14 @@ class SplitConfig(Section):
     Roles that draw on the same data-set split take disjoint parts of it.
     """
 
+    short = str | float
+
     split: str | None = None
+    """A split of the task's data set; None: the one that the task is evaluated on."""
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The share of its items to draw, from 0 to 1."""
     items: Positive | None = None
+    """How many of its items to draw, instead of a fraction."""
 
     @model_validator(mode="before")
     @classmethod
@@ -40,8 +45,11 @@ class SplitsConfig(Section):
     """Items that the search sees, those that choose the winner among the best, and those that only test it."""
 
     search: SplitConfig = SplitConfig(fraction=0.4)
+    """Items on which candidates are scored during the search."""
     validation: SplitConfig = SplitConfig(fraction=0.3)
+    """Items that choose the winner among the best."""
     test: SplitConfig = SplitConfig(fraction=0.3)
+    """Items that only the winner and the baselines answer, at the end."""
 
 
 class LanguageConfig(Section):
@@ -49,6 +57,8 @@ class LanguageConfig(Section):
 
     The share of items in it is a metric of the task, "language,none".
     """
+
+    short = str
 
     code: str = Field(min_length=2)
     """ISO 639-1 or 639-3, such as sw or swh."""
@@ -68,13 +78,20 @@ class LanguageConfig(Section):
 class TaskConfig(Section):
     """One lm-eval task, by name. Unset values are the task's own, or the benchmark's."""
 
+    short = str
+
     task: str = Field(min_length=1)
+    """The name of an lm-eval task or group: built-in, or from `benchmark.include_path`."""
     metric: str | None = None
     """`metric` or `metric,filter` as lm-eval prints them; None: the task's first."""
     weight: Annotated[float, Field(gt=0)] = 1.0
+    """Its share in the score."""
     num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    """Examples in the prompt; None: the task's own number."""
     splits: SplitsConfig | None = None
+    """Its items by role; None: as `benchmark.splits` says."""
     language: LanguageConfig | None = None
+    """The language that its generated text is to be in."""
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Keys of the task's own YAML to replace, such as dataset_path for a local copy of its data."""
 
@@ -92,6 +109,7 @@ class LabelTaskConfig(Section):
     """One of several labelled data sets that a classifier answers with the same encoder."""
 
     data: Files
+    """Its rows: a file or folder, or one for each split by name."""
     head: str | None = None
     """An expert's name, or a model folder, whose output head and labels the task has; None: the merge's own."""
     weight: Annotated[float, Field(gt=0)] = 1.0
@@ -102,6 +120,7 @@ class LabelsConfig(Section):
     """A labelled data set for a classifier of text or images, or several, each with a head of its own."""
 
     data: Files | None = None
+    """Rows: a file or folder, or one for each split by name."""
     tasks: dict[str, LabelTaskConfig] = Field(default_factory=dict)
     """Several data sets by name, instead of one; they share the columns and the metric."""
     text: str | None = None
@@ -113,6 +132,7 @@ class LabelsConfig(Section):
     label: str = "label"
     """Column with the right label: its name in the model's config.json (`id2label`), or its number."""
     metric: Literal["accuracy", "macro_f1"] = "accuracy"
+    """How right labels are counted: `accuracy`, or `macro_f1`, the mean of F1 over labels."""
 
     @property
     def named_tasks(self) -> dict[str, LabelTaskConfig]:
@@ -146,13 +166,17 @@ class FunctionConfig(Section):
     Random numbers are the same in every call.
     """
 
+    short = str
+
     call: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    """The function as `module:name`."""
     data: Files | Positive | None = None
     """Items as rows of files; or how many, for items 0, 1, 2 and so on; None: the list that the module's own
     function `items()` returns."""
     folder: str | None = None
     """Where the module is looked for first, on every worker's machine; None: the config file's folder."""
     higher_is_better: bool = True
+    """Whether a larger number is better."""
 
     @model_validator(mode="before")
     @classmethod
@@ -171,7 +195,9 @@ class OtherConfig(Section):
     """A kind of benchmark that another package brings, through the entry points `evomerge.benchmarks`."""
 
     kind: str = Field(min_length=1)
+    """The name that the package gives it."""
     options: dict[str, Any] = Field(default_factory=dict)
+    """Its settings."""
 
 
 KINDS = ("tasks", "labels", "function", "other")
@@ -186,12 +212,17 @@ class BenchmarkConfig(Section):
     """What candidates are scored on: lm-eval tasks, labelled data, a function, or another package's kind."""
 
     tasks: tuple[TaskConfig, ...] = ()
+    """lm-eval tasks, each by its name or with settings."""
     labels: LabelsConfig | None = None
+    """Labelled data for a classifier, instead of tasks."""
     function: FunctionConfig | None = None
+    """A Python function of your own, instead of tasks."""
     other: OtherConfig | None = None
+    """Another package's kind of benchmark, instead of tasks."""
     include_path: tuple[str, ...] = ()
     """Folders with lm-eval task YAMLs of your own."""
     splits: SplitsConfig = SplitsConfig()
+    """Which items guide the search, choose the winner and test it."""
     seed: int = 0
     """Draws the items of each split."""
     overlap: Literal["refuse", "drop"] = "refuse"
@@ -206,7 +237,9 @@ class BenchmarkConfig(Section):
     """Fractions that add up to one take every item: the last also what rounding leaves. A run keeps to what it was
     begun with; those of earlier releases leave an item or two out."""
     apply_chat_template: bool = False
+    """Whether prompts are put into the base's chat template."""
     system_instruction: str | None = None
+    """Text that comes before every prompt."""
     fewshot_as_multiturn: bool | None = None
     """With a chat template, examples as turns of the conversation or within one; None: as turns, as in lm-eval."""
     confirm_run_unsafe_code: tuple[str, ...] | None = None
@@ -240,7 +273,7 @@ class BenchmarkConfig(Section):
             raise ValueError("fewshot_as_multiturn needs apply_chat_template: true")
         return self
 
-    @field_validator("include_path", mode="before")
+    @field_validator("include_path", mode="before", json_schema_input_type=str | tuple[str, ...])
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value

@@ -28,26 +28,35 @@ from evomerge.files.places import is_there
 from evomerge.files.places import local as local_path
 from evomerge.recipe.sources import located
 
+MAY_BE_EMPTY = frozenset({"merge", "space", "search", "execution", "export"})
+"""Sections that have a default for every key."""
+
 
 class Config(Section):
     """One experiment."""
 
     models: ModelsConfig
+    """The base and the experts."""
     merge: MergeConfig = MergeConfig()
+    """The merge method and its fixed options."""
     space: SpaceConfig = SpaceConfig()
+    """What is searched: which tensors share a coefficient, and the bounds of each."""
     benchmark: BenchmarkConfig
+    """What candidates are scored on."""
     search: SearchConfig = SearchConfig()
+    """The algorithm, its budget and where it starts."""
     execution: ExecutionConfig = ExecutionConfig()
+    """Where and how candidates are evaluated."""
     storage: str = "journal"
     """Where trials are kept: `journal` (a file in the run directory) or any Optuna storage URL."""
     export: ExportConfig = ExportConfig()
+    """How winning merges are written."""
 
     @model_validator(mode="before")
     @classmethod
     def _empty_sections(cls, data: Any) -> Any:
         """A section whose keys are all commented out has its defaults."""
-        empty = {"merge", "space", "search", "execution", "export"}
-        return {key: {} if value is None and key in empty else value for key, value in data.items()}
+        return {key: {} if value is None and key in MAY_BE_EMPTY else value for key, value in data.items()}
 
     @model_validator(mode="before")
     @classmethod

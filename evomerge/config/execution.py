@@ -18,7 +18,9 @@ class ExecutionConfig(Section):
     workers: Positive | None = None
     """Number of Ray workers; None: as many as the cluster has room for."""
     cpus_per_worker: Annotated[float, Field(gt=0)] | None = None
+    """Processor cores for each Ray worker; None chooses by the machine."""
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
+    """GPUs for each Ray worker, also a fraction; None chooses by the machine."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of merged weights and of the export; auto: the base checkpoint's."""
     compute_dtype: Literal["auto", "stored", "float32"] = "auto"
@@ -26,6 +28,7 @@ class ExecutionConfig(Section):
     compute and has no arithmetic for it, which is measured; then float32, of which each 16-bit weight is a number.
     A run goes on in what it began with."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where models live; auto: a GPU if there is one."""
     batch_tokens: Positive | None = None
     """Tokens per forward pass; None sizes it to memory."""
     max_length: Positive | None = None
@@ -52,5 +55,6 @@ class ExportConfig(Section):
     """How winning merges are written."""
 
     shard_size: str = "5GB"
+    """Largest size of a safetensors file, such as 2GB."""
     directory: str | None = None
     """Export the winner there when the search ends; None: only on `evomerge export`."""

@@ -15,8 +15,12 @@ from evomerge.recipe.sources import ModelReference, Sources, VocabularyPolicy
 class ModelConfig(Section):
     """A model: a local folder in Hugging Face layout, or a hub id with an optional revision."""
 
+    short = str
+
     path: str = Field(min_length=1)
+    """A local folder in Hugging Face layout, or a hub id."""
     revision: str | None = None
+    """A branch, tag or commit on the hub."""
 
     @model_validator(mode="before")
     @classmethod
@@ -32,6 +36,7 @@ class AlignConfig(Section):
     """How models trained apart are brought together before they are merged."""
 
     method: str = "weight_matching"
+    """How maps are found, such as `weight_matching`."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The method's options by name."""
     reference: str = "base"
@@ -50,7 +55,7 @@ class AlignConfig(Section):
     spec: dict[str, Any] | None = None
     """A spec of your own instead of the architecture's: a YAML or JSON file, or what it says."""
 
-    @field_validator("spec", mode="before")
+    @field_validator("spec", mode="before", json_schema_input_type=str | dict[str, Any] | None)
     @classmethod
     def _read_a_file(cls, value: Any) -> Any:
         return spec_content(value, ConfigError)
@@ -70,7 +75,9 @@ class ModelsConfig(Section):
     """The base that the experts were fine-tuned from, and the experts by name."""
 
     base: ModelConfig
+    """The model that the experts were fine-tuned from."""
     experts: dict[str, ModelConfig] = Field(min_length=1)
+    """The models to merge, by names of your own, in the order in which recipes list them."""
     vocabulary: VocabularyPolicy = "same"
     """Whose tokens the merge has: `same`, all models must agree; `base`, the base's; `union`, those of all models."""
     slices: tuple[dict[str, tuple[int, int]], ...] = ()

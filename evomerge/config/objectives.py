@@ -36,13 +36,17 @@ class MeasureConfig(Section):
         """Which of the keys is given."""
         return next((kind for kind in KINDS if getattr(self, kind) is not None), None)
 
-    @field_validator("tasks", mode="before")
+    @field_validator(
+        "tasks", mode="before", json_schema_input_type=str | tuple[str, ...] | dict[str, _Weight | None] | None
+    )
     @classmethod
     def _names_without_weights(cls, value: Any) -> Any:
         names = [value] if isinstance(value, str) else value
         return dict.fromkeys(map(str, names)) if isinstance(names, list | tuple) else value
 
-    @field_validator("worst", mode="before")
+    @field_validator(
+        "worst", mode="before", json_schema_input_type=tuple[str, ...] | dict[str, str | tuple[str, ...]] | None
+    )
     @classmethod
     def _tasks_by_themselves(cls, value: Any) -> Any:
         if isinstance(value, list | tuple):
@@ -51,7 +55,7 @@ class MeasureConfig(Section):
             return {name: (tasks,) if isinstance(tasks, str) else tasks for name, tasks in value.items()}
         return value
 
-    @field_validator("length", mode="before")
+    @field_validator("length", mode="before", json_schema_input_type=str | tuple[str, ...] | None)
     @classmethod
     def _all_or_some(cls, value: Any) -> Any:
         return () if value == "all" else (value,) if isinstance(value, str) else value
@@ -72,6 +76,8 @@ class MeasureConfig(Section):
 
 class ObjectiveConfig(MeasureConfig):
     """One of the objectives of a search; a bare name or list of names is of tasks."""
+
+    short = str | tuple[str, ...]
 
     weight: _Weight | None = None
     """With a weight on every objective their weighted sum is searched; without, the front between them."""
@@ -95,7 +101,9 @@ class ConstraintConfig(MeasureConfig):
     """
 
     at_least: float | None = None
+    """The least value that it may have."""
     at_most: float | None = None
+    """The largest value that it may have."""
     worse_by_at_most: Annotated[float, Field(ge=0)] | None = None
     """How much worse than another model a candidate may be on the same items, in the measure's own unit."""
     than: str | None = None

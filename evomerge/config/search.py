@@ -41,6 +41,7 @@ class SearchConfig(Section):
     """The algorithm, its budget and where it starts."""
 
     algorithm: str = "cma"
+    """What proposes candidates: `cma`, `tpe`, `random` and others."""
     evaluations: Positive = 200
     """Candidates to propose, beside baselines, the uniform scan and the final re-scoring."""
     hours: Annotated[float, Field(gt=0)] | None = None
@@ -86,6 +87,7 @@ class SearchConfig(Section):
     shortlist: Positive = 5
     """Best merges scored again on validation; the distribution's mean and as many uniform merges join them."""
     seed: int = 0
+    """Of all that the search draws at random."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Settings of the algorithm itself, such as `active` of cma; a wrong name is refused with the right ones."""
     objectives: dict[str, ObjectiveConfig] = Field(default_factory=dict)
@@ -164,7 +166,7 @@ class SearchConfig(Section):
             )
         return self
 
-    @field_validator("baselines", mode="before")
+    @field_validator("baselines", mode="before", json_schema_input_type=str | tuple[str, ...] | None)
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         if value is None or value == "none":

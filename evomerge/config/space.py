@@ -22,14 +22,20 @@ class MergeConfig(Section):
     """The merge method and the options that stay fixed during the search."""
 
     method: str = "task_arithmetic"
+    """The merge method; `evomerge methods` lists them."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """The method's fixed settings by name; `evomerge methods NAME` lists them."""
 
 
 class ParameterConfig(Section):
     """How one coefficient of the method is searched, or fixed with `value`. Unset bounds are the method's own."""
 
+    short = float
+
     low: float | None = None
+    """Least value that is searched."""
     high: float | None = None
+    """Largest value that is searched."""
     value: float | dict[str, float] | None = None
     """Fixed instead of searched: for all experts, or by name for some of them."""
     shared: bool | tuple[tuple[str, ...], ...] = False
@@ -139,6 +145,7 @@ class SpaceConfig(Section):
     curve: Literal["linear", "cubic"] = "linear"
     """What `smooth` draws: straight lines through the control points, or a cubic B-spline that they pull."""
     parameters: dict[str, ParameterConfig] = Field(default_factory=dict)
+    """Bounds, starts or fixed values of the method's coefficients, by name."""
     steps: dict[str, Annotated[float, Field(gt=0, le=100)]] = Field(default_factory=dict)
     """First step of a dimension by its name, over `search.step_size`; of cma, other algorithms don't use it."""
 
@@ -153,7 +160,7 @@ class SpaceConfig(Section):
                 raise ValueError("list each kind once, and at least one; use true for all or false for none")
         return value
 
-    @field_validator("methods", mode="before")
+    @field_validator("methods", mode="before", json_schema_input_type=tuple[str, ...] | dict[str, MethodConfig | None])
     @classmethod
     def _bare_names(cls, value: Any) -> Any:
         """A list of names, and a name without settings, stand for methods with all defaults."""

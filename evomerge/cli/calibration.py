@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evomerge.cli import complete
+
 if TYPE_CHECKING:
     from evomerge.report.calibration import CalibrationReport
 
 
 def calibration(
-    directory: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.", show_default=False)],
+    directory: Annotated[
+        Path, typer.Argument(metavar="RUN", autocompletion=complete.runs, help="The run directory.", show_default=False)
+    ],
     items: Annotated[
         list[int] | None,
         typer.Option(

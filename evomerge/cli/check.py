@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from evomerge.cli import complete
 from evomerge.cli.settings import Settings, again
 from evomerge.errors import ConfigError
 
@@ -27,7 +28,12 @@ _STATES = {"folder": "a folder", "cache": "in the hub's cache", "unresolved": "n
 def check(
     config: Annotated[
         Path,
-        typer.Argument(metavar="CONFIG", help="The experiment's YAML file, or a run directory.", show_default=False),
+        typer.Argument(
+            metavar="CONFIG",
+            autocompletion=complete.configs_and_runs,
+            help="The experiment's YAML file, or a run directory.",
+            show_default=False,
+        ),
     ],
     pilot: Annotated[
         bool, typer.Option("--pilot", help="Also time one candidate, to estimate the whole search.")

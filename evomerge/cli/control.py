@@ -8,13 +8,17 @@ from typing import Annotated
 
 import typer
 
+from evomerge.cli import complete
 from evomerge.cli.guard import stoppable
 
 _WORDS = {"random": "best of random merges", "uniform": "best uniform merge"}
 
 
 def control(
-    directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run that has ended.", show_default=False)],
+    directory: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", autocompletion=complete.runs, help="A run that has ended.", show_default=False),
+    ],
 ) -> None:
     """Compare a search's winner with random and with uniform merges that cost as many answers.
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from evomerge.cli import complete
 from evomerge.cli.guard import echo
 
 _SHARD_SIZE = "Largest size of a safetensors file, such as 2GB."
@@ -37,7 +38,9 @@ class Form(StrEnum):
 
 
 def export(
-    directory: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.", show_default=False)],
+    directory: Annotated[
+        Path, typer.Argument(metavar="RUN", autocompletion=complete.runs, help="The run directory.", show_default=False)
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The model folder to make.", show_default=False)],
     trial: Annotated[
         int | None,
@@ -73,7 +76,12 @@ def export(
 
 
 def merge(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe or mergekit file.", show_default=False)],
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RECIPE", autocompletion=complete.configs, help="A recipe or mergekit file.", show_default=False
+        ),
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The model folder to make.", show_default=False)],
     shard_size: Annotated[str, typer.Option(help=_SHARD_SIZE)] = "5GB",
     carry_code: Annotated[bool, typer.Option("--carry-code", help=_CARRY_CODE)] = False,
@@ -125,7 +133,13 @@ def _written(folder: Path, benchmark: str) -> None:
 
 def recipe(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="A run directory, a recipe or a mergekit file.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            autocompletion=complete.configs_and_runs,
+            help="A run directory, a recipe or a mergekit file.",
+            show_default=False,
+        ),
     ],
     trial: Annotated[
         int | None,

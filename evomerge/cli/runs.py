@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evomerge.cli import complete
 from evomerge.cli.guard import echo
 from evomerge.cli.models import Split
 from evomerge.errors import RunError
@@ -32,7 +33,9 @@ class Format(StrEnum):
 
 
 def trials(
-    directory: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.", show_default=False)],
+    directory: Annotated[
+        Path, typer.Argument(metavar="RUN", autocompletion=complete.runs, help="The run directory.", show_default=False)
+    ],
     trial: Annotated[
         int | None,
         typer.Argument(metavar="[N]", min=0, help="One trial by number, with its parameters.", show_default=False),
@@ -112,7 +115,9 @@ def _on_front(run: Run, records: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def items(
-    directory: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.", show_default=False)],
+    directory: Annotated[
+        Path, typer.Argument(metavar="RUN", autocompletion=complete.runs, help="The run directory.", show_default=False)
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The Parquet file to make.", show_default=False)],
     trial: Annotated[int | None, typer.Option(min=0, help="One trial. Default: all.", show_default=False)] = None,
     split: Annotated[Split | None, typer.Option(help="One split. Default: all.", show_default=False)] = None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evomerge.cli import complete
 from evomerge.cli.guard import stoppable
 from evomerge.cli.settings import Settings, again
 
@@ -22,7 +23,12 @@ _HOURS = "New limit in hours of driving, summed over all sessions."
 
 
 def search(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.", show_default=False)],
+    config: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONFIG", autocompletion=complete.configs, help="The experiment's YAML file.", show_default=False
+        ),
+    ],
     run: Annotated[
         Path | None,
         typer.Option("--run", help="Run directory; made if missing. Default: `runs/` and the config's name."),
@@ -55,7 +61,9 @@ def search(
 
 
 def resume(
-    directory: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.", show_default=False)],
+    directory: Annotated[
+        Path, typer.Argument(metavar="RUN", autocompletion=complete.runs, help="The run directory.", show_default=False)
+    ],
     evaluations: Annotated[int | None, typer.Option(min=1, help=_EVALUATIONS, show_default=False)] = None,
     hours: Annotated[float | None, typer.Option(min=0, help=_HOURS, show_default=False)] = None,
     items: Annotated[int | None, typer.Option(min=1, help=_ITEMS, show_default=False)] = None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from evomerge.cli import complete
 from evomerge.cli.guard import echo
 from evomerge.cli.settings import Settings
 from evomerge.errors import ConfigError
@@ -109,7 +110,10 @@ def _converted(genome: Path) -> str:
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(metavar="METHOD", help="One of them.", show_default=False)] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="METHOD", autocompletion=complete.methods, help="One of them.", show_default=False),
+    ] = None,
 ) -> None:
     """List the merge methods, or show what one of them takes: coefficients that can be searched, and fixed options.
 
@@ -169,7 +173,12 @@ def _yaml(value: bool | int | float | str) -> str:
 
 
 def prefetch(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The experiment's YAML file.", show_default=False)],
+    config: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONFIG", autocompletion=complete.configs, help="The experiment's YAML file.", show_default=False
+        ),
+    ],
     set_: Settings = None,
 ) -> None:
     """Download what a config needs, models and benchmark data, for a cluster without network.

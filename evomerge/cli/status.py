@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evomerge.cli import complete
 from evomerge.cli.guard import echo
 from evomerge.run.trial import TrialKind
 
@@ -26,7 +27,9 @@ _TIMED = "asynchronous: which candidates there are depends on timing"
 
 
 def status(
-    directory: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.", show_default=False)],
+    directory: Annotated[
+        Path, typer.Argument(metavar="RUN", autocompletion=complete.runs, help="The run directory.", show_default=False)
+    ],
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep looking until nobody drives the run.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="As JSON, with the front and its hypervolume after each generation.")

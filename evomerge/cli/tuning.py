@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evomerge.cli import complete
 from evomerge.cli.guard import echo, stoppable
 
 if TYPE_CHECKING:
@@ -211,7 +212,12 @@ def training(prefix: str = "") -> Iterator[Callable[[Step], None]]:
 
 
 def alternate(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file: model, tasks, rounds, tune, merge.")],
+    config: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONFIG", autocompletion=complete.configs, help="The YAML file: model, tasks, rounds, tune, merge."
+        ),
+    ],
     run: Annotated[Path, typer.Option(metavar="DIR", help="Where everything goes.", show_default=False)],
     device: Annotated[Device, typer.Option(help="Where to tune.")] = Device.auto,
 ) -> None:

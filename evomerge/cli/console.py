@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich import box
@@ -19,17 +19,45 @@ from evomerge.report.numbers import probability as probability
 from evomerge.report.numbers import score as score
 from evomerge.report.numbers import size as size
 
-# Pipes and files have no width of their own; tables there are as wide as most terminals.
+# Pipes and files have no width of their own; tables there are at least as wide as most terminals.
 _WIDTH_OF_A_FILE = 80
 
 
 class SafeConsole(Console):
-    """A console on which text from files is only text: nothing in it acts on the terminal."""
+    """A console on which text from files is only text: nothing in it acts on the terminal.
+
+    Where it is no terminal, lines end with their last character, and not with spaces up to the console's width.
+    """
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """What is printed, with control characters shown as Python writes them; rich's own are kept."""
-        for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=printable(segment.text))
+        safe = (
+            segment if segment.control else segment._replace(text=printable(segment.text))
+            for segment in super().render(renderable, options)
+        )
+        return safe if self.is_terminal else _without_padding(safe)
+
+
+def _without_padding(segments: Iterable[Segment]) -> Iterator[Segment]:
+    """The segments without the spaces that end a line."""
+    held: list[Segment] = []
+    for segment in segments:
+        if segment.control:
+            yield segment
+            continue
+        lines = segment.text.split("\n")
+        for number, text in enumerate(lines):
+            if number:
+                held = []
+                yield segment._replace(text="\n")
+            if kept := text.rstrip(" "):
+                yield from held
+                held = []
+                yield segment._replace(text=kept)
+            if len(kept) < len(text):
+                held.append(segment._replace(text=text[len(kept) :]))
+    # Of a line that hasn't ended.
+    yield from held
 
 
 class SafeTable(Table):
@@ -60,7 +88,7 @@ def _console(*, stderr: bool) -> Console:
     console = SafeConsole(stderr=stderr, highlight=False)
     if not console.is_terminal:
         given = os.environ.get("COLUMNS", "")
-        width = int(given) if given.isdecimal() and int(given) else _WIDTH_OF_A_FILE
+        width = max(int(given) if given.isdecimal() else 0, _WIDTH_OF_A_FILE)
         console = SafeConsole(stderr=stderr, highlight=False, width=width, color_system=None)
     return console
 

@@ -24,6 +24,15 @@ if TYPE_CHECKING:
     from evomerge.run.records import TrialRecord
 
 
+class Order(StrEnum):
+    """What trials are sorted by."""
+
+    number = "number"
+    fitness = "fitness"
+    val = "val"
+    test = "test"
+
+
 class Format(StrEnum):
     """How trials are printed."""
 
@@ -41,6 +50,18 @@ def trials(
         typer.Argument(metavar="[N]", min=0, help="One trial by number, with its parameters.", show_default=False),
     ] = None,
     format_: Annotated[Format, typer.Option("--format", "-f", help="How to print them.")] = Format.table,
+    top: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Only the first N; by fitness unless sorted otherwise."),
+    ] = None,
+    sort: Annotated[
+        Order | None,
+        typer.Option(
+            help="Best first by fitness on the search items, or by the score on validation or test items. Default: by "
+            "number.",
+            show_default=False,
+        ),
+    ] = None,
     front: Annotated[bool, typer.Option("--front", help="Only the front of a search for several objectives.")] = False,
     weights: Annotated[
         str | None, typer.Option(help="Rank anew with other weights of tasks, such as maths=2,xcopa_sw=1.")
@@ -58,6 +79,7 @@ def trials(
     trials are listed best first; `evomerge export RUN OUT --trial N` writes one of them.
 
     **Examples:** `evomerge trials runs/swahili`, `evomerge trials runs/swahili 12`,
+    `evomerge trials runs/swahili --top 20 --sort val`,
     `evomerge trials runs/swahili --format json | jq '.[] | select(.state == "failed")'`
     """
     from evomerge.cli.tables import marks_of
@@ -80,6 +102,7 @@ def trials(
     records = [replace(record, items=answered.get(record.number)) for record in records]
     if front:
         records = _on_front(run, records)
+    records = _in_order(run, records, sort, top, anew=anew)
     if trial is not None:
         records = [record for record in records if record.number == trial]
         if not records:
@@ -102,6 +125,31 @@ def trials(
             goals = run.config.search.goals
             objectives = [goal.name for goal in goals.goals] if goals.are_several and not anew else []
             print_trials(stdout(), records, marks, alive=alive, anew=anew, objectives=objectives)
+
+
+def _in_order(
+    run: Run, records: Sequence[TrialRecord], sort: Order | None, top: int | None, *, anew: bool
+) -> list[TrialRecord]:
+    """The records as they are asked for; those without a value come last, in order of number.
+
+    Raises: RunError if they have no such order.
+    """
+    by = sort or (Order.number if top is None or anew else Order.fitness)
+    if anew and sort in {Order.val, Order.test}:
+        raise RunError(f"{run.directory}: --sort {sort.value}: only scores on the search items are ranked anew")
+    if by is Order.fitness and run.config.search.goals.are_several and not anew:
+        raise RunError(
+            f"{run.directory}: --top and --sort fitness: its search has several objectives and so no order of its "
+            "own; see --front, or give --sort val or --sort test for the benchmark's score"
+        )
+    attribute = {Order.fitness: "fitness", Order.val: "validation", Order.test: "test"}.get(by)
+    found = list(records)
+    if attribute is not None:
+        values = {record.number: getattr(record, attribute) for record in found}
+        found.sort(key=lambda record: (values[record.number] is None, -(values[record.number] or 0.0), record.number))
+    elif sort is Order.number:
+        found.sort(key=lambda record: record.number)
+    return found[:top]
 
 
 def _on_front(run: Run, records: Sequence[TrialRecord]) -> list[TrialRecord]:

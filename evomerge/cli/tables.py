@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 WINNER, EARLIER_WINNER, SHORTLIST = "winner", "earlier winner", "shortlist"
 _STYLES = {TrialState.FAILED: "red", TrialState.RUNNING: "dim", TrialState.PRUNED: "dim"}
 _ROOM_FOR_PARAMETERS = 120
+_ROOM_FOR_ALL = 72
+_STAR = {WINNER: " ★"}
 _NAMED_TRIALS = 6
 
 
@@ -84,7 +86,8 @@ def _table(width: int, records: Sequence[TrialRecord], marks: Mapping[int, str],
     scores = ("search",) if anew else ("search", "valid.", "test")
     # Where all that answered have answered as much, it is no news.
     amounts = ("items",) if len({record.items for record in records if record.items}) > 1 else ()
-    figures = ("gen.", *scores, *amounts, "time")
+    narrow = width < _ROOM_FOR_ALL
+    figures = (*(() if narrow else ("gen.",)), *scores, *amounts, *(() if narrow else ("time",)))
     made = table("trial", "model", *figures, right=("trial", *figures))
     made.columns[1].no_wrap = width >= _ROOM_FOR_PARAMETERS
     wide = width >= _ROOM_FOR_PARAMETERS and any(record.parameters for record in records)
@@ -95,12 +98,14 @@ def _table(width: int, records: Sequence[TrialRecord], marks: Mapping[int, str],
         mark = marks.get(record.number)
         cells = [
             str(record.number),
-            record.model + ("" if record.is_feasible else ", infeasible") + (f", {mark}" if mark else ""),
-            "" if record.generation is None else str(record.generation),
+            record.model
+            + ("" if record.is_feasible else ", infeasible")
+            + (f", {mark}{_STAR.get(mark, '')}" if mark else ""),
+            *(() if narrow else ("" if record.generation is None else str(record.generation),)),
             _search(record, alive=alive),
             *(() if anew else (_or_empty(record.validation), _or_empty(record.test))),
             *((f"{record.items:,}" if record.items is not None else "",) if amounts else ()),
-            duration(sum(record.seconds.values())) if record.seconds else "",
+            *(() if narrow else (duration(sum(record.seconds.values())) if record.seconds else "",)),
         ]
         if wide:
             cells.append(" ".join(f"{name}={_value(value)}" for name, value in record.parameters.items()))

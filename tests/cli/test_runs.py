@@ -94,8 +94,8 @@ def test_the_winner_and_the_shortlist_are_marked_with_their_validation_and_test_
     (run / "result.json").write_text(json.dumps(result))
     lines = lines_of(cli("trials", run).stdout)
     assert re.split(r"\s{2,}", lines[4].strip()) == ["2", "uniform, shortlist", "0.5000", "0.4000", "1.8 s"]
-    assert re.split(r"\s{2,}", lines[5].strip())[:2] == ["3", "candidate, winner"]
-    assert lines[5].split()[3:7] == ["0", "0.6250", "0.6000", "0.5500"]
+    assert re.split(r"\s{2,}", lines[5].strip())[:2] == ["3", "candidate, winner ★"]
+    assert lines[5].split()[4:8] == ["0", "0.6250", "0.6000", "0.5500"]
     assert all(len(line) <= 80 for line in lines)
     found = json.loads(cli("trials", run, "--format", "json").stdout)
     assert [(trial["mark"], trial["validation"], trial["test"]) for trial in found] == [
@@ -108,6 +108,33 @@ def test_the_winner_and_the_shortlist_are_marked_with_their_validation_and_test_
     ]
     rows = list(csv.DictReader(io.StringIO(cli("trials", run, "--format", "csv").stdout)))
     assert (rows[3]["mark"], rows[3]["validation"], rows[3]["test"]) == ("winner", "0.6", "0.55")
+
+
+def test_trials_are_sorted_best_first_and_cut(cli: Any, run: Path) -> None:
+    def numbers(*options: object) -> list[int]:
+        return [trial["number"] for trial in json.loads(cli("trials", run, "--format", "json", *options).stdout)]
+
+    assert numbers("--sort", "fitness") == [3, 2, 1, 0, 4, 5]
+    assert numbers("--top", 2) == [3, 2]
+    from evomerge.run.directory import open_run
+
+    ledger = Ledger.open(run, "journal", open_run(run).facts["study"])
+    for number, split, value in ((1, "validation", 0.4), (3, "validation", 0.3), (0, "test", 0.1)):
+        ledger.record(Evaluation(trial=number, split=split, score=value))
+    assert numbers("--sort", "val", "--top", 3) == [1, 3, 0]
+    assert numbers("--sort", "test")[0] == 0
+    assert numbers("--sort", "number", "--top", 1) == [0]
+    assert cli("trials", run, "--sort", "test", "--weights", "arithmetic=1").exit_code == 1
+
+
+@pytest.mark.parametrize("columns", ["10", "80", "240"])
+def test_lines_of_a_pipe_are_whole_and_end_with_their_last_character(
+    cli: Any, run: Path, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    shown = cli("trials", run).stdout
+    assert [line for line in shown.splitlines() if line != line.rstrip()] == []
+    assert re.search(r"^ +3 +candidate +0 +0\.6250 +1\.8 s", shown, flags=re.MULTILINE)
 
 
 def test_many_trials_that_fail_alike_are_one_sentence(cli: Any, run: Path) -> None:

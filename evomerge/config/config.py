@@ -74,6 +74,15 @@ class Config(Section):
         return {**data, "benchmark": {**data["benchmark"], "labels": {**labels, "tasks": tasks}}}
 
     @model_validator(mode="after")
+    def _mirror_has_the_trials(self) -> Config:
+        if self.execution.mirror is not None and self.storage.startswith("sqlite"):
+            raise ValueError(
+                "execution.mirror: a file of SQLite isn't uploaded, so a run couldn't be continued from the mirror; "
+                "use storage: journal, or a database server"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _goals_name_models(self) -> Config:
         models = ["base", *self.models.experts]
         for section, measures in (("objectives", self.search.objectives), ("constraints", self.search.constraints)):

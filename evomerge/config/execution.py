@@ -43,6 +43,17 @@ class ExecutionConfig(Section):
     """Where workers share what the merge method computes once; None: in the run directory. A fast disk of each node,
     such as $TMPDIR, spares a slow shared one; ~ and variables are those of the worker's machine."""
 
+    mirror: str | None = None
+    """A folder on object storage, such as s3://bucket/runs/one, to which the run directory is uploaded as it grows. A
+    search whose run directory isn't there any more continues from it."""
+
+    @field_validator("mirror")
+    @classmethod
+    def _is_a_url(cls, url: str | None) -> str | None:
+        if url is not None and "://" not in url:
+            raise ValueError("give a URL, such as s3://bucket/runs/one; a folder of this machine is file:///folder")
+        return url
+
     @field_validator("prepared_directory")
     @classmethod
     def _the_same_everywhere(cls, path: str | None) -> str | None:

@@ -136,15 +136,18 @@ def gpus_of_node(job: Job) -> int:
     return 0 if execution.device == "cpu" else 1
 
 
-def volume_of(job: Job) -> tuple[str, str]:
+def volume_of(job: Job) -> tuple[str, str] | None:
     """The name of a volume and where it is mounted, from --volume NAME:PATH; the run directory is on it.
 
-    Raises: ConfigError if there is none, or the run isn't on the volume.
+    Raises: ConfigError if there is neither a volume nor a mirror to continue from, or the run isn't on the volume.
     """
     given = job.options["volume"]
     if given is None:
+        if job.experiment.execution.mirror is not None:
+            return None
         raise ConfigError(
-            "launch: the machines' own disks end with the job; give --volume NAME:PATH with RUN below PATH"
+            "launch: the machines' own disks end with the job; give --volume NAME:PATH with RUN below PATH, or set "
+            "execution.mirror to a folder on object storage"
         )
     name, colon, path = given.partition(":")
     if not (name and colon and PurePosixPath(path).is_absolute()):

@@ -121,7 +121,7 @@ def _pod(job: Job, name: str, keys: dict[str, str]) -> dict[str, Any]:
     gpus = gpus_of_node(job)
     amounts = {"cpu": str(job.options["cpus"]), "memory": f"{int(memory_gib(job.options['memory']) * 1024)}Mi"}
     amounts |= {"nvidia.com/gpu": str(gpus)} if gpus else {}
-    claim, path = volume_of(job)
+    volume = volume_of(job)
     container = {
         "name": name,
         "image": job.options["image"],
@@ -130,14 +130,14 @@ def _pod(job: Job, name: str, keys: dict[str, str]) -> dict[str, Any]:
         "volumeMounts": [
             {"name": "experiment", "mountPath": PLACE, "readOnly": True},
             {"name": "shm", "mountPath": "/dev/shm"},
-            {"name": "run", "mountPath": path},
+            *([] if volume is None else [{"name": "run", "mountPath": volume[1]}]),
         ],
     }
     items = [{"key": key, "path": path} for key, path in keys.items()]
     volumes = [
         {"name": "experiment", "configMap": {"name": job.name, "items": items}},
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
-        {"name": "run", "persistentVolumeClaim": {"claimName": claim}},
+        *([] if volume is None else [{"name": "run", "persistentVolumeClaim": {"claimName": volume[0]}}]),
     ]
     return {"spec": {"containers": [container], "volumes": volumes}}
 

@@ -50,7 +50,7 @@ class SkyPilot:
         """A task file with the experiment's files, and `sky jobs launch`."""
         options = job.options
         require_absolute(job)
-        name, path = volume_of(job)
+        volume = volume_of(job)
         gpus = options["gpus"]
         if gpus is not None and (not _ACCELERATORS.fullmatch(str(gpus)) or str(gpus).isdecimal()):
             raise ConfigError(f"launch: --gpus {gpus!r}: SkyPilot wants a kind and how many, such as A100-80GB:8")
@@ -73,7 +73,7 @@ class SkyPilot:
             "num_nodes": int(options["nodes"]),
             "resources": resources,
             "file_mounts": {place: str(job.folder / UPLOAD)},
-            "volumes": {path: name},
+            **({} if volume is None else {"volumes": {volume[1]: volume[0]}}),
             "envs": pairs(job),
             "setup": options["setup"],
             "run": f"set -- {shlex.join(job.search(f'{place}/{upload.config}'))}\n{script}",

@@ -33,7 +33,7 @@ from evomerge.study.measures import Measures
 from evomerge.study.outlines import Outlines, outlines_of
 from evomerge.study.preparations import preparations_of
 from evomerge.study.start import start_of
-from evomerge.study.storage import check_storage
+from evomerge.study.storage import check_mirror, check_storage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,8 +146,9 @@ def _check(
     trust_tasks: bool,
 ) -> Preflight:
     """As `check`, with outlines of models that are away, by name with the reason."""
-    storage = check_storage(config.storage, where=where)
-    unchecked = [] if storage is None else [storage]
+    mirror = check_mirror(config.execution.mirror, where=where)
+    kept = (check_storage(config.storage, where=where), mirror)
+    unchecked = [sentence for sentence in kept if sentence is not None]
     code = {} if trust_tasks else _code(config, where)
     if code:
         unchecked.append(_untrusted(config, code))

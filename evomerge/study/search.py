@@ -16,6 +16,7 @@ from evomerge.config.config import Config
 from evomerge.errors import ResumeError
 from evomerge.run.directory import open_run
 from evomerge.run.lock import lock
+from evomerge.run.mirror import mirrored
 from evomerge.run.observer import Observer, SilentObserver
 from evomerge.run.trial import TrialKind
 from evomerge.space.base import Genome
@@ -56,12 +57,16 @@ def search(
         where: names the config's file in error messages.
         wait_s: seconds to wait for another driver of the directory to end.
 
-    Raises: EvomergeError subclasses: for a config, model or benchmark that can't be used (before any
-        worker starts), a directory of another experiment or under another driver, or a disk that can't
-        be written. What was evaluated until then is kept.
+    Raises: EvomergeError subclasses: for a config, model or benchmark that can't be used (before any worker starts), a
+        mirror that can't be reached when the search begins, a directory of another experiment or under another driver,
+        or a disk that can't be written. What was evaluated until then is kept.
     """
     directory, observer = Path(directory), observer or SilentObserver()
-    with lock(directory, wait_s=wait_s, told=observer.message), Session(config, directory, observer, where) as session:
+    with (
+        lock(directory, wait_s=wait_s, told=observer.message),
+        mirrored(directory, config.execution.mirror, observer.message),
+        Session(config, directory, observer, where) as session,
+    ):
         data = session.finished or _run(Candidates(session))
     return Result(directory=directory, winner=data["winner"]["trial"], data=data)
 

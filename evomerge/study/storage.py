@@ -1,4 +1,4 @@
-"""Whether trials can be kept where a config says, found out without writing anything there."""
+"""Whether trials and copies can be kept where a config says, found out without writing anything there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, EvomergeError
+from evomerge.files.objects import Place, first_line
 
 
 def check_storage(storage: str, *, where: str) -> str | None:
@@ -50,6 +51,28 @@ def check_storage(storage: str, *, where: str) -> str | None:
         return f"the storage {shown}, which doesn't answer from here: {reason}"
     finally:
         engine.dispose()
+
+
+def check_mirror(url: str | None, *, where: str) -> str | None:
+    """Look at the mirror of a config; return a sentence if it couldn't be looked at from here.
+
+    Args:
+        url: of the mirror, if there is one.
+        where: the config's file, for messages.
+
+    Raises: ConfigError for a URL that can't be read, or whose package isn't installed.
+    """
+    if url is None:
+        return None
+    try:
+        place = Place(url)
+    except EvomergeError as error:
+        raise ConfigError(f"{where}: execution.mirror: {error}") from error
+    try:
+        place.names()
+    except Exception as error:
+        return f"the mirror {url}, which can't be reached from here: {first_line(error)}"
+    return None
 
 
 def _check_file(database: str | None, place: str, shown: str) -> None:

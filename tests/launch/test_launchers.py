@@ -145,5 +145,15 @@ def test_a_relative_run_is_refused_where_the_search_starts_elsewhere_and_several
         plan_of("slurm", config)
 
 
+def test_a_mirror_takes_the_place_of_a_volume(tmp_path: Path) -> None:
+    config = write_config(tmp_path / "c.yaml")
+    config.write_text(config.read_text().replace("backend: inline", "mirror: s3://bucket/runs/one"))
+    for target, name in (("kuberay", "rayjob.yaml"), ("skypilot", "skypilot.yaml")):
+        text = plan_of(target, config, volume=None).files[name]
+        assert isinstance(text, str)
+        assert "persistentVolumeClaim" not in text
+        assert "volumes:\n  /shared" not in text
+
+
 def test_amounts_of_memory_are_read_in_binary_units() -> None:
     assert [memory_gib(text) for text in ("64G", "512 MiB", "2tb")] == [64.0, 0.5, 2048.0]

@@ -59,6 +59,8 @@ class Proposer(ABC):
     asynchronous: ClassVar[bool] = False
     """Whether it can be asked for one candidate at a time and told of each, in any order; it then writes `_ask_one` and
     `_tell_one` as well."""
+    learns_items: ClassVar[bool] = False
+    """Whether it learns from candidates' scores on each item, which `scores` holds while it is told."""
     options: ClassVar[Mapping[str, type]] = {}
     """Names of its options, each with the type of its values."""
 
@@ -99,6 +101,9 @@ class Proposer(ABC):
         self.step_size = step_size
         self.option = dict(options or {})
         self.objectives = objectives
+        self.scores: NDArray[np.float64] | None = None
+        """Of the candidates that are being told, on each item, (candidates, items), higher is better; not a number for
+        one that hasn't answered all of them. None where nobody knows of items."""
         self._asked: list[Genome] | None = None
         self._open: set[int] = set()
         self._count = 0
@@ -124,18 +129,22 @@ class Proposer(ABC):
         self._asked = [settled(self.dimensions, genome) for genome in genomes]
         return [genome.copy() for genome in self._asked]
 
-    def tell(self, genomes: Sequence[Genome], fitness: NDArray[np.float64]) -> None:
+    def tell(
+        self, genomes: Sequence[Genome], fitness: NDArray[np.float64], scores: NDArray[np.float64] | None = None
+    ) -> None:
         """Report the fitness of the generation asked last, in ask order.
 
         Args:
             genomes: those really evaluated (on another CPU their last bits may differ from those asked).
             fitness: shape (candidates, objectives), higher is better.
+            scores: of each item, for an algorithm that learns from them; see `scores`.
         Raises: RuntimeError when told without asking; ShapeError for other numbers of candidates, dimensions or
             objectives; ValueError for a fitness that isn't finite or a genome outside the bounds.
         """
         if self._asked is None:
             raise RuntimeError("told before asking")
         values = self._checked(genomes, len(self._asked), fitness)
+        self.scores = None if scores is None else np.array(scores, dtype=np.float64)
         self._tell([np.array(genome, dtype=np.float64) for genome in genomes], values)
         self._asked = None
 
@@ -154,18 +163,26 @@ class Proposer(ABC):
         self._count += 1
         return self._count - 1, settled(self.dimensions, genome).copy()
 
-    def tell_one(self, number: int, genome: Genome, fitness: NDArray[np.float64]) -> None:
+    def tell_one(
+        self,
+        number: int,
+        genome: Genome,
+        fitness: NDArray[np.float64],
+        scores: NDArray[np.float64] | None = None,
+    ) -> None:
         """Report the fitness of one candidate that was asked by itself, whenever it is known.
 
         Args:
             number: that came with it.
             genome: the one really evaluated.
             fitness: shape (objectives,), higher is better.
+            scores: of each item, (items,), as `tell`.
         Raises: RuntimeError for a number that isn't open; ShapeError and ValueError as `tell`.
         """
         if number not in self._open:
             raise RuntimeError(f"candidate {number} isn't waiting for its fitness")
         values = self._checked([genome], 1, np.array(fitness, dtype=np.float64)[None])
+        self.scores = None if scores is None else np.array(scores, dtype=np.float64)[None]
         self._tell_one(number, np.array(genome, dtype=np.float64), values[0])
         self._open.remove(number)
 

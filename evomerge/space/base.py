@@ -59,6 +59,8 @@ class Dimension:
     condition: Condition | None = None
     step: float = 1.0
     """First standard deviation over that of the other dimensions, as fractions of their ranges (`search.step_size`)."""
+    group: str = ""
+    """The group of tensors whose coefficient it is, where it is one's."""
 
     def __post_init__(self) -> None:
         where = f"dimension {self.name!r}"

@@ -76,7 +76,13 @@ class Free(Coordinate):
         self.experts, self._mixing = experts, mixing
         whose = "+".join(experts or ())
         self.dimensions = tuple(
-            Dimension(name=".".join(part for part in (name, whose, label) if part), low=low, high=high, initial=initial)
+            Dimension(
+                name=".".join(part for part in (name, whose, label) if part),
+                low=low,
+                high=high,
+                initial=initial,
+                group=label,
+            )
             for label in labels
         )
 
@@ -133,6 +139,7 @@ class Shares(Coordinate):
                 low=-_REACH,
                 high=_REACH,
                 initial=float(initial[place - 1]),
+                group=label,
             )
             for place, expert in enumerate(experts[1:], start=1)
             for label in labels

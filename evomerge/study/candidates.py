@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from evomerge.errors import BenchmarkError
 from evomerge.execute.base import Answers, Failure, Job, Outcome
@@ -208,6 +211,16 @@ class Candidates:
         """What the algorithm is told of an evaluated trial, a number for each objective; None if it failed."""
         evaluation = self.ledger.evaluation(trial.number, "search")
         return None if evaluation is None else evaluation.told
+
+    def item_scores(self, trials: Sequence[Trial]) -> NDArray[np.float64]:
+        """Scores on each search item, (trials, items); not a number for a trial that hasn't a score of its own."""
+        sizes = Counter(item.task for item in self.benchmark.splits["search"])
+        found = np.full((len(trials), sum(sizes.values())), np.nan)
+        for row, trial in zip(found, trials, strict=True):
+            evaluation = self.ledger.evaluation(trial.number, "search")
+            if evaluation is not None and evaluation.table is not None and evaluation.score is not None:
+                row[:] = self.benchmark.objective.item_scores(evaluation.table, sizes)
+        return found
 
     def search_evaluations(self) -> dict[int, Evaluation]:
         """Evaluations on the search items, by trial number."""

@@ -264,6 +264,16 @@ def check_pruner(experiment: Experiment) -> None:
             f"{experiment.where}: search.pruner: {pruner!r} compares items, but the metric of {listed(others)} isn't a "
             "mean of its items' scores; choose another metric, or pruner: none"
         )
+    if getattr(PROPOSERS.get(search.algorithm), "learns_items", False) and (others or objective.languages):
+        reason = (
+            f"the metric of {listed(others)} isn't a mean of its items' scores"
+            if others
+            else f"items don't tell what is asked of the language of {listed(objective.languages)}"
+        )
+        raise ConfigError(
+            f"{experiment.where}: search.algorithm: {search.algorithm} learns from items, and {reason}; use another "
+            "algorithm, such as cma"
+        )
     if search.estimator != "none" and objective.languages:
         raise ConfigError(
             f"{experiment.where}: search.estimator: no estimator knows what is asked of the language of "

@@ -23,6 +23,8 @@ def check_algorithm(search: SearchConfig, space: Space, *, where: str) -> None:
     """
     _check_objectives(search, space, where)
     _check_mode(search, where)
+    if getattr(PROPOSERS.get(search.algorithm), "learns_items", False):
+        _check_items(search, where)
     try:
         PROPOSERS.get(search.algorithm)(
             space.dimensions,
@@ -45,6 +47,22 @@ def _check_mode(search: SearchConfig, where: str) -> None:
         f"{where}: search.mode: {search.algorithm} proposes whole generations, so it can't be asynchronous; use "
         f"mode: generations, or an algorithm that takes one result at a time ({', '.join(able)})"
     )
+
+
+def _check_items(search: SearchConfig, where: str) -> None:
+    """Find whether candidates have scores of the same items, from which the algorithm learns."""
+    remedy = "use another algorithm, such as cma"
+    if not search.goals.is_empty:
+        given = "objectives" if search.objectives else "constraints"
+        raise ConfigError(
+            f"{where}: search.algorithm: {search.algorithm} goes by the benchmark's items alone, and search.{given} "
+            f"are given; leave them out, or {remedy}"
+        )
+    if search.items == "fresh":
+        raise ConfigError(
+            f"{where}: search.items: {search.algorithm} compares candidates of all generations item by item; use "
+            f"items: fixed, or {remedy}"
+        )
 
 
 def _check_objectives(search: SearchConfig, space: Space, where: str) -> None:

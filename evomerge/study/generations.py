@@ -60,7 +60,7 @@ def evolve(candidates: Candidates, proposer: Proposer) -> dict[int, float]:
         if len(genomes) < len(asked):
             # The budget cuts the last generation short; a proposer can't learn from part of one.
             break
-        proposer.tell(genomes, fitness)
+        proposer.tell(genomes, fitness, candidates.item_scores(trials) if proposer.learns_items else None)
         _probe(candidates, proposer, generation)
         generation += 1
     if spent := budget.items_spent:

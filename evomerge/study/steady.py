@@ -173,7 +173,8 @@ class _Search:
         floor = np.where(np.isfinite(self._lowest), self._lowest, 0.0)
         fitness = floor if found is None else np.array(found, dtype=np.float64)
         genome = self._candidates.space.genome(trial.parameters)
-        self._proposer.tell_one(self._numbers[trial.number], genome, fitness)
+        scores = self._candidates.item_scores([trial])[0] if self._proposer.learns_items else None
+        self._proposer.tell_one(self._numbers[trial.number], genome, fitness, scores)
         del self._flying[trial.number]
         self._told[trial.number] = float(fitness[0])
         self._unasked.append(trial.number)

@@ -131,3 +131,28 @@ def test_an_algorithm_that_takes_generations_alone_is_refused_with_those_that_do
     wrong = changed(config, search={"mode": "asynchronous", "algorithm": "cma_lra"})
     with pytest.raises(ConfigError, match=r"search\.mode: cma_lra proposes whole generations.*\(cma, .*tpe"):
         search(wrong, tmp_path / "run")
+
+
+@pytest.mark.parametrize("mode", ["generations", "asynchronous"])
+def test_an_algorithm_that_learns_from_items_is_told_of_them_again(tmp_path: Path, config: Config, mode: str) -> None:
+    settings = {"evaluations": 12, "population": 4, "scan": 1, "shortlist": 1, "algorithm": "m2n2"}
+    own = changed(config, search=settings | {"mode": mode, "options": {"archive": 3}})
+    search(own, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        search(own, tmp_path / "run", observer=Interrupt(11))
+    resume(tmp_path / "run")
+    assert essence(tmp_path / "run") == essence(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"items": "fresh", "block": 4, "items_per_candidate": 4}, "m2n2 compares .* use items: fixed"),
+        ({"constraints": {"kept": {"tasks": "tiny_choice", "at_least": 0.1}}}, "search.constraints are given"),
+    ],
+)
+def test_an_algorithm_that_learns_from_items_is_refused_without_them(
+    tmp_path: Path, config: Config, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        search(changed(config, search={"algorithm": "m2n2", **settings}), tmp_path / "run")

@@ -85,10 +85,10 @@ def main() -> None:
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Drive a search in `folder`, and open its ledger in another process."""
-    config, run = _config(options, folder), folder / "run"
+    config, run = experiment(options, folder), folder / "run"
     executor = SimulatedExecutor(dimensions=options.dimensions, failures=options.failures, seed=options.seed)
     watch = Stopwatch(executor)
-    with _simulated(executor, watch):
+    with simulated(executor), watch.timing():
         search(config, run, observer=watch)
     parts = [part for part in np.array_split(np.array(watch.drive), PARTS) if len(part)]
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -205,18 +205,23 @@ class Stopwatch(SilentObserver):
 
         return timed
 
+    @contextmanager
+    def timing(self) -> Iterator[None]:
+        """Scoring is timed."""
+        with (
+            mock.patch.object(Benchmark, "score", self.scored(Benchmark.score)),
+            mock.patch.object(Benchmark, "aggregate", self.scored(Benchmark.aggregate)),
+        ):
+            yield
+
     def _driven(self) -> Times:
         return _now() - self.scoring - self.executor.seconds
 
 
 @contextmanager
-def _simulated(executor: SimulatedExecutor, watch: Stopwatch) -> Iterator[None]:
-    """Searches are given this executor, and their scoring is timed."""
-    with (
-        mock.patch.object(session, "make_executor", return_value=executor),
-        mock.patch.object(Benchmark, "score", watch.scored(Benchmark.score)),
-        mock.patch.object(Benchmark, "aggregate", watch.scored(Benchmark.aggregate)),
-    ):
+def simulated(executor: SimulatedExecutor) -> Iterator[None]:
+    """Searches are given this executor."""
+    with mock.patch.object(session, "make_executor", return_value=executor):
         yield
 
 
@@ -238,7 +243,7 @@ def table(found: dict[str, Any]) -> str:
     )
 
 
-def _config(options: argparse.Namespace, folder: Path) -> Config:
+def experiment(options: argparse.Namespace, folder: Path) -> Config:
     """Tiny models with as many layers as there are dimensions, and a task with the items."""
     from evomerge.testing.models import tiny_family
 

@@ -22,6 +22,9 @@ _GPU_HOURS = "New limit in hours of driving times GPUs, summed over all sessions
 _HOURS = "New limit in hours of driving, summed over all sessions."
 
 
+_NEXT = (("export", " OUT"), ("report", ""), ("trials", ""))
+
+
 def search(
     config: Annotated[
         Path,
@@ -112,5 +115,6 @@ def show(result: Result, *, files: Mapping[str, Path] | None = None, commands: S
     for what, where in (files or {won: result.directory / "result.json"}).items():
         say(console, f"{what}: {where}")
     console.print("\nNext:")
-    for command in commands or (f"evomerge export {directory} OUT", f"evomerge trials {directory}"):
+    following = tuple(f"evomerge {name} {directory}{out}" for name, out in _NEXT)
+    for command in commands or following:
         console.print(f"  {command}", style="cyan", soft_wrap=True, markup=False)

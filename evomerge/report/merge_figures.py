@@ -18,6 +18,7 @@ from evomerge.report.plane import Plane, Series
 from evomerge.report.rows import Row, Rows
 from evomerge.report.run_facts import RunFacts
 from evomerge.run.trial import WINNER, TrialKind
+from evomerge.score.objective import LANGUAGE
 
 FEWEST = 10
 """Candidates below which nothing is said of how coefficients and fitness go together."""
@@ -135,36 +136,60 @@ def scores_on_test(facts: RunFacts) -> Chart | None:
     return Rows(title="Scores on test items", caption="With 95% intervals.", x=metric, groups=[("", rows)])
 
 
-def tasks(facts: RunFacts) -> Chart | None:
-    """The score of each task for every tested model, with intervals where the metric is a mean of items."""
+def tasks(facts: RunFacts) -> dict[str, Chart]:
+    """The score of each task for every tested model, a chart for each metric, since scales differ.
+
+    Intervals are given where the metric is a mean of items.
+    """
     result = facts.result
     if result is None or "picks" in result or not result["test"]["models"]:
-        return None
-    groups = []
-    without = []
+        return {}
+    by_metric: dict[str, list[str]] = {}
     for task, metric in result["metrics"].items():
-        rows = []
-        for model in result["test"]["models"]:
-            low, high = _task_interval(facts, model["trial"], task, metric)
-            if low is None and task not in without:
-                without.append(task)
-            is_winner = model["kind"] == WINNER
-            rows.append(
-                Row(
-                    name=label(model, result["winner"]["kind"]),
-                    value=float(model["tasks"][task]),
-                    low=low,
-                    high=high,
-                    colour=1 if is_winner else 0,
-                    shape="diamond" if is_winner else "circle",
-                    bold=is_winner,
-                )
+        by_metric.setdefault(metric.partition(",")[0], []).append(task)
+    made: dict[str, Chart] = {}
+    for metric, names in by_metric.items():
+        groups = [(task, _task_rows(facts, task, result["metrics"][task])) for task in names]
+        without = [task for task, rows in groups if any(row.low is None for row in rows)]
+        lower = [task for task in names if not result.get("higher_is_better", {}).get(task, True)]
+        note = "On the test items, with 95% intervals over items."
+        note += f" No interval for {', '.join(without)}, whose metric is no mean of items." if without else ""
+        note += f" Less is better in {', '.join(lower)}." if lower else ""
+        title = "Task by task" if len(by_metric) == 1 else f"Task by task: {metric}"
+        made[metric] = Rows(title=title, caption=note, x=metric, groups=groups)
+    languages = result.get("languages", {})
+    if languages:
+        made["language"] = Rows(
+            title="Answers in the asked language",
+            caption="Share of the test items, with 95% intervals.",
+            x="share of items",
+            groups=[(f"{task}: {rule['code']}", _task_rows(facts, task, LANGUAGE)) for task, rule in languages.items()],
+        )
+    return made
+
+
+def _task_rows(facts: RunFacts, task: str, metric: str) -> list[Row]:
+    """Every tested model's value of a metric; of the share in a language where `metric` is that."""
+    assert facts.result is not None
+    rows = []
+    for model in facts.result["test"]["models"]:
+        value = model.get("languages", {}).get(task) if metric == LANGUAGE else model["tasks"][task]
+        if value is None:
+            continue
+        low, high = _task_interval(facts, model["trial"], task, metric)
+        is_winner = model["kind"] == WINNER
+        rows.append(
+            Row(
+                name=label(model, facts.result["winner"]["kind"]),
+                value=float(value),
+                low=low,
+                high=high,
+                colour=1 if is_winner else 0,
+                shape="diamond" if is_winner else "circle",
+                bold=is_winner,
             )
-        less = "" if result.get("higher_is_better", {}).get(task, True) else ", less is better"
-        groups.append((f"{task}: {metric.partition(',')[0]}{less}", rows))
-    note = "On the test items, with 95% intervals over items."
-    note += f" No interval for {', '.join(without)}, whose metric is no mean of items." if without else ""
-    return Rows(title="Task by task", caption=note, x="score of the task", groups=groups)
+        )
+    return rows
 
 
 def importances(facts: RunFacts) -> Chart | None:
@@ -228,7 +253,9 @@ def _fisher(correlation: float, count: int) -> tuple[float, float]:
 def _task_interval(facts: RunFacts, trial: int, task: str, metric: str) -> tuple[float | None, float | None]:
     table = facts.table(trial, "test")
     means = facts.objective.means
-    if table is None or task not in table.tasks or (means is not None and task not in means):
+    if table is None or task not in table.tasks or metric not in table.tasks[task].values:
+        return None, None
+    if metric != LANGUAGE and means is not None and task not in means:
         return None, None
     interval = interval_of_mean(np.array(table.tasks[task].values[metric], dtype=np.float64), 0.95)
     return float(interval[0]), float(interval[1])

@@ -40,11 +40,15 @@ def charts(facts: RunFacts) -> dict[str, Chart]:
     for place, front in enumerate(search_figures.fronts(facts), start=1):
         found["front" if place == 1 else f"front-{place}"] = front
     found["hypervolume"] = search_figures.hypervolume(facts)
-    for name, made in (("coefficients", merge_figures.coefficients(facts)), ("depth", merge_figures.curves(facts))):
+    several = {
+        "coefficients": merge_figures.coefficients(facts),
+        "depth": merge_figures.curves(facts),
+        "tasks": merge_figures.tasks(facts),
+    }
+    for name, made in several.items():
         for place, (parameter, chart) in enumerate(made.items()):
             found[name if place == 0 else f"{name}-{parameter}"] = chart
     found |= {
-        "tasks": merge_figures.tasks(facts),
         "importances": merge_figures.importances(facts),
         "time": search_figures.times(facts),
     }
@@ -190,14 +194,6 @@ def _words(facts: RunFacts, heading: str) -> list[str]:
             found.append(f"A stack of {described(recipe.slices, layers)}.")
         if recipe is None:
             found.append(f"The recipe of {facts.shown_as} can't be made again from this run.")
-    if heading == "Tasks" and facts.result is not None and facts.result.get("languages"):
-        for task, rule in facts.result["languages"].items():
-            shares = [
-                f"{label(model, facts.result['winner']['kind'])} {model['languages'][task]:.0%}"
-                for model in facts.result["test"]["models"]
-                if task in model.get("languages", {})
-            ]
-            found.append(f"Answers to {task} in the asked language ({rule['code']}): {', '.join(shares)}.")
     return found
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
+from evomerge.models.open import as_family, open_each
 from evomerge.report.items_won import Question
 from evomerge.run.directory import Run
 from evomerge.score.requests import GenerationRequest, LogLikelihoodRequest
-from evomerge.study.experiment import open_benchmark, open_experiment
+from evomerge.study.experiment import open_benchmark
 
 
 def questions(run: Run, split: str, wanted: Collection[str]) -> dict[str, Question]:
@@ -20,8 +22,9 @@ def questions(run: Run, split: str, wanted: Collection[str]) -> dict[str, Questi
 
     Raises: EvomergeError if models or data aren't there any more.
     """
-    base = open_experiment(run.config, where=str(run.directory / "config.yaml")).base
-    benchmark = open_benchmark(run.config, base, where=str(run.directory / "config.yaml"), splits=(split,))
+    where, sources = str(run.directory / "config.yaml"), run.config.models.sources()
+    base = as_family(open_each(sources), replace(sources, align=None)).base
+    benchmark = open_benchmark(run.config, base, where=where, splits=(split,))
     requests, tokenizer = benchmark.requests(split), base.tokenizer()
     found = {}
     for position, item in enumerate(benchmark.splits[split]):

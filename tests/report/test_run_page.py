@@ -104,6 +104,19 @@ def test_the_best_so_far_has_the_standard_error_of_its_items(tmp_path: Path) -> 
     assert [level.y for level in chart.levels] == [0.2, 0.4, 0.5]
 
 
+def test_tasks_have_wilson_intervals_and_languages_their_shares(ended: Run) -> None:
+    facts = RunFacts(ended)
+    assert facts.result is not None
+    facts.result["languages"] = {"tiny_choice": {"code": "sw", "at_least": None}}
+    for place, model in enumerate(facts.result["test"]["models"]):
+        model["languages"] = {"tiny_choice": 0.125 * place}
+    found = charts(facts)
+    (own,), (languages,) = ([rows for _, rows in chart.groups] for chart in (found["tasks"], found["tasks-language"]))  # type: ignore[attr-defined]
+    for place, (row, share, model) in enumerate(zip(own, languages, facts.result["test"]["models"], strict=True)):
+        assert (row.value, row.low, row.high) == pytest.approx((model["tasks"]["tiny_choice"], *model["interval"]))
+        assert (share.value, share.low) == (0.125 * place, None)
+
+
 STATES = {
     "one candidate": ([7], "with 1 of 40 candidates done"),
     "one in all": ([None], "with 0 of 40 candidates done"),

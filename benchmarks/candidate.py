@@ -36,11 +36,14 @@ class Size:
     intermediate: int
     heads: int
     vocabulary: int
+    groups: int = 2
+    """Heads that share keys and values."""
 
 
 SIZES = {
     "1M": Size(layers=4, hidden=128, intermediate=384, heads=4, vocabulary=1024),
     "50M": Size(layers=12, hidden=512, intermediate=1536, heads=8, vocabulary=16384),
+    "100M": Size(layers=30, hidden=576, intermediate=1536, heads=9, vocabulary=4096, groups=3),
     "500M": Size(layers=24, hidden=1152, intermediate=3328, heads=18, vocabulary=49152),
 }
 
@@ -181,7 +184,7 @@ def write_models(folder: Path, names: list[str], size: Size, dtype: str) -> int:
         hidden_size=size.hidden,
         intermediate_size=size.intermediate,
         num_attention_heads=size.heads,
-        num_key_value_heads=size.heads // 2,
+        num_key_value_heads=size.heads // size.groups,
         vocab_size=size.vocabulary,
         max_position_embeddings=2048,
         tie_word_embeddings=True,

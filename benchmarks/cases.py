@@ -24,6 +24,8 @@ class Case:
     """Examples before each question."""
     same: bool = False
     """Whether all questions have the same examples; lm-eval draws others for each one unless a task says so."""
+    letters: bool = False
+    """Whether an answer is one letter, a token or two, instead of two words."""
 
     @property
     def metric(self) -> str:
@@ -33,6 +35,7 @@ class Case:
 
 CASES = {
     "choice0": Case(kind="choice", shots=0),
+    "choice0_letter": Case(kind="choice", shots=0, letters=True),
     "choice5": Case(kind="choice", shots=5),
     "choice5_same": Case(kind="choice", shots=5, same=True),
     "generate": Case(kind="generate", shots=0),
@@ -53,7 +56,10 @@ def write_task(folder: Path, name: str, *, items: int, words: int, new_tokens: i
     counts = {"train": 8, "validation": 8, "test": items}
     generator = random.Random(0)
     for split, count in counts.items():
-        lines = [json.dumps(_question(split, number, words, generator)) + "\n" for number in range(count)]
+        lines = [
+            json.dumps(_question(split, number, words, CASES[name].letters, generator)) + "\n"
+            for number in range(count)
+        ]
         (folder / f"{split}.jsonl").write_text("".join(lines))
     case = CASES[name]
     task: dict[str, Any] = {
@@ -87,9 +93,11 @@ def write_task(folder: Path, name: str, *, items: int, words: int, new_tokens: i
     (folder / f"{name}.yaml").write_text(json.dumps(task))
 
 
-def _question(split: str, number: int, words: int, generator: random.Random) -> dict[str, Any]:
+def _question(split: str, number: int, words: int, letters: bool, generator: random.Random) -> dict[str, Any]:
     """A question with four answers; its number makes it different from all others."""
     length = generator.randint(words // 2, words * 3 // 2)
     question = f"{split} {number} " + " ".join(generator.choices(WORDS, k=length))
     choices = [" ".join(generator.choices(WORDS, k=2)) for _ in range(4)]
+    if letters:
+        choices = generator.sample("abcdefghijklmnopqrstuvwxyz", 4)
     return {"question": question, "choices": choices, "answer": number % 4}

@@ -18,6 +18,7 @@ from evomerge.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from evomerge.inference.plan import Work
     from evomerge.study.check import Preflight
     from evomerge.study.experiment import Experiment
 
@@ -121,12 +122,13 @@ _FORMS = {
 }
 
 
-def _tokens(tokens: Mapping[str, int]) -> str:
-    """What a candidate costs in each form, and which is taken."""
-    (best, fewest), *others = tokens.items()
-    rest = ", ".join(f"{count:,} with {_FORMS[form]}" for form, count in others if count > fewest)
+def _tokens(work: Mapping[str, Work]) -> str:
+    """What a candidate takes in each form, and which is taken."""
+    (best, least), *others = work.items()
+    rest = ", ".join(f"{one.padded:,} with {_FORMS[form]}" for form, one in others if one.cost > least.cost)
     unless = "; tried out on the model when workers start" if best != "plain" else ""
-    return f"{fewest:,} a candidate, with {_FORMS[best]}" + (f" ({rest}{unless})" if rest else "")
+    padded = f"{least.padded:,} with padding" + (f", against {rest}{unless}" if rest else "")
+    return f"{least.tokens:,} a candidate, with {_FORMS[best]} ({padded})"
 
 
 def _sizes(report: Preflight) -> Table:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evomerge.inference.batches import Costs, batches
 from evomerge.inference.cache import Kept
 from evomerge.inference.masks import attention_masks, windows_of
 from evomerge.inference.memory import free_bytes, is_out_of_memory
@@ -49,6 +50,7 @@ class ForwardPasses:
         self.budget = budget
         self._head_apart: bool | None = None
         self._windows = windows_of(model.config)
+        self._costs = Costs.of(model.config.to_dict(), device.type)
 
     def compute(
         self,
@@ -81,18 +83,15 @@ class ForwardPasses:
     def _batches(
         self, plan: Plan, rows: Sequence[Row], needed: Sequence[int]
     ) -> Iterator[tuple[int | None, list[Row]]]:
-        """Rows below the same prefix, longest first, of at most the budget's padded tokens a batch."""
+        """Rows below the same prefix, of at most the budget's padded tokens a batch."""
         by_prefix: dict[int | None, list[Row]] = {None: [], **{number: [] for number in needed}}
         for row in rows:
             by_prefix[row.prefix].append(row)
         for prefix, below in by_prefix.items():
-            start = 0
             if not below and prefix is not None:
                 yield prefix, []
-            while start < len(below):
-                count = max(1, self.budget // below[start].length)
-                yield prefix, below[start : start + count]
-                start += count
+            for batch in batches(below, self.budget, self._costs):
+                yield prefix, batch
 
     def keep_prefixes(self, plan: Plan, path: Sequence[int], prefixes: SharedPrefixes) -> Kept | None:
         """Keys and values of the last prefix of a path, computed from its parents' where they aren't at hand."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evomerge.inference.batches import Costs, batches, cost_of, most_tokens
 from evomerge.inference.trie import FORMS, Form, Row, Trie, shared_prefixes
 from evomerge.score.requests import GenerationRequest, LogLikelihoodRequest, Request
 
@@ -48,20 +49,6 @@ class Plan:
         return sum(len(one.continuation) for one in self.requests if isinstance(one, LogLikelihoodRequest))
 
 
-def attention_cost(config: Mapping[str, Any]) -> float:
-    """What attending to one more token costs, in units of all other work on a token.
-
-    Args:
-        config: contents of the model's config.json. Unknown sizes are taken as those of a small Llama.
-    """
-    config = config.get("text_config") or config
-    hidden = config.get("hidden_size") or config.get("n_embd") or config.get("d_model") or 512
-    inner = config.get("intermediate_size") or config.get("n_inner") or 4 * hidden
-    inner *= config.get("num_experts_per_tok") or 1
-    # 2·hidden multiplications a pair, 4·hidden² + 3·hidden·inner a token; attention runs at about half the speed.
-    return float(4 / (4 * hidden + 3 * inner))
-
-
 def make_plan(
     requests: Sequence[Request],
     form: Form,
@@ -76,7 +63,7 @@ def make_plan(
         requests: all of them.
         form: how much is shared.
         blocks: positions of the requests of each block; None: one block of all.
-        attention: from `attention_cost`; the larger, the less is packed into one row.
+        attention: of a pass, from `Costs`; the larger, the less is packed into one row.
         generation_prefixes: whether generations may continue prefixes.
     """
     trie = Trie(requests, LogLikelihoodRequest)
@@ -130,19 +117,70 @@ def make_plan(
     )
 
 
-def count_tokens(
-    requests: Sequence[Request], config: Mapping[str, Any], *, blocks: Sequence[Sequence[int]] | None = None
-) -> dict[Form, int]:
-    """Tokens that a candidate costs in each form, without those that are generated; fewest first.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What answering a plan's requests takes, without what is generated."""
+
+    tokens: int
+    """That are computed."""
+    padded: int
+    """With the padding of rows that are computed together."""
+    cost: float
+    """Of all passes, in that of all work on one token but for attention."""
+
+
+def work_of(plan: Plan, costs: Costs, budget: int) -> Work:
+    """Find what a plan takes.
+
+    Args:
+        plan: the plan.
+        costs: of the model's passes.
+        budget: most padded tokens in a pass.
+    """
+    written = plan.tokens[plan.form] - sum(row.length for row in plan.prefixes)
+    written -= sum(row.length for block in plan.blocks for row in block.rows)
+    passes = [[prefix] for prefix in plan.prefixes]
+    for block in plan.blocks:
+        by_prefix: dict[int | None, list[Row]] = {}
+        for row in block.rows:
+            by_prefix.setdefault(row.prefix, []).append(row)
+        passes += [batch for rows in by_prefix.values() for batch in batches(rows, budget, costs)]
+    padded = sum(len(batch) * batch[0].length for batch in passes)
+    return Work(
+        tokens=plan.tokens[plan.form],
+        padded=written + padded,
+        cost=written + sum(cost_of(batch, costs) for batch in passes),
+    )
+
+
+def cheapest_first(work: Mapping[Form, Work]) -> list[Form]:
+    """Forms by what they cost; of those that cost the same, the one that shares least."""
+    return sorted(work, key=lambda form: (work[form].cost, -FORMS.index(form)))
+
+
+def count_work(
+    requests: Sequence[Request],
+    config: Mapping[str, Any],
+    *,
+    blocks: Sequence[Sequence[int]] | None = None,
+    device: str = "cpu",
+    budget: int | None = None,
+) -> dict[Form, Work]:
+    """What a candidate takes in each form; cheapest first.
 
     Args:
         requests: all of a split.
         config: contents of the model's config.json.
         blocks: as in `make_plan`.
+        device: "cpu" or "cuda", where it is computed.
+        budget: most padded tokens in a pass; None: those that are worth while there.
     """
-    attention = attention_cost(config)
-    found = {form: make_plan(requests, form, blocks=blocks, attention=attention).tokens[form] for form in FORMS}
-    return dict(sorted(found.items(), key=lambda pair: (pair[1], -FORMS.index(pair[0]))))
+    costs, most = Costs.of(config, device), budget or most_tokens(device)
+    found = {
+        form: work_of(make_plan(requests, form, blocks=blocks, attention=costs.attention), costs, most)
+        for form in FORMS
+    }
+    return {form: found[form] for form in cheapest_first(found)}
 
 
 def _add_prefixes(trie: Trie, prefixes: list[Row], prefix_of: dict[int, int | None]) -> None:

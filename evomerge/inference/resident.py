@@ -13,18 +13,16 @@ from typing import Any
 
 import torch
 
+from evomerge.inference.batches import Costs, most_tokens
 from evomerge.inference.forward import ForwardPasses, SharedPrefixes, log_likelihoods, path_to
 from evomerge.inference.generation import Generator
 from evomerge.inference.memory import free_bytes
-from evomerge.inference.plan import Plan, attention_cost, make_plan
+from evomerge.inference.plan import Plan, cheapest_first, make_plan, work_of
 from evomerge.inference.probe import begins_exactly, is_exact
 from evomerge.inference.trie import FORMS, Form
 from evomerge.score.requests import Request, Response
 
 _log = logging.getLogger(__name__)
-
-BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
-"""Most padded tokens in a forward pass when nothing is said; less where memory is short."""
 
 
 class ResidentModel:
@@ -41,13 +39,16 @@ class ResidentModel:
         self._model = model
         device = torch.device(device)
         budget = batch_tokens or affordable_tokens(model, device)
+        self._costs = Costs.of(model.config.to_dict(), device.type)
+        # Not what memory holds at the moment, which must not decide between forms.
+        self._worth = batch_tokens or most_tokens(device.type)
         self._passes = ForwardPasses(model, device=device, budget=budget)
         self._generator = Generator(model, tokenizer, device=device, tokens=budget)
 
     def plan(
         self, requests: Sequence[Request], *, blocks: Sequence[Sequence[int]] | None = None, form: Form | None = None
     ) -> Plan:
-        """Lay out requests, once, in the form with the fewest tokens that leaves the model's answers alone.
+        """Lay out requests, once, in the cheapest form that leaves the model's answers alone.
 
         Args:
             requests: all of a split.
@@ -57,11 +58,10 @@ class ResidentModel:
         Raises: CheckpointError for settings of generation that transformers refuses.
         """
         self._generator.check(requests)
-        attention = attention_cost(self._model.config.to_dict())
 
         def made(form: Form, generation_prefixes: bool = True) -> Plan:
             return make_plan(
-                requests, form, blocks=blocks, attention=attention, generation_prefixes=generation_prefixes
+                requests, form, blocks=blocks, attention=self._costs.attention, generation_prefixes=generation_prefixes
             )
 
         if form is not None:
@@ -70,9 +70,10 @@ class ResidentModel:
         if not begins_exactly(self._passes, self._generator, plans["shared"]):
             plans["shared"] = made("shared", generation_prefixes=False)
         tokens = {form: plans[form].tokens[form] for form in FORMS}
-        for name in sorted(FORMS, key=lambda name: (tokens[name], -FORMS.index(name))):
+        work = {form: work_of(plans[form], self._costs, self._worth) for form in FORMS}
+        for name in cheapest_first(work):
             if name == "plain" or is_exact(self._passes, plans[name]):
-                _log.info("context is %s; tokens by form: %s", name, tokens)
+                _log.info("context is %s; tokens by form: %s, %d with padding", name, tokens, work[name].padded)
                 return replace(plans[name], tokens=tokens)
         raise AssertionError("the plain form always works")
 
@@ -126,5 +127,4 @@ def affordable_tokens(model: Any, device: torch.device) -> int:
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
     # One layer's activations live at a time: states, projections, both branches of the MLP, a row of the mask.
     size = (8 * hidden + 3 * inner + 2048) * torch.finfo(model.dtype).bits // 8
-    most = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cuda"])
-    return int(max(64, min(most, free_bytes(device) / 4 // size)))
+    return int(max(64, min(most_tokens(device.type), free_bytes(device) / 4 // size)))

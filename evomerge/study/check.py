@@ -15,7 +15,7 @@ from evomerge.config.config import Config
 from evomerge.errors import BenchmarkError, ConfigError, listed
 from evomerge.execute.device import process_bytes
 from evomerge.execute.settings import arithmetic_of, choose_backend, worker_settings
-from evomerge.inference.plan import count_tokens
+from evomerge.inference.plan import Work, count_work
 from evomerge.materialise.merger import Merger
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.hub import Whereabouts, is_adapter, is_compressed, whereabouts
@@ -62,8 +62,8 @@ class Preflight:
     """Candidates that are evaluated at any time, in words, where there are no generations."""
     items: dict[str, int] = field(default_factory=dict)
     """Items by split; empty if the benchmark couldn't be built here."""
-    tokens: dict[str, int] = field(default_factory=dict)
-    """Tokens of one candidate on the search items by how contexts are shared, fewest first; the first form that
+    tokens: dict[str, Work] = field(default_factory=dict)
+    """What one candidate takes on the search items by how contexts are shared, cheapest first; the first form that
     the model answers alike is taken when workers start."""
     evaluations: dict[str, int] = field(default_factory=dict)
     """Candidate evaluations by phase: baselines, search, validation, test."""
@@ -164,7 +164,7 @@ def _check(
     warnings: list[str] = []
     notes = [*notes_of(experiment.models), *own_notes(experiment.as_themselves)]
     items: dict[str, int] = {}
-    tokens: dict[str, int] = {}
+    tokens: dict[str, Work] = {}
     try:
         if not code:
             benchmark = experiment.benchmark
@@ -332,13 +332,16 @@ def _sizes_of_resolved(sources: Sources, places: Mapping[str, Whereabouts]) -> d
     }
 
 
-def _tokens(experiment: Experiment, benchmark: Benchmark) -> dict[str, int]:
-    """Tokens of a candidate on the search items, by form; empty where a model isn't asked to continue text."""
+def _tokens(experiment: Experiment, benchmark: Benchmark) -> dict[str, Work]:
+    """What a candidate takes on the search items, by form; empty where a model isn't asked to continue text."""
     if experiment.config.benchmark.kind != "lm_eval":
         return {}
     size = experiment.config.search.block
     blocks = None
     if size is not None:
         blocks = [benchmark.places("search", items) for items in benchmark.blocks("search", size)]
-    found = count_tokens(benchmark.requests("search"), experiment.base.config, blocks=blocks)
-    return {str(form): count for form, count in found.items()}
+    settings = worker_settings(experiment.config, dtype=experiment.dtype)
+    place, budget = settings.device.partition(":")[0], settings.batch_tokens
+    requests, config = benchmark.requests("search"), experiment.base.config
+    work = count_work(requests, config, blocks=blocks, device=place, budget=budget)
+    return {str(form): one for form, one in work.items()}

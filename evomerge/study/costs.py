@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evomerge.inference.plan import count_tokens
+from evomerge.inference.plan import count_work
 from evomerge.score.requests import GenerationRequest
 from evomerge.study.experiment import Experiment
 
@@ -17,7 +17,7 @@ def split_costs(experiment: Experiment) -> dict[str, float]:
     if experiment.config.benchmark.kind == "lm_eval":
         for split in sizes:
             requests = benchmark.requests(split)
-            read = min(count_tokens(requests, experiment.base.config).values(), default=0)
+            read = min(work.tokens for work in count_work(requests, experiment.base.config).values())
             written = sum(request.max_tokens for request in requests if isinstance(request, GenerationRequest))
             sizes[split] = float(read + written)
     return {split: size / (sizes["search"] or 1.0) for split, size in sizes.items()}

@@ -27,6 +27,7 @@ def test_check_shows_the_size_of_the_search(cli: Any, config: Path) -> None:
         assert part in done.stdout
     assert "in this process, in float32" in done.stdout
     assert " a candidate, with answers that share their context (" in " ".join(done.stdout.split())
+    assert " with padding, against " in " ".join(done.stdout.split())
     assert "tried out on the model when workers start" in " ".join(done.stdout.split())
     assert "only 3.5 generations" in done.stdout
     assert f"Next: evomerge search {config}" in done.stdout

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.inference import trie
-from evomerge.inference.plan import Plan, attention_cost, count_tokens, make_plan
+from evomerge.inference.batches import attention_cost
+from evomerge.inference.plan import Plan, count_work, make_plan
 from evomerge.inference.trie import FORMS, Row, common
 from evomerge.score.requests import GenerationRequest, LogLikelihoodRequest, Request
 
@@ -88,7 +89,8 @@ def test_shared_prefixes_leave_about_one_token_for_each_distinct_prefix() -> Non
     for _ in range(30):
         context = prefix + tuple(torch.randint(0, 500, (40,)).tolist())
         asked += [LogLikelihoodRequest(context, tuple(torch.randint(0, 500, (3,)).tolist())) for _ in range(4)]
-    found = count_tokens(asked, CONFIG)
+    work = count_work(asked, CONFIG)
+    found = {form: one.tokens for form, one in work.items()}
     texts = sorted(one.context + one.continuation[:-1] for one in asked)  # type: ignore[union-attr]
     distinct = sum(map(len, texts)) - sum(common(one, other) for one, other in pairwise(texts))
     assert list(found) == ["shared", "packed", "plain"]
@@ -99,7 +101,7 @@ def test_shared_prefixes_leave_about_one_token_for_each_distinct_prefix() -> Non
 
 def test_nothing_is_shared_where_nothing_would_be_saved() -> None:
     apart: list[Request] = [LogLikelihoodRequest((number, 1, 2), (3,)) for number in range(50)]
-    assert len(set(count_tokens(apart, CONFIG).values())) == 1
+    assert len({one.padded for one in count_work(apart, CONFIG).values()}) == 1
     assert make_plan(apart, "shared", attention=attention_cost(CONFIG)).prefixes == ()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated
 
@@ -50,8 +51,13 @@ def _list(found: dict[str, Path]) -> None:
 
     made = table("name", "what it searches for")
     for name, path in found.items():
-        with path.open(encoding="utf-8") as file:
-            made.add_row(name, Text(file.readline().removeprefix("#").strip()))
+        made.add_row(name, Text(_about(path)))
     console = stdout()
     console.print(made)
     console.print("\nTo copy one: evomerge configs NAME FILE", markup=False)
+
+
+def _about(path: Path) -> str:
+    """The first paragraph of a file's head."""
+    with path.open(encoding="utf-8") as file:
+        return " ".join(line.removeprefix("#").strip() for line in takewhile(lambda line: len(line) > 2, file))

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +16,9 @@ from evomerge.files.shipped import shipped
 from evomerge.launch.base import Job, Plan, gpus_of_node, memory_gib, workers_notes
 
 SCRIPT = "slurm.sbatch"
+
+_RAY = (2, 54)
+"""The first release whose symmetric-run has nodes wait for a head that is only starting."""
 
 _SETUP = re.compile(r"(?<=# begin setup\n).*?(?=# end setup\n)", re.DOTALL)
 
@@ -61,12 +65,24 @@ class Slurm:
         script = str(job.folder / SCRIPT)
         notes = workers_notes(job)
         if options["setup"] is None:
+            _check_ray(int(options["nodes"]))
             notes.append(f"The job uses the Python environment of this command, {sys.prefix}; --setup gives another.")
         run = str(Path(options["workdir"] or ".").absolute() / job.run)
         return Plan(
             files={SCRIPT: text},
             commands=(("sbatch", script, str(job.config.resolve()), run),),
             notes=tuple(notes),
+        )
+
+
+def _check_ray(nodes: int) -> None:
+    """Raises: ConfigError if this environment's Ray can't bring so many nodes together."""
+    found = version("ray")
+    if nodes > 1 and tuple(int(part) for part in found.split(".")[:2]) < _RAY:
+        needed = ".".join(map(str, _RAY))
+        raise ConfigError(
+            f"launch slurm: {nodes} nodes need Ray {needed} or later, and this environment has {found}; "
+            f"pip install 'ray>={needed}', or give another environment with --setup"
         )
 
 

@@ -9,10 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from evomerge.errors import ConfigError
+from evomerge.launch import slurm
 from evomerge.launch.slurm import with_directives
 
 SCRIPT = Path(__file__).parents[2] / "launch" / "slurm.sbatch"
@@ -184,6 +187,15 @@ def test_the_written_script_has_the_jobs_lines_and_the_rest_as_shipped() -> None
     assert after - before == {"#SBATCH --nodes=4", "#SBATCH --partition=big"}
     assert before - after == {"#SBATCH --nodes=1", "#SBATCH --gpus-per-node=1"}
     assert changed.index("--partition") < changed.index("set -euo pipefail"), "Slurm reads up to the first command"
+
+
+@pytest.mark.parametrize(("release", "nodes", "fits"), [("2.53.1", 2, False), ("2.53.1", 1, True), ("2.54.0", 9, True)])
+def test_several_nodes_need_a_ray_that_waits_for_its_head(
+    release: str, nodes: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm, "version", lambda name: release)
+    with nullcontext() if fits else pytest.raises(ConfigError, match=r"need Ray 2\.54 or later"):
+        slurm._check_ray(nodes)
 
 
 def test_shellcheck_has_nothing_to_say() -> None:

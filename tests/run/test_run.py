@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -202,6 +203,28 @@ def test_a_file_system_without_locks_is_not_taken_for_another_process(
         pass
     assert not isinstance(error.value, LockedError)
     assert not is_locked(tmp_path)
+
+
+def test_a_driver_waits_for_another_to_end_and_says_so_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    held, over = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with lock(tmp_path):
+            held.set()
+            over.wait(20)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    held.wait(20)
+    with pytest.raises(LockedError, match="is driving this run, also after 0 s"), lock(tmp_path, wait_s=0.05):
+        pass
+    threading.Timer(0.2, over.set).start()
+    with lock(tmp_path, wait_s=20, told=said.append):
+        thread.join()
+    assert len(said) == 1
+    assert f"process {os.getpid()} on" in said[0]
+    assert "waiting up to 20 s" in said[0]
 
 
 def test_a_directory_that_vanishes_while_it_is_driven_is_named(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from helpers.commands import run as command
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 # Imports torch last of all, and prints what OpenMP will read then.
@@ -34,7 +36,9 @@ def run(folder: Path, *command: str) -> str:
 
 
 def measure(folder: Path, script: str, *arguments: str) -> dict[str, Any]:
-    run(folder, str(FOLDER / script), *arguments, "--threads", "1", "--repeats", "1", "--json", "found.json")
+    told = [*arguments, "--threads", "1", "--repeats", "1", "--json", "found.json"]
+    done = command(told, folder, script=FOLDER / script)
+    assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads((folder / "found.json").read_text())
     return found
 

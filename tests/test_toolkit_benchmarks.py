@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from helpers.commands import run as command
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "toolkit"
 SMALL = ("--kinds", "vgg", "--models", "3", "--seeds", "1", "--epochs", "1", "--threads", "1")
 
 
 def run(folder: Path, script: str, *arguments: str) -> Any:
-    command = [sys.executable, str(FOLDER / script), *SMALL, "--json", "found.json", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    done = command([*SMALL, "--json", "found.json", *arguments], folder, script=FOLDER / script)
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "found.json").read_text())
 
@@ -43,8 +42,8 @@ def test_a_search_over_aligned_networks_stands_beside_its_controls(tmp_path: Pat
 @pytest.mark.slow
 def test_task_vectors_begin_along_the_negative_gradient(tmp_path: Path) -> None:
     arguments = ("--seeds", "0", "--epochs", "1", "2", "--rounds", "1", "--items", "60", "--base-epochs", "2")
-    command = [sys.executable, str(FOLDER / "task_vectors.py"), *arguments, "--json", "found.json", "--html", "a.html"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    written = ("--json", "found.json", "--html", "a.html")
+    done = command([*arguments, *written], tmp_path, script=FOLDER / "task_vectors.py")
     assert (done.returncode, done.stderr) == (0, "")
     (found,) = json.loads((tmp_path / "found.json").read_text())
     assert found["one step"] < 1e-9

@@ -11,6 +11,7 @@ import lm_eval
 import pytest
 import torch
 import yaml
+from jinja2 import Environment
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -319,6 +320,21 @@ def test_a_task_without_the_asked_split_or_metric_is_refused(
 ) -> None:
     with pytest.raises((BenchmarkError, ConfigError), match=message):
         build(model, tokenizer, tasks, [entry])
+
+
+def test_a_template_is_compiled_once_for_all_documents_and_candidates(
+    model: Any, tokenizer: Any, tasks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[str] = []
+    compile_one = Environment.compile
+    monkeypatch.setattr(
+        Environment, "compile", lambda self, source, *more: compiled.append(source) or compile_one(self, source, *more)
+    )
+    benchmark = build(model, tokenizer, tasks, ["large"])
+    assert len(compiled) == len(set(compiled))
+    made = len(compiled)
+    answered(benchmark, model, tokenizer)
+    assert len(compiled) == made
 
 
 def test_a_request_leads_back_to_its_item(model: Any, tokenizer: Any, tasks: Path) -> None:

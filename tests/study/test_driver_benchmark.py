@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+
+from helpers.commands import run
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "driver.py"
 
 
 def test_a_simulated_search_is_timed_in_ten_parts_and_its_ledger_opened(tmp_path: Path) -> None:
     arguments = ["--trials", "30", "--dimensions", "4", "--items", "8", "--failures", "0.2", "--block", "3"]
-    command = [sys.executable, str(FILE), *arguments, "--json", str(tmp_path / "found.json")]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "driver, ms a trial" in printed
+    done = run([*arguments, "--json", "found.json"], tmp_path, script=FILE)
+    assert done.returncode == 0, done.stderr
+    assert "driver, ms a trial" in done.stdout
     found = json.loads((tmp_path / "found.json").read_text())
     assert len(found["ms_per_trial"]) == 10
     assert all(value > 0 for value in found["ms_per_trial"])

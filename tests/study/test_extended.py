@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from evomerge.run.ledger import Ledger
 from evomerge.score.goals import Goals
 from evomerge.study.export import export
 from evomerge.study.search import resume, search
+from helpers.commands import run as command
 from helpers.search import Interrupt, changed
 
 
@@ -26,8 +25,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory, config: Config) -> Path:
 
 
 def shown(run: Run) -> str:
-    command = [sys.executable, "-m", "evomerge", "status", str(run.directory)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return command(["status", run.directory]).stdout
 
 
 def extended(run: Run) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ from evomerge.score.pareto import dominates, hypervolume
 from evomerge.study.check import check
 from evomerge.study.search import resume, search
 from evomerge.testing.runs import essence
+from helpers.commands import Command
 from helpers.search import Count, Interrupt, kill_after_lines
 from helpers.several import write_experiment, write_tasks
 
@@ -137,18 +136,14 @@ def test_a_search_that_was_broken_off_anywhere_ends_with_the_same_front(
 
 def test_a_killed_search_ends_with_the_same_front(config: Config, undisturbed: Path, tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(config.to_yaml())
-    program = (
+    script = tmp_path / "script.py"
+    script.write_text(
         "import sys; from evomerge.algorithms import PROPOSERS; from evomerge.study.search import search\n"
         "from evomerge.config.config import Config; from helpers.several import AROUND\n"
         "with PROPOSERS.extended(AROUND): search(Config.from_file(sys.argv[1]), sys.argv[2])"
     )
     for lines in (8, 21):
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, str(tmp_path / "x.yaml"), str(tmp_path / "run")],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[1],
-        )
+        process = Command([tmp_path / "x.yaml", tmp_path / "run"], script=script)
         kill_after_lines(process, tmp_path / "run" / "evaluations.jsonl", lines)
     search(config, tmp_path / "run")
     assert essence(tmp_path / "run") == essence(undisturbed)

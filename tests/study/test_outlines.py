@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+from helpers.commands import run
 from helpers.hub import serving
 from helpers.search import write_config, write_task
 
 
 def said(config: Path, **settings: str) -> str:
-    command = [sys.executable, "-m", "evomerge", "check", str(config)]
-    done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True)
+    done = run(["check", config], variables=settings)
     assert done.returncode == 0, done.stderr
     # What Python takes of the memory differs from process to process.
     return re.sub(r"\d+ MB for Python", "MB for Python", " ".join(done.stdout.split()))
@@ -77,8 +74,7 @@ def test_what_does_not_fit_is_found_by_headers_and_named_by_the_hub_id(
     config.write_text(config.read_text().replace(f"b: {tiny_llama['b']}\n", "b: org/other\n"))
     with serving(tmp_path / "hub") as hub:
         settings = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home")}
-        command = [sys.executable, "-m", "evomerge", "check", str(config)]
-        done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True)
+        done = run(["check", config], variables=settings)
     assert done.returncode == 1, done.stdout
     assert "org/other" in done.stderr
     assert "evomerge-" not in done.stderr

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ from evomerge.config.config import Config
 from evomerge.errors import ConfigError
 from evomerge.recipe.sources import ModelReference
 from evomerge.study.prefetch import Fetched, prefetch
+from helpers.commands import run
 from helpers.fasttext_file import write_identifier
 from helpers.hub import serving
 from helpers.language import generating
@@ -94,7 +92,8 @@ def test_glotlid_is_fetched_for_a_language_that_py3langid_does_not_know(
     write_identifier(tmp_path / "hub" / "cis-lmu" / "glotlid" / "model.bin", {"eng_Latn": ["the"], "twi_Latn": ["me"]})
     config = tmp_path / "x.yaml"
     config.write_text(generating(tmp_path / "task", tiny_llama, "tw").to_yaml())
-    script = (
+    script = tmp_path / "script.py"
+    script.write_text(
         "import sys; from evomerge.config.config import Config; from evomerge.study.prefetch import prefetch\n"
         "print([(one.name, one.state, one.problem) for one in prefetch(Config.from_file(sys.argv[1]))][3:])"
     )
@@ -103,8 +102,7 @@ def test_glotlid_is_fetched_for_a_language_that_py3langid_does_not_know(
         settings["HF_HUB_DISABLE_XET"] = "1"
 
         def printed(**more: str) -> str:
-            command = [sys.executable, "-c", script, str(config)]
-            done = subprocess.run(command, env={**os.environ, **settings, **more}, capture_output=True, text=True)
+            done = run([config], script=script, variables={**settings, **more})
             assert done.returncode == 0, done.stderr
             return done.stdout.strip()
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from helpers.commands import run
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "reliability.py"
 SETTINGS = {"evaluations": 8, "block": None}
@@ -31,8 +31,8 @@ def test_no_kill_and_no_damage_changes_a_search_in_silence(tmp_path: Path, block
     arguments += ["--block", str(block)] if block else []
     rows = tmp_path / "rows.jsonl"
     arguments += ["--progress", str(rows)]
-    command = [sys.executable, str(FILE), *arguments, "--json", str(tmp_path / "found.json")]
-    subprocess.run(command, capture_output=True, text=True, check=True)
+    done = run([*arguments, "--json", "found.json"], tmp_path, script=FILE)
+    assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["kills"]["wrong"] == found["damage"]["wrong"] == []
     assert set(found["kills"]["outcomes"]) == {"same"}

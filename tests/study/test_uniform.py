@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from evomerge.space.base import Genome
 from evomerge.space.coefficients import CoefficientSpace
 from evomerge.study.search import resume, search
 from evomerge.testing.runs import essence
+from helpers.commands import run
 from helpers.search import Interrupt
 
 
@@ -103,7 +102,6 @@ def test_a_driver_killed_while_it_records_the_uniform_merges_goes_on_as_if_undis
 
 def test_weights_spread_over_three_experts_find_a_better_uniform_merge_than_equal_ones_at_the_same_cost() -> None:
     script = Path(__file__).parents[2] / "benchmarks" / "uniform.py"
-    command = [sys.executable, str(script), "--experts", "3", "--seeds", "60"]
-    row = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    row = run(["--experts", "3", "--seeds", "60"], script=script).stdout.splitlines()[-1]
     (low,) = re.findall(r"\[([+-][0-9.]+),", row)
     assert float(low) > 0, row

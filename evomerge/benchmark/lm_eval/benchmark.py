@@ -14,7 +14,7 @@ from evomerge.benchmark.base import SPLITS, BaseModel, FixedItems
 from evomerge.benchmark.clusters import kept_apart
 from evomerge.benchmark.contamination import NearDuplicate, Text, near_duplicates, sentences, strings
 from evomerge.benchmark.lm_eval.documents import source_of
-from evomerge.benchmark.lm_eval.isolation import same_random_state, undisturbed
+from evomerge.benchmark.lm_eval.isolation import compile_templates_once, same_random_state, undisturbed
 from evomerge.benchmark.lm_eval.items import Item, build_items
 from evomerge.benchmark.lm_eval.language import identifier_of
 from evomerge.benchmark.lm_eval.prompts import Encoder
@@ -100,6 +100,7 @@ class Benchmark(FixedItems[Item]):
         """
         from transformers import PretrainedConfig
 
+        compile_templates_once()
         with undisturbed():
             encoder = Encoder(tokenizer, PretrainedConfig.from_dict(dict(model_config)), max_length=max_length)
             tasks, groups = load_tasks(config, where, splits)

@@ -1,4 +1,4 @@
-"""Keeping lm-eval to itself: it seeds global generators, logs and draws bars as it pleases."""
+"""Keeping lm-eval to itself: it seeds global generators, logs, draws bars and compiles templates as it pleases."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import numpy as np
 
@@ -26,6 +27,19 @@ def undisturbed() -> Iterator[None]:
         logger.setLevel(level)
         if bars:
             datasets.enable_progress_bars()
+
+
+def compile_templates_once() -> None:
+    """Have lm-eval keep the templates of its tasks that it has compiled.
+
+    By itself it compiles one anew for each document, also to score it, which takes far longer than to fill it in. Where
+    a release has no such environment, nothing is kept.
+    """
+    import lm_eval.utils
+
+    environment = getattr(lm_eval.utils, "env", None)
+    if environment is not None and not hasattr(environment.from_string, "cache_info"):
+        environment.from_string = lru_cache(maxsize=1024)(environment.from_string)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ Function = Callable[[Points], tuple[float, float]]
 
 OFFSET, STEP = 0.2, 0.15
 ALGORITHMS = ("pycma", "cma", "cma_lra", "tpe", "gp", "qmc", "random")
-SLOW = {"tpe": 12_000, "gp": 2_000}
+SLOW = {"tpe": 3_000, "gp": 2_000, "qmc": 12_000, "random": 36_000}
 """Dimensions times evaluations up to which an algorithm is run, whose own cost grows."""
 
 

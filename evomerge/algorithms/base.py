@@ -46,7 +46,6 @@ class Proposer(ABC):
     """Whether dimensions may depend on others."""
     min_dimensions: ClassVar[int] = 1
     min_population: ClassVar[int] = 1
-    min_objectives: ClassVar[int] = 1
     max_objectives: ClassVar[int | None] = 1
     """The most objectives that it takes; None: any number."""
     varies: ClassVar[bool] = False
@@ -86,9 +85,9 @@ class Proposer(ABC):
                 f"search.population: {self.name} needs at least {self.min_population} candidates in a generation, got "
                 f"{population}"
             )
-        least, most = self.min_objectives, self.max_objectives
-        if objectives < least or (most is not None and objectives > most):
-            taken = f"{least} or more" if most is None else f"{least}" if most == least else f"{least} to {most}"
+        most = self.max_objectives
+        if objectives < 1 or (most is not None and objectives > most):
+            taken = "1 or more" if most is None else "1" if most == 1 else f"1 to {most}"
             raise ConfigError(f"search.algorithm: number of objectives: {self.name} takes {taken}, not {objectives}")
         for name, value in (options or {}).items():
             if name not in self.options:
@@ -189,6 +188,11 @@ class Proposer(ABC):
     def mean(self) -> Genome | None:
         """Centre of the search distribution, inside the bounds; None for algorithms without one."""
         return None
+
+    @classmethod
+    def seconds(cls, dimensions: int, candidates: int) -> float:
+        """About what asking for one more takes of the driver's processor after so many; 0 where it stays small."""
+        return 0.0
 
     @abstractmethod
     def _start(self) -> None:

@@ -67,6 +67,7 @@ def _show(console: Console, run: Run, status: RunStatus) -> None:
     """The run as it is now, and its result if it has ended."""
     from evomerge.cli.console import say
     from evomerge.cli.results import outcome
+    from evomerge.report.finding import cautions
 
     console.print(_screen(run, status))
     if status.driver_alive:
@@ -78,6 +79,8 @@ def _show(console: Console, run: Run, status: RunStatus) -> None:
     made, found = outcome(result)
     console.print("", made, "", sep="\n")
     say(console, found)
+    for caution in cautions(result):
+        say(console, f"\n{caution}")
     say(console, f"\nNext: evomerge export {shlex.quote(str(run.directory))} OUT")
 
 
@@ -107,7 +110,7 @@ def _screen(run: Run, status: RunStatus) -> RenderableType:
         ("elapsed", f"{duration(status.driven_s)} of driving" if status.driven_s >= 0.05 else None),
         ("candidates", _candidates(status)),
         ("mode", _TIMED if run.config.search.is_asynchronous else None),
-        ("items", _items(status)),
+        ("items", _items(status, "candidates" if run.config.search.is_asynchronous else "generations")),
         *front,
         ("best", None if best is None or several else _best(best)),
         (
@@ -158,12 +161,12 @@ def _candidates(status: RunStatus) -> str:
     return ", ".join(parts)
 
 
-def _items(status: RunStatus) -> str | None:
-    """Search items that candidates have answered."""
+def _items(status: RunStatus, turns: str) -> str | None:
+    """Search items that candidates have answered, in turns that have ended."""
     if status.items is None:
         return None
     limit = "" if status.items_budget is None else f" of {status.items_budget:,}"
-    return f"{status.items:,}{limit} item evaluations in generations that have ended"
+    return f"{status.items:,}{limit} item evaluations in {turns} that have ended"
 
 
 def _best(best: TrialRecord) -> str:

@@ -7,7 +7,7 @@ the candidate was stopped on purpose or the search was killed. Written by the dr
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,3 +133,12 @@ def _from_data(answer: Any) -> Response:
             return FunctionResponse(answer["score"])
         return ClassificationResponse(tuple(answer["log_probabilities"]))
     return GenerationResponse(*answer) if isinstance(answer[0], str) else LogLikelihoodResponse(*answer)
+
+
+def blocks_answered(directory: Path, study: str) -> Counter[int]:
+    """By trial, how many blocks of search items are on disk. Changes nothing: the run may be driven meanwhile."""
+    lines, found = Lines(directory / PARTS, of=study), Counter[int]()
+    if lines.path.exists():
+        for trial, split, block in lines.read(lambda data, _: (data["trial"], data["split"], data["block"])):
+            found[trial] += split == "search" and block == found[trial]
+    return found

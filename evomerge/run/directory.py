@@ -27,6 +27,7 @@ from evomerge.errors import ResumeError, RunError, listed
 from evomerge.files.atomic import read_json, write_json
 from evomerge.files.lines import remedy
 from evomerge.recipe.recipe import Recipe
+from evomerge.run.answers import blocks_answered
 from evomerge.run.clock import PROGRESS
 from evomerge.run.frozen import freeze, frozen
 from evomerge.run.ledger import EVALUATIONS, JOURNAL, Ledger
@@ -136,7 +137,7 @@ class Run:
             phase=phase,
             finished=len(finished),
             failed=sum(trial.state is TrialState.FAILED for trial in candidates),
-            pruned=sum(trial.state is TrialState.PRUNED for trial in candidates),
+            pruned=self._stopped([trial for trial in candidates if trial.state is TrialState.PRUNED]),
             running=unfinished if alive else 0,
             budget=total,
             items=progress.get("items"),
@@ -155,6 +156,17 @@ class Run:
     def plan(self) -> Plan:
         """The evaluations of the whole run by phase."""
         return Plan.of(self.config, self.facts)
+
+    def _stopped(self, pruned: Sequence[TrialRecord]) -> int:
+        """How many of these were stopped early: with fresh items, nobody answers more than a share of them."""
+        search = self.config.search
+        if search.items == "fixed" or search.block is None or not pruned:
+            return len(pruned)
+        if search.pruner == "none":
+            return 0
+        share = math.ceil(search.items_per_candidate / search.block)
+        answered = blocks_answered(self.directory, self.facts["study"])
+        return sum(answered[trial.number] < share for trial in pruned)
 
     def _since_progress(self) -> float:
         """Seconds since progress.json was written, by the file system's time."""

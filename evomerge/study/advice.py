@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 
 import torch
 
+from evomerge.algorithms import PROPOSERS
+from evomerge.algorithms.base import Proposer
 from evomerge.config.config import Config
+from evomerge.config.search import SearchConfig
 from evomerge.execute.settings import choose_backend, worker_settings
+
+_NOTABLE_S = 0.1
+"""Seconds to ask for one candidate from which that is mentioned."""
 
 ASYNCHRONOUS = (
     "asynchronous: which candidates are proposed depends on which end first, so the same seed proposes others another "
@@ -74,3 +81,32 @@ def unseen_devices(config: Config, dtype: str) -> list[str]:
     if worker_settings(config, dtype=dtype).device.startswith("cuda") and not torch.cuda.is_available():
         return ["GPUs: the config asks for them and this machine shows none"]
     return []
+
+
+def own_cost(search: SearchConfig, dimensions: int, candidates: int) -> list[str]:
+    """What an algorithm itself takes whose cost grows with the candidates so far, in a sentence; nothing if little.
+
+    Args:
+        search: the section of the config.
+        dimensions: of the space.
+        candidates: that the budget is worth.
+    """
+    seconds = getattr(PROPOSERS.get(search.algorithm), "seconds", Proposer.seconds)
+    last = seconds(dimensions, candidates)
+    if last < _NOTABLE_S:
+        return []
+    steps = 100
+    total = (
+        sum(seconds(dimensions, candidates * (2 * step - 1) // (2 * steps)) for step in range(1, steps + 1))
+        * candidates
+        / steps
+    )
+    return [
+        f"{search.algorithm} looks at all candidates so far for each one: over {dimensions} dimensions the last of "
+        f"{candidates:,} takes it about {last:.1g} s of the driver's processor, all of them about {_span(total)}, "
+        "while workers wait; fewer dimensions or candidates take less, and cma costs nothing to speak of"
+    ]
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{math.ceil(seconds / 60)} min"

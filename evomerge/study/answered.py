@@ -6,11 +6,9 @@ Loads no models. Does not know what that is worth, or how much of it is allowed.
 from __future__ import annotations
 
 import math
-from collections import Counter
 
 from evomerge.config.search import SearchConfig
-from evomerge.files.lines import Lines
-from evomerge.run.answers import PARTS
+from evomerge.run.answers import blocks_answered
 from evomerge.run.directory import Run
 from evomerge.run.ledger import Ledger
 from evomerge.run.trial import Trial, TrialKind
@@ -48,18 +46,9 @@ def answered_by_trial(run: Run) -> dict[int, int]:
     if not items:
         return {}
     ledger, search = run.ledger(), run.config.search
-    blocks = _blocks(run)
+    blocks = blocks_answered(run.directory, run.facts["study"])
     return {
         trial.number: items_answered(search, items, trial, ledger, blocks[trial.number])
         for trial in ledger.trials()
         if trial.kind is TrialKind.CANDIDATE
     }
-
-
-def _blocks(run: Run) -> Counter[int]:
-    """By trial, how many blocks of search items are on disk. Changes nothing: the run may be driven meanwhile."""
-    lines, found = Lines(run.directory / PARTS, of=run.facts["study"]), Counter[int]()
-    if lines.path.exists():
-        for trial, split, block in lines.read(lambda data, _: (data["trial"], data["split"], data["block"])):
-            found[trial] += split == "search" and block == found[trial]
-    return found

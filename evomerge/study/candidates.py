@@ -93,10 +93,14 @@ class Candidates:
         proposed candidate answers the next. One that doesn't is pruned for good, and has no evaluation.
         """
         waiting: dict[str, list[Trial]] = {}
+        stopped = {trial.recipe_key for trial in trials if self.is_pruned(trial)}
         for trial in trials:
             if self.ledger.evaluation(trial.number, split) is not None or self.is_pruned(trial):
                 continue
-            if not self.take_over(trial, split):
+            if trial.recipe_key in stopped:
+                # The driver was killed after it had stopped the first of the same.
+                self.prune(trial)
+            elif not self.take_over(trial, split):
                 waiting.setdefault(trial.recipe_key, []).append(trial)
         if not waiting:
             return

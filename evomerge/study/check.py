@@ -25,7 +25,7 @@ from evomerge.recipe.sources import Sources
 from evomerge.run.directory import PREPARED
 from evomerge.run.plan import evaluations_of
 from evomerge.space.base import Dimension
-from evomerge.study.advice import ASYNCHRONOUS, unseen_devices, warnings_of
+from evomerge.study.advice import ASYNCHRONOUS, own_cost, unseen_devices, warnings_of
 from evomerge.study.arithmetic import in_words
 from evomerge.study.budget import check_budget, spending
 from evomerge.study.experiment import Experiment, check_names, check_pruner, open_experiment, population_of
@@ -186,6 +186,8 @@ def _check(
         notes.append(found.words)
     population = population_of(experiment, items.get("search", 100))
     warnings += warnings_of(config, population, items)
+    worth = config.search.candidates_at_most(items.get("search", 0))
+    notes += own_cost(config.search, len(experiment.space.dimensions), worth)
     unchecked += unseen_devices(config, experiment.dtype)
     merger = Merger(experiment.models)
     notes = [*notes, *merger.account(), *([ASYNCHRONOUS] if config.search.is_asynchronous else [])]

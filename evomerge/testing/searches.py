@@ -34,8 +34,8 @@ SPACES = (BOX, UNEVEN, (*BOX[:2], _DEPTH), (*BOX[:2], _METHOD), (*BOX[:2], _METH
 def make(
     algorithm: type[Proposer], dimensions: tuple[Dimension, ...] = BOX, *, seed: int = 0, population: int = POPULATION
 ) -> Proposer:
-    """An instance for as few objectives as it takes, which starts at the dimensions' initial values."""
-    return algorithm(dimensions, seed=seed, population=population, step_size=0.2, objectives=algorithm.min_objectives)
+    """An instance for one objective, which starts at the dimensions' initial values."""
+    return algorithm(dimensions, seed=seed, population=population, step_size=0.2)
 
 
 def sphere(

@@ -215,6 +215,9 @@ def test_status_of_a_finished_run_shows_the_result(cli: Any, run: Path, result: 
     assert "done" in shown
     assert "evolved winner" in shown
     assert "On 200 test items that the search never saw" in shown
+    assert "had been looked at before" not in shown
+    (run / "result.json").write_text(json.dumps({**result, "test_looks": 2}))
+    assert "The test items had been looked at before" in " ".join(cli("status", run).stdout.split())
 
 
 def test_watching_prints_a_line_when_something_changes_and_ends_with_the_driver(

@@ -45,6 +45,7 @@ def test_candidates_answer_their_share_and_only_complete_ones_are_compared(run: 
     answered = {blocks[trial.number] for trial in candidates}
     assert max(answered) == 3
     assert (len(answered) > 1) == (fresh.search.pruner != "none")
+    assert opened.status().pruned == sum(blocks[trial.number] < 3 for trial in candidates)
     elite = [trial for trial in trials if trial.kind is TrialKind.ELITE]
     assert len(elite) == fresh.search.shortlist
     assert {trial.state for trial in trials if trial.kind is not TrialKind.CANDIDATE} == {"complete"}

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from evomerge.algorithms.optuna_samplers import Random
 from evomerge.config.config import Config
 from evomerge.run.directory import open_run
+from evomerge.run.ledger import Ledger
 from evomerge.space.base import Genome
-from evomerge.study.search import search
+from evomerge.study.search import resume, search
 from helpers.search import answered_blocks, changed
 
 _FRESH = {"block": 2, "items": "fresh", "items_per_candidate": 6}
@@ -66,3 +67,31 @@ def test_a_stopped_recipe_is_told_as_one_candidate(
         assert {len(found) for found in values.values()} == {1}
         assert np.isfinite(fitness).all()
     assert stopped, "none of those that were stopped had answered nothing itself"
+
+
+def test_a_driver_killed_between_stopping_two_of_one_recipe_does_not_ask_the_second(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, prune = Random._ask, Ledger.prune
+    monkeypatch.setattr(Random, "_ask", lambda self: [*(half := ask(self)[:4]), *half])
+    settings = {"algorithm": "random", "evaluations": 16, "population": 8, "scan": 4, "shortlist": 2}
+    pruner = {"block": 4, "pruner": "median", "pruner_options": {"rivals": 3}}
+    directory = tmp_path / "run"
+    stopped: list[int] = []
+
+    def killed(ledger: Ledger, trial: int) -> None:
+        if stopped:
+            raise KeyboardInterrupt
+        stopped.append(trial)
+        prune(ledger, trial)
+
+    monkeypatch.setattr(Ledger, "prune", killed)
+    with pytest.raises(KeyboardInterrupt):
+        search(changed(config, search={**settings, **pruner}), directory)
+    monkeypatch.setattr(Ledger, "prune", prune)
+    resume(directory)
+    trials = open_run(directory).trials()
+    first = trials[stopped[0]]
+    second = next(trial for trial in trials if trial.number > first.number and trial.parameters == first.parameters)
+    assert second.state == "pruned"
+    assert second.number not in {trial for trial, _ in answered_blocks(directory)}

@@ -49,15 +49,35 @@ def export(
     pick: Annotated[str | None, typer.Option(help=_PICK, show_default=False)] = None,
     shard_size: Annotated[str | None, typer.Option(help=f"{_SHARD_SIZE} Default: the config's.")] = None,
     carry_code: Annotated[bool, typer.Option("--carry-code", help=_CARRY_CODE)] = False,
+    license_: Annotated[
+        str | None,
+        typer.Option("--license", help="Licence for the card, as apache-2.0. Default: the models', if the same."),
+    ] = None,
+    language: Annotated[
+        list[str] | None,
+        typer.Option(help="Language for the card, as sw; may be repeated. Default: the tasks' and the models'."),
+    ] = None,
+    to_hub: Annotated[
+        str | None,
+        typer.Option("--push", metavar="USER/NAME", help="Also upload it to the hub, for its owner alone to see."),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push, let everybody see a new repository.")] = False,
 ) -> None:
     """Write the winner of a run as a Hugging Face model folder, with its recipe and a model card.
 
-    **Examples:** `evomerge export runs/swahili swahili-7b`, `evomerge export runs/two short --pick best:length`
+    **Examples:** `evomerge export runs/swahili swahili-7b`, `evomerge export runs/two short --pick best:length`,
+    `evomerge export runs/swahili swahili-7b --license apache-2.0 --push me/swahili-7b`
     """
     from evomerge.cli.screens import transfer
     from evomerge.run.frozen import CONFIG
     from evomerge.study.export import export as write
 
+    if public and to_hub is None:
+        raise typer.BadParameter("--public is of --push USER/NAME")
+    if to_hub is not None:
+        from evomerge.study.push import check_push
+
+        check_push(to_hub)
     notes: list[str] = []
     with transfer(f"exporting to {out}") as progress:
         folder = write(
@@ -69,9 +89,18 @@ def export(
             progress=progress,
             report=notes.append,
             carry_code=carry_code,
+            license=license_,
+            languages=language or (),
+            repository=to_hub,
         )
     for note in notes:
         echo(f"Note: {note}")
+    if to_hub is not None:
+        from evomerge.study.push import push
+
+        echo(f"Uploading {folder}")
+        address, is_private = push(folder, to_hub, private=not public)
+        echo(f"Uploaded to {address} ({'only its owner sees it' if is_private else 'everybody sees it'})")
     _written(folder, f"--config {shlex.quote(str(directory / CONFIG))}")
 
 

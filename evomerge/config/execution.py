@@ -69,3 +69,7 @@ class ExportConfig(Section):
     """Largest size of a safetensors file, such as 2GB."""
     directory: str | None = None
     """Export the winner there when the search ends; None: only on `evomerge export`."""
+    license: str | None = None
+    """Licence of the merge, for its card, such as apache-2.0; None: that of its models, if all have the same."""
+    language: tuple[str, ...] = ()
+    """Languages of the merge, for its card, such as sw; none: those of the tasks and of its models."""

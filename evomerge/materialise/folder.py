@@ -24,6 +24,7 @@ from evomerge.models.alignment import digest
 from evomerge.models.carried import carry, without_code
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.open import as_family, maps_of, notes_of, open_each
+from evomerge.models.private_paths import without_places
 from evomerge.recipe.portable import portable
 from evomerge.recipe.recipe import Recipe
 
@@ -143,6 +144,7 @@ def _write_texts(
         base.write_tokenizer(folder)
     config = _with_dtype(base.config if code else without_code(base.config), str(dtype).removeprefix("torch."))
     (folder / "config.json").write_text(json_text(config), encoding="utf-8")
+    notes += without_places(folder)
     (folder / "recipe.yaml").write_text(portable(recipe, out).to_yaml(), encoding="utf-8")
     for name, text in files.items():
         if Path(name).name != name and Path(name).parent != Path(MAPS).parent:

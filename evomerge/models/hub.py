@@ -178,7 +178,7 @@ def _snapshot(reference: ModelReference, *, local_files_only: bool) -> Path:
         snapshot_download(
             reference.path,
             revision=reference.revision,
-            allow_patterns=list(DOWNLOADED),
+            allow_patterns=[*DOWNLOADED, "README.md"],
             local_files_only=local_files_only,
         )
     )

@@ -11,22 +11,37 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
 from evomerge.report.finding import finding
 from evomerge.report.front_card import is_picked, measured_front
+from evomerge.report.front_matter import About, TaskScore, front_matter, usage
+from evomerge.report.stock_command import stock_commands
 from evomerge.report.words import earlier_results
 from evomerge.run.directory import Run
 from evomerge.run.records import TrialRecord
 from evomerge.run.trial import WINNER, TrialKind
 
 
-def model_card(run: Run, record: TrialRecord, recipe: Recipe, *, name: str) -> str:
-    """The README.md of an exported merge: what it is, what was measured and what that is worth."""
+def model_card(run: Run, record: TrialRecord, recipe: Recipe, *, name: str, about: About | None = None) -> str:
+    """The README.md of an exported merge: what it is, what was measured and what that is worth.
+
+    Args:
+        run: that it is from.
+        record: its trial.
+        recipe: that makes it.
+        name: of the folder.
+        about: what else is known of it and its models.
+    """
+    about = about or About()
+    loaded, references = about.repository or name, parts_of(record, recipe)
     result = run.result()
     is_winner = result is not None and result["winner"]["trial"] == record.number
     lines = [
-        "---",
-        "library_name: transformers",
-        "tags: [merge, evomerge]",
-        *_base_model_metadata(recipe),
-        "---",
+        *front_matter(
+            name,
+            references,
+            about,
+            is_merge=not record.kind.is_checkpoint,
+            languages=[task["language"]["code"] for task in run.facts["benchmark"]["tasks"] if "language" in task],
+            scores=_test_scores(run, record),
+        ),
         "",
         f"# {name}",
         "",
@@ -40,12 +55,15 @@ def model_card(run: Run, record: TrialRecord, recipe: Recipe, *, name: str) -> s
     if recipe.slices:
         layers = sum(last - first + 1 for first, last in (next(iter(part.values())) for part in recipe.slices))
         lines += [f"It is a stack of {described(recipe.slices, layers)}.", ""]
+    lines += usage(loaded, about.task)
     if result is not None and is_picked(result, record.number):
         lines += measured_front(result, record.number)
     elif result is not None and is_winner:
         lines += _measured(result)
     else:
         lines += ["## Measured", "", *_scores(record), ""]
+    if record.test is not None:
+        lines += stock_commands(run, loaded)
     lines += ["## Tasks", ""]
     for task in run.facts["benchmark"]["tasks"]:
         better = "" if task["higher_is_better"] else " (lower is better; its sign is reversed in scores)"
@@ -80,6 +98,33 @@ def _origin(run: Run, record: TrialRecord, recipe: Recipe) -> str:
     return f"{merge}, {where[record.kind]}, by evomerge (trial {record.number})."
 
 
+def parts_of(record: TrialRecord, recipe: Recipe) -> dict[str, ModelReference]:
+    """The models that a trial is made of, by name: one, of a model that was scored as it is."""
+    if record.kind is TrialKind.BASE:
+        return {"base": recipe.base}
+    if record.kind is TrialKind.EXPERT:
+        return {record.name: recipe.references[recipe.options["model"]]}
+    return {"base": recipe.base, **recipe.experts}
+
+
+def _test_scores(run: Run, record: TrialRecord) -> list[TaskScore]:
+    """What the trial scored on the test items, by task."""
+    found = run.ledger().evaluation(record.number, "test") if record.test is not None else None
+    if found is None:
+        return []
+    return [
+        TaskScore(
+            task=task["task"],
+            metric=task["metric"],
+            value=float(found.aggregates[task["task"]][task["metric"]]),
+            items=int(task["items"]["test"]),
+            num_fewshot=task.get("num_fewshot"),
+        )
+        for task in run.facts["benchmark"]["tasks"]
+        if task["metric"] in found.aggregates.get(task["task"], {})
+    ]
+
+
 def _named(name: str, reference: ModelReference) -> str:
     """A model by its hub id; a local folder, which means nothing elsewhere, by its name in the recipe."""
     if is_local(reference):
@@ -106,15 +151,6 @@ def _scores(record: TrialRecord) -> list[str]:
     else:
         found.append("It was not scored on test items.")
     return [" ".join(found)]
-
-
-def _base_model_metadata(recipe: Recipe) -> list[str]:
-    """Hub ids of the models; local folders mean nothing to a reader elsewhere."""
-    references = [recipe.base, *recipe.experts.values()]
-    hub_ids = [reference.path for reference in references if not is_local(reference)]
-    if not hub_ids:
-        return []
-    return ["base_model:", *(f"- {path}" for path in dict.fromkeys(hub_ids)), "base_model_relation: merge"]
 
 
 def _measured(result: dict[str, Any]) -> list[str]:

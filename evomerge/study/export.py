@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from evomerge.errors import RunError
+from evomerge.errors import RunError, listed
 from evomerge.materialise.folder import write_folder
 from evomerge.materialise.states import folder_of
+from evomerge.models.card_facts import CARD
 from evomerge.models.hub import resolve
+from evomerge.recipe.portable import is_local
 from evomerge.recipe.recipe import Recipe
-from evomerge.report.model_card import model_card
+from evomerge.report.model_card import model_card, parts_of
+from evomerge.report.stock_command import samples_file
 from evomerge.run.directory import PREPARED, Run, open_run
 from evomerge.run.fronts import KNEE, front_of, merges_of, nearest, picked
 from evomerge.run.records import TrialRecord
+from evomerge.study.about import about_models
 from evomerge.study.inputs import check_same_models
 
 
@@ -27,6 +31,9 @@ def export(
     progress: Callable[[int, int], None] | None = None,
     report: Callable[[str], None] | None = None,
     carry_code: bool = False,
+    license: str | None = None,
+    languages: Sequence[str] = (),
+    repository: str | None = None,
 ) -> Path:
     """Write the winner of a run, or a trial by number, as a model folder.
 
@@ -40,6 +47,9 @@ def export(
         progress: called with bytes written and bytes in all.
         report: called with each sentence that a person should know of the models, such as tokens that were added.
         carry_code: take Python files of the base along, and the `auto_map` that names them. They aren't run here.
+        license: of the model, for its card; None: the config's, or that of its models if they have the same.
+        languages: of the model, for its card; none: the config's, or those of the tasks and of its models.
+        repository: where it will be on the hub, as its card is to say.
     Returns: the folder.
     Raises: RunError if there is no such trial or pick or none with a score, ExportError if `out` can't be
         written, CheckpointError if the run's models are gone or have changed.
@@ -51,16 +61,34 @@ def export(
     check_same_models(run.directory, run.facts.get("files", {}), folders)
     if report is not None and trial is None and not run.has_ended():
         report(f"the search hasn't ended; trial {record.number} {_why(run, pick)}")
+    about = about_models(
+        recipe.references,
+        license=license or run.config.export.license,
+        languages=languages or run.config.export.language,
+        repository=repository,
+    )
+    private = [name for name, model in parts_of(record, recipe).items() if is_local(model)]
+    if report is not None and repository is not None and private:
+        report(
+            f"{listed(private)} are local: card and recipe.yaml have their folders' names, which nobody else can open"
+        )
+    lacking = about.missing_license([*parts_of(record, recipe)])
+    if report is not None and repository is not None and lacking is not None:
+        report(lacking)
     return write_folder(
         recipe,
         Path(out),
         shard_size=shard_size or run.config.export.shard_size,
         progress=progress,
         report=report,
-        files={"README.md": model_card(run, record, recipe, name=Path(out).name)},
+        files={CARD: model_card(run, record, recipe, name=Path(out).name, about=about), **_samples(run, record)},
         states=_prepared(run),
         carry_code=carry_code,
     )
+
+
+def _samples(run: Run, record: TrialRecord) -> dict[str, str]:
+    return {} if record.test is None else samples_file(run)
 
 
 def _prepared(run: Run) -> Path:

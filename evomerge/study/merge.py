@@ -12,8 +12,11 @@ from evomerge.files.places import local
 from evomerge.materialise.folder import write_folder
 from evomerge.mergekit.read import load_recipe
 from evomerge.mergekit.several import several_merges
+from evomerge.models.card_facts import CARD
 from evomerge.recipe.portable import portable
 from evomerge.recipe.recipe import Recipe
+from evomerge.report.merge_card import merge_card
+from evomerge.study.about import about_models
 
 
 def merge(
@@ -57,6 +60,7 @@ def merge(
             report=report,
             device=device,
             carry_code=carry_code,
+            files={CARD: merge_card(found, name=folder.name, about=about_models(found.references))},
         )
 
     if isinstance(recipe, Recipe):

@@ -55,7 +55,9 @@ def test_no_card_names_a_local_path_and_hub_ids_stay(run: Run, kind: TrialKind) 
     card = model_card(run, record(kind), recipe(kind), name="x")
     assert "/home" not in card
     assert "/data" not in card
-    assert "base_model:\n- org/maths\n" in card
+    # What a base is made of isn't the experts that were merged with it.
+    assert ("base_model:\n- org/maths\n" in card) == (kind is not TrialKind.BASE)
+    assert ("base_model_relation: merge" in card) == (not kind.is_checkpoint)
 
 
 def test_each_kind_of_trial_says_where_its_coefficients_come_from(run: Run) -> None:

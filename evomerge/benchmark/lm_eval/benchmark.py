@@ -13,7 +13,7 @@ from typing import Any
 from evomerge.benchmark.base import SPLITS, BaseModel, FixedItems
 from evomerge.benchmark.clusters import kept_apart
 from evomerge.benchmark.contamination import NearDuplicate, Text, near_duplicates, sentences, strings
-from evomerge.benchmark.lm_eval.documents import source_of
+from evomerge.benchmark.lm_eval.documents import source_of, source_of_task
 from evomerge.benchmark.lm_eval.isolation import compile_templates_once, same_random_state, undisturbed
 from evomerge.benchmark.lm_eval.items import Item, build_items
 from evomerge.benchmark.lm_eval.language import identifier_of
@@ -227,7 +227,7 @@ class Benchmark(FixedItems[Item]):
         """A sentence for each task whose search or validation items are of the split that lm-eval evaluates."""
         found = []
         for task in self._tasks.values():
-            own = task.task.config.test_split or task.task.config.validation_split
+            own = source_of_task(task)
             roles = [split for split in self.splits if split != "test" and source_of(task, split) == own]
             if roles:
                 found.append(
@@ -267,12 +267,26 @@ class Benchmark(FixedItems[Item]):
                     "means": [key for key in task.metrics if aggregation_of(task.task, key)[1] == "mean"],
                     "num_fewshot": self._num_fewshot[task.name],
                     **({"language": _described(task.language)} if task.language is not None else {}),
+                    **({"tested": self._tested(task)} if "test" in self.splits else {}),
                     "items": {
                         split: sum(item.task == task.name for item in items) for split, items in self.splits.items()
                     },
                 }
                 for task in self._tasks.values()
             ],
+        }
+
+    def _tested(self, task: LoadedTask) -> dict[str, Any]:
+        """Which documents of a task are test items, and whether a stock evaluation asks them."""
+        own, source = source_of_task(task), source_of(task, "test")
+        documents = [item.instances[0].doc_id for item in self.splits["test"] if item.task == task.name]
+        is_stock = source == own
+        is_whole = is_stock and len(documents) == len(list(task.task.eval_docs))
+        return {
+            "split": source,
+            "is_stock": is_stock,
+            "is_whole": is_whole,
+            "documents": [] if is_whole or not is_stock else documents,
         }
 
     def _metrics(self, task: LoadedTask) -> dict[str, bool]:

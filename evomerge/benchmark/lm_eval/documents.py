@@ -52,10 +52,16 @@ def choose_documents(
     return documents, chosen, clusters
 
 
+def source_of_task(task: LoadedTask) -> str | None:
+    """Name of the data-set split that a stock evaluation asks."""
+    split: str | None = task.task.config.test_split or task.task.config.validation_split
+    return split
+
+
 def source_of(task: LoadedTask, split: str) -> str:
     """Name of the data-set split that a role draws on; "" is the task's own evaluation split."""
     named = task.splits[split].split
-    own = task.task.config.test_split or task.task.config.validation_split
+    own = source_of_task(task)
     known = {"train": "training_split", "validation": "validation_split", "test": "test_split"}
     if named is None:
         return str(own)

@@ -21,6 +21,7 @@ from evomerge.cli import (
     control,
     demo,
     launch,
+    many_runs,
     models,
     report,
     runs,
@@ -83,11 +84,15 @@ app.command(rich_help_panel=_SEARCH)(search.resume)
 app.command(rich_help_panel=_SEARCH)(launch.launch)
 app.command(rich_help_panel=_SEARCH)(status.status)
 app.command(rich_help_panel=_SEARCH)(control.control)
+app.command(rich_help_panel=_RESULTS)(many_runs.runs)
 app.command(rich_help_panel=_RESULTS)(runs.trials)
 app.command(rich_help_panel=_RESULTS)(runs.items)
 app.command(rich_help_panel=_RESULTS)(report.report)
 app.command(rich_help_panel=_RESULTS)(report.plot)
 app.command(rich_help_panel=_RESULTS)(calibration.calibration)
+app.command(rich_help_panel=_RESULTS)(many_runs.compare)
+app.command(rich_help_panel=_RESULTS)(many_runs.reproduce)
+app.command(rich_help_panel=_RESULTS)(many_runs.clean)
 app.command(rich_help_panel=_RESULTS)(models.export)
 app.command(rich_help_panel=_RESULTS)(models.merge)
 app.command(rich_help_panel=_RESULTS)(models.recipe)

@@ -84,7 +84,9 @@ def _reason(task: Mapping[str, Any], settings: TaskConfig | None) -> str | None:
 
 def _command(run: Run, name: str, tasks: Sequence[str], shots: int | None) -> str:
     benchmark, length = run.config.benchmark, run.config.execution.max_length
-    model = f"pretrained={name},dtype={run.facts['dtype']}" + (f",max_length={length}" if length else "")
+    model = f"pretrained={name},dtype={run.facts.get('compute_dtype', run.facts['dtype'])}" + (
+        f",max_length={length}" if length else ""
+    )
     parts = ["lm_eval", "--model", "hf", "--model_args", model, "--tasks", ",".join(tasks)]
     for folder in benchmark.include_path:
         parts += ["--include_path", Path(folder).name]

@@ -220,10 +220,14 @@ def create_run(directory: Path, config: Config, facts: Mapping[str, Any]) -> Run
 
 def clear_left_over(directory: Path) -> None:
     """Delete what killed drivers left half-made. For the driver alone, which holds the run's lock."""
-    for pattern in _LEFT_OVER:
-        for path in directory.glob(pattern):
-            if path.is_file() or path.is_symlink():
-                path.unlink(missing_ok=True)
+    for path in left_over(directory):
+        path.unlink(missing_ok=True)
+
+
+def left_over(directory: Path) -> list[Path]:
+    """What killed drivers left half-made in a run directory."""
+    found = (path for pattern in _LEFT_OVER for path in directory.glob(pattern))
+    return sorted({path for path in found if path.is_file() or path.is_symlink()})
 
 
 def _has_records(directory: Path) -> bool:

@@ -96,6 +96,8 @@ def test_a_near_duplicate_is_told_refused_or_dropped(folder: Path, tiny_llama: d
     (sentence,) = told.notes
     assert "item nearly repeats test items" in sentence
     assert told.describe()["near_duplicates"] == 1
+    (task,) = told.describe()["tasks"]
+    assert task["tested"] == {"split": "test", "is_stock": True, "is_whole": True, "documents": []}
     with pytest.raises(BenchmarkError, match=r"benchmark\.near_duplicates: 1 \w+ item nearly repeats"):
         build(folder, tiny_llama["base"], near_duplicates="refuse")
     dropped = build(folder, tiny_llama["base"], near_duplicates="drop")

@@ -90,3 +90,12 @@ def test_a_candidate_is_measured_by_phase(tmp_path: Path) -> None:
     (result,) = measure(tmp_path, "candidate.py", *arguments)["results"]
     assert set(result["seconds"]) == {"materialise", "respond", "bookkeeping"}
     assert all(value > 0 for values in result["seconds"].values() for value in values)
+
+
+@pytest.mark.slow
+def test_workers_are_kept_busy_without_generations_and_wait_with_them(tmp_path: Path) -> None:
+    small = ("--workers", "20", "--trials", "100", "--times", "log-normal, sigma 1", "--json", "found.json")
+    run(tmp_path, str(FOLDER / "search" / "utilisation.py"), *small)
+    generations, asynchronous = json.loads((tmp_path / "found.json").read_text())
+    assert generations["until_last_begins"] < 0.5
+    assert 0.95 < asynchronous["until_last_begins"] <= 1

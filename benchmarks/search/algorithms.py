@@ -33,11 +33,11 @@ from evomerge.algorithms.population import default_population
 from evomerge.space.base import Dimension
 
 Points = NDArray[np.float64]
-Function = Callable[[Points], tuple[float, float]]
-"""What is told of a point, and what it is truly worth; higher is better."""
+Function = Callable[[Points], tuple[float, float, Points]]
+"""What is told of a point, what it is truly worth, and its scores on items; higher is better."""
 
 OFFSET, STEP = 0.2, 0.15
-ALGORITHMS = ("pycma", "cma", "cma_lra", "tpe", "gp", "qmc", "random")
+ALGORITHMS = ("pycma", "cma", "cma_lra", "m2n2", "tpe", "gp", "qmc", "random")
 SLOW = {"tpe": 3_000, "gp": 2_000, "qmc": 12_000, "random": 36_000}
 """Dimensions times evaluations up to which an algorithm is run, whose own cost grows."""
 
@@ -47,7 +47,7 @@ def standard(name: str, dimensions: int, seed: int) -> Function:
     shift = np.random.default_rng(seed).choice([-1.0, 1.0], dimensions) * OFFSET
     scale = 10 ** (6 * np.arange(dimensions) / max(1, dimensions - 1))
 
-    def value(point: Points) -> tuple[float, float]:
+    def value(point: Points) -> tuple[float, float, Points]:
         x = 10 * (point - 0.5 - shift)
         if name == "sphere":
             found = np.sum(x**2)
@@ -57,9 +57,11 @@ def standard(name: str, dimensions: int, seed: int) -> Function:
             z = x + 1
             found = np.sum(100 * (z[1:] - z[:-1] ** 2) ** 2 + (1 - z[:-1]) ** 2)
         else:
+            # So that the start is no bottom of a basin.
+            x = 1.15 * x
             found = np.sum(x**2 + 10 * (1 - np.cos(2 * np.pi * x)))
         told = -float(np.log10(max(float(found), 1e-12)))
-        return told, told
+        return told, told, np.array([told])
 
     return value
 
@@ -74,14 +76,15 @@ def merges(dimensions: int, seed: int, items: int) -> Function:
     slope, difficulty = generator.lognormal(0.0, 0.3, items), generator.normal(0.0, 1.0, items)
     luck = generator.uniform(size=items)
 
-    def value(point: Points) -> tuple[float, float]:
+    def value(point: Points) -> tuple[float, float, Points]:
         away = turned @ (point - 0.5 - shift)
         ability = 1.0 - 40.0 * float(np.mean(weights * away**2))
         chance = 1.0 / (1.0 + np.exp(-slope * (ability - difficulty)))
         # The same model answers the same: its luck is of its weights, half of it shared by all models.
         own = np.random.default_rng(np.frombuffer(point.tobytes(), np.uint32)).uniform(size=items)
         drawn = np.where(np.arange(items) % 2 == 0, luck, own)
-        return float(np.mean(drawn < chance)), float(np.mean(chance))
+        right = (drawn < chance).astype(np.float64)
+        return float(right.mean()), float(chance.mean()), right
 
     return value
 
@@ -89,14 +92,14 @@ def merges(dimensions: int, seed: int, items: int) -> Function:
 def searched(algorithm: str, function: Function, dimensions: int, evaluations: int, items: int, seed: int) -> float:
     """What the best candidate by what was told of it is truly worth."""
     population = default_population(dimensions, evaluations, items)
-    found: list[tuple[float, float]] = []
+    found: list[tuple[float, float, Points]] = []
     if algorithm == "pycma":
         settings = {"popsize": population, "bounds": [0, 1], "seed": seed + 1, "verbose": -9, "verb_log": 0}
         strategy = cma.CMAEvolutionStrategy([0.5] * dimensions, STEP, settings)
         while len(found) < evaluations:
             points = strategy.ask()
             values = [function(np.asarray(point)) for point in points]
-            strategy.tell(points, [-told for told, _ in values])
+            strategy.tell(points, [-told for told, _, _ in values])
             found += values
     else:
         box = [Dimension(name=f"x{place}", low=0.0, high=1.0, initial=0.5) for place in range(dimensions)]
@@ -104,9 +107,11 @@ def searched(algorithm: str, function: Function, dimensions: int, evaluations: i
         while len(found) < evaluations:
             genomes = proposer.ask()
             values = [function(genome) for genome in genomes]
-            proposer.tell(genomes, np.array([[told] for told, _ in values]))
+            proposer.tell(
+                genomes, np.array([[told] for told, _, _ in values]), np.array([items for *_, items in values])
+            )
             found += values
-    return max(found[:evaluations])[1]
+    return max((told, truth) for told, truth, _ in found[:evaluations])[1]
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -116,7 +121,8 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     for name, dimensions in itertools.product(names, options.dimensions):
         evaluations = options.evaluations
         for algorithm in options.algorithms:
-            if dimensions * evaluations > SLOW.get(algorithm, np.inf):
+            # Without items there is nothing that M2N2's merges could compete for.
+            if dimensions * evaluations > SLOW.get(algorithm, np.inf) or (algorithm == "m2n2" and name != "merges"):
                 continue
             start, values = time.process_time(), []
             for seed in range(options.seeds):

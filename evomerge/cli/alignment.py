@@ -128,6 +128,12 @@ def rebase(
     residual: Annotated[
         Residual | None, typer.Option(help="What may act on the residual stream, as in align.", show_default=False)
     ] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A spec of your own instead of the architecture's, as in align.", show_default=False
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of what is random in the method.")] = 0,
     shard_size: Annotated[str, typer.Option(help="Largest size of a safetensors file, such as 2GB.")] = "5GB",
 ) -> None:
@@ -151,6 +157,7 @@ def rebase(
             method=method,
             options=_options(option or []),
             residual=None if residual is None else residual.value,
+            spec=spec,
             seed=seed,
             shard_size=shard_size,
             progress=progress,

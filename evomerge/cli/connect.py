@@ -15,6 +15,7 @@ from evomerge.cli.score import Dtype
 
 if TYPE_CHECKING:
     from evomerge.analysis.mode_connectivity import Connectivity, Line
+    from evomerge.recipe.align import Align
 
 _MOST_COLUMNS = 5
 
@@ -51,6 +52,14 @@ def connect(
         Residual | None,
         typer.Option(help="With --align, what may act on the residual stream.", show_default=False),
     ] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --align, a spec of your own instead of the architecture's, YAML or JSON.",
+            show_default=False,
+        ),
+    ] = None,
     dtype: Annotated[
         Dtype | None, typer.Option(help="Of the models. Default: the config's, or their own.", show_default=False)
     ] = None,
@@ -73,8 +82,9 @@ def connect(
         raise typer.BadParameter("give either --text or --config")
     if test_text is not None and text is None:
         raise typer.BadParameter("--test-text is a second text beside --text")
-    if residual is not None and align is None:
-        raise typer.BadParameter("--residual says how to align; give --align METHOD")
+    for name, given in (("--residual", residual), ("--spec", spec)):
+        if given is not None and align is None:
+            raise typer.BadParameter(f"{name} says how to align; give --align METHOD")
     # Takes seconds, so after what can be refused without it.
     from evomerge.analysis.connect import connect as measure
     from evomerge.cli.console import say, stderr, stdout
@@ -82,7 +92,6 @@ def connect(
     from evomerge.config.config import Config
     from evomerge.config.execution import ExecutionConfig
     from evomerge.files.atomic import json_text, write_atomically
-    from evomerge.recipe.align import Align
     from evomerge.report.page import require_figures
 
     if html is not None:
@@ -105,7 +114,7 @@ def connect(
             points=points,
             characters=characters,
             window=window,
-            align=None if align is None else Align(method=align, residual=None if residual is None else residual.value),
+            align=None if align is None else _asked(align, residual, spec),
             execution=execution,
             where=str(config),
             report=doing,
@@ -123,6 +132,21 @@ def connect(
         echo(f"Wrote {html}")
     if html is None and json_file is None:
         say(stdout(), "\nFigures: --html FILE; every number: --json FILE")
+
+
+def _asked(method: str, residual: Residual | None, spec: Path | None) -> Align:
+    """How to align. Raises: AlignmentError for a spec that can't be read, or both it and a symmetry."""
+    from evomerge.errors import AlignmentError
+    from evomerge.recipe.align import Align, asked_besides, spec_content
+
+    asked = Align(
+        method=method,
+        residual=None if residual is None else residual.value,
+        spec=spec_content(spec, AlignmentError),
+    )
+    if (wrong := asked_besides(asked.to_data())) is not None:
+        raise AlignmentError(wrong)
+    return asked
 
 
 def _show(found: Connectivity) -> None:

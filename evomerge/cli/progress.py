@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _DOING = {
     "libraries": "loading libraries",
     "models": "opening the models",
+    "alignment": "aligning the models",
     "benchmark": "building the benchmark",
     "workers": "starting workers",
     "baselines": "scoring base, experts and uniform merges",

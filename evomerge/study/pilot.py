@@ -14,6 +14,7 @@ from evomerge.errors import ExecutionError
 from evomerge.execute.base import Answers, Failure, Job
 from evomerge.execute.settings import choose_backend, make_executor, worker_settings
 from evomerge.materialise.merger import Merger
+from evomerge.models.open import maps_of
 from evomerge.study.costs import split_costs
 from evomerge.study.experiment import Experiment
 from evomerge.study.preparations import preparations_of
@@ -79,11 +80,16 @@ def pilot(
     Raises: EvomergeError subclasses, as `search` would; ExecutionError if the candidate fails.
     """
     config, benchmark = experiment.config, experiment.benchmark
+    if config.models.align is not None and experiment.maps is None:
+        report("finding the maps that align the models")
+        maps = maps_of(experiment.opened, config.models.sources())
+        assert maps is not None
+        experiment = experiment.aligned(maps)
     recipe = experiment.space.decode(experiment.space.default())
     timed: list[Answers] = []
     with ExitStack() as stack:
         report("starting workers")
-        settings = worker_settings(config, dtype=experiment.dtype)
+        settings = worker_settings(config, dtype=experiment.dtype, maps=experiment.maps)
         executor = make_executor(config.execution, settings)
         stack.callback(executor.close)
         executor.add_requests("search", benchmark.requests("search"))

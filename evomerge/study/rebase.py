@@ -19,7 +19,7 @@ from evomerge.models.aligned import moving
 from evomerge.models.alignment import Alignable, cosine
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.hub import is_adapter, is_compressed, resolve
-from evomerge.recipe.align import BASE, Align
+from evomerge.recipe.align import BASE, Align, asked_besides, spec_content
 from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
@@ -58,6 +58,7 @@ def rebase(
     method: str = "weight_matching",
     options: Mapping[str, Any] | None = None,
     residual: str | None = None,
+    spec: str | Path | Mapping[str, Any] | None = None,
     seed: int = 0,
     shard_size: str | int = "5GB",
     progress: Progress | None = None,
@@ -77,6 +78,7 @@ def rebase(
         method: a registered alignment method.
         options: the method's, by name.
         residual: as in `align`.
+        spec: as in `align`.
         seed: of what is random in the method.
         shard_size: largest weight file.
         progress: called with steps done and in all while maps are found.
@@ -96,7 +98,16 @@ def rebase(
     models = {name: Checkpoint.open(reference) for name, reference in references.items()}
     if models[OLD].folder.resolve() == models[EXPERT].folder.resolve():
         raise AlignmentError(f"{models[EXPERT].folder}: is named as the expert and as its base, so nothing changed")
-    align = Align(method=method, options=dict(options or {}), reference=BASE, residual=residual, seed=seed)
+    align = Align(
+        method=method,
+        options=dict(options or {}),
+        reference=BASE,
+        residual=residual,
+        spec=spec_content(spec, AlignmentError),
+        seed=seed,
+    )
+    if (wrong := asked_besides(align.to_data())) is not None:
+        raise AlignmentError(wrong)
     pair = Alignable(align=align, models={BASE: models[BASE], OLD: models[OLD]})
     every = Alignable(align=align, models=models)
     every.check()

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+MLP = "model.layers.0.mlp"
 
 
 @pytest.fixture
@@ -63,3 +69,41 @@ def test_options_that_say_nothing_together_are_refused(
     done = cli("connect", tiny_llama["a"], tiny_llama["b"], *arguments)  # type: ignore[operator]
     assert done.exit_code in {1, 2}
     assert message in " ".join(done.output.replace("│", " ").split())
+
+
+def test_aligned_models_are_measured_too_and_a_reordered_copy_has_no_barrier_left(
+    cli: object, tiny_llama: dict[str, Path], text: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_llama["a"], copy)
+    weights = load_file(copy / "model.safetensors")
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(weights[f"{MLP}.up_proj.weight"])))
+    for name in ("gate_proj", "up_proj"):
+        weights[f"{MLP}.{name}.weight"] = weights[f"{MLP}.{name}.weight"][order].contiguous()
+    weights[f"{MLP}.down_proj.weight"] = weights[f"{MLP}.down_proj.weight"][:, order].contiguous()
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    spec = tmp_path / "own.yaml"
+    spec.write_text(
+        "labels: {hidden: permutation}\n"
+        f"tensors:\n  {MLP}.gate_proj.weight: [hidden, null]\n  {MLP}.up_proj.weight: [hidden, null]\n"
+        f"  {MLP}.down_proj.weight: [null, hidden]\n"
+        + "".join(f"  {name}: fixed\n" for name in weights if not name.startswith(MLP))
+    )
+    for number, way in enumerate((("--residual", "none"), ("--spec", spec))):
+        out = tmp_path / f"{number}.json"
+        told = ("connect", tiny_llama["a"], copy, "--text", text, "--dtype", "float32", "--points", "3")
+        done = cli(*told, "--align", "weight_matching", *way, "--json", out)  # type: ignore[operator]
+        assert done.exit_code == 0, done.output
+        surveys = json.loads(out.read_text())["surveys"]
+        before, after = (
+            [point["values"]["text"]["loss"] for point in surveys[name]["lines"][0]["points"]]
+            for name in ("as they are", "after weight_matching")
+        )
+        assert after == pytest.approx([before[0]] * 3, abs=1e-5)
+        assert before[1] != pytest.approx(before[0], abs=1e-4)
+    both = cli(*told, "--align", "weight_matching", "--residual", "none", "--spec", spec)  # type: ignore[operator]
+    assert both.exit_code == 1
+    assert "a spec of one's own says itself" in both.output
+    alone = cli(*told, "--spec", spec)  # type: ignore[operator]
+    assert alone.exit_code == 2
+    assert "give --align METHOD" in " ".join(alone.output.split())

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from evomerge.config.config import Config
 from evomerge.errors import ConfigError, ResumeError
@@ -31,6 +33,7 @@ from evomerge.study.export import export
 from evomerge.study.merge import merge
 from evomerge.study.search import search
 from evomerge.testing.models import tiny_checkpoint
+from helpers.adapters import recipe_of, write_adapter
 from helpers.search import write_config, write_task
 
 FEW = {"evaluations": 4, "population": 4, "scan": 2, "shortlist": 1}
@@ -163,3 +166,28 @@ def test_a_recipe_without_maps_finds_them_and_keeps_them(tmp_path: Path, apart: 
     assert kept.align.maps == str(out / "alignment" / "maps.safetensors")
     assert kept.align.seed == 2
     assert Recipe.from_yaml(kept.to_yaml()) == kept
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+def test_an_adapter_moves_with_its_aligned_base(tmp_path: Path, apart: dict[str, Path]) -> None:
+    adapter = write_adapter(tmp_path / "adapter", apart["base"])
+    weights = {"adapter": 1.0, "other": 0.0}
+    recipe = recipe_of(
+        apart["base"],
+        {"adapter": adapter, "other": apart["a"]},
+        align=Align(reference="other"),
+        groups=(Group(name="all", coefficients={"weight": weights}),),
+    )
+    out = merge(recipe, tmp_path / "out")
+    tokens = torch.arange(3, 40)[None]
+    own = AutoModelForCausalLM.from_pretrained(apart["base"], dtype=torch.float32)
+    moved = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    with torch.no_grad():
+        alone = own(tokens).logits
+        expected = PeftModel.from_pretrained(own, adapter).eval()(tokens).logits
+        found = moved.eval()(tokens).logits
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert not torch.allclose(found, alone, atol=1e-2)
+    name = "model.layers.0.self_attn.v_proj.weight"
+    assert not torch.allclose(moved.state_dict()[name], own.state_dict()[name.replace("v_proj", "v_proj.base_layer")])

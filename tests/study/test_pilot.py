@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from evomerge.config.config import Config
+from evomerge.config.models import AlignConfig
+from evomerge.models.alignment import Alignable
 from evomerge.study.check import check
 from evomerge.study.costs import split_costs
 from evomerge.study.pilot import pilot
@@ -56,3 +58,17 @@ def test_the_whole_search_is_each_phase_with_its_own_items(config: Config) -> No
         "preparing the method and warming up, on 12 search items",
         "timing a candidate, 1 of 1, on 12 search items",
     ]
+
+
+def test_the_maps_of_aligned_models_are_found_once_and_given_to_the_workers(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = config.models.model_copy(update={"align": AlignConfig(residual="none")})
+    report = check(config.model_copy(update={"models": sources}))
+    assert report.experiment is not None
+    said: list[str] = []
+    find, found = Alignable.find, []
+    monkeypatch.setattr(Alignable, "find", lambda *given: found.append(1) or find(*given))  # type: ignore[func-returns-value]
+    pilot(report.experiment, report.evaluations, repeats=1, report=said.append)
+    assert said[0] == "finding the maps that align the models"
+    assert len(found) == 1

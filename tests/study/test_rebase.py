@@ -133,3 +133,13 @@ def test_the_command_says_how_many_sets_of_units_moved(tmp_path: Path, family: d
     assert done.exit_code == 0, done.output
     assert "sets of units moved; cosine of the bases" in done.output
     assert "→ 1.000" in done.output
+
+
+def test_a_spec_of_ones_own_says_what_may_move(tmp_path: Path, family: dict[str, Path]) -> None:
+    bases = family["base"], family["new"]
+    fixed = {"labels": {}, "tensors": dict.fromkeys(weights(family["base"]), "fixed")}
+    made = rebase(family["expert"], *bases, tmp_path / "out", spec=fixed)
+    assert made.moved == 0
+    assert made.after == made.before < 0.5
+    with pytest.raises(AlignmentError, match="residual: a spec of one's own"):
+        rebase(family["expert"], *bases, tmp_path / "again", spec=fixed, residual="none")

@@ -30,6 +30,8 @@ def model_card(run: Run, record: TrialRecord, recipe: Recipe, *, name: str, abou
         about: what else is known of it and its models.
     """
     about = about or About()
+    # Its scores are with settings that the exported folder doesn't have.
+    as_itself = record.kind.is_checkpoint and record.name in run.facts.get("as_themselves", {})
     loaded, references = about.repository or name, parts_of(record, recipe)
     result = run.result()
     is_winner = result is not None and result["winner"]["trial"] == record.number
@@ -40,7 +42,7 @@ def model_card(run: Run, record: TrialRecord, recipe: Recipe, *, name: str, abou
             about,
             is_merge=not record.kind.is_checkpoint,
             languages=[task["language"]["code"] for task in run.facts["benchmark"]["tasks"] if "language" in task],
-            scores=_test_scores(run, record),
+            scores=[] if as_itself else _test_scores(run, record),
         ),
         "",
         f"# {name}",
@@ -62,7 +64,7 @@ def model_card(run: Run, record: TrialRecord, recipe: Recipe, *, name: str, abou
         lines += _measured(result)
     else:
         lines += ["## Measured", "", *_scores(record), ""]
-    if record.test is not None:
+    if record.test is not None and not as_itself:
         lines += stock_commands(run, loaded)
     lines += ["## Tasks", ""]
     for task in run.facts["benchmark"]["tasks"]:

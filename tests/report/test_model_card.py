@@ -13,6 +13,7 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
 from evomerge.report.model_card import model_card
 from evomerge.run.directory import Run, create_run
+from evomerge.run.evaluation import Evaluation
 from evomerge.run.recipes import checkpoint_recipe
 from evomerge.run.records import TrialRecord
 from evomerge.run.trial import TrialKind, TrialState
@@ -83,6 +84,26 @@ def test_what_was_measured_of_a_trial_is_said_and_nothing_else(run: Run) -> None
     assert "not scored on test items" in model_card(run, record(TrialKind.CANDIDATE), RECIPE, name="x")
     failed = record(TrialKind.CANDIDATE, score=None, state=TrialState.FAILED, reason="not_finite: inf")
     assert "This trial has no score: not_finite: inf." in model_card(run, failed, RECIPE, name="x")
+
+
+def test_test_scores_are_claimed_of_a_folder_only_if_it_would_have_them(run: Run) -> None:
+    tested = {"split": "test", "is_stock": True, "is_whole": True, "documents": []}
+    (task,) = run.facts["benchmark"]["tasks"]
+    task |= {"tested": tested, "items": {"test": 8}}
+    run.facts |= {"dtype": "float32"}
+    ledger = run.ledger()
+    trial = ledger.add(kind=TrialKind.EXPERT, name="maths", recipe_key="k").number
+    aggregates = {"sums": {"exact_match,none": 0.125}}
+    ledger.record(Evaluation(trial=trial, split="test", score=0.125, aggregates=aggregates))
+
+    def card() -> str:
+        return model_card(run, record(TrialKind.EXPERT, number=trial, test=0.125), recipe(TrialKind.EXPERT), name="x")
+
+    assert "value: 0.125" in card()
+    assert "lm_eval --model hf --model_args pretrained=x,dtype=float32 --tasks sums" in card()
+    run.facts |= {"as_themselves": {"maths": ["max_position_embeddings"]}}
+    assert "model-index" not in card()
+    assert "lm_eval" not in card()
 
 
 def test_only_the_winner_has_the_table_of_the_test(run: Run) -> None:

@@ -6,8 +6,10 @@ Works in the unit cube, so every coefficient is scaled by its range. Draws from 
 from __future__ import annotations
 
 import math
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +22,22 @@ from evomerge.errors import ConfigError, unknown
 from evomerge.space.base import Genome
 from evomerge.streams import stream
 
-with warnings.catch_warnings():
+
+@contextmanager
+def _without(*modules: str) -> Iterator[None]:
+    """Within, modules that aren't loaded yet can't be; what can do without them does."""
+    hidden = [module for module in modules if module not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for module in hidden:
+            del sys.modules[module]
+
+
+# pycma would load them for shortcuts at a prompt and for its surrogate models, which takes longer than all the rest of
+# it. Its plots load Matplotlib by themselves, and it has a rank correlation of its own.
+with warnings.catch_warnings(), _without("matplotlib", "scipy.stats"):
     warnings.simplefilter("ignore")
     import cma
 

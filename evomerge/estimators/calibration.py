@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from evomerge.errors import EstimatorError
 from evomerge.estimators.base import Estimate, Estimator, Responses, Scores, complete_rows
@@ -174,6 +173,9 @@ def _doubt(coverage: float, rmse: float, plain: float) -> str | None:
 def _tau(values: Scores, truths: Scores) -> float:
     if np.ptp(values) == 0 or np.ptp(truths) == 0:
         return 0.0
+    # Takes a second to load, which a search that estimates nothing needn't wait for.
+    from scipy import stats
+
     return float(stats.kendalltau(values, truths).statistic)
 
 

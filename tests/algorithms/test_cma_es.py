@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -110,3 +112,15 @@ def test_default_population_fills_eight_workers_and_leaves_room_for_generations(
     population = default_population(dimensions, evaluations, items)
     assert population % 8 == 0
     assert population == 8 or evaluations / population >= 8
+
+
+@pytest.mark.slow
+def test_libraries_that_pycma_can_do_without_are_not_loaded_for_it_and_can_be_later() -> None:
+    code = (
+        "import sys, evomerge.algorithms.cma_es as found\n"
+        "assert not {'matplotlib', 'scipy.stats'} & sys.modules.keys(), sorted(sys.modules)\n"
+        "import scipy.stats\n"
+        "assert scipy.stats.kendalltau([1, 2, 3], [1, 2, 3]).statistic == 1\n"
+        "assert found.cma.fitness_models.kendall_tau([1, 2, 3], [3, 2, 1]) == -1\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

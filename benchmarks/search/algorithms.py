@@ -1,6 +1,6 @@
 """Search algorithms on functions with known optima, at equal evaluations: standard ones, and landscapes like merges'.
 
-    python benchmarks/search/algorithms.py --json algorithms.json --figure algorithms.svg
+    python benchmarks/search/algorithms.py --json algorithms.json --figure algorithms.svg   # drawn by matplotlib
 
 Standard functions are without noise, and what counts is the best value that a search has evaluated. Landscapes like
 those of merges have item noise: a candidate answers items with two-parameter logistic probabilities, its ability falls

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rich import box
@@ -18,6 +19,9 @@ from evomerge.report.numbers import interval as interval
 from evomerge.report.numbers import probability as probability
 from evomerge.report.numbers import score as score
 from evomerge.report.numbers import size as size
+
+_BARS = "▁▂▃▄▅▆▇█"
+_SPARKLINE_WIDTH = 60
 
 # Pipes and files have no width of their own; tables there are at least as wide as most terminals.
 _WIDTH_OF_A_FILE = 80
@@ -108,3 +112,16 @@ def table(*columns: str, title: str | None = None, right: tuple[str, ...] = ()) 
             column, justify="right" if column in right else "left", overflow="fold", no_wrap=column in right
         )
     return made
+
+
+def moment() -> str:
+    """Now, by the clock of this machine, as "2026-11-28 19:02:03"."""
+    return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Values as a row of bars; the last ones if there are many."""
+    values = values[-_SPARKLINE_WIDTH:]
+    low, high = min(values), max(values)
+    steps = len(_BARS) - 1
+    return "".join(_BARS[round(steps * (value - low) / (high - low)) if high > low else 0] for value in values)

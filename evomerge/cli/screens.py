@@ -25,21 +25,19 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from evomerge.cli.console import duration, score, stderr, stdout
+from evomerge.cli.console import duration, moment, score, sparkline, stderr, stdout
 from evomerge.cli.progress import Progress
 
 if TYPE_CHECKING:
     from evomerge.run.observer import Observer
     from evomerge.run.records import TrialRecord
 
-_BARS = "▁▂▃▄▅▆▇█"
-_SPARKLINE_WIDTH = 60
 _MINUTE_S = 60.0
 _TICK_S = 1.0
 
 
 class PlainScreen:
-    """A line for each phase and generation, and at least one a minute: for pipes, files and batch systems."""
+    """A line with the time for each phase and generation, and at least one a minute: for pipes and files."""
 
     def __init__(self, console: Console, progress: Progress) -> None:
         self._console = console
@@ -103,7 +101,7 @@ class PlainScreen:
     def _print(self, text: str) -> None:
         with self._lock:
             self._said = time.monotonic()
-            self._console.print(text, markup=False, soft_wrap=True)
+            self._console.print(f"{moment()}  {text}", markup=False, soft_wrap=True)
             self._console.file.flush()
 
 
@@ -147,7 +145,7 @@ class LiveScreen:
                     (str(state.failed), "red" if state.failed else ""),
                 )
             )
-            rows.append(Text.assemble("best by generation  ", (_sparkline(state.history), "green")))
+            rows.append(Text.assemble("best by generation  ", (sparkline(state.history), "green")))
         if state.leaders:
             rows.append(_leaders(state.leaders))
         return Group(*rows)
@@ -177,14 +175,6 @@ class LiveScreen:
         bar = Table.grid(padding=(0, 2))
         bar.add_row(doing, ProgressBar(total=max(1, state.total), completed=state.done, width=24))
         return Group(bar, Text(", ".join(_pace(state))))
-
-
-def _sparkline(values: list[float]) -> str:
-    """Values as a row of bars; the last ones if there are many."""
-    values = values[-_SPARKLINE_WIDTH:]
-    low, high = min(values), max(values)
-    steps = len(_BARS) - 1
-    return "".join(_BARS[round(steps * (value - low) / (high - low)) if high > low else 0] for value in values)
 
 
 def _leaders(leaders: Mapping[str, float]) -> Text:

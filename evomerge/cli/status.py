@@ -1,41 +1,72 @@
-"""`evomerge status`: how far a run is, also while it is being driven."""
+"""`evomerge status`: how far a run is, also while it is being driven, and how it stands in an exit code."""
 
 from __future__ import annotations
 
 import json
 import shlex
-import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from evomerge.cli import complete
 from evomerge.cli.guard import echo
-from evomerge.run.trial import TrialKind
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
 
     from evomerge.run.directory import Run
-    from evomerge.run.records import RunStatus, TrialRecord
+    from evomerge.run.records import RunStatus
 
-_REFRESH_S = 2.0
+DONE, RUNNING, STOPPED, FAILED = 0, 3, 4, 5
+"""Exit codes. 1 is of an error of this command, 2 of a wrong command line, as everywhere."""
+
+FORMAT = 1
+"""Of what --json prints. A number grows when a key goes or means something else; new keys may come without that."""
+
+_EVERY_S = 2.0
 _MINUTE_S = 60.0
-_TIMED = "asynchronous: which candidates there are depends on timing"
+_WATCH = ("--watch", "-w")
+
+
+class StatusCommand(TyperCommand):
+    """Takes --watch with and without a number of seconds."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give --watch its usual number where none follows."""
+        whole: list[str] = []
+        for argument, following in zip(args, [*args[1:], ""], strict=True):
+            whole.append(argument)
+            if argument in _WATCH and not following.replace(".", "", 1).isdecimal():
+                whole.append(str(_EVERY_S))
+        return super().parse_args(ctx, whole)
 
 
 def status(
     directory: Annotated[
         Path, typer.Argument(metavar="RUN", autocompletion=complete.runs, help="The run directory.", show_default=False)
     ],
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep looking until nobody drives the run.")] = False,
+    watch: Annotated[
+        float | None,
+        typer.Option(
+            *_WATCH,
+            metavar="[SECONDS]",
+            min=0.01,
+            help="Look again every 2, or so many, seconds, until nobody drives the run.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="As JSON, with the front and its hypervolume after each generation.")
+        bool, typer.Option("--json", help="As JSON; with --watch an object a line. Keys: docs/run-directory.md.")
     ] = False,
 ) -> None:
-    """Show how far a run is and who drives it: phase, leaders, rate, time left; the result once it has ended.
+    """Show how far a run is and who drives it: workers, leaders, failures, cost so far and to come; its result at last.
+
+    Exit codes: 0 the run has ended with a result, 3 it is running, 4 it was stopped before its end, 5 an error ended
+    its last session.
 
     **Example:** `evomerge status runs/swahili --watch`
     """
@@ -43,33 +74,68 @@ def status(
     from evomerge.run.directory import open_run
 
     console, run = stdout(), open_run(directory)
-    current = run.status()
     if as_json:
-        _print_json(run, current)
-        return
-    if not watch or not current.driver_alive:
+        current = _watch_json(run, watch)
+    elif watch is None:
+        current = run.status()
         _show(console, run, current)
-        return
-    if not console.is_terminal:
-        _watch_lines(run)
-        return
+    elif console.is_terminal:
+        current = _watch_screen(console, run, watch)
+    else:
+        current = _watch_lines(run, watch)
+    if code := code_of(run, current):
+        raise typer.Exit(code)
+
+
+def code_of(run: Run, status: RunStatus) -> int:
+    """How a run stands, as an exit code."""
+    if status.driver_alive:
+        return RUNNING
+    if run.has_ended():
+        return DONE
+    return FAILED if status.stopped_by == "error" else STOPPED
+
+
+def data_of(run: Run, status: RunStatus) -> dict[str, Any]:
+    """Everything known of a run, as plain data."""
+    from evomerge.cli.front import front_data
+    from evomerge.cli.status_screen import phase_of
+
+    state = {DONE: "done", RUNNING: "running", STOPPED: "stopped", FAILED: "failed"}[code_of(run, status)]
+    return {
+        "format": FORMAT,
+        "run": str(run.directory),
+        "state": state,
+        **asdict(status),
+        "phase": phase_of(run, status),
+        "several_objectives": front_data(run),
+    }
+
+
+def _watch_screen(console: Console, run: Run, every_s: float) -> RunStatus:
+    """One screen, drawn anew in place until nobody drives the run; then as it is left."""
     from rich.live import Live
 
-    with Live(_screen(run, current), console=console, auto_refresh=False, transient=True) as live:
+    from evomerge.cli.status_screen import screen
+
+    current = run.status()
+    with Live(screen(run, current), console=console, auto_refresh=False, transient=True) as live:
         while current.driver_alive:
-            time.sleep(_REFRESH_S)
+            sleep(every_s)
             current = run.status()
-            live.update(_screen(run, current), refresh=True)
+            live.update(screen(run, current), refresh=True)
     _show(console, run, current)
+    return current
 
 
 def _show(console: Console, run: Run, status: RunStatus) -> None:
     """The run as it is now, and its result if it has ended."""
     from evomerge.cli.console import say
     from evomerge.cli.results import outcome
+    from evomerge.cli.status_screen import screen
     from evomerge.report.finding import cautions
 
-    console.print(_screen(run, status))
+    console.print(screen(run, status))
     if status.driver_alive:
         return
     result = run.result()
@@ -84,133 +150,34 @@ def _show(console: Console, run: Run, status: RunStatus) -> None:
     say(console, f"\nNext: evomerge export {shlex.quote(str(run.directory))} OUT")
 
 
-def _print_json(run: Run, status: RunStatus) -> None:
-    """Everything known of the run as one object."""
-    from evomerge.cli.front import front_data
-
-    data = {**asdict(status), "phase": _phase(run, status), "several_objectives": front_data(run)}
-    echo(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False, default=dict))
-
-
-def _screen(run: Run, status: RunStatus) -> RenderableType:
-    from rich.table import Table
-    from rich.text import Text
-
-    from evomerge.cli.console import duration, score
-    from evomerge.cli.front import front_so_far
-
-    grid = Table.grid(padding=(0, 2))
-    best, median, left = status.best, status.median, status.seconds_left
-    several = run.config.search.goals.are_several
-    front, members = front_so_far(run)
-    rows: list[tuple[str, str | None]] = [
-        ("run", str(run.directory)),
-        ("phase", _phase(run, status)),
-        ("driver", status.driver if status.driver_alive else None),
-        ("elapsed", f"{duration(status.driven_s)} of driving" if status.driven_s >= 0.05 else None),
-        ("candidates", _candidates(status)),
-        ("mode", _TIMED if run.config.search.is_asynchronous else None),
-        ("items", _items(status, "candidates" if run.config.search.is_asynchronous else "generations")),
-        *front,
-        ("best", None if best is None or several else _best(best)),
-        (
-            "median",
-            None if median is None or several else f"fitness {score(median)} in the last generation",
-        ),
-        ("rate", f"{status.rate_per_minute:.1f} a minute" if status.rate_per_minute and status.driver_alive else None),
-        ("time left", None if left is None else f"about {duration(left)} for all that is to come"),
-    ]
-    for key, value in rows:
-        if value is not None:
-            grid.add_row(Text(key, style="dim"), Text(value, overflow="fold"))
-    if members is not None:
-        grid.add_row("", members)
-    if not status.leaders or several:
-        return grid
-    grid.add_row(Text("leaders", style="dim"), _leaders(status))
-    return grid
-
-
-def _leaders(status: RunStatus) -> RenderableType:
-    """The best of each kind with its score on the search items."""
-    from rich.table import Table
-
-    from evomerge.cli.console import score
-    from evomerge.cli.names import leader_name
-
-    made = Table.grid(padding=(0, 2))
-    made.add_column()
-    made.add_column(justify="right", no_wrap=True)
-    made.add_column(no_wrap=True)
-    for kind, trial in status.leaders.items():
-        made.add_row(leader_name(kind), score(trial.score), f"trial {trial.number}")
-    return made
-
-
-def _candidates(status: RunStatus) -> str:
-    about = "about " if status.items_budget is not None and status.finished < status.budget else ""
-    parts = [f"{status.finished} of {about}{status.budget} done"]
-    for count, what in (
-        (status.running, "running"),
-        (status.interrupted, "interrupted"),
-        (status.failed, "failed"),
-        (status.pruned, "pruned"),
-    ):
-        if count:
-            parts.append(f"{count} {what}")
-    return ", ".join(parts)
-
-
-def _items(status: RunStatus, turns: str) -> str | None:
-    """Search items that candidates have answered, in turns that have ended."""
-    if status.items is None:
-        return None
-    limit = "" if status.items_budget is None else f" of {status.items_budget:,}"
-    return f"{status.items:,}{limit} item evaluations in {turns} that have ended"
-
-
-def _best(best: TrialRecord) -> str:
-    from evomerge.cli.console import score
-
-    kinds = {
-        TrialKind.CANDIDATE: "a candidate",
-        TrialKind.ELITE: "a candidate",
-        TrialKind.START: "the start",
-        TrialKind.METHOD: f"a merge of another method ({best.name})",
-    }
-    kind = kinds.get(best.kind, "a uniform merge")
-    return f"trial {best.number}, {kind}: score {score(best.score)}, fitness {score(best.fitness)}"
-
-
-def _phase(run: Run, status: RunStatus) -> str:
-    if status.driver_alive:
-        return status.phase
-    if run.has_ended():
-        return "done"
-    during = "" if status.phase in {"not started", "not continued"} else f" during {status.phase}"
-    return f"stopped{during}"
-
-
 def _how_to_go_on(run: Run) -> str:
     return f"continue with: evomerge resume {shlex.quote(str(run.directory))}"
 
 
-def _watch_lines(run: Run) -> None:
-    """One plain line whenever something has changed, and at least each minute."""
-    from evomerge.cli.console import duration, score
+def _watch_json(run: Run, every_s: float | None) -> RunStatus:
+    """One object, or while the run is driven one a line."""
+    while True:
+        current = run.status()
+        indent = 2 if every_s is None else None
+        echo(json.dumps(data_of(run, current), indent=indent, ensure_ascii=False, allow_nan=False, default=dict))
+        if every_s is None or not current.driver_alive:
+            return current
+        sleep(every_s)
+
+
+def _watch_lines(run: Run, every_s: float) -> RunStatus:
+    """One plain line with the time whenever something has changed, and at least each minute."""
+    from evomerge.cli.console import moment
+    from evomerge.cli.status_screen import line, pace, phase_of
 
     last, said = "", float("-inf")
     while True:
-        status = run.status()
-        parts = [status.phase, _candidates(status)]
-        if status.best is not None:
-            parts.append(f"best {score(status.best.score)}")
-        line = ", ".join(parts)
-        if line != last or time.monotonic() - said >= _MINUTE_S:
-            left = f", about {duration(status.seconds_left)} left" if status.seconds_left is not None else ""
-            echo(line + left)
-            last, said = line, time.monotonic()
-        if not status.driver_alive:
-            echo(_phase(run, status) if run.has_ended() else f"{_phase(run, status)}; {_how_to_go_on(run)}")
-            return
-        time.sleep(_REFRESH_S)
+        current = run.status()
+        if (now := line(current)) != last or monotonic() - said >= _MINUTE_S:
+            echo(f"{moment()}  {', '.join([now, *pace(current)])}")
+            last, said = now, monotonic()
+        if not current.driver_alive:
+            left = phase_of(run, current)
+            echo(f"{moment()}  {left}" + ("" if run.has_ended() else f"; {_how_to_go_on(run)}"))
+            return current
+        sleep(every_s)

@@ -92,7 +92,11 @@ Outcome = Answers | Failure
 
 
 class Executor(Protocol):
-    """Runs jobs on one or more workers that keep their models resident."""
+    """Runs jobs on one or more workers that keep their models resident.
+
+    One that also has `at_work() -> Sequence[WorkerNow]`, to be called from any thread, has `evomerge status` show what
+    each of them does.
+    """
 
     workers: int
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from evomerge.config.execution import ExecutionConfig
 from evomerge.errors import ExecutionError
 from evomerge.execute.base import Job, Outcome, WorkerSettings
 from evomerge.execute.worker import Worker
+from evomerge.run.workers import WorkerNow
 from evomerge.score.requests import Request
 
 
@@ -24,6 +26,7 @@ class InlineExecutor:
     def __init__(self, settings: WorkerSettings) -> None:
         self.settings = settings
         self._worker: Worker | None = Worker(settings)
+        self._now: tuple[Job | None, float] = (None, time.monotonic())
 
     @classmethod
     def from_config(cls, execution: ExecutionConfig, settings: WorkerSettings) -> InlineExecutor:
@@ -49,7 +52,22 @@ class InlineExecutor:
         for job in jobs:
             # Nothing runs here while a job is drawn, so no outcome is missing.
             assert job is not None, "waiting for an outcome that was already given"
-            yield job, worker.evaluate(job)
+            self._now = job, time.monotonic()
+            outcome = worker.evaluate(job)
+            self._now = None, time.monotonic()
+            yield job, outcome
+
+    def at_work(self) -> list[WorkerNow]:
+        """What the worker does now."""
+        job, since = self._now
+        seconds = round(time.monotonic() - since, 1)
+        if job is None:
+            return [WorkerNow(name="inline", state="idle", seconds=seconds)]
+        return [
+            WorkerNow(
+                name="inline", state="working", seconds=seconds, trial=job.number, split=job.split, block=job.block
+            )
+        ]
 
     def close(self) -> None:
         """Let go of the models."""

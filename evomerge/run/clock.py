@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from evomerge.errors import EvomergeError
 from evomerge.files.atomic import read_json, write_json
 
 PROGRESS = "progress.json"
@@ -55,6 +57,7 @@ class Clock:
         self._earlier = driven_s(directory)
         earlier = read_json(self._path, missing_ok=True)
         self._earlier_gpu = float(earlier.get("gpu_seconds", 0.0))
+        self._stopped: dict[str, str] = {}
         self._spent: dict[str, Any] = {name: earlier[name] for name in ("candidates", "items") if name in earlier}
         self.gpus = 0.0
         """GPUs that this session's workers use."""
@@ -80,6 +83,14 @@ class Clock:
         """
         self._spent = {"candidates": candidates, "items": items}
         if at_once:
+            self._write()
+
+    def stopped(self, error: BaseException) -> None:
+        """The session ends before the search does: by an error, or because somebody stops it."""
+        by = "error" if isinstance(error, Exception) else "interrupt"
+        self._stopped = {"by": by} | ({"error": str(error) or type(error).__name__} if by == "error" else {})
+        # A disk that can't be written is what is being reported.
+        with suppress(EvomergeError):
             self._write()
 
     def phase(self, name: str) -> None:
@@ -109,5 +120,6 @@ class Clock:
                 "rate_per_minute": None if rate is None else round(rate, 2),
                 **({"gpu_seconds": round(3600 * self.gpu_hours, 1)} if self._earlier_gpu or self.gpus else {}),
                 **self._spent,
+                **({"stopped": self._stopped} if self._stopped else {}),
             },
         )

@@ -8,6 +8,7 @@ parts.jsonl        answers of candidates that are evaluated block by block, one 
 estimates.jsonl    estimated scores of stopped candidates, a generation a line (with `search.estimator`)
 prepared/          what the merge method computes once, for workers and later sessions; can be deleted between sessions
 progress.json      phase, driving time and what was spent, for `evomerge status`
+workers.json       what each worker does now, for `evomerge status`
 result.json        winner, scores, intervals and comparisons, once the search has ended
 lock               held by the driver
 """
@@ -34,8 +35,9 @@ from evomerge.run.ledger import EVALUATIONS, JOURNAL, Ledger
 from evomerge.run.lock import driver_of, is_locked
 from evomerge.run.plan import Plan
 from evomerge.run.recipes import MAPS, recipe_of
-from evomerge.run.records import RunStatus, TrialRecord, leaders, record_of
+from evomerge.run.records import RunStatus, TrialRecord, failures_of, generations_of, leaders, record_of
 from evomerge.run.trial import TrialKind, TrialState
+from evomerge.run.workers import Workplace, workplace_of
 
 FORMAT_VERSION = 2
 
@@ -105,34 +107,30 @@ class Run:
         return recipe_of(self.config, self.facts, trials[number], self.directory)
 
     def status(self) -> RunStatus:
-        """Counts, best, rate and time left."""
+        """Counts, best, workers, rate, and what is to come."""
         trials = self.trials()
         progress = self.progress()
         candidates = [trial for trial in trials if trial.kind is TrialKind.CANDIDATE]
         finished = [trial for trial in candidates if trial.state.is_finished]
         complete = [trial for trial in trials if trial.score is not None and trial.kind.is_ranked]
-        alive = is_locked(self.directory)
+        alive, ended = is_locked(self.directory), self.has_ended()
         phase = progress.get("phase", "not started")
-        if phase == DONE and not self.has_ended():
+        if phase == DONE and not ended:
             phase = "not continued"
         rate = progress.get("rate_per_minute")
-        driven_s = float(progress.get("driving_seconds", 0.0)) + (self._since_progress() if alive else 0.0)
+        since = self._since_progress() if alive else 0.0
+        driven_s = float(progress.get("driving_seconds", 0.0)) + since
         left, plan = None, self.plan()
         total = plan.candidates(progress)
         if plan.items is not None and phase in {"validation", "test", DONE}:
             total = len(finished)
+        done, expected = self._done(trials), total + 1 if phase == "search" else None
         if alive:
-            done = self._done(phase, trials)
-            left = plan.seconds_left(
-                phase, done, rate, total=total + 1 if phase == "search" else None, driven_s=driven_s
-            )
+            left = plan.seconds_left(phase, done.get(phase, 0), rate, total=expected, driven_s=driven_s)
         unfinished = sum(trial.state is TrialState.RUNNING for trial in candidates)
-        generations = [trial.generation for trial in finished if trial.generation is not None]
-        latest = sorted(
-            trial.fitness
-            for trial in finished
-            if generations and trial.generation == max(generations) and trial.fitness is not None
-        )
+        history, median = generations_of(finished)
+        place = workplace_of(self.directory) if alive else Workplace()
+        stopped = {} if alive or ended else progress.get("stopped", {})
         return RunStatus(
             phase=phase,
             finished=len(finished),
@@ -143,7 +141,7 @@ class Run:
             items=progress.get("items"),
             items_budget=self.config.search.budget.items,
             best=max(complete, key=lambda trial: -math.inf if trial.fitness is None else trial.fitness, default=None),
-            median=latest[len(latest) // 2] if latest else None,
+            median=median,
             rate_per_minute=rate,
             seconds_left=left,
             driver_alive=alive,
@@ -151,6 +149,16 @@ class Run:
             driven_s=driven_s,
             leaders=leaders(trials),
             interrupted=0 if alive else unfinished,
+            stopped_by=stopped.get("by"),
+            error=stopped.get("error"),
+            history=history,
+            failures=failures_of(trials),
+            last_failure=next((trial.reason for trial in reversed(trials) if trial.reason), None),
+            to_come={} if ended else plan.to_come(phase, done, total=expected),
+            gpu_hours=(progress.get("gpu_seconds", 0.0) + since * place.gpus) / 3600,
+            gpu_hours_left=left * place.gpus / 3600 if left is not None and place.gpus else None,
+            workers=place.workers,
+            utilisation=place.utilisation,
         )
 
     def plan(self) -> Plan:
@@ -175,12 +183,15 @@ class Run:
         except OSError:
             return 0.0
 
-    def _done(self, phase: str, trials: Sequence[TrialRecord]) -> int:
-        """Evaluations of a phase that are done."""
-        if phase in {"validation", "test"}:
-            return sum(getattr(trial, phase) is not None for trial in trials)
-        kinds = [trial for trial in trials if trial.kind.is_baseline == (phase == "baselines")]
-        return sum(trial.state.is_finished for trial in kinds)
+    def _done(self, trials: Sequence[TrialRecord]) -> dict[str, int]:
+        """Evaluations that are done, by phase."""
+        baselines = sum(trial.kind.is_baseline and trial.state.is_finished for trial in trials)
+        return {
+            "baselines": baselines,
+            "search": sum(trial.state.is_finished for trial in trials) - baselines,
+            "validation": sum(trial.validation is not None for trial in trials),
+            "test": sum(trial.test is not None for trial in trials),
+        }
 
 
 def open_run(directory: str | Path) -> Run:

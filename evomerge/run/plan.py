@@ -93,6 +93,21 @@ class Plan:
             return self.evaluations["search"] - 1
         return min(self.most, done + max(0, self.items - items) * done // items)
 
+    def to_come(self, phase: str, done: Mapping[str, int], *, total: int | None = None) -> dict[str, int]:
+        """The most evaluations that are still to come, by phase in order.
+
+        Args:
+            phase: the present one; what comes before it is done.
+            done: evaluations that are done, by phase; those of later phases may be of other models than will be asked.
+            total: evaluations of the present phase, where they are known better.
+        """
+        names = [*self.costs]
+        if phase in names:
+            later = {name: self.evaluations[name] for name in names[names.index(phase) :]}
+            return {**later, phase: max(0, (later[phase] if total is None else total) - done[phase])}
+        counted = {name: done[name] for name in ("baselines", "search")}
+        return {name: max(0, count - counted.get(name, 0)) for name, count in self.evaluations.items()}
+
     def seconds_left(
         self, phase: str, done: int, rate: float | None, *, total: int | None = None, driven_s: float = 0.0
     ) -> float | None:

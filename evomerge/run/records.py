@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from evomerge.run.ledger import Ledger
 from evomerge.run.trial import Trial, TrialKind, TrialState
+from evomerge.run.workers import WorkerNow
 from evomerge.space.base import Value
 
 
@@ -77,6 +80,27 @@ class RunStatus:
     """The best trial of each kind by score on the search items: base, each expert, uniform, candidate, mean."""
     interrupted: int = 0
     """Candidates that were being evaluated when the driver stopped."""
+    stopped_by: str | None = None
+    """How the last session ended before the search did: "error" or "interrupt"; None while it is driven, once it has
+    ended, and where the driver couldn't say."""
+    error: str | None = None
+    """What went wrong, if an error ended the last session."""
+    history: tuple[float, ...] = ()
+    """The best fitness of a candidate after each generation so far."""
+    failures: Mapping[str, int] = field(default_factory=dict)
+    """Trials that failed on the search items, counted by reason."""
+    last_failure: str | None = None
+    """What was wrong with the last of them."""
+    to_come: Mapping[str, int] = field(default_factory=dict)
+    """Evaluations that are still to come, by phase: baselines, search, validation, test."""
+    gpu_hours: float = 0.0
+    """Hours of driving times the GPUs used, over all sessions."""
+    gpu_hours_left: float | None = None
+    """Of the whole run, while it is driven on GPUs."""
+    workers: tuple[WorkerNow, ...] = ()
+    """What each worker does, while the run is driven by an executor that says so."""
+    utilisation: float | None = None
+    """The share of their time in which these had a candidate."""
 
 
 def record_of(ledger: Ledger, trial: Trial) -> TrialRecord:
@@ -112,6 +136,23 @@ def leaders(trials: Iterable[TrialRecord]) -> dict[str, TrialRecord]:
         if trial.score is not None and (trial.model not in found or _rank(trial) > _rank(found[trial.model])):
             found[trial.model] = trial
     return found
+
+
+def failures_of(trials: Iterable[TrialRecord]) -> dict[str, int]:
+    """How many failed on the search items, by reason, the most frequent first."""
+    reasons = Counter(trial.reason.partition(":")[0] for trial in trials if trial.reason)
+    return dict(reasons.most_common())
+
+
+def generations_of(candidates: Iterable[TrialRecord]) -> tuple[tuple[float, ...], float | None]:
+    """The best fitness after each generation so far, and the median of the last one; of candidates that are done."""
+    found: dict[int, list[float]] = {}
+    for trial in candidates:
+        if trial.generation is not None:
+            found.setdefault(trial.generation, []).extend([] if trial.fitness is None else [trial.fitness])
+    known = [sorted(found[number]) for number in sorted(found)]
+    best = accumulate((fitness[-1] for fitness in known if fitness), max)
+    return tuple(best), known[-1][len(known[-1]) // 2] if known and known[-1] else None
 
 
 def _rank(trial: TrialRecord) -> float:

@@ -6,9 +6,9 @@ Does not know what is evaluated, in which order, or why.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,7 @@ from evomerge.study.costs import split_costs
 from evomerge.study.experiment import Experiment, check_pruner, open_experiment, population_of
 from evomerge.study.inputs import check_same_files, fingerprints_of, input_files
 from evomerge.study.measures import Measures, answer_lengths, prompt_tokens
+from evomerge.study.pulse import Pulse
 from evomerge.study.schedule import Schedule, stratified_blocks
 from evomerge.study.select import SELECTION
 from evomerge.study.start import Start, start_of
@@ -84,6 +85,7 @@ class Session:
         self.observer = observer
         self.where = where
         self._executor: Executor | None = None
+        self._held = ExitStack()
         self._splits: set[str] = set()
         self._own: dict[str, Benchmark] = {}
         self._prompts: dict[tuple[str, str], dict[str, NDArray[np.float64]]] = {}
@@ -91,8 +93,8 @@ class Session:
     def __enter__(self) -> Session:
         try:
             self._open()
-        except BaseException:
-            self.__exit__(None, None, None)
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
             raise
         return self
 
@@ -227,11 +229,10 @@ class Session:
                 "others are judged; restore the file from a copy, or start a new run directory"
             )
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._executor is not None:
-            self._executor.close()
+    def __exit__(self, *raised: Any) -> None:
+        if raised[1] is not None and hasattr(self, "clock"):
+            self.clock.stopped(raised[1])
+        self._held.close()
 
     def phase(self, name: str, total: int) -> None:
         """A phase of so many evaluations begins."""
@@ -305,6 +306,8 @@ class Session:
         if split not in self._splits:
             blocks = [self.benchmark.places(split, items) for items in self.blocks(split)]
             executor.add_requests(split, self.benchmark.requests(split), blocks or None)
+            if not self._splits:
+                self._held.callback(Pulse(self.directory, executor, lambda: self.clock.gpus).close)
             self._splits.add(split)
             self.observer.phase("ready", None)
             self.clock.count_afresh()
@@ -315,7 +318,7 @@ class Session:
         self.observer.phase("workers", None)
         states, maps = self.directory / PREPARED, self.experiment.maps
         settings = worker_settings(self.config, **self._dtypes, states=states, maps=maps)
-        self._executor = make_executor(self.config.execution, settings)
+        self._executor = self._held.enter_context(closing(make_executor(self.config.execution, settings)))
         return self._executor
 
     @property

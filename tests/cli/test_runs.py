@@ -8,13 +8,11 @@ import json
 import os
 import re
 import socket
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from evomerge.cli import status
 from evomerge.run.evaluation import Evaluation
 from evomerge.run.ledger import Ledger
 from evomerge.run.lock import lock
@@ -218,28 +216,6 @@ def test_status_of_a_finished_run_shows_the_result(cli: Any, run: Path, result: 
     assert "had been looked at before" not in shown
     (run / "result.json").write_text(json.dumps({**result, "test_looks": 2}))
     assert "The test items had been looked at before" in " ".join(cli("status", run).stdout.split())
-
-
-def test_watching_prints_a_line_when_something_changes_and_ends_with_the_driver(
-    cli: Any, run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(status, "_REFRESH_S", 0.05)
-    driving, stop = threading.Event(), threading.Event()
-
-    def drive() -> None:
-        with lock(run):
-            driving.set()
-            stop.wait(10)
-
-    thread = threading.Thread(target=drive)
-    thread.start()
-    driving.wait(10)
-    threading.Timer(0.5, stop.set).start()
-    lines = cli("status", run, "--watch").stdout.splitlines()
-    thread.join()
-    assert lines[0] == "not started, 2 of 8 done, 1 running, 1 failed, best 0.6250"
-    assert lines[-1].startswith("stopped; continue with")
-    assert len(lines) in {2, 3}, "that the candidate is interrupted now may be a line of its own"
 
 
 @pytest.mark.parametrize("command", ["status", "trials", "resume"])

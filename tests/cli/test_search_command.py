@@ -41,7 +41,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, config: Path) -> tuple[Pa
 @pytest.mark.slow
 def test_a_search_in_a_pipe_prints_phases_generations_and_the_outcome(finished: tuple[Path, str]) -> None:
     directory, out = finished
-    lines = out.splitlines()
+    lines = [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ", "", line) for line in out.splitlines()]
     assert lines[:2] == ["loading libraries", "opening the models"]
     assert "scoring base, experts and uniform merges: 7 evaluations" in lines
     generations = [line for line in lines if line.startswith("generation ")]

@@ -75,7 +75,7 @@ def test_items_are_spent_and_never_exceeded(run: Path) -> None:
 
 def test_status_and_trials_tell_what_was_spent(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spent, answered = spent_on_disk(run, 5), answered_by_trial(open_run(run))
-    status(run, watch=False, as_json=False)
+    status(run)
     shown = " ".join(capsys.readouterr().out.split())
     assert f"items {spent} of 210 item evaluations" in shown
     assert f"{len(answered)} of {len(answered)} done" in shown

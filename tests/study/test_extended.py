@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from evomerge.cli.status import DONE, STOPPED
 from evomerge.cli.tables import marks_of
 from evomerge.config.config import Config
 from evomerge.run.directory import Run, open_run, update_config
@@ -25,7 +26,9 @@ def ended(tmp_path_factory: pytest.TempPathFactory, config: Config) -> Path:
 
 
 def shown(run: Run) -> str:
-    return command(["status", run.directory]).stdout
+    done = command(["status", run.directory])
+    assert done.returncode == (DONE if run.has_ended() else STOPPED)
+    return done.stdout
 
 
 def extended(run: Run) -> None:

@@ -21,6 +21,7 @@ from evomerge.errors import ExecutionError
 from evomerge.execute.base import Failure, Job, Outcome, WorkerSettings
 from evomerge.execute.ray.cluster import check_room, cluster_address, cluster_nodes, connect, default_cpus, first_line
 from evomerge.execute.ray.slots import Queue, Slot, Started, WorkerProcess
+from evomerge.run.workers import WorkerNow
 from evomerge.score.requests import Request
 
 _log = logging.getLogger(__name__)
@@ -147,6 +148,10 @@ class RayExecutor:
             for slot in self._slots:
                 if slot.attempt is not None:
                     slot.kill()
+
+    def at_work(self) -> list[WorkerNow]:
+        """What each worker does now."""
+        return [slot.at_work() for slot in tuple(self._slots)]
 
     def close(self) -> None:
         """Stop the workers, and Ray if it was started here. Safe to call twice."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -13,6 +14,7 @@ from typing import Any
 import ray
 
 from evomerge.execute.base import Failure, Job, Outcome, WorkerSettings
+from evomerge.run.workers import WorkerNow
 from evomerge.score.requests import Request
 
 
@@ -94,6 +96,8 @@ class Slot:
     deadline: float | None = None
     last: int | None = None
     """Number of the candidate that the actor answered last."""
+    since: float = field(default_factory=time.monotonic)
+    """When it began what it does now."""
 
     @property
     def is_idle(self) -> bool:
@@ -106,9 +110,19 @@ class Slot:
         calls = [*self.preparing, self.preparation, self.running]
         return [call for call in calls if call is not None]
 
+    def at_work(self) -> WorkerNow:
+        """What the worker does now."""
+        attempt, seconds = self.attempt, round(time.monotonic() - self.since, 1)
+        if attempt is None:
+            return WorkerNow(name=self.where, state="starting" if self.preparing else "idle", seconds=seconds)
+        job = attempt.job
+        return WorkerNow(
+            name=self.where, state="working", seconds=seconds, trial=job.number, split=job.split, block=job.block
+        )
+
     def begin(self, attempt: _Attempt, deadline: float | None) -> None:
         """Hand a job to the actor."""
-        self.attempt = attempt
+        self.attempt, self.since = attempt, time.monotonic()
         self.last = attempt.job.number
         recipe = attempt.job.recipe
         method = (recipe.method, dict(recipe.options), recipe.seed)
@@ -129,6 +143,7 @@ class Slot:
 
     def _rest(self) -> None:
         self.attempt, self.preparation, self.running, self.deadline = None, None, None, None
+        self.since = time.monotonic()
 
     def kill(self) -> None:
         """End the actor and forget what it was doing."""

@@ -270,6 +270,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.html is not None:
         require_figures()
+    if options.folder is not None and options.folder.is_dir() and any(options.folder.iterdir()):
+        # Models trained with other settings would go on in it, or be trained over.
+        parser.error(f"--folder {options.folder}: is there already; choose another folder or empty this one")
     logging.disable(logging.WARNING)
     transformers.utils.logging.disable_progress_bar()
     with TemporaryDirectory() as temporary:

@@ -50,7 +50,7 @@ class Alignment:
 
 
 Progress = Callable[[int, int], None]
-"""Called with what is done and what there is to do, in any unit; what there is to do may turn out less."""
+"""Called with what is done and what there is to do, in any unit; what there is to do may turn out less or more."""
 
 
 class Method(Protocol):

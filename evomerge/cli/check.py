@@ -216,12 +216,14 @@ def _show_dimensions(console: Console, report: Preflight, *, every: bool) -> Non
 
 def _show_pilot(console: Console, preflight: Preflight, experiment: Experiment) -> None:
     from evomerge.cli.console import duration, say, size
+    from evomerge.study.maps import with_maps
     from evomerge.study.pilot import pilot, time_preparing
 
     def doing(what: str) -> None:
         say(console, f"{what} ...")
         console.file.flush()
 
+    experiment = with_maps(experiment, lambda what: doing(f"pilot: {what}"))
     doing("pilot: timing the method on a few tensors")
     estimate = time_preparing(experiment)
     if estimate:

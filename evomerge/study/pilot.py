@@ -14,9 +14,9 @@ from evomerge.errors import ExecutionError
 from evomerge.execute.base import Answers, Failure, Job
 from evomerge.execute.settings import choose_backend, make_executor, worker_settings
 from evomerge.materialise.merger import Merger
-from evomerge.models.open import maps_of
 from evomerge.study.costs import split_costs
 from evomerge.study.experiment import Experiment
+from evomerge.study.maps import with_maps
 from evomerge.study.preparations import preparations_of
 
 
@@ -79,12 +79,8 @@ def pilot(
 
     Raises: EvomergeError subclasses, as `search` would; ExecutionError if the candidate fails.
     """
+    experiment = with_maps(experiment, report)
     config, benchmark = experiment.config, experiment.benchmark
-    if config.models.align is not None and experiment.maps is None:
-        report("finding the maps that align the models")
-        maps = maps_of(experiment.opened, config.models.sources())
-        assert maps is not None
-        experiment = experiment.aligned(maps)
     recipe = experiment.space.decode(experiment.space.default())
     timed: list[Answers] = []
     with ExitStack() as stack:

@@ -23,7 +23,6 @@ from evomerge.files.atomic import write_atomically
 from evomerge.inference.arithmetic import Arithmetic
 from evomerge.materialise.distance import relative_distance
 from evomerge.models.alignment import digest
-from evomerge.models.open import maps_of
 from evomerge.models.own_settings import own_notes
 from evomerge.run.answers import PARTS, Parts
 from evomerge.run.clock import Clock
@@ -44,6 +43,7 @@ from evomerge.study.budget import budget_of, check_budget
 from evomerge.study.costs import split_costs
 from evomerge.study.experiment import Experiment, check_pruner, open_experiment, population_of
 from evomerge.study.inputs import check_same_files, fingerprints_of, input_files
+from evomerge.study.maps import find_maps
 from evomerge.study.measures import Measures, answer_lengths, prompt_tokens
 from evomerge.study.pulse import Pulse
 from evomerge.study.schedule import Schedule, stratified_blocks
@@ -187,8 +187,7 @@ class Session:
 
         Raises: ResumeError if they are lost, and others would be found now.
         """
-        sources = self.config.models.sources()
-        if sources.align is None:
+        if self.config.models.align is None:
             return
         self.observer.phase("alignment", None)
         kept = None if existing is None else existing.facts.get("alignment")
@@ -196,9 +195,7 @@ class Session:
         if kept is not None and path.is_file() and digest(path.read_bytes()) == kept:
             maps = path.read_bytes()
         else:
-            found = maps_of(self.experiment.opened, sources)
-            assert found is not None
-            maps = found
+            maps = find_maps(self.experiment, self.observer.message)
             if kept is not None and digest(maps) != kept:
                 raise ResumeError(
                     f"{path}: is lost or damaged, and other maps would be found now (on another machine, or by other "

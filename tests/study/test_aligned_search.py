@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,11 @@ from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
 from evomerge.run.directory import open_run
+from evomerge.run.observer import SilentObserver
+from evomerge.study import maps as finding
 from evomerge.study.align import align
 from evomerge.study.check import check
+from evomerge.study.experiment import open_experiment
 from evomerge.study.export import export
 from evomerge.study.merge import merge
 from evomerge.study.search import search
@@ -127,6 +131,38 @@ def test_workers_take_the_maps_that_they_are_given(tmp_path: Path, apart: dict[s
     name = "model.layers.0.mlp.up_proj.weight"
     assert torch.equal(live[name], expected.tensor(name))
     assert not torch.equal(live[name], models["a"].tensor(name))
+
+
+class Heard(SilentObserver):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_a_search_says_that_it_finds_maps_and_each_minute_how_many_steps_are_done(
+    tmp_path: Path, apart: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard, again = Heard(), Heard()
+    config = config_of(tmp_path, apart)
+    search(config, tmp_path / "run", observer=heard)
+    first = "finding the maps that align the models"
+    assert heard.lines[0] == first
+    assert not any("steps done" in line for line in heard.lines)
+    longer = config.model_copy(update={"search": config.search.model_copy(update={"evaluations": 6})})
+    search(longer, tmp_path / "run", observer=again)
+    assert first not in again.lines
+    monkeypatch.setattr(finding, "_MINUTE_S", 0.0)
+    lines: list[str] = []
+    finding.find_maps(open_experiment(config, where="config"), lines.append)
+    assert lines[0] == first
+    counts = [re.fullmatch(r"finding the maps: (\d+) steps done, [1-9]\d* more in sight", line) for line in lines[1:]]
+    steps = [int(count[1]) for count in counts if count is not None]
+    assert len(steps) == len(counts) > 2
+    assert steps == sorted(set(steps))
 
 
 def test_check_finds_what_is_wrong_without_aligning(tmp_path: Path, apart: dict[str, Path]) -> None:

@@ -45,6 +45,11 @@ class Names:
         plain = name.replace("language_model.", "")
         return self._close(name) or (plain if plain in stored else self._close(plain))
 
+    @property
+    def live_model(self) -> Any | None:
+        """The model as transformers builds it, without memory; None if transformers doesn't know it."""
+        return None if self._renaming is None else self._renaming[0]
+
     def _close(self, name: str) -> str | None:
         names = self._base.names
         close = [stored for stored in names if stored.endswith(f".{name}") or name.endswith(f".{stored}")]

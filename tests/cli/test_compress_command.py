@@ -49,6 +49,19 @@ def test_it_says_what_became_of_each_kind_of_tensor(cli: Any, tmp_path: Path, ti
     assert f"({manifest.size_bytes / manifest.expert_bytes:.1%})" in done.stdout
 
 
+def test_an_adapter_says_what_it_leaves_out(cli: Any, tmp_path: Path, tiny_llama: dict[str, Path]) -> None:
+    done = cli("compress", tiny_llama["base"], tiny_llama["a"], tmp_path / "lora", "--as", "lora", "--rank", 2)
+    assert (done.exit_code, done.stderr) == (0, "")
+    start, end = (load_file(tiny_llama[name] / "model.safetensors") for name in ("base", "a"))
+    change = {name: float((end[name].double() - start[name].double()).square().sum()) for name in start}
+    outside = sum(size for name, size in change.items() if "_proj" not in name and "lm_head" not in name)
+    said = " ".join(done.stdout.split())
+    assert f"{outside / sum(change.values()):.1%} of the change (its sum of squares) lies in other tensors" in said
+    assert "a LoRA adapter of rank 2" in said
+    done = cli("merge", write_recipe(tmp_path / "x.yaml", tiny_llama, tmp_path / "lora"), tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
+
+
 def test_a_merge_with_it_is_the_merge_with_what_it_stands_for(
     cli: Any, tmp_path: Path, tiny_llama: dict[str, Path], small: Path
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from evomerge.config.section import Positive, Section
 
@@ -16,7 +16,9 @@ class ExecutionConfig(Section):
     """Name of an executor. auto: Ray when a cluster address is given or several GPUs or workers are to be used, else
     inline."""
     workers: Positive | None = None
-    """Number of Ray workers; None: as many as the cluster has room for."""
+    """Number of Ray workers that there must be room for; None: as many as the cluster has room for at the start."""
+    max_workers: Positive | None = None
+    """As many workers as the cluster gets room for while the search runs, up to so many; None: none join later."""
     cpus_per_worker: Annotated[float, Field(gt=0)] | None = None
     """Processor cores for each Ray worker; None chooses by the machine."""
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
@@ -53,6 +55,12 @@ class ExecutionConfig(Section):
         if url is not None and "://" not in url:
             raise ValueError("give a URL, such as s3://bucket/runs/one; a folder of this machine is file:///folder")
         return url
+
+    @model_validator(mode="after")
+    def _no_less_than_at_the_start(self) -> ExecutionConfig:
+        if self.max_workers is not None and self.workers is not None and self.max_workers < self.workers:
+            raise ValueError(f"max_workers: {self.max_workers} is below workers: {self.workers}")
+        return self
 
     @field_validator("prepared_directory")
     @classmethod

@@ -89,7 +89,11 @@ def choose_backend(execution: ExecutionConfig) -> str:
     """Name of the executor: the one asked for, or with `auto` Ray where there is more than one worker to use."""
     if execution.backend != AUTO:
         return execution.backend
-    if execution.ray_address or os.environ.get("RAY_ADDRESS") or (execution.workers or 1) > 1:
+    if (
+        execution.ray_address
+        or os.environ.get("RAY_ADDRESS")
+        or max(execution.workers or 1, execution.max_workers or 1) > 1
+    ):
         return "ray"
     several_gpus = execution.workers is None and _device(execution) == "cuda" and visible_gpus() > 1
     return "ray" if several_gpus else "inline"

@@ -153,6 +153,11 @@ def cluster_nodes() -> list[Node]:
     ]
 
 
+def live_nodes() -> set[str]:
+    """The machines in the cluster, by Ray's names for them. One that is lost is known to be after some seconds."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+
+
 def default_cpus(nodes: Sequence[Node], workers: int | None, threads: int, gpus: float) -> float:
     """Cores to reserve for a worker: its threads, or less where that would leave GPUs or workers out."""
     limits = [float(threads), max(node.cpus for node in nodes)]

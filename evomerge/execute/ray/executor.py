@@ -1,7 +1,8 @@
 """The Ray executor: one actor per worker, on this machine or on a cluster.
 
 Each idle actor has at most one job. An actor that dies is replaced and its job tried again; one that
-overruns its time is killed and replaced. The only module that imports Ray.
+overruns its time is killed and replaced. Actors for which there is no room yet wait for it, so that workers join as the
+cluster grows. The only module that imports Ray.
 """
 
 from __future__ import annotations
@@ -14,19 +15,29 @@ from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayError
 
 from evomerge.config.execution import ExecutionConfig
 from evomerge.errors import ExecutionError
 from evomerge.execute.base import Failure, Job, Outcome, WorkerSettings
-from evomerge.execute.ray.cluster import check_room, cluster_address, cluster_nodes, connect, default_cpus, first_line
-from evomerge.execute.ray.slots import Queue, Slot, Started, WorkerProcess
+from evomerge.execute.ray.cluster import (
+    check_room,
+    cluster_address,
+    cluster_nodes,
+    connect,
+    default_cpus,
+    first_line,
+    live_nodes,
+)
+from evomerge.execute.ray.slots import Attempt, Queue, Slot, Started, WorkerProcess
 from evomerge.run.workers import WorkerNow
 from evomerge.score.requests import Request
 
 _log = logging.getLogger(__name__)
 
 _STARTS = 3
+_LOST_NODES = 20
+"""How much oftener a job is tried again where nodes were lost with its workers, which is seldom a candidate's doing."""
 _PATIENCE_S = 30.0
 
 
@@ -38,7 +49,8 @@ class RayExecutor:
 
     Args:
         settings: of every worker. `device: cuda` means the GPU that Ray assigns.
-        workers: number of actors; None: as many as there is room for.
+        workers: number of actors there must be room for; None: as many as there is room for.
+        max_workers: up to so many actors work as the cluster gets room for them; None: no more than at the start.
         cpus_per_worker: cores that Ray reserves for each; None: a fair share on this machine,
             `settings.threads` on a cluster.
         gpus_per_worker: GPUs, or a fraction of one, for each; None: one for device cuda, else none.
@@ -50,13 +62,12 @@ class RayExecutor:
     Raises: ExecutionError if the cluster can't be reached or has not the resources asked for.
     """
 
-    workers: int
-
     def __init__(
         self,
         settings: WorkerSettings,
         *,
         workers: int | None = None,
+        max_workers: int | None = None,
         cpus_per_worker: float | None = None,
         gpus_per_worker: float | None = None,
         retries: int = 2,
@@ -76,7 +87,7 @@ class RayExecutor:
             nodes = cluster_nodes()
             place = f"the cluster at {cluster_address(address)}" if cluster_address(address) else "this machine"
             cpus = cpus_per_worker or default_cpus(nodes, workers, settings.threads, gpus)
-            self.workers = check_room(nodes, workers, cpus, gpus, place)
+            self._least = check_room(nodes, workers, cpus, gpus, place)
             self._actor_class = ray.remote(
                 num_cpus=cpus,
                 num_gpus=gpus,
@@ -84,12 +95,17 @@ class RayExecutor:
                 max_task_retries=0,
                 runtime_env={"env_vars": {"OMP_NUM_THREADS": str(settings.threads), "TOKENIZERS_PARALLELISM": "false"}},
             )(WorkerProcess)
-            for index in range(self.workers):
+            for index in range(max(self._least, max_workers or 0)):
                 self._slots.append(Slot(index=index))
                 self._start(self._slots[-1])
         except BaseException:
             self.close()
             raise
+
+    @property
+    def workers(self) -> int:
+        """How many there was room for at the start, or more once they have come up."""
+        return max(self._least, sum(slot.is_up for slot in tuple(self._slots)))
 
     @classmethod
     def from_config(cls, execution: ExecutionConfig, settings: WorkerSettings) -> RayExecutor:
@@ -102,6 +118,7 @@ class RayExecutor:
         executor = cls(
             settings,
             workers=execution.workers,
+            max_workers=execution.max_workers,
             cpus_per_worker=execution.cpus_per_worker,
             gpus_per_worker=execution.gpus_per_worker,
             retries=execution.retries,
@@ -192,8 +209,12 @@ class RayExecutor:
             return []
         try:
             value = ray.get(reference)
-        except RayActorError as error:
+        except (RayActorError, OutOfMemoryError) as error:
             return self._died(slot, queue, error)
+        except ObjectLostError as error:
+            if reference == slot.running:
+                return self._died(slot, queue, error)
+            value = Failure(reason="error", message=first_line(error))
         except RayError as error:
             value = Failure(reason="error", message=str(error).strip().rpartition("\n")[2])  # a traceback
         if reference == slot.running:
@@ -209,7 +230,7 @@ class RayExecutor:
             return []
         slot.preparing.remove(reference)
         if isinstance(value, Started):
-            slot.where = value.where
+            slot.where, slot.node = value.where, value.node
             slot.starts = 0
             self._check_niceness(value.niceness)
         elif isinstance(value, Failure):
@@ -226,29 +247,20 @@ class RayExecutor:
                 niceness,
             )
 
-    def _died(self, slot: Slot, queue: Queue, error: RayActorError) -> list[tuple[Job, Outcome]]:
-        """Replace an actor whose process is gone; its job is tried again, or given up."""
-        attempt = slot.attempt
-        _log.warning("worker %d (%s) died; starting another", slot.index, slot.where)
+    def _died(self, slot: Slot, queue: Queue, error: RayError) -> list[tuple[Job, Outcome]]:
+        """Replace an actor whose process is gone, or its answers; its job is tried again, or given up."""
+        attempt, where = slot.attempt, slot.where
+        _log.warning("worker %d (%s) died; starting another", slot.index, where)
         _log.debug("%s", error)
-        where = slot.where
+        node = slot.node
         self._restart(slot)
         if attempt is None:
             return []
-        attempt.deaths += 1
-        if attempt.deaths <= self._retries:
+        attempt.died_on.append(node)
+        if attempt.deaths(live_nodes()) <= self._retries and len(attempt.died_on) <= self._retries + _LOST_NODES:
             queue.again(attempt)
             return []
-        return [
-            (
-                attempt.job,
-                Failure(
-                    reason="worker_died",
-                    message=f"trial {attempt.job.number}: its worker died {_times(attempt.deaths)}, "
-                    f"last on {where}; out of memory is the usual cause (see the Ray and system logs there)",
-                ),
-            )
-        ]
+        return [(attempt.job, _given_up(attempt, where, error))]
 
     def _deadline(self, job: Job) -> float | None:
         """When a job that starts now must be done."""
@@ -283,10 +295,25 @@ class RayExecutor:
         """Go on without a worker that can't be started. Raises: ExecutionError if it was the last one."""
         slot.kill()
         self._slots = [other for other in self._slots if other is not slot]
-        self.workers = len(self._slots)
+        self._least = min(self._least, len(self._slots))
         if not self._slots:
             raise ExecutionError(f"no worker could be started: {message}")
-        _log.warning("worker %d could not be started: %s; going on with %d", slot.index, message, self.workers)
+        _log.warning("worker %d could not be started: %s; going on with %d", slot.index, message, len(self._slots))
+
+
+def _given_up(attempt: Attempt, where: str, error: RayError) -> Failure:
+    """Why a job whose workers died again and again isn't tried once more."""
+    died = f"trial {attempt.job.number}: its worker died {_times(len(attempt.died_on))}, last on {where}"
+    if isinstance(error, OutOfMemoryError):
+        return Failure(
+            reason="out_of_memory",
+            message=f"{died}, ended by Ray since the machine ran out of memory; use fewer workers for each machine, or "
+            "lower execution.batch_tokens",
+        )
+    return Failure(
+        reason="worker_died",
+        message=f"{died}; out of memory is the usual cause (see the Ray and system logs there)",
+    )
 
 
 def _times(count: int) -> str:

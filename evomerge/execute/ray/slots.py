@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +33,7 @@ class WorkerProcess:
             self._worker = Worker(settings, name=where)
         except Exception as error:
             return Failure(reason="error", message=f"on {socket.gethostname()}: {type(error).__name__}: {error}")
-        return Started(where=where, niceness=os.nice(0))
+        return Started(where=where, niceness=os.nice(0), node=ray.get_runtime_context().get_node_id())
 
     def add_requests(
         self, split: str, held: tuple[tuple[Request, ...], Sequence[Sequence[int]] | None]
@@ -68,12 +68,21 @@ class Started:
     where: str
     niceness: int = 0
     """How readily it lets other processes go first; 0 is as usual, 19 always."""
+    node: str = ""
+    """Ray's name of the machine."""
 
 
 @dataclass(slots=True)
-class _Attempt:
+class Attempt:
+    """A job, and what became of the workers that were at it."""
+
     job: Job
-    deaths: int = 0
+    died_on: list[str] = field(default_factory=list)
+    """Nodes on which workers died at it."""
+
+    def deaths(self, nodes: Collection[str]) -> int:
+        """How many of its workers died by themselves, given the nodes that are left: others went with theirs."""
+        return sum(node in nodes for node in self.died_on)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -83,6 +92,8 @@ class Slot:
     index: int
     actor: Any = None
     where: str = "a worker still starting"
+    node: str = ""
+    """Ray's name of the machine where its last actor came up."""
     starts: int = 0
     """Actors started in a row without one that came up."""
     preparing: list[Any] = field(default_factory=list)
@@ -92,12 +103,17 @@ class Slot:
     preparation: Any = None
     """The call that prepares a job's method for the first time; the time limit counts from its return."""
     running: Any = None
-    attempt: _Attempt | None = None
+    attempt: Attempt | None = None
     deadline: float | None = None
     last: int | None = None
     """Number of the candidate that the actor answered last."""
     since: float = field(default_factory=time.monotonic)
     """When it began what it does now."""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether its actor has come up and, as far as is known, lives."""
+        return self.actor is not None and self.starts == 0
 
     @property
     def is_idle(self) -> bool:
@@ -120,7 +136,7 @@ class Slot:
             name=self.where, state="working", seconds=seconds, trial=job.number, split=job.split, block=job.block
         )
 
-    def begin(self, attempt: _Attempt, deadline: float | None) -> None:
+    def begin(self, attempt: Attempt, deadline: float | None) -> None:
         """Hand a job to the actor."""
         self.attempt, self.since = attempt, time.monotonic()
         self.last = attempt.job.number
@@ -134,7 +150,7 @@ class Slot:
             self.preparation = self.actor.prepare.remote(attempt.job)
         self.running = self.actor.evaluate.remote(attempt.job)
 
-    def finish(self) -> _Attempt:
+    def finish(self) -> Attempt:
         """Take back the job that it was at."""
         attempt = self.attempt
         assert attempt is not None
@@ -159,7 +175,7 @@ class Queue:
 
     def __init__(self, jobs: Iterable[Job | None]) -> None:
         self._jobs = iter(jobs)
-        self._again: deque[_Attempt] = deque()
+        self._again: deque[Attempt] = deque()
         self._drawn_all = False
 
     @property
@@ -167,7 +183,7 @@ class Queue:
         """Whether no job is left to be drawn."""
         return self._drawn_all and not self._again
 
-    def next(self) -> _Attempt | None:
+    def next(self) -> Attempt | None:
         """The next job; None if there is none now."""
         if self._again:
             return self._again.popleft()
@@ -178,8 +194,8 @@ class Queue:
         except StopIteration:
             self._drawn_all = True
             return None
-        return None if job is None else _Attempt(job)
+        return None if job is None else Attempt(job)
 
-    def again(self, attempt: _Attempt) -> None:
+    def again(self, attempt: Attempt) -> None:
         """Have a job done once more, before the others."""
         self._again.append(attempt)

@@ -36,7 +36,7 @@ from evomerge.cli import app
 runner = typer.testing.CliRunner()
 assert runner.invoke(app, ["--help"]).exit_code == 0
 for command in app.registered_commands:
-    assert runner.invoke(app, [command.callback.__name__, "--help"]).exit_code == 0
+    assert runner.invoke(app, [command.name or command.callback.__name__, "--help"]).exit_code == 0
 """
     # typer looks for pydantic types in the signatures of commands, and imports it for that.
     assert not loaded_after(code) & (set(HEAVY) - {"pydantic"})

@@ -20,6 +20,7 @@ from evomerge.cli import (
     connect,
     control,
     demo,
+    importing,
     launch,
     many_runs,
     models,
@@ -99,6 +100,7 @@ app.command(rich_help_panel=_RESULTS)(models.recipe)
 app.command(rich_help_panel=_RESULTS)(alignment.align)
 app.command(rich_help_panel=_RESULTS)(alignment.rebase)
 app.command(rich_help_panel=_RESULTS)(compression.compress)
+app.command("import", rich_help_panel=_RESULTS)(importing.import_)
 app.command(rich_help_panel=_RESULTS)(tuning.tune)
 app.command(rich_help_panel=_RESULTS)(tuning.alternate)
 app.command(rich_help_panel=_RESULTS)(score.score)

@@ -46,7 +46,8 @@ def test_extended_adds_and_replaces_entries_until_its_end_even_after_an_error() 
 
 
 def test_other_packages_add_entries_through_entry_points(tmp_path: Path) -> None:
-    groups = ("evomerge.merge_methods", "evomerge.spaces", "evomerge.proposers", "evomerge.executors")
+    kinds = ("merge_methods", "spaces", "proposers", "executors", "observers")
+    groups = [f"evomerge.{kind}" for kind in kinds]
     package = tmp_path / "theirs-1.0.dist-info"
     package.mkdir()
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
@@ -55,12 +56,13 @@ def test_other_packages_add_entries_through_entry_points(tmp_path: Path) -> None
     )
     script = (
         "from evomerge.algorithms import PROPOSERS\nfrom evomerge.execute import EXECUTORS\n"
-        "from evomerge.methods import METHODS\nfrom evomerge.space import SPACES\n"
-        "print([found.get('theirs').__name__ for found in (METHODS, SPACES, PROPOSERS, EXECUTORS)])\n"
+        "from evomerge.methods import METHODS\n"
+        "from evomerge.observers import OBSERVERS\nfrom evomerge.space import SPACES\n"
+        "print([found.get('theirs').__name__ for found in (METHODS, SPACES, PROPOSERS, EXECUTORS, OBSERVERS)])\n"
         "print(PROPOSERS.get('cma').__name__)"
     )
     path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
     )
-    assert done.stdout.splitlines() == [str(["OrderedDict"] * 4), "CMAES"], done.stderr
+    assert done.stdout.splitlines() == [str(["OrderedDict"] * 5), "CMAES"], done.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
 from evomerge.config.benchmark import BenchmarkConfig, Files
 from evomerge.config.execution import ExecutionConfig, ExportConfig
@@ -51,6 +51,8 @@ class Config(Section):
     """Where trials are kept: `journal` (a file in the run directory) or any Optuna storage URL."""
     export: ExportConfig = ExportConfig()
     """How winning merges are written."""
+    observe: tuple[str | dict[str, Any], ...] = ()
+    """Who hears of it: tensorboard, mlflow, wandb, `webhook: URL`, `command: ...`. May change between resumes."""
 
     @model_validator(mode="before")
     @classmethod
@@ -72,6 +74,14 @@ class Config(Section):
             # Without heads, or of another form, which is found when it is read.
             return data
         return {**data, "benchmark": {**data["benchmark"], "labels": {**labels, "tasks": tasks}}}
+
+    @field_validator("observe")
+    @classmethod
+    def _one_name_each(cls, observe: tuple[str | dict[str, Any], ...]) -> tuple[str | dict[str, Any], ...]:
+        for entry in observe:
+            if isinstance(entry, dict) and len(entry) != 1:
+                raise ValueError("each is a name, such as tensorboard, or one name with a value, such as webhook: URL")
+        return observe
 
     @model_validator(mode="after")
     def _mirror_has_the_trials(self) -> Config:
@@ -177,8 +187,8 @@ class Config(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
     def identity(self) -> dict[str, Any]:
-        """What makes two runs the same experiment: all but execution, storage, export and the budget."""
-        data = self.model_dump(mode="json", exclude={"execution", "storage", "export"})
+        """What makes two runs the same experiment: all but execution, storage, export, observers and the budget."""
+        data = self.model_dump(mode="json", exclude={"execution", "storage", "export", "observe"})
         # The first model of a slice has a meaning of its own, which comparing mappings would lose.
         data["models"]["slices"] = [list(part.items()) for part in data["models"]["slices"]]
         data["execution"] = {"dtype": self.execution.dtype, "max_length": self.execution.max_length}

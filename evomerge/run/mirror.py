@@ -24,6 +24,7 @@ from evomerge.errors import LockedError, ResumeError, RunError
 from evomerge.files.atomic import read_json
 from evomerge.files.objects import Place, first_line
 from evomerge.run.journal import JOURNAL
+from evomerge.run.workers import WORKERS
 
 EVERY_S = 30.0
 """Seconds between two uploads."""
@@ -31,7 +32,7 @@ PIECE_BYTES = 8 * 2**20
 OWNER = "owner.json"
 RUN = "run.json"
 
-_LEFT_OUT = frozenset({"lock", OWNER})
+_LEFT_OUT = frozenset({"lock", OWNER, WORKERS})
 _GROWING = (".jsonl", ".journal")
 
 logger = logging.getLogger(__name__)

@@ -30,6 +30,7 @@ from evomerge.study.arithmetic import in_words
 from evomerge.study.budget import check_budget, spending
 from evomerge.study.experiment import Experiment, check_names, check_pruner, open_experiment, population_of
 from evomerge.study.measures import Measures
+from evomerge.study.observed import observers_of
 from evomerge.study.outlines import Outlines, outlines_of
 from evomerge.study.preparations import preparations_of
 from evomerge.study.start import start_of
@@ -146,8 +147,8 @@ def _check(
     trust_tasks: bool,
 ) -> Preflight:
     """As `check`, with outlines of models that are away, by name with the reason."""
-    mirror = check_mirror(config.execution.mirror, where=where)
-    kept = (check_storage(config.storage, where=where), mirror)
+    observers_of(config, where=where)
+    kept = (check_storage(config.storage, where=where), check_mirror(config.execution.mirror, where=where))
     unchecked = [sentence for sentence in kept if sentence is not None]
     code = {} if trust_tasks else _code(config, where)
     if code:

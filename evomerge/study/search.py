@@ -27,6 +27,7 @@ from evomerge.study.conclude import conclude
 from evomerge.study.elite import complete_elite
 from evomerge.study.fronts import conclude_several
 from evomerge.study.generations import evolve
+from evomerge.study.observed import ended_with, observed, observers_of
 from evomerge.study.session import Session
 from evomerge.study.steady import evolve_steadily
 
@@ -62,12 +63,19 @@ def search(
         or a disk that can't be written. What was evaluated until then is kept.
     """
     directory, observer = Path(directory), observer or SilentObserver()
+    others = observers_of(config, where=where)
     with (
         lock(directory, wait_s=wait_s, told=observer.message),
         mirrored(directory, config.execution.mirror, observer.message),
-        Session(config, directory, observer, where) as session,
+        observed(directory, observer, others) as told,
+        Session(config, directory, told, where) as session,
     ):
-        data = session.finished or _run(Candidates(session))
+        if session.finished is None:
+            told.begin(config, session.run.facts, session.ledger)
+            data = _run(Candidates(session))
+        else:
+            data = session.finished
+        told.end(None if session.finished else ended_with(directory, data))
     return Result(directory=directory, winner=data["winner"]["trial"], data=data)
 
 

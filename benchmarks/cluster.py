@@ -66,7 +66,13 @@ def measure(path: Path, workers: int, candidates: int) -> dict[str, Any]:
     from evomerge.study.experiment import open_experiment
 
     config = Config.from_file(path)
-    changes = {"backend": "ray", "workers": workers} if workers else {"backend": "inline", "workers": None}
+    # Ray reserves cores, and has a part of one for each where workers outnumber them.
+    share = min(1.0, len(os.sched_getaffinity(0)) / max(1, workers))
+    changes = (
+        {"backend": "ray", "workers": workers, "cpus_per_worker": share}
+        if workers
+        else {"backend": "inline", "workers": None}
+    )
     execution = config.execution.model_copy(update=changes)
     experiment = open_experiment(config.model_copy(update={"execution": execution}))
     requests = experiment.benchmark.requests("search")

@@ -38,8 +38,9 @@ class StatusCommand(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Give --watch its usual number where none follows."""
         whole: list[str] = []
-        for argument, following in zip(args, [*args[1:], ""], strict=True):
+        for place, argument in enumerate(args):
             whole.append(argument)
+            following = "".join(args[place + 1 : place + 2])
             if argument in _WATCH and not following.replace(".", "", 1).isdecimal():
                 whole.append(str(_EVERY_S))
         return super().parse_args(ctx, whole)

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pytest
 import yaml
 
 from evomerge.config.config import Config
 from evomerge.errors import ConfigError
 from evomerge.launch.base import WAIT_S, Job, Launcher, Plan, options_of
+from evomerge.testing.expecting import refused
 
 
 def check_launcher(launcher: type[Launcher], folder: Path, options: Mapping[str, Any], run: str) -> Plan:
@@ -45,8 +45,8 @@ def check_launcher(launcher: type[Launcher], folder: Path, options: Mapping[str,
     assert plan.commands, "something has to be run"
     assert all(command and all(isinstance(word, str) for word in command) for command in plan.commands)
     _check_search(plan, job)
-    with pytest.raises(ConfigError, match=f"launch {launcher.name}: unknown option '--no-such-thing'"):
-        options_of(launcher, {"no_such_thing": "1"})
+    words = f"launch {launcher.name}: unknown option '--no-such-thing'"
+    refused(ConfigError, words, options_of, launcher, {"no_such_thing": "1"})
     return plan
 
 

@@ -33,13 +33,22 @@ class ResidentModel:
         tokenizer: of the base, to find stop strings in generated text.
         device: where the model is.
         batch_tokens: padded tokens in a forward pass; None sizes it to the device and its free memory.
+        costs: of passes, by which forms and batches are chosen; None: those of the model's sizes there.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, device: torch.device, batch_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        device: torch.device,
+        batch_tokens: int | None = None,
+        costs: Costs | None = None,
+    ) -> None:
         self._model = model
         device = torch.device(device)
         budget = batch_tokens or affordable_tokens(model, device)
-        self._costs = Costs.of(model.config.to_dict(), device.type)
+        self._costs = costs or Costs.of(model.config.to_dict(), device.type)
         # Not what memory holds at the moment, which must not decide between forms.
         self._worth = batch_tokens or most_tokens(device.type)
         self._passes = ForwardPasses(model, device=device, budget=budget)

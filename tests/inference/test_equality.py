@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge.benchmark.lm_eval.benchmark import Benchmark
 from evomerge.config.benchmark import BenchmarkConfig
+from evomerge.inference.batches import Costs
 from evomerge.inference.resident import ResidentModel
 from evomerge.score.requests import LogLikelihoodResponse
 from evomerge.testing.models import ARCHITECTURES, tiny_checkpoint
@@ -128,7 +129,10 @@ def ours(
         }
     )
     benchmark = Benchmark.build(config, tokenizer, model_config=model.config.to_dict(), max_length=max_length)
-    resident = ResidentModel(model, tokenizer, device=torch.device("cpu"), batch_tokens=batch_tokens)
+    # Of models so small every pass costs more than what it could share; here tokens alone count, as with large ones.
+    resident = ResidentModel(
+        model, tokenizer, device=torch.device("cpu"), batch_tokens=batch_tokens, costs=Costs(a_pass=0.0)
+    )
     plan = resident.plan(benchmark.requests("test"))
     return benchmark, plan, resident.respond(plan), resident
 

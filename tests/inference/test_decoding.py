@@ -14,6 +14,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from evomerge.errors import CheckpointError
+from evomerge.inference.batches import Costs
 from evomerge.inference.forward import SharedPrefixes
 from evomerge.inference.live import LiveModel
 from evomerge.inference.resident import ResidentModel
@@ -112,7 +113,10 @@ def opened(source: Path | Checkpoint, **more: Any) -> tuple[ResidentModel, list[
         )
         for text in questions()
     ]
-    return ResidentModel(live.model, tokenizer, device=torch.device("cpu"), batch_tokens=400), requests, live.model
+    # Of a model so small every pass costs more than what it could share; here tokens alone count, as with large ones.
+    costs = Costs(a_pass=0.0)
+    engine = ResidentModel(live.model, tokenizer, device=torch.device("cpu"), batch_tokens=400, costs=costs)
+    return engine, requests, live.model
 
 
 def texts(answers: Any) -> list[str]:

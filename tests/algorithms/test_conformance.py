@@ -111,7 +111,7 @@ def test_an_algorithm_that_breaks_a_law_is_found_out(broken: type[Proposer], law
 def test_what_a_dimension_can_not_be_searched_with_names_those_that_can() -> None:
     with pytest.raises(
         ValueError,
-        match=r"cma can't search this space: .*; use one that can: cma_lra, cma_margin, tpe, .*, random$",
+        match=r"cma can't search this space: .*; use one that can: cma_lra, cma_margin, m2n2, tpe, .*, random$",
     ):
         PROPOSERS.get("cma")(BOX[:1], seed=0, population=8, step_size=0.2)
 

@@ -94,9 +94,9 @@ def test_the_algorithm_is_told_the_estimates_and_without_an_estimator_none_are_m
     heard: list[NDArray[np.float64]] = []
     tell = CMAES.tell
 
-    def hear(self: CMAES, genomes: Sequence[Genome], fitness: NDArray[np.float64]) -> None:
+    def hear(self: CMAES, genomes: Sequence[Genome], fitness: NDArray[np.float64], items: None) -> None:
         heard.append(fitness[:, 0])
-        tell(self, genomes, fitness)
+        tell(self, genomes, fitness, items)
 
     monkeypatch.setattr(CMAES, "tell", hear)
     search(changed(config, search={**PRUNING, "estimator": "difference"}), tmp_path / "estimating")

@@ -72,7 +72,7 @@ def test_an_algorithm_that_cannot_search_the_space_is_refused_with_those_that_ca
     with pytest.raises(ConfigError, match=r"^mixed.yaml: search.algorithm: cma can't search this space") as error:
         open_experiment(changed, where="mixed.yaml")
     assert "method is categorical, first is integer, density depends on method" in str(error.value)
-    assert str(error.value).endswith("use one that can: cma_margin, tpe, gp, nsga2, nsga3, qmc, random")
+    assert str(error.value).endswith("use one that can: cma_margin, m2n2, tpe, gp, nsga2, nsga3, qmc, random")
 
 
 def test_an_unknown_space_is_refused_before_any_model_is_opened(config: Config) -> None:

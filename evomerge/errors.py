@@ -132,6 +132,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, in one line; its kind if it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def listed(names: Iterable[str], limit: int = 3) -> str:
     """The first few names, and how many more there are."""
     every = list(names)

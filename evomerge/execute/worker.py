@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import torch
 
-from evomerge.errors import EvomergeError, MergeError
+from evomerge.errors import EvomergeError, MergeError, first_line
 from evomerge.execute.base import Answers, Failure, Job, Outcome, WorkerSettings
 from evomerge.execute.device import open_device, peak_bytes, reset_peak_bytes
 from evomerge.execute.loaded import LoadedModels
@@ -190,7 +190,7 @@ class Worker:
                 torch.cuda.empty_cache()
             return Failure(
                 reason="out_of_memory",
-                message=f"{where}: out of memory on {self._device}: {_first_line(error)}; "
+                message=f"{where}: out of memory on {self._device}: {first_line(error)}; "
                 "lower execution.batch_tokens, or use fewer workers per device",
             )
         _log.debug("%s", where, exc_info=error)
@@ -223,7 +223,3 @@ def _words(response: Response) -> str:
         return f"score {response.score}; the function must return finite numbers"
     shown = response.log_probability if isinstance(response, LogLikelihoodResponse) else math.nan
     return f"log-probability {shown}; the merged weights are finite, their activations are not"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

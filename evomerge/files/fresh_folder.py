@@ -37,6 +37,16 @@ def fresh_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(hidden, ignore_errors=True)
 
 
+@contextmanager
+def written_folder(out: Path) -> Iterator[Path]:
+    """A `fresh_folder` whose writing may fail. Raises: ExportError saying so."""
+    try:
+        with fresh_folder(out) as folder:
+            yield folder
+    except OSError as error:
+        raise ExportError(f"{out}: can't be written: {error.strerror or error}. Nothing was left there") from error
+
+
 def refuse_taken(out: Path) -> None:
     """Raises: ExportError if something is there that a new folder would replace: anything but an empty folder."""
     if is_there(out) and not (is_folder(out) and not any(out.iterdir())):

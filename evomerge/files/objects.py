@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from evomerge.errors import ConfigError, MissingPackageError
+from evomerge.errors import ConfigError, MissingPackageError, first_line
 
 _HALF = ".half"
 
@@ -71,8 +71,3 @@ class Place:
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

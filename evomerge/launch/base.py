@@ -43,6 +43,11 @@ class Job:
         name = re.sub(r"[^a-z0-9]+", "-", PurePosixPath(self.run).name.lower()).strip("-")[:40].strip("-")
         return name if name[:1].isalpha() else f"run-{name}".strip("-")
 
+    @property
+    def place(self) -> str:
+        """Where machines that are sent the experiment's files keep them."""
+        return f"/tmp/evomerge/{self.name}"
+
     def search(self, config: str) -> list[str]:
         """The command that starts the search and, once it was stopped, continues it."""
         return ["python", "-m", "evomerge", "search", config, "--run", self.run, "--wait", str(WAIT_S)]

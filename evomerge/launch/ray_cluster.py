@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import Any, ClassVar
 
 from evomerge.errors import ConfigError
 from evomerge.launch.base import Job, Plan, gpus_of_node, require, require_absolute, workers_notes
 from evomerge.launch.documents import dumped
-from evomerge.launch.upload import upload_of
+from evomerge.launch.upload import UPLOAD, upload_of
 
 CLUSTER = "ray-cluster.yaml"
-UPLOAD = "upload"
 
 
 class RayCluster:
@@ -37,14 +35,14 @@ class RayCluster:
         """A cluster file with the experiment's files, `ray up` and `ray exec`."""
         require_absolute(job)
         upload = upload_of(job.config)
-        place = f"/tmp/evomerge/{job.name}"
+        place = job.place
         on_hosts = job.options["hosts"] is not None
         data: dict[str, Any] = {"cluster_name": job.name, **(_hosts(job) if on_hosts else _aws(job))}
         data["file_mounts"] = {place: str(job.folder / UPLOAD)}
         data["setup_commands"] = [job.options["setup"]] if job.options["setup"] else []
         if job.options["image"] is not None:
             data["docker"] = {"image": job.options["image"], "container_name": job.name}
-        files: dict[str, str | Path] = {f"{UPLOAD}/{name}": path for name, path in upload.files.items()}
+        files = upload.in_job()
         files[CLUSTER] = dumped(data)
         cluster = str(job.folder / CLUSTER)
         search = "RAY_ADDRESS=auto " + shlex.join(job.search(f"{place}/{upload.config}"))

@@ -12,10 +12,7 @@ from typing import Any, ClassVar
 
 from evomerge.errors import ConfigError
 from evomerge.launch.base import Job, Plan, memory_gib, pairs, require_absolute
-from evomerge.launch.upload import upload_of
-
-UPLOAD = "upload"
-"""The folder, in the job's, whose content is uploaded."""
+from evomerge.launch.upload import UPLOAD, upload_of
 
 
 class RayJob:
@@ -66,7 +63,7 @@ class RayJob:
         search = job.search(str(job.config.resolve()))
         if not options["in_place"]:
             upload = upload_of(job.config)
-            files = {f"{UPLOAD}/{name}": path for name, path in upload.files.items()}
+            files = upload.in_job()
             notes.append(upload.words())
             command += ["--working-dir", str(job.folder / UPLOAD)]
             search = _from_upload(job, upload.config)

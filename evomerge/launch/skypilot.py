@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 from typing import Any, ClassVar
 
 from evomerge.errors import ConfigError
@@ -20,11 +19,10 @@ from evomerge.launch.base import (
     workers_notes,
 )
 from evomerge.launch.documents import dumped
-from evomerge.launch.upload import upload_of
+from evomerge.launch.upload import UPLOAD, upload_of
 
 TASK = "skypilot.yaml"
 SCRIPT = "skypilot.sh"
-UPLOAD = "upload"
 
 _ACCELERATORS = re.compile(r"[\w.-]+(:\d+)?")
 
@@ -66,7 +64,7 @@ class SkyPilot:
         if options["spot"]:
             resources["use_spot"] = True
         upload = upload_of(job.config)
-        place = f"/tmp/evomerge/{job.name}"
+        place = job.place
         script = read_text(shipped("launch") / SCRIPT, ConfigError).partition("\n")[2]
         task: dict[str, Any] = {
             "name": job.name,
@@ -78,7 +76,7 @@ class SkyPilot:
             "setup": options["setup"],
             "run": f"set -- {shlex.join(job.search(f'{place}/{upload.config}'))}\n{script}",
         }
-        files: dict[str, str | Path] = {f"{UPLOAD}/{name}": path for name, path in upload.files.items()}
+        files = upload.in_job()
         files[TASK] = dumped(task)
         notes = [*workers_notes(job), upload.words()]
         launch = ("sky", "jobs", "launch", "--yes", "--name", job.name, str(job.folder / TASK))

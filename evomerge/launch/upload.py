@@ -18,6 +18,9 @@ from evomerge.files.outside_yaml import read_yaml
 from evomerge.files.places import is_there, local
 from evomerge.recipe.sources import begins_here
 
+UPLOAD = "upload"
+"""The folder, in a job's own, with what is uploaded."""
+
 _LEFT_OUT = ("__pycache__", ".*", "*.pyc", "*.safetensors", "*.bin", "*.pt", "*.gguf")
 """Weights, what Python compiles, and files that only mean something here, such as .git."""
 
@@ -37,6 +40,10 @@ class Upload:
     def size_bytes(self) -> int:
         """Of all files together."""
         return sum(path.stat().st_size for path in self.files.values())
+
+    def in_job(self) -> dict[str, str | Path]:
+        """The files by their names in a job's folder."""
+        return {f"{UPLOAD}/{name}": path for name, path in self.files.items()}
 
     def words(self) -> str:
         """A sentence on what travels."""

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from evomerge.errors import ExportError, MergeError, unknown
+from evomerge.errors import MergeError, unknown
 from evomerge.files.atomic import json_text
-from evomerge.files.fresh_folder import fresh_folder, refuse_taken
+from evomerge.files.fresh_folder import refuse_taken, written_folder
 from evomerge.files.places import is_folder, local
 from evomerge.methods.spectral.compress import Truncation, expand, factor_bytes, squared_error
 from evomerge.methods.spectral.compress import compress as decompose
@@ -83,47 +83,42 @@ def compress(
     refuse_taken(out)
     start, end = Checkpoint.open(base), Checkpoint.open(expert)
     check_compatible(start, {end.folder.name: end})
-    stored_as = _factor_dtype(dtype, end)
+    stored_as = factor_dtype(dtype, torch.float16 if end.dtype.itemsize == 2 else torch.float32)
     names = match_names(start, end)
-    try:
-        with fresh_folder(out) as folder:
-            files = _Files(folder)
-            records: dict[str, CompressedTensor] = {}
-            error = energy_found = 0.0
-            done, total = 0, end.size_bytes
-            for name in start.names:
-                origin = start.tensor(name).to(device)
-                # What the expert lacks and transformers leaves unread stays the base's.
-                wanted = end.tensor(names[name]).to(device) if name in names else origin
-                as_factors = wanted.dim() in (2, 3) and not (pattern and pattern.search(name))
-                record, wrong, size = _store(files, name, origin, wanted, truncation if as_factors else None, stored_as)
-                records[name] = record
-                error, energy_found = error + wrong, energy_found + size
-                done += end.tensors[names[name]].size_bytes if name in names else 0
-                if progress is not None:
-                    progress(done, total)
-            files.close()
-            manifest = Compression(
-                base=_absolute(start.reference),
-                fingerprint=fingerprint(start),
-                expert=end.reference.path,
-                method=method,
-                kept={key: value for key, value in asdict(truncation).items() if value is not None},
-                size_bytes=sum(record.size_bytes for record in records.values()),
-                expert_bytes=end.size_bytes,
-                error=(error / energy_found) ** 0.5 if energy_found else 0.0,
-                tensors={name: files.placed(name, record) for name, record in records.items()},
-            )
-            carry(end.folder, folder)
-            if (end.folder / "config.json").is_file():
-                (folder / "config.json").write_text(json_text(without_code(end.config)), encoding="utf-8")
-            if not end.has_own_tokenizer:
-                end.write_tokenizer(folder)
-            (folder / COMPRESSED).write_text(manifest.to_json(), encoding="utf-8")
-    except OSError as problem:
-        raise ExportError(
-            f"{out}: can't be written: {problem.strerror or problem}. Nothing was left there"
-        ) from problem
+    with written_folder(out) as folder:
+        files = _Files(folder)
+        records: dict[str, CompressedTensor] = {}
+        error = energy_found = 0.0
+        done, total = 0, end.size_bytes
+        for name in start.names:
+            origin = start.tensor(name).to(device)
+            # What the expert lacks and transformers leaves unread stays the base's.
+            wanted = end.tensor(names[name]).to(device) if name in names else origin
+            as_factors = wanted.dim() in (2, 3) and not (pattern and pattern.search(name))
+            record, wrong, size = _store(files, name, origin, wanted, truncation if as_factors else None, stored_as)
+            records[name] = record
+            error, energy_found = error + wrong, energy_found + size
+            done += end.tensors[names[name]].size_bytes if name in names else 0
+            if progress is not None:
+                progress(done, total)
+        files.close()
+        manifest = Compression(
+            base=_absolute(start.reference),
+            fingerprint=fingerprint(start),
+            expert=end.reference.path,
+            method=method,
+            kept={key: value for key, value in asdict(truncation).items() if value is not None},
+            size_bytes=sum(record.size_bytes for record in records.values()),
+            expert_bytes=end.size_bytes,
+            error=(error / energy_found) ** 0.5 if energy_found else 0.0,
+            tensors={name: files.placed(name, record) for name, record in records.items()},
+        )
+        carry(end.folder, folder)
+        if (end.folder / "config.json").is_file():
+            (folder / "config.json").write_text(json_text(without_code(end.config)), encoding="utf-8")
+        if not end.has_own_tokenizer:
+            end.write_tokenizer(folder)
+        (folder / COMPRESSED).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
 
@@ -216,10 +211,11 @@ def _pattern(whole: str) -> re.Pattern[str] | None:
         raise MergeError(f"compression: whole: no regular expression ({error})") from error
 
 
-def _factor_dtype(dtype: str, expert: Checkpoint) -> torch.dtype:
+def factor_dtype(dtype: str, usual: torch.dtype) -> torch.dtype:
+    """What factors are stored in: the dtype of a name, or the usual one for "auto". Raises: MergeError."""
     known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if dtype == "auto":
-        return torch.float16 if expert.dtype.itemsize == 2 else torch.float32
+        return usual
     if dtype not in known:
         raise MergeError(f"compression: dtype: {unknown('dtype', dtype, ('auto', *known))}")
     return known[dtype]

@@ -16,23 +16,22 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from evomerge.errors import CheckpointError, ExportError, MergeError, unknown
+from evomerge.errors import CheckpointError, MergeError
 from evomerge.files.atomic import json_text
-from evomerge.files.fresh_folder import fresh_folder, refuse_taken
+from evomerge.files.fresh_folder import refuse_taken, written_folder
 from evomerge.files.places import local
 from evomerge.kernels.rounding import round_once
 from evomerge.methods.spectral.compress import Truncation, squared_error
 from evomerge.methods.spectral.compress import compress as decompose
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.compatible import check_compatible
+from evomerge.models.compress import factor_dtype
 from evomerge.models.hub import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from evomerge.models.lora_names import Names
 from evomerge.models.names import match_names
 from evomerge.models.tying import ties
 from evomerge.recipe.portable import is_local
 from evomerge.recipe.sources import ModelReference
-
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,9 +110,7 @@ def compress_to_lora(
         CheckpointError: models that don't fit each other, or whose layers transformers doesn't know.
         ExportError: `out` is taken or can't be written.
     """
-    if dtype != "auto" and dtype not in _DTYPES:
-        raise MergeError(f"compression: dtype: {unknown('dtype', dtype, ('auto', *_DTYPES))}")
-    stored_as = _DTYPES.get(dtype, torch.float32)
+    stored_as = factor_dtype(dtype, torch.float32)
     out = local(out).absolute()
     refuse_taken(out)
     start, end = Checkpoint.open(base), Checkpoint.open(expert)
@@ -147,14 +144,9 @@ def compress_to_lora(
         raise MergeError(
             f"{end.folder}: no linear layer differs from the base's, so that there is nothing for an adapter to hold"
         )
-    try:
-        with fresh_folder(out) as folder:
-            (folder / ADAPTER_CONFIG).write_text(json_text(_settings(start, modules, ranks)), encoding="utf-8")
-            save_file(factors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-    except OSError as problem:
-        raise ExportError(
-            f"{out}: can't be written: {problem.strerror or problem}. Nothing was left there"
-        ) from problem
+    with written_folder(out) as folder:
+        (folder / ADAPTER_CONFIG).write_text(json_text(_settings(start, modules, ranks)), encoding="utf-8")
+        save_file(factors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     size = sum(tensor.numel() * tensor.element_size() for tensor in factors.values())
     return LoraCompression(tensors=tensors, size_bytes=size, expert_bytes=end.size_bytes)
 

@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import CheckpointError, ExportError, MergeError, MissingPackageError, listed, shown, unknown
-from evomerge.files.fresh_folder import fresh_folder, refuse_taken
+from evomerge.errors import CheckpointError, MergeError, MissingPackageError, first_line, listed, shown, unknown
+from evomerge.files.fresh_folder import refuse_taken, written_folder
 from evomerge.files.places import local
 
 PLAIN = ("F64", "F32", "F16", "BF16")
@@ -68,14 +68,9 @@ def import_gguf(file: str | Path, out: str | Path, *, dtype: str = "auto") -> Im
     if dtype == "auto":
         dtype = {"F64": "float32", "F32": "float32", "F16": "float16"}.get(next(iter(header.types)), "bfloat16")
     model, tokenizer = _load(file, header.architecture, dtype)
-    try:
-        with fresh_folder(out) as folder:
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-    except OSError as problem:
-        raise ExportError(
-            f"{out}: can't be written: {problem.strerror or problem}. Nothing was left there"
-        ) from problem
+    with written_folder(out) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     return ImportedModel(
         architecture=header.architecture,
         types=header.types,
@@ -103,7 +98,7 @@ class _Header:
             self.tensors = {tensor.name for tensor in reader.tensors}
         except Exception as error:  # the reader trusts the file's offsets and counts
             raise CheckpointError(
-                f"{file}: can't be read as GGUF ({_first_line(error)}); the file is damaged, cut short or of another "
+                f"{file}: can't be read as GGUF ({first_line(error)}); the file is damaged, cut short or of another "
                 "kind: fetch it again"
             ) from error
         self.types = dict(numbers.most_common())
@@ -163,7 +158,7 @@ def _load(file: Path, architecture: str, dtype: str) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
     except Exception as error:  # whatever transformers' reader makes of a file
         raise CheckpointError(
-            f"{file}: transformers can't read it (architecture {shown(architecture)}): {_first_line(error)}"
+            f"{file}: transformers can't read it (architecture {shown(architecture)}): {first_line(error)}"
         ) from error
     read, told = loaded
     lacking = sorted({*told["missing_keys"], *(str(key) for key in told["mismatched_keys"])})
@@ -181,7 +176,3 @@ def _load(file: Path, architecture: str, dtype: str) -> tuple[Any, Any]:
     model.load_state_dict(read.state_dict(), assign=True)
     model.tie_weights()
     return model, tokenizer
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

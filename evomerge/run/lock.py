@@ -15,6 +15,11 @@ from evomerge.errors import LockedError, RunError
 from evomerge.files.locks import give_back, take
 
 
+def this_process() -> str:
+    """Who drives a run, in words."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
 @contextmanager
 def lock(directory: Path, *, wait_s: float = 0.0, told: Callable[[str], None] | None = None) -> Iterator[None]:
     """Be the only driver of a run directory.
@@ -47,7 +52,7 @@ def lock(directory: Path, *, wait_s: float = 0.0, told: Callable[[str], None] | 
         time.sleep(min(1.0, max(0.0, until - time.monotonic())))
     with file:
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.write(this_process())
         file.flush()
         try:
             yield

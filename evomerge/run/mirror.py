@@ -20,10 +20,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import LockedError, ResumeError, RunError
-from evomerge.files.atomic import read_json
-from evomerge.files.objects import Place, first_line
+from evomerge.errors import LockedError, ResumeError, RunError, first_line
+from evomerge.files.atomic import read_json, write_atomically
+from evomerge.files.objects import Place
 from evomerge.run.journal import JOURNAL
+from evomerge.run.lock import this_process
 from evomerge.run.workers import WORKERS
 
 EVERY_S = 30.0
@@ -218,9 +219,7 @@ class Mirror:
     def _write(self, files: dict[str, bytes]) -> None:
         """Take over files of the copy; run.json last, so that a crash in between is begun again."""
         for name in sorted(files, key=lambda name: name == RUN):
-            temporary = self.directory / f".{name}.tmp"
-            temporary.write_bytes(files[name])
-            temporary.replace(self.directory / name)
+            write_atomically(self.directory / name, files[name])
         self._sent = {name: len(data) for name, data in files.items() if _grows(name)}
         self._seen = {name: state for name, state in self._local().items() if name in files}
 
@@ -246,8 +245,7 @@ class Mirror:
 
     def _write_owner(self) -> None:
         self._beat += 1
-        process = f"process {os.getpid()} on {socket.gethostname()}"
-        owner = {"token": self._token, "process": process, "directory": self._here(), "beat": self._beat}
+        owner = {"token": self._token, "process": this_process(), "directory": self._here(), "beat": self._beat}
         self.place.write(OWNER, json.dumps(owner).encode())
 
     def _here(self) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.config.config import Config
-from evomerge.errors import ConfigError, EvomergeError
+from evomerge.errors import ConfigError, EvomergeError, first_line
 from evomerge.files.append import append, drop_torn_line
 from evomerge.observers import OBSERVERS
 from evomerge.observers.base import Ended, RunObserver, Story
@@ -145,8 +145,7 @@ class Observed:
             except Exception as error:
                 if name not in self._failed:
                     self._failed.add(name)
-                    said = str(error).strip().partition("\n")[0] or type(error).__name__
-                    self.message(f"observe: {name}: {said}; the search doesn't depend on it")
+                    self.message(f"observe: {name}: {first_line(error)}; the search doesn't depend on it")
 
         self._tasks.put(guarded)
 

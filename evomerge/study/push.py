@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import ExportError
+from evomerge.errors import ExportError, first_line
 
 _REPOSITORY = re.compile(r"^[\w][\w.-]*/[\w][\w.-]*$", re.ASCII)
 
@@ -64,7 +64,7 @@ def _explained(repository: str, error: Exception, folder: Path | None = None) ->
     elif status == 403:
         why = "the token may not write there; give it the right to write, or choose a name of your own"
     elif status is not None:
-        why = f"the hub refuses it with status {status}: {str(error).splitlines()[0]}"
+        why = f"the hub refuses it with status {status}: {first_line(error)}"
     else:
         why = f"the hub can't be reached ({type(error).__name__}); try again"
     return ExportError(f"--push {repository}: {why}.{kept}")

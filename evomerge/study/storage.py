@@ -7,8 +7,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from evomerge.errors import ConfigError, EvomergeError
-from evomerge.files.objects import Place, first_line
+from evomerge.errors import ConfigError, EvomergeError, first_line
+from evomerge.files.objects import Place
 
 
 def check_storage(storage: str, *, where: str) -> str | None:
@@ -47,8 +47,8 @@ def check_storage(storage: str, *, where: str) -> str | None:
         with engine.connect():
             return None
     except (SQLAlchemyError, OSError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-        return f"the storage {shown}, which doesn't answer from here: {reason}"
+        reason = getattr(error, "orig", None) or error
+        return f"the storage {shown}, which doesn't answer from here: {first_line(reason)}"
     finally:
         engine.dispose()
 

@@ -21,7 +21,7 @@ import ray
 from ray.exceptions import RayError
 
 import evomerge
-from evomerge.errors import ExecutionError
+from evomerge.errors import ExecutionError, first_line
 from evomerge.execute.settings import visible_gpus
 
 _log = logging.getLogger(__name__)
@@ -195,8 +195,3 @@ def _no_gpus(place: str) -> str:
         f"GPUs are asked for (execution.device or gpus_per_worker), but {place} has none. "
         "Set execution.device: cpu, or give the address of a cluster with GPUs in execution.ray_address"
     )
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without the traceback that Ray adds."""
-    return str(error).strip().partition("\n")[0]

@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayError
 
 from evomerge.config.execution import ExecutionConfig
-from evomerge.errors import ExecutionError
+from evomerge.errors import ExecutionError, first_line
 from evomerge.execute.base import Failure, Job, Outcome, WorkerSettings
 from evomerge.execute.ray.cluster import (
     check_room,
@@ -26,7 +26,6 @@ from evomerge.execute.ray.cluster import (
     cluster_nodes,
     connect,
     default_cpus,
-    first_line,
     live_nodes,
 )
 from evomerge.execute.ray.slots import Attempt, Queue, Slot, Started, WorkerProcess

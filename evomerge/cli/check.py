@@ -96,7 +96,8 @@ def _conclusion(report: Preflight, config: str) -> str:
 
 
 def _show(console: Console, report: Preflight, *, every_dimension: bool) -> None:
-    from evomerge.cli.console import say, size, table
+    from evomerge.cli.console import say, table
+    from evomerge.report.numbers import size
 
     models = table("model", "from", "is", "size", right=("size",))
     for model in report.models:
@@ -132,7 +133,7 @@ def _tokens(work: Mapping[str, Work]) -> str:
 
 
 def _sizes(report: Preflight) -> Table:
-    from evomerge.cli.console import size
+    from evomerge.report.numbers import size
 
     grid = Table.grid(padding=(0, 2))
     rows = [
@@ -183,7 +184,7 @@ def _population(report: Preflight) -> str:
 
 def _baselines(report: Preflight) -> str:
     """The merges of other methods, and what they take."""
-    from evomerge.cli.console import size
+    from evomerge.report.numbers import size
 
     named = f"{len(report.baselines)} of other methods ({', '.join(report.baselines)}), each evaluated once a split"
     prepared = ""
@@ -196,7 +197,7 @@ def _baselines(report: Preflight) -> str:
 
 def _process(report: Preflight) -> str:
     """What Python and the libraries take, where it is known."""
-    from evomerge.cli.console import size
+    from evomerge.report.numbers import size
 
     return f" + {size(report.process_bytes)} for Python and its libraries" if report.process_bytes else ""
 
@@ -215,7 +216,8 @@ def _show_dimensions(console: Console, report: Preflight, *, every: bool) -> Non
 
 
 def _show_pilot(console: Console, preflight: Preflight, experiment: Experiment) -> None:
-    from evomerge.cli.console import duration, say, size
+    from evomerge.cli.console import say
+    from evomerge.report.numbers import duration, size
     from evomerge.study.maps import with_maps
     from evomerge.study.pilot import pilot, time_preparing
 
@@ -245,7 +247,7 @@ def _show_pilot(console: Console, preflight: Preflight, experiment: Experiment) 
 
 def _parts(preflight: Preflight) -> str:
     """What a worker's memory is made of, where it is the process's own."""
-    from evomerge.cli.console import size
+    from evomerge.report.numbers import size
 
     merge = preflight.memory_bytes_per_worker
     if merge is None or not preflight.process_bytes:

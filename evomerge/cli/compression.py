@@ -57,10 +57,11 @@ def compress(
     given = {"--experts": experts, "--fraction": fraction, "--rank": rank, "--energy": energy}
     if sum(value is not None for value in given.values()) != 1:
         raise typer.BadParameter(f"give one of {', '.join(given)}")
-    from evomerge.cli.console import size, stdout
+    from evomerge.cli.console import stdout
     from evomerge.cli.screens import transfer
     from evomerge.models.checkpoint import Checkpoint
     from evomerge.models.compress import compress as write
+    from evomerge.report.numbers import size
 
     if form is Form.lora:
         _lora(base, expert, out, experts, fraction, rank, energy, dtype)
@@ -101,11 +102,12 @@ def _lora(
     dtype: str,
 ) -> None:
     """Write an adapter, and say what it holds and what it leaves out."""
-    from evomerge.cli.console import size, stdout
+    from evomerge.cli.console import stdout
     from evomerge.cli.screens import transfer
     from evomerge.methods.spectral.compress import Truncation
     from evomerge.models.checkpoint import Checkpoint
     from evomerge.models.compress_lora import compress_to_lora
+    from evomerge.report.numbers import size
 
     if experts is not None:
         if experts < 1:
@@ -153,7 +155,8 @@ def _kinds(made: Compression, layout: Layout) -> Table:
     """Tensors by kind of module and how they are stored, with sizes, ranks and errors."""
     from statistics import median
 
-    from evomerge.cli.console import size, table
+    from evomerge.cli.console import table
+    from evomerge.report.numbers import size
 
     found: dict[tuple[str, str], list[str]] = {}
     for name, tensor in made.tensors.items():

@@ -14,11 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from evomerge.errors import printable
-from evomerge.report.numbers import duration as duration
-from evomerge.report.numbers import interval as interval
-from evomerge.report.numbers import probability as probability
-from evomerge.report.numbers import score as score
-from evomerge.report.numbers import size as size
 
 _BARS = "▁▂▃▄▅▆▇█"
 _SPARKLINE_WIDTH = 60

@@ -51,7 +51,7 @@ def runs(
 
 def _cells(run: Run) -> tuple[str, str, str, str]:
     """State, candidates, the best score on search items and the winner's on test items."""
-    from evomerge.cli.console import score
+    from evomerge.report.numbers import score
 
     status, result = run.status(), run.result()
     ended = result is not None and run.has_ended()
@@ -78,8 +78,9 @@ def compare(
 
     from rich.text import Text
 
-    from evomerge.cli.console import interval, probability, say, stdout, table
+    from evomerge.cli.console import say, stdout, table
     from evomerge.report.compare import config_changes, why_not_paired, winners
+    from evomerge.report.numbers import interval, probability
     from evomerge.run.directory import open_run
 
     console, one = stdout(), open_run(first)
@@ -133,7 +134,7 @@ def clean(
     """
     import shutil
 
-    from evomerge.cli.console import size
+    from evomerge.report.numbers import size
     from evomerge.run.found import removable, runs_below
     from evomerge.run.lock import is_locked, lock
 

@@ -9,9 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from evomerge.cli import front
-from evomerge.cli.console import interval, probability, table
+from evomerge.cli.console import table
 from evomerge.errors import listed
 from evomerge.report.finding import finding, label, metric_name
+from evomerge.report.numbers import interval, probability
 from evomerge.report.words import earlier_results
 from evomerge.run.trial import WINNER
 

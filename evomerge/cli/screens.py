@@ -25,8 +25,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from evomerge.cli.console import duration, moment, score, sparkline, stderr, stdout
+from evomerge.cli.console import moment, sparkline, stderr, stdout
 from evomerge.cli.progress import Progress
+from evomerge.report.numbers import duration, score
 
 if TYPE_CHECKING:
     from evomerge.run.observer import Observer

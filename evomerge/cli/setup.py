@@ -185,8 +185,9 @@ def prefetch(
 
     **Example:** `evomerge prefetch configs/swahili.yaml`
     """
-    from evomerge.cli.console import size, stdout
+    from evomerge.cli.console import stdout
     from evomerge.config.config import Config
+    from evomerge.report.numbers import size
     from evomerge.study.prefetch import prefetch as fetch
 
     states = {

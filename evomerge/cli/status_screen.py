@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from evomerge.cli.console import duration, score, sparkline
+from evomerge.cli.console import sparkline
 from evomerge.cli.front import front_so_far
 from evomerge.cli.names import leader_name
+from evomerge.report.numbers import duration, score
 from evomerge.run.trial import TrialKind
 
 if TYPE_CHECKING:

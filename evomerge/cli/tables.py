@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evomerge.cli.console import duration, say, score, table
+from evomerge.cli.console import say, table
 from evomerge.cli.front import objective_cells
+from evomerge.report.numbers import duration, score
 from evomerge.run.trial import TrialState
 
 if TYPE_CHECKING:

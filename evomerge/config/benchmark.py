@@ -92,6 +92,9 @@ class TaskConfig(Section):
     """Its items by role; None: as `benchmark.splits` says."""
     language: LanguageConfig | None = None
     """The language that its generated text is to be in."""
+    parallel: str | None = None
+    """With `benchmark.cluster`, a name that tasks of the same questions share: their documents are in no cluster with
+    those of other tasks. Needed where data sets of different questions are numbered alike."""
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Keys of the task's own YAML to replace, such as dataset_path for a local copy of its data."""
 
@@ -271,6 +274,13 @@ class BenchmarkConfig(Section):
     def _turns_need_a_template(self) -> BenchmarkConfig:
         if self.fewshot_as_multiturn and not self.apply_chat_template:
             raise ValueError("fewshot_as_multiturn needs apply_chat_template: true")
+        return self
+
+    @model_validator(mode="after")
+    def _parallel_tasks_have_clusters(self) -> BenchmarkConfig:
+        for task in self.tasks:
+            if task.parallel is not None and self.cluster is None:
+                raise ValueError(f"task {task.task!r}: parallel says whose clusters it shares; name cluster, too")
         return self
 
     @field_validator("include_path", mode="before", json_schema_input_type=str | tuple[str, ...])

@@ -81,6 +81,23 @@ def test_by_position_the_place_in_the_data_decides(folder: Path, tiny_llama: dic
     assert all(found is not None and set(found["english"]) == set(found["swahili"]) for found in clusters.values())
 
 
+def test_tasks_that_are_not_parallel_share_no_cluster_though_their_numbers_are_the_same(
+    folder: Path, tiny_llama: dict[str, Path]
+) -> None:
+    write(folder, "capitals", [{"question": f"Capital {number}?", "id": number} for number in range(60)])
+    whole = {"splits": {"search": 0.2, "validation": 0.4, "test": 0.4}, "parallel": "capitals"}
+    tasks = [*({"task": name, "parallel": "sums"} for name in ("english", "swahili")), {"task": "capitals", **whole}]
+    made = build_of(folder, tiny_llama["base"], tasks)
+    assert sum(map(len, made.splits.values())) == 40 + 40 + 60
+    for items in made.splits.values():
+        clusters = by_task(items)
+        assert clusters is not None
+        assert set(clusters["english"]) == set(clusters["swahili"])
+        assert not set(clusters["english"]) & set(clusters["capitals"])
+    with pytest.raises((ConfigError, ValueError), match="'english': parallel says whose clusters it shares"):
+        BenchmarkConfig.model_validate({"tasks": [{"task": "english", "parallel": "sums"}]})
+
+
 def test_a_task_with_other_splits_is_refused_or_loses_what_has_a_later_role(
     folder: Path, tiny_llama: dict[str, Path]
 ) -> None:

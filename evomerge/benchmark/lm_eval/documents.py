@@ -33,7 +33,10 @@ def choose_documents(
     clusters: dict[str, list[str]] = {}
     if cluster is not None:
         clusters = {
-            source: clusters_of(found, cluster, source, contents[source], task.place)
+            source: [
+                name if task.parallel is None else f"{task.parallel} {name}"
+                for name in clusters_of(found, cluster, source, contents[source], task.place)
+            ]
             for source, found in by_source.items()
         }
     chosen = choose_items(

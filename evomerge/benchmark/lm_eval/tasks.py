@@ -30,6 +30,7 @@ class LoadedTask:
     splits: Mapping[str, SplitConfig]
     place: str
     language: LanguageConfig | None = None
+    parallel: str | None = None
 
     @property
     def metrics(self) -> list[str]:
@@ -124,6 +125,7 @@ def load_tasks(
                     splits={split: getattr(splits, split) for split in wanted},
                     place=place,
                     language=entry.language,
+                    parallel=entry.parallel,
                 )
             )
         if rules:

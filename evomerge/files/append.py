@@ -12,8 +12,8 @@ from pathlib import Path
 from evomerge.errors import RunError
 
 
-def append(path: Path, line: str) -> None:
-    """Append a whole line and wait until it is on disk; on failure leave the file as it was."""
+def append(path: Path, line: str, *, wait: bool = True) -> None:
+    """Append a whole line, and wait until it is on disk unless told not to; on failure leave the file as it was."""
     with path.open("ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         data = line.encode()
@@ -21,10 +21,17 @@ def append(path: Path, line: str) -> None:
             written = 0
             while written < len(data):
                 written += file.write(data[written:])
-            os.fsync(file.fileno())
+            if wait:
+                os.fsync(file.fileno())
         except OSError:
             file.truncate(size)
             raise
+
+
+def wait_for_disk(path: Path) -> None:
+    """Wait until what was appended to a file is on disk. Raises: OSError."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def drop_torn_line(path: Path) -> None:

@@ -95,11 +95,12 @@ class Lines:
             raise RunError(f"{self.path}: can't be read: {error.strerror}") from error
         return self._made(f"the line at byte {place.start}", line, seal(line, self._of), make)
 
-    def append(self, line: str) -> Place:
-        """Make a line durable, with its number and checksum.
+    def append(self, line: str, *, wait: bool = True) -> Place:
+        """Add a line, with its number and checksum.
 
         Args:
             line: a JSON object that isn't empty, ending with a newline.
+            wait: until it is on disk, so that a machine without power has it as well as a killed process.
 
         Returns: where it lies. Raises: OSError, and leaves the file as it was.
         """
@@ -109,7 +110,7 @@ class Lines:
                 pass
         start = self.path.stat().st_size if exists else 0
         sealed = with_seal(line, (self._sealed or 0) + 1, self._of)
-        append(self.path, sealed)
+        append(self.path, sealed, wait=wait)
         self._sealed = (self._sealed or 0) + 1
         return Place(start, len(sealed.encode()))
 

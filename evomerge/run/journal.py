@@ -19,6 +19,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import BaseJournalBackend
 
 from evomerge.errors import RunError
+from evomerge.files.append import wait_for_disk
 from evomerge.files.lines import Lines, remedy
 
 JOURNAL = "study.journal"
@@ -44,6 +45,7 @@ class Journal(BaseJournalBackend):
     def __init__(self, path: Path, study: str) -> None:
         self.lines = Lines(path, of=study, others=is_attribute)
         self._known = 0
+        self._waiting = False
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         """The study's operations from this number on. Raises: RunError naming a damaged line."""
@@ -59,9 +61,30 @@ class Journal(BaseJournalBackend):
                 yield data
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Make operations durable. Raises: OSError."""
+        """Write operations, which the disk may have only after `wait_for_disk`. Raises: OSError."""
         for log in logs:
-            self.lines.append(json.dumps(log, separators=(",", ":")) + "\n")
+            self.lines.append(json.dumps(log, separators=(",", ":")) + "\n", wait=False)
+            self._waiting = True
+
+    def wait_for_disk(self) -> None:
+        """Wait until all operations are on disk. Raises: OSError."""
+        if self._waiting:
+            wait_for_disk(self.lines.path)
+            self._waiting = False
+
+
+class JournalStudies(JournalStorage):
+    """Studies in a file, which is waited for when asked to, and not for each operation."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(journal)
+        self.journal = journal
+
+
+def wait_for_study(storage: BaseStorage) -> None:
+    """Wait until all that a storage was told is on disk; databases have waited by themselves. Raises: OSError."""
+    if isinstance(storage, JournalStudies):
+        storage.journal.wait_for_disk()
 
 
 def is_attribute(data: Any) -> bool:
@@ -78,7 +101,7 @@ def open_storage(directory: Path, storage: str, study_name: str) -> BaseStorage:
         return RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=engine_settings(url))
     journal = Journal(directory / JOURNAL, study_name)
     try:
-        return JournalStorage(journal)
+        return JournalStudies(journal)
     except RunError:
         raise
     except Exception as error:

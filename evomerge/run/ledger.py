@@ -1,7 +1,7 @@
 """The ledger: an Optuna study of trials, and beside it a file with every evaluation's item table.
 
-The driver alone writes it. An evaluation is appended to `evaluations.jsonl` and synced to disk before
-its trial is finished in the study, so a crash in between is mended on opening from what the file says.
+The driver alone writes it. An evaluation is on disk, in `evaluations.jsonl`, before its trial is finished in the study, so
+a crash in between is mended on opening. The disk has a trial before its evaluation; how it ended follows from that.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import create_trial
 
@@ -26,7 +24,7 @@ from evomerge.files.append import drop_torn_line, writing
 from evomerge.files.lines import remedy
 from evomerge.run.evaluation import Evaluation
 from evomerge.run.evaluation_file import EvaluationFile
-from evomerge.run.journal import FACTS, open_storage, storage_errors
+from evomerge.run.journal import FACTS, open_storage, storage_errors, wait_for_study
 from evomerge.run.journal import JOURNAL as JOURNAL
 from evomerge.run.stored_trial import SCORE, attributes_of, directions_of, trial_of
 from evomerge.run.trial import Trial, TrialKind, TrialState
@@ -61,6 +59,8 @@ class Ledger:
         self._by_generation: dict[int, list[int]] = {}
         self._evaluations: dict[tuple[int, str], Evaluation] = {}
         self._originals: dict[tuple[str, str], Evaluation] = {}
+        self._on_disk = 0
+        """How many trials the disk has for sure."""
         for frozen in storage.get_all_trials(self._study, deepcopy=False):
             self._remember(trial_of(frozen))
         for evaluation in evaluations.read():
@@ -88,7 +88,9 @@ class Ledger:
             if storage == "journal" and facts is not None:
                 opened.set_study_system_attr(opened.get_study_id_from_name(study_name), FACTS, dict(facts))
         (directory / EVALUATIONS).touch()
-        return cls(opened, study_name, EvaluationFile(directory / EVALUATIONS, study_name), goals)
+        ledger = cls(opened, study_name, EvaluationFile(directory / EVALUATIONS, study_name), goals)
+        ledger.wait_for_disk()
+        return ledger
 
     @classmethod
     def open(cls, directory: Path, storage: str, study_name: str, goals: Goals = NO_GOALS) -> Ledger:
@@ -230,7 +232,7 @@ class Ledger:
                     state=optuna.trial.TrialState.RUNNING,
                     params=dict(trial.parameters),
                     distributions={
-                        item.name: _distribution(item) for item in dimensions if item.name in trial.parameters
+                        item.name: distribution_of(item) for item in dimensions if item.name in trial.parameters
                     },
                     user_attrs=attributes_of(trial),
                 ),
@@ -252,12 +254,20 @@ class Ledger:
         if evaluation.split == "search":
             _check_agree(self._file.path.parent, trial, evaluation)
         with writing(self._file.path.parent):
+            if evaluation.trial >= self._on_disk:
+                self.wait_for_disk()
             self._index(self._file.append(evaluation))
             if evaluation.split == "search":
                 self._finish(evaluation)
 
+    def wait_for_disk(self) -> None:
+        """Wait until the disk has all that the study was told. Raises: RunError if the directory can't be written."""
+        with writing(self._file.path.parent):
+            wait_for_study(self._storage)
+        self._on_disk = len(self._trials)
+
     def prune(self, trial: int) -> None:
-        """Make it durable that a trial was stopped before it had answered all search items."""
+        """Record that a trial was stopped before it had answered all search items."""
         with writing(self._file.path.parent):
             self._tell(trial, optuna.trial.TrialState.PRUNED)
             self._trials[trial] = replace(self._trials[trial], state=TrialState.PRUNED)
@@ -303,12 +313,6 @@ class Ledger:
         """Finish a trial in the study. `Study.tell` would copy it with all its distributions to do so."""
         identity = self._storage.get_trial_id_from_study_id_trial_number(self._study, trial)
         self._storage.set_trial_state_values(identity, state, values)
-
-
-@lru_cache(maxsize=4096)
-def _distribution(dimension: Dimension) -> BaseDistribution:
-    """The distribution of a dimension, made once and not for each trial."""
-    return distribution_of(dimension)
 
 
 def _check_agree(directory: Path, trial: Trial, evaluation: Evaluation) -> None:

@@ -67,6 +67,7 @@ def conclude(candidates: Candidates) -> dict[str, Any]:
     for split in SPLITS:
         data[split] = summary_of(candidates.session, models, split)
     data["generalisation"] = generalisation(data)
+    session.ledger.wait_for_disk()
     write_json(session.directory / "result.json", data)
     session.clock.phase(DONE)
     return data

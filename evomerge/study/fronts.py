@@ -126,6 +126,7 @@ def conclude_several(candidates: Candidates) -> dict[str, Any]:
     for split in SPLITS:
         # The claims of such a search are about objectives, and are those of `pick_comparisons`.
         data[split] = {**summary_of(session, models, split), "comparisons": []}
+    session.ledger.wait_for_disk()
     write_json(session.directory / "result.json", data)
     session.clock.phase(DONE)
     return data

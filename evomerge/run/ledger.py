@@ -1,6 +1,6 @@
 """The ledger: an Optuna study of trials, and beside it a file with every evaluation's item table.
 
-The driver alone writes it. An evaluation is on disk, in `evaluations.jsonl`, before its trial is finished in the study, so
+The driver alone writes it. An evaluation is on disk, in `evaluations.jsonl`, before its trial ends in the study, so
 a crash in between is mended on opening. The disk has a trial before its evaluation; how it ended follows from that.
 """
 

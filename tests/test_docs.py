@@ -66,10 +66,9 @@ def test_dotted_names_can_be_imported(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_yaml_snippet_is_a_recipe_or_a_config_or_a_section_of_one(page: str) -> None:
     (whole,) = snippets("README.md", "yaml")
-    for text in snippets(page, "yaml"):
-        data = yaml.safe_load(text)
+    for data in (data for text in snippets(page, "yaml") for data in yaml.safe_load_all(text)):
         if "evomerge" in data:
-            assert Recipe.from_yaml(text).groups
+            assert Recipe.from_data(data).groups
         else:
             complete = data if "models" in data else {**yaml.safe_load(whole), **data}
             assert Config.from_yaml(yaml.safe_dump(complete)).merge.method in METHODS

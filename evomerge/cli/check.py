@@ -32,7 +32,7 @@ def check(
         typer.Argument(
             metavar="CONFIG",
             autocompletion=complete.configs_and_runs,
-            help="The experiment's YAML file, or a run directory.",
+            help="The experiment's YAML file, a recipe or mergekit file, or a run directory.",
             show_default=False,
         ),
     ],
@@ -54,7 +54,8 @@ def check(
     Works without network, and says what it couldn't look at then. Code of your own, of tasks or a function, isn't run
     without --trust-tasks. Exit code 1 if anything is wrong.
 
-    Of a run directory, it reads every line and compares the files with each other.
+    Of a run directory, it reads every line and compares the files with each other. Of a recipe or mergekit file, it
+    lists the merges to be made, one after the other, and looks whether their models fit.
 
     **Examples:** `evomerge check configs/swahili.yaml --pilot`, `evomerge check runs/swahili --repair`,
     `evomerge check configs/swahili.yaml --set merge.method=ties`
@@ -68,6 +69,13 @@ def check(
         return
     if repair:
         raise ConfigError(f"{config}: --repair is for a run directory, and this isn't one")
+    from evomerge.study.check_merge import holds_merges
+
+    if holds_merges(config):
+        if set_ or pilot or dimensions:
+            raise ConfigError(f"{config}: is a merge; --set, --pilot and --dimensions are for the config of a search")
+        _check_merges(config)
+        return
     from evomerge.cli.console import say, stdout
     from evomerge.config.config import Config
     from evomerge.study.check import check as run_check
@@ -82,6 +90,27 @@ def check(
     if pilot and report.experiment is not None:
         _show_pilot(console, report, report.experiment)
     say(console, _conclusion(report, shlex.quote(str(config)) + again(set_)))
+
+
+def _check_merges(file: Path) -> None:
+    """Show the merges of a file in the order in which they are made."""
+    from evomerge.cli.console import say, stdout, table
+    from evomerge.report.numbers import size
+    from evomerge.study.check_merge import check_merges
+
+    found, console = check_merges(file), stdout()
+    shown = table("merge", "method", "of", "size", right=("size",))
+    for merge in found.merges:
+        bytes_ = "" if merge.size_bytes is None else size(merge.size_bytes)
+        name = "OUT" if merge.name is None else f"OUT-{merge.name}"
+        shown.add_row(Text(name), merge.method or "", Text(", ".join(merge.merges)), bytes_)
+    console.print(shown, "")
+    for note in found.notes:
+        say(console, f"Note: {note}")
+    for unchecked in found.unchecked:
+        say(console, Text.assemble(("Not checked: ", "yellow"), unchecked))
+    clean = "Nothing wrong was found in what could be looked at" if found.unchecked else "No mistake was found"
+    say(console, f"{clean}. Next: evomerge merge {shlex.quote(str(file))} OUT")
 
 
 def _conclusion(report: Preflight, config: str) -> str:

@@ -1,162 +1,129 @@
-"""Files of mergekit-multi: several merges, some of which merge the results of others, which they call by name.
+"""Merges of merges: files whose models are merges of the same file, by name, or other files of merges.
 
 Knows the order in which they are to be made. Does not make them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from evomerge.errors import RecipeError, shown, unknown
-from evomerge.files.outside import read_text
-from evomerge.mergekit.adapted import AdaptedModels
-from evomerge.mergekit.documents import documents_of, mapping
-from evomerge.mergekit.read import from_data
+from evomerge.errors import RecipeError, unknown
+from evomerge.mergekit.named import NamedMerge, merge_of, merges_in
+from evomerge.mergekit.read import load_recipe
 from evomerge.recipe.recipe import Recipe
-
-_REFERENCES = ("model", "base_model", "tokenizer_source", "source", "path")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NamedMerge:
-    """One merge of a file that holds several.
+class Step:
+    """One of several merges to make.
 
     Attributes:
-        name: as others call its result; None for the last merge of a file, which needs none.
-        needs: the names of the merges whose results it merges, in the file's order.
+        name: what its result is called by, unlike that of every other step; may be None for the last one.
         where: what to call it in messages.
+        needs: the names of the steps whose results it merges, by what its file calls them.
     """
 
     name: str | None
-    needs: tuple[str, ...]
     where: str
-    _data: Mapping[str, Any]
-    _folder: Path
+    needs: Mapping[str, str]
+    _merge: NamedMerge
 
     def recipe(self, made: Mapping[str, Path], *, report: Callable[[str], None] | None = None) -> Recipe:
-        """The recipe, for results that lie in the folders `made`, by name. Raises: RecipeError, CheckpointError."""
-        data = _replaced(self._data, {name: str(made[name].absolute()) for name in self.needs})
-        return from_data(data, where=self.where, folder=self._folder, report=report)
+        """The recipe, for results that lie in the folders `made`, by step. Raises: RecipeError, CheckpointError."""
+        return self._merge.recipe({called: made[step] for called, step in self.needs.items()}, report=report)
 
 
-def several_merges(path: Path, *, name: str | None = None) -> tuple[NamedMerge, ...]:
-    """The merges of a file to make, one after the other; the last one is the one that was asked for.
+def several_merges(source: Path | Recipe, *, name: str | None = None) -> tuple[Step, ...]:
+    """The merges to make, one after the other; the last one is the one that was asked for.
 
     Args:
-        path: the file.
-        name: of the merge to make; None: the one without a name, or else the one that no other merges.
+        source: a recipe or mergekit file, or a recipe, whose paths are then from the current folder.
+        name: of the merge of the file to make; None: the one without a name, or else the one that no other merges.
 
-    Returns: nothing for a file that holds one merge at most, whose name is then its own affair. A model with an adapter
-    that isn't the merge's base is a merge of its own.
+    Returns: nothing for a single merge that needs no other.
 
-    Raises: RecipeError for a file that can't be read or isn't right, and for a name that isn't there.
+    Raises: RecipeError for a file that can't be read or isn't right, a name that isn't there, and merges that are made
+    from their own results.
     """
-    merges = _merges(path)
-    if len(merges) <= 1 and name is None:
+    order = _Order()
+    if isinstance(source, Recipe):
+        order.add(Path(), merge_of(source), ())
+        return tuple(order.steps.values()) if len(order.steps) > 1 else ()
+    merges = order.of(source)
+    if not merges and name is None:
         return ()
-    known = {merge.name: merge for merge in merges if merge.name is not None}
-    used = {need for merge in merges for need in merge.needs}
-    last = [merge for merge in merges if merge.name is None] or [merge for merge in merges if merge.name not in used]
-    if name is not None:
-        if name not in known:
-            raise RecipeError(f"{path}: {unknown('merge', name, known)}")
-        last = [known[name]]
-    if len(last) > 1:
-        raise RecipeError(
-            f"{path}: holds several merges that no other merges, {', '.join(str(merge.name) for merge in last)}; say "
-            "which of them to make by its name"
-        )
-    found: dict[str | None, NamedMerge] = {}
-    for merge in last or merges[:1]:
-        _add(merge, known, found, ())
-    return tuple(found.values())
+    order.add(source.resolve(), order.last(source, name), ())
+    return tuple(order.steps.values()) if len(order.steps) > 1 or name is not None or len(merges) > 1 else ()
 
 
-def _merges(path: Path) -> list[NamedMerge]:
-    documents = documents_of(read_text(path, RecipeError), str(path))
-    if len(documents) <= 1 and not (
-        documents
-        and isinstance(documents[0], Mapping)
-        and "merge_method" in documents[0]
-        and "evomerge" not in documents[0]
-    ):
-        return []
-    merges: list[NamedMerge] = []
-    entries = [mapping(document, f"{path}: document {number}", None) for number, document in enumerate(documents, 1)]
-    names = [_name(entry, f"{path}: document {number}") for number, entry in enumerate(entries, 1)]
-    adapted = AdaptedModels(path.parent, {name for name in names if name is not None})
-    entries = [adapted.rewritten(entry) for entry in entries]
-    entries += adapted.merges.values()
-    names += adapted.merges
-    for number, (entry, name) in enumerate(zip(entries, names, strict=True), 1):
-        where = (
-            str(path) if len(documents) == 1 else f"{path}: document {number}" if name is None else f"{path}: {name}"
-        )
-        if "merge_method" not in entry or "evomerge" in entry:
-            raise RecipeError(f"{where}: expected a merge of mergekit, with merge_method; give other files one by one")
-        if name in names[: number - 1]:
-            raise RecipeError(f"{where}: {'two merges have no name' if name is None else 'two merges have this name'}")
-        called = set(_called(entry))
-        needs = tuple(other for other in names if other is not None and other in called)
-        merges.append(NamedMerge(name=name, needs=needs, where=where, _data=entry, _folder=path.parent))
-    return merges
+_Key = tuple[Path, str | None]
 
 
-def _name(entry: Mapping[str, Any], where: str) -> str | None:
-    name = entry.get("name")
-    if name is None:
-        return None
-    if not isinstance(name, str) or not name or name.startswith(".") or set(name) & set("/\\+@"):
-        raise RecipeError(f"{where}: name: expected a word that a folder can be called by, got {shown(name)}")
-    return name
+@dataclass(slots=True)
+class _Order:
+    """Merges of any number of files, each after those whose results it merges."""
 
+    steps: dict[_Key, Step] = field(default_factory=dict)
+    _files: dict[Path, list[NamedMerge]] = field(default_factory=dict)
+    _names: set[str | None] = field(default_factory=set)
 
-def _add(
-    merge: NamedMerge, known: Mapping[str, NamedMerge], found: dict[str | None, NamedMerge], above: tuple[str, ...]
-) -> None:
-    """Put a merge behind those whose results it merges."""
-    for need in merge.needs:
-        if need == merge.name or need in above:
-            raise RecipeError(f"{merge.where}: merges {need}, which is made from its result")
-        if need not in found:
-            _add(known[need], known, found, (*above, *([] if merge.name is None else [merge.name])))
-    found[merge.name] = merge
+    def of(self, path: Path) -> list[NamedMerge]:
+        """The merges of a file, which is read once."""
+        key = path.resolve()
+        if key not in self._files:
+            self._files[key] = merges_in(path)
+        return self._files[key]
 
+    def last(self, path: Path, name: str | None = None) -> NamedMerge:
+        """The merge that is meant by a file, or that of this name."""
+        merges = self.of(path)
+        known = {merge.name: merge for merge in merges if merge.name is not None}
+        if name is not None:
+            if name not in known:
+                raise RecipeError(f"{path}: {unknown('merge', name, known)}")
+            return known[name]
+        if not merges:
+            # Says what the file is instead.
+            load_recipe(path)
+            raise RecipeError(f"{path}: holds no merge")
+        used = {need for merge in merges for need in merge.needs}
+        last = [merge for merge in merges if merge.name is None] or [
+            merge for merge in merges if merge.name not in used
+        ]
+        if len(last) > 1:
+            raise RecipeError(
+                f"{path}: holds several merges that no other merges, {', '.join(str(merge.name) for merge in last)}; "
+                "say which of them to make by its name"
+            )
+        return (last or merges)[0]
 
-def _called(value: Any) -> Iterator[str]:
-    """What models are called in a file's data, without their adapters."""
-    if isinstance(value, Mapping):
-        for key, entry in value.items():
-            if key in _REFERENCES and isinstance(entry, str):
-                yield entry.partition("+")[0]
-            else:
-                yield from _called(entry)
-    elif isinstance(value, list):
-        for entry in value:
-            yield from _called(entry)
+    def add(self, file: Path, merge: NamedMerge, above: tuple[_Key, ...]) -> str:
+        """Put a merge of a file behind those that it needs; the name of its step."""
+        key = (file, merge.name)
+        if key not in self.steps:
+            needs: dict[str, str] = {}
+            for called, (path, other) in self._needed(file, merge).items():
+                if (path, other.name) in (*above, key):
+                    raise RecipeError(f"{merge.where}: merges {called}, which is made from its result")
+                needs[called] = self.add(path, other, (*above, key))
+            name = self._free(merge.name or file.stem) if above else merge.name
+            self.steps[key] = Step(name=name, where=merge.where, needs=needs, _merge=merge)
+        return str(self.steps[key].name)
 
-
-def _replaced(value: Any, folders: Mapping[str, str]) -> Any:
-    """The data with folders in place of the names of merges."""
-    if isinstance(value, Mapping):
+    def _needed(self, file: Path, merge: NamedMerge) -> dict[str, tuple[Path, NamedMerge]]:
+        own = {other.name: other for other in self._files.get(file, ())}
         return {
-            key: _in_folder(key, entry, folders)
-            if key in _REFERENCES and isinstance(entry, str)
-            else _replaced(entry, folders)
-            for key, entry in value.items()
+            **{need: (file, own[need]) for need in merge.needs},
+            **{called: (path.resolve(), self.last(path)) for called, path in merge.files.items()},
         }
-    return [_replaced(entry, folders) for entry in value] if isinstance(value, list) else value
 
-
-def _in_folder(key: str, text: str, folders: Mapping[str, str]) -> Any:
-    name, plus, adapter = text.partition("+")
-    if name not in folders:
-        return text
-    if key == "path":
-        return folders[name]
-    # As a mapping, since a folder's own path may hold + or @.
-    path = {"path": folders[name]}
-    return {"model": path, "lora": adapter} if plus else {"model": path}
+    def _free(self, wanted: str) -> str:
+        """A name that no other step has."""
+        name, number = wanted, 1
+        while name in self._names:
+            number += 1
+            name = f"{wanted}_{number}"
+        self._names.add(name)
+        return name

@@ -38,6 +38,11 @@ class _Slice:
 def expert_to_data(recipe: Recipe, name: str, model: ModelReference) -> ModelReference:
     """An expert as mergekit can read it, known for an adapter if it lies on this machine."""
     folder = whereabouts(model).path
+    if model.path.endswith((".yaml", ".yml")) and folder is None:
+        raise RecipeError(
+            f"recipe: models.experts.{name}: {model.path} is another merge, which mergekit can't read here; make it "
+            "with evomerge merge, and name its folder"
+        )
     if folder is not None and is_compressed(folder):
         raise RecipeError(f"recipe: models.experts.{name}: mergekit can't read compressed experts such as {model.path}")
     if folder is not None and is_adapter(folder):

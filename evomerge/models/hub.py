@@ -120,7 +120,8 @@ def resolve(reference: ModelReference) -> Path:
     if os.path.islink(folder) and not is_there(folder):
         raise CheckpointError(f"{reference.path}: {_where_it_leads(folder)}; give the model folder itself")
     if is_there(folder):
-        raise CheckpointError(f"{reference.path}: is a file; give the folder that holds it")
+        does = "a recipe's result, made by evomerge merge" if folder.suffix in {".yaml", ".yml"} else "holds it"
+        raise CheckpointError(f"{reference.path}: is a file; give the folder that {does}")
     if not _is_hub_id(reference.path):
         raise CheckpointError(f"{reference.path}: no such folder; give a model folder or a hub id such as org/name")
     from huggingface_hub import errors as hub

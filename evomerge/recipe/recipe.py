@@ -130,9 +130,12 @@ class Recipe(Sources):
 
     @classmethod
     def from_data(cls, data: Any, *, where: str = "recipe") -> Recipe:
-        """Build a recipe from plain data. Raises: RecipeError for unknown, missing or malformed keys."""
+        """Build a recipe from plain data. Its `name`, by which others of its file call it, is no part of it.
+
+        Raises: RecipeError for unknown, missing or malformed keys.
+        """
         check_plain(data, where, RecipeError)
-        top = parse_mapping(data, where, {"evomerge", "models", "method", "options", "dtype", "seed", "groups"})
+        top = parse_mapping(data, where, {"evomerge", "name", "models", "method", "options", "dtype", "seed", "groups"})
         version = top.get("evomerge")
         if version != FORMAT_VERSION:
             raise RecipeError(

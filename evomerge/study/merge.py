@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from evomerge.errors import ExportError
 from evomerge.files.fresh_folder import refuse_taken
 from evomerge.files.places import local
 from evomerge.materialise.folder import write_folder
@@ -17,6 +18,8 @@ from evomerge.recipe.portable import portable
 from evomerge.recipe.recipe import Recipe
 from evomerge.report.merge_card import merge_card
 from evomerge.study.about import about_models
+
+_RECIPE = "recipe.yaml"
 
 
 def merge(
@@ -32,11 +35,12 @@ def merge(
 ) -> Path:
     """Realise a recipe as a model folder that transformers loads.
 
-    A file may hold several of mergekit's merges, some of which merge the results of others. Those that are needed are
-    made first, as OUT-NAME beside `out`, and stay there; one that is there from the same recipe is taken as it is.
+    A model may be another merge: a recipe or mergekit file, or another merge of the same file, by its name. Those that
+    are needed are made first, as OUT-NAME beside `out`, and stay there; one that is there from the same recipe is taken
+    as it is.
 
     Args:
-        recipe: the merge, or the path of a recipe or mergekit file.
+        recipe: the merge, whose paths are from the current folder, or the path of a recipe or mergekit file.
         out: the folder to make; it must not exist, or be empty.
         shard_size: largest weight file, such as "5GB", "500MB" or a number of bytes.
         progress: called with bytes written and bytes in all after each tensor.
@@ -63,32 +67,40 @@ def merge(
             files={CARD: merge_card(found, name=folder.name, about=about_models(found.references))},
         )
 
-    if isinstance(recipe, Recipe):
-        return write(recipe, out)
-    merges = several_merges(Path(recipe), name=name)
-    if not merges:
-        return write(load_recipe(recipe, report=report), out)
+    source = recipe if isinstance(recipe, Recipe) else Path(recipe)
+    steps = several_merges(source, name=name)
+    if not steps:
+        return write(source if isinstance(source, Recipe) else load_recipe(source, report=report), out)
     # Before the merges that this one needs are made.
     refuse_taken(out)
     made: dict[str, Path] = {}
-    for step in merges[:-1]:
+    for step in steps[:-1]:
         assert step.name is not None
         made[step.name] = folder = out.with_name(f"{out.name}-{step.name}")
         found = step.recipe(made, report=report)
         if _holds(folder, found):
+            _refuse_outdated(folder, [made[need] for need in step.needs.values()])
             _say(report, f"{step.name} is in {folder} from the same recipe, and is taken as it is")
         else:
             write(found, folder)
-            _say(report, f"{step.name}, which another merge of the file needs, is in {folder}")
-    return write(merges[-1].recipe(made, report=report), out)
+            _say(report, f"{step.name}, which another merge needs, is in {folder}")
+    return write(steps[-1].recipe(made, report=report), out)
 
 
 def _holds(folder: Path, recipe: Recipe) -> bool:
     """Whether the folder was made from this recipe; folders appear whole."""
     try:
-        return (folder / "recipe.yaml").read_text(encoding="utf-8") == portable(recipe, folder).to_yaml()
+        return (folder / _RECIPE).read_text(encoding="utf-8") == portable(recipe, folder).to_yaml()
     except (OSError, UnicodeDecodeError):
         return False
+
+
+def _refuse_outdated(folder: Path, needed: list[Path]) -> None:
+    """Raises: ExportError for a merge that is older than one of those whose results it merges."""
+    age = (folder / _RECIPE).stat().st_mtime_ns
+    for other in needed:
+        if (other / _RECIPE).stat().st_mtime_ns > age:
+            raise ExportError(f"{folder}: is older than {other.name}, which it merges; remove it to have it made again")
 
 
 def _say(report: Callable[[str], None] | None, sentence: str) -> None:

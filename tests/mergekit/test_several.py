@@ -58,7 +58,7 @@ def test_the_last_merge_is_that_of_the_merged_results(tmp_path: Path, family: di
     for name, tensor in weights(out).items():
         assert torch.equal(mean[name], ((a[name] + b[name]) / 2).float().double())
         assert torch.equal(tensor, ((base[name] + mean[name]) / 2).float().double())
-    assert f"mean, which another merge of the file needs, is in {tmp_path}/out-mean" in notes
+    assert f"mean, which another merge needs, is in {tmp_path}/out-mean" in notes
     assert load_recipe(out / "recipe.yaml").experts["out-mean"].path == str(tmp_path / "out-mean")
 
 

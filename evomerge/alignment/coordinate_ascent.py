@@ -6,6 +6,7 @@ float32, tensor by tensor.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from typing import Literal
 
@@ -15,12 +16,8 @@ from torch import Tensor
 
 from evomerge.alignment.base import Progress, Step, Weights
 from evomerge.alignment.kinds.base import Map
-from evomerge.alignment.spec import Maps, Place, Spec
+from evomerge.alignment.spec import STRETCH, Maps, Place, Spec
 from evomerge.errors import AlignmentError
-
-_CHUNK = 1 << 25
-"""Numbers of a tensor that are compared at once: what a whole embedding would need as float32 is gigabytes."""
-
 
 Start = Literal["connected", "identity", "where it is"]
 
@@ -103,20 +100,24 @@ class Ascent:
 
         Returns: what the objective gained in all; None if that isn't more than nothing, and no map has changed.
         """
-        before, known, waiting = self.maps, set[str](), sorted(self._dirty)
+        before, known, every = self.maps, set[str](), frozenset(self._dirty)
+        waiting = sorted(every)
         self.maps = dict(before)
         while waiting:
             shares = {label: self._comparable(label, known) for label in waiting}
             label = max(waiting, key=lambda label: shares[label])
             if places := [place for place in self._places[label] if self._others[place] <= known]:
                 self._improve(label, self._cross(label, places))
+                # By all its tensors, it needs no other look until a label that it shares one with changes.
+                if len(places) == len(self._places[label]):
+                    self._dirty.discard(label)
             known.add(label)
             waiting.remove(label)
-            counter.one_done(len(self._dirty) + len(waiting))
+            counter.one_done(len(self._dirty.union(waiting)))
         after = self.maps
         gain = self._agreement(after) - self._agreement(before)
         if gain <= 0:
-            self.maps = before
+            self.maps, self._dirty = before, set(every)
             return None
         return gain
 
@@ -124,8 +125,9 @@ class Ascent:
         """Σ ⟨A, π(B)⟩ over the tensors that are compared."""
         total = 0.0
         for name in self._scales:
-            mapped = self._spec.apply(maps, name, self._model[name].float())
-            total += float(torch.sum(self._target[name].float() * mapped, dtype=torch.float64))
+            for one, two in self._spec.stretches(name, self._target[name], self._model[name]):
+                mapped = self._spec.apply(maps, name, two.float())
+                total += float(torch.sum(one.float() * mapped, dtype=torch.float64))
         return total
 
     def _comparable(self, label: str, known: set[str]) -> float:
@@ -175,7 +177,7 @@ class Ascent:
         matrix = found.get(place.axis.role)
         if matrix is None:
             matrix = found[place.axis.role] = torch.zeros(len(one), len(one))
-        step = max(1, _CHUNK // len(one))
+        step = max(1, STRETCH // len(one))
         for start in range(0, one.shape[1], step):
             stop = start + step
             matrix.addmm_(one[:, start:stop].float(), two[:, start:stop].float().T)
@@ -197,8 +199,13 @@ def _scales(target: Weights, model: Weights, names: Collection[str]) -> dict[str
     """‖A‖·‖B‖ of each tensor: what they could agree at most. Raises: AlignmentError where that isn't finite."""
     scales = {}
     for name in sorted(names):
-        one, two = (float(torch.linalg.vector_norm(weights[name], dtype=torch.float32)) for weights in (target, model))
+        one, two = (_length(weights[name]) for weights in (target, model))
         if not np.isfinite([one, two]).all():
             raise AlignmentError(f"{name}: holds numbers that aren't finite (NaN or infinity), so it can't be compared")
         scales[name] = one * two
     return scales
+
+
+def _length(tensor: Tensor) -> float:
+    parts = torch.split(tensor.reshape(-1), STRETCH)
+    return math.hypot(*(float(torch.linalg.vector_norm(part, dtype=torch.float32)) for part in parts))

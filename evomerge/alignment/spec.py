@@ -20,6 +20,8 @@ from evomerge.errors import AlignmentError, listed, unknown
 Shape = tuple[int, ...]
 Maps = Mapping[str, Map]
 """A map by label; a label that isn't there keeps its axes as they are."""
+STRETCH = 1 << 25
+"""Numbers of a tensor that are looked at at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,21 @@ class Spec:
             ]
             tensor = cat(acted, dim)
         return tensor.contiguous()
+
+    def stretches(self, name: str, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Tensors of one name, a stretch at a time along a dimension that nothing acts on, so that each may be mapped.
+
+        A whole embedding in another dtype would be gigabytes. Tensors with a label on every dimension come whole.
+        """
+        free = next((dim for dim, axis in enumerate(self.tensors[name]) if axis is None), None)
+        if free is None:
+            yield tensors
+            return
+        size = tensors[0].shape[free]
+        step = max(1, STRETCH * size // max(1, tensors[0].numel()))
+        for start in range(0, size, step):
+            length = min(step, size - start)
+            yield tuple(tensor.narrow(free, start, length) for tensor in tensors)
 
     def moves(self, name: str) -> bool:
         """Whether any label acts on a tensor."""

@@ -176,9 +176,12 @@ class Alignable:
         found = {}
         for tensor in spec.tensors:
             if (a := one[tensor]).dtype.is_floating_point:
-                a, b = a.float(), two[tensor].float()
-                products = [float(torch.sum(a * c)) for c in (b, spec.apply(maps, tensor, b))]
-                found[tensor] = Similarity(float(torch.sum(a * a)), float(torch.sum(b * b)), *products)
+                sums = [0.0] * 4
+                for stretch in spec.stretches(tensor, a, two[tensor]):
+                    a, b = (part.float() for part in stretch)
+                    pairs = ((a, a), (b, b), (a, b), (a, spec.apply(maps, tensor, b)))
+                    sums = [total + float(torch.sum(x * y)) for total, (x, y) in zip(sums, pairs, strict=True)]
+                found[tensor] = Similarity(*sums)
         return found
 
     def shown(self, maps: Mapping[str, Maps]) -> dict[str, Checkpoint]:

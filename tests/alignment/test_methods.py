@@ -129,6 +129,22 @@ def test_no_order_of_one_layer_improves_on_weight_matching_and_no_orders_at_all_
     assert value((first, second)) <= value(found(4)) + 1e-4 <= max(map(value, every)) + 2e-4
 
 
+def test_labels_that_were_matched_by_all_their_tensors_are_not_looked_at_again() -> None:
+    looks: list[int] = []
+    model = random_weights(SPEC, 1)
+    other = mapped(SPEC, SPEC.random(np.random.default_rng(7)), model)
+    found = WeightMatching().align(
+        SPEC,
+        [model, other],
+        reference=0,
+        generator=np.random.default_rng(0),
+        progress=lambda done, _: looks.append(done),
+    )
+    assert distance([model, mapped(SPEC, found.maps[1], other)]) < 1e-4
+    # The stream by the embedding first, each layer's labels by all they have, the stream again by all of it.
+    assert looks[-1] == len(SPEC.labels) + 1
+
+
 def test_gains_add_up_to_what_the_agreement_rose_by() -> None:
     models = [random_weights(SPEC, seed) for seed in range(2)]
     for orders in (1, 3):

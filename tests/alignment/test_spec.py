@@ -35,6 +35,17 @@ def weights(generator: np.random.Generator) -> dict[str, Tensor]:
     return {name: torch.from_numpy(generator.standard_normal(shape)) for name, shape in SHAPES.items()}
 
 
+@pytest.mark.parametrize("stretch", [1, 7, 1000])
+def test_stretches_are_the_whole_tensor_and_map_as_it_does(stretch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evomerge.alignment.spec.STRETCH", stretch)
+    maps = SPEC.random(np.random.default_rng(2))
+    free = {"conv.weight": 1, "fused.weight": 0}
+    for name, tensor in weights(np.random.default_rng(1)).items():
+        mapped = [SPEC.apply(maps, name, part) for (part,) in SPEC.stretches(name, tensor)]
+        assert (len(mapped) > 1) == (name in free and stretch < tensor.numel())
+        assert torch.equal(torch.cat(mapped, free[name]) if name in free else mapped[0], SPEC.apply(maps, name, tensor))
+
+
 def test_a_spec_that_covers_every_axis_is_accepted() -> None:
     SPEC.check(SHAPES)
 

@@ -75,11 +75,12 @@ class Permutation:
 
     def best(self, cross: Cross) -> Order:
         """The best order by a linear assignment."""
-        return Order(assignment(_summed(cross, self.n)))
+        refuse_not_finite(cross)
+        return Order(assignment(_summed(list(cross.values()), self.n)))
 
     def value(self, map_: Map, cross: Cross) -> float:
         """Σ_role ⟨A, map·B⟩."""
-        return overlap(map_, cross)
+        return _overlap(map_, cross)
 
     def load(self, arrays: Mapping[str, Tensor]) -> Order:
         """From `order`. Raises: AlignmentError if it isn't a permutation of n."""
@@ -108,15 +109,19 @@ class SignedPermutation:
 
     def best(self, cross: Cross) -> Order:
         """A linear assignment on the absolute products of units: a pair's best sign is that of its product."""
-        units = _summed({role: matrix for role, matrix in cross.items() if role == UNIT}, self.n)
-        gains = _summed({role: matrix for role, matrix in cross.items() if role == GAIN}, self.n)
-        order = assignment(units.abs() + gains)
-        negative = units[torch.arange(self.n), order] < 0
-        return Order(order, torch.where(negative, -1, 1).to(torch.int8))
+        refuse_not_finite(cross)
+        units = cross.get(UNIT)
+        # Among the largest matrices of an alignment: none is copied that needn't be.
+        parts = [matrix.abs() if role == UNIT else matrix for role, matrix in cross.items()]
+        order = assignment(_summed(parts, self.n))
+        signs = torch.ones(self.n, dtype=torch.int8)
+        if units is not None:
+            signs[units[torch.arange(self.n), order] < 0] = -1
+        return Order(order, signs)
 
     def value(self, map_: Map, cross: Cross) -> float:
         """Σ_role ⟨A, map·B⟩."""
-        return overlap(map_, cross)
+        return _overlap(map_, cross)
 
     def load(self, arrays: Mapping[str, Tensor]) -> Order:
         """From `order` and `signs`. Raises: AlignmentError if they aren't a permutation of n, and n signs."""
@@ -127,9 +132,22 @@ class SignedPermutation:
         return Order(order, signs)
 
 
-def _summed(cross: Cross, n: int) -> Tensor:
-    refuse_not_finite(cross)
-    return sum(cross.values(), torch.zeros(n, n))
+def _summed(matrices: list[Tensor], n: int) -> Tensor:
+    """The sum of (n, n) matrices, one alone as it is."""
+    return sum(matrices[1:], matrices[0]) if matrices else torch.zeros(n, n)
+
+
+def _overlap(map_: Map, cross: Cross) -> float:
+    """Σ_role ⟨A, map·B⟩ of an order, from the n products that it picks."""
+    if not isinstance(map_, Order):
+        return overlap(map_, cross)
+    rows = torch.arange(len(map_.order))
+    # The products of one picked row each, as a column that the order has moved already.
+    still = Order(rows, map_.signs)
+    return sum(
+        float(still.act(role, matrix[rows, map_.order][:, None]).sum(dtype=torch.float64))
+        for role, matrix in cross.items()
+    )
 
 
 def _order(arrays: Mapping[str, Tensor], n: int, names: set[str]) -> Tensor:

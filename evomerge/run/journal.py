@@ -8,8 +8,11 @@ file is needed, nor left behind; attributes that Optuna's dashboard adds between
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Iterator
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -134,3 +137,37 @@ def storage_errors(directory: Path, storage: str) -> Iterator[None]:
         if type(error).__module__.split(".")[0] in {"sqlalchemy", "redis"}:
             raise RunError(f"{where}: can't be opened: {error}") from error
         raise
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Look for no garbage while a study is read: its many objects all stay, and are gone through again and again."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Optuna greets every study on the log; ours is an implementation detail."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+def name_metrics(storage: BaseStorage, study: int, metrics: Sequence[str]) -> None:
+    """Name the values of a study's trials, unless they are called so already."""
+    with quiet(), warnings.catch_warnings():
+        # Optuna calls names of metrics experimental.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        named = optuna.load_study(study_name=storage.get_study_name_from_id(study), storage=storage)
+        if named.metric_names != list(metrics):
+            named.set_metric_names(list(metrics))

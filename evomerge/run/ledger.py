@@ -6,11 +6,8 @@ a crash in between is mended on opening. The disk has a trial before its evaluat
 
 from __future__ import annotations
 
-import gc
-import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +21,9 @@ from evomerge.files.append import drop_torn_line, writing
 from evomerge.files.lines import remedy
 from evomerge.run.evaluation import Evaluation
 from evomerge.run.evaluation_file import EvaluationFile
-from evomerge.run.journal import FACTS, open_storage, storage_errors, wait_for_study
+from evomerge.run.journal import FACTS, name_metrics, open_storage, quiet, storage_errors, uncollected, wait_for_study
 from evomerge.run.journal import JOURNAL as JOURNAL
-from evomerge.run.stored_trial import SCORE, attributes_of, directions_of, trial_of
+from evomerge.run.stored_trial import SCORE, attributes_of, directions_of, outcome_of, trial_of
 from evomerge.run.trial import Trial, TrialKind, TrialState
 from evomerge.score.goals import Goals, Measured
 from evomerge.space.base import Dimension, Value
@@ -82,7 +79,7 @@ class Ledger:
 
         Raises: RunError if the storage can't be used or has that study.
         """
-        with _quiet(), storage_errors(directory, storage):
+        with quiet(), storage_errors(directory, storage):
             opened = open_storage(directory, storage, study_name)
             optuna.create_study(storage=opened, study_name=study_name, directions=directions_of(goals))
             if storage == "journal" and facts is not None:
@@ -114,8 +111,8 @@ class Ledger:
         """Open for reading only. Raises: RunError if it isn't there or can't be read."""
         if storage == "journal" and not (directory / JOURNAL).exists():
             raise RunError(f"{directory / JOURNAL}: missing; {remedy(directory)}")
-        with _uncollected():
-            with _quiet(), storage_errors(directory, storage):
+        with uncollected():
+            with quiet(), storage_errors(directory, storage):
                 opened = open_storage(directory, storage, study_name)
                 optuna.load_study(storage=opened, study_name=study_name)
             return cls(opened, study_name, EvaluationFile(directory / EVALUATIONS, study_name), goals)
@@ -266,6 +263,21 @@ class Ledger:
             wait_for_study(self._storage)
         self._on_disk = len(self._trials)
 
+    def describe(self, attributes: Mapping[str, Any], metrics: Sequence[str] | None = None) -> None:
+        """Tell the study's readers about the run; nothing here reads it.
+
+        Args:
+            attributes: of the study, by name; those that it has already are left alone.
+            metrics: what the values of its trials are called; None leaves their names alone.
+        """
+        with writing(self._file.path.parent):
+            known = self._storage.get_study_user_attrs(self._study)
+            for key, value in attributes.items():
+                if known.get(key) != value:
+                    self._storage.set_study_user_attr(self._study, key, value)
+            if metrics is not None:
+                name_metrics(self._storage, self._study, metrics)
+
     def prune(self, trial: int) -> None:
         """Record that a trial was stopped before it had answered all search items."""
         with writing(self._file.path.parent):
@@ -298,12 +310,15 @@ class Ledger:
         if trial.state.is_finished:
             return
         state = TrialState.FAILED if evaluation.score is None else TrialState.COMPLETE
+        identity = self._storage.get_trial_id_from_study_id_trial_number(self._study, trial.number)
+        # Optuna takes none of a trial that has ended.
+        for key, value in outcome_of(self._judged(evaluation)).items():
+            self._storage.set_trial_user_attr(identity, key, value)
         if evaluation.score is None or math.isnan(evaluation.score):
             self._tell(trial.number, optuna.trial.TrialState.FAIL)
         else:
             values: tuple[float, ...] = (evaluation.score,)
             if self._goals.are_several:
-                identity = self._storage.get_trial_id_from_study_id_trial_number(self._study, trial.number)
                 self._storage.set_trial_user_attr(identity, SCORE, evaluation.score)
                 values = tuple(evaluation.measured[goal.name] for goal in self._goals.goals)
             self._tell(trial.number, optuna.trial.TrialState.COMPLETE, values)
@@ -324,27 +339,3 @@ def _check_agree(directory: Path, trial: Trial, evaluation: Evaluation) -> None:
             f"{directory}: trial {trial.number} is {ended} in {JOURNAL}, and its evaluation in {EVALUATIONS} has "
             f"score {evaluation.score}; {remedy(directory)}"
         )
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Look for no garbage while a study is read: its many objects all stay, and are gone through again and again."""
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Optuna greets every study on the log; ours is an implementation detail."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(level)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
+from evomerge.run.evaluation import Evaluation
 from evomerge.run.trial import Trial, TrialKind, TrialState
 from evomerge.score.goals import Goals
 
 SCORE = "score"
 """The attribute that holds the benchmark's score of a trial whose values are those of several objectives."""
+
+_LONGEST_REASON = 300
 
 _STATES = {
     optuna.trial.TrialState.COMPLETE: TrialState.COMPLETE,
@@ -46,6 +50,27 @@ def attributes_of(trial: Trial) -> dict[str, Any]:
         "generation": trial.generation,
         "recipe": trial.recipe_key,
         **({"told": list(trial.told)} if trial.told else {}),
+    }
+
+
+def outcome_of(evaluation: Evaluation) -> dict[str, Any]:
+    """What the study holds of an evaluation on the search items beside its values, for people who look at the study.
+
+    Only what the values don't say: of a search over one task they are its score already.
+    """
+    scores = {
+        task if len(metrics) == 1 else f"{task}, {metric}": round(value, 6)
+        for task, metrics in evaluation.aggregates.items()
+        for metric, value in metrics.items()
+        if math.isfinite(value)
+    }
+    fitness = evaluation.fitness
+    return {
+        **(
+            {} if fitness is None or fitness == evaluation.score or not math.isfinite(fitness) else {"fitness": fitness}
+        ),
+        **({"tasks": scores} if len(scores) > 1 else {}),
+        **({} if evaluation.failure is None else {"reason": evaluation.failure[:_LONGEST_REASON]}),
     }
 
 

@@ -30,6 +30,7 @@ from evomerge.study.select import (
     summary,
 )
 from evomerge.study.session import Session
+from evomerge.study.story import story_of_end
 
 
 def conclude(candidates: Candidates) -> dict[str, Any]:
@@ -67,6 +68,7 @@ def conclude(candidates: Candidates) -> dict[str, Any]:
     for split in SPLITS:
         data[split] = summary_of(candidates.session, models, split)
     data["generalisation"] = generalisation(data)
+    ledger.describe(story_of_end(data))
     session.ledger.wait_for_disk()
     write_json(session.directory / "result.json", data)
     session.clock.phase(DONE)

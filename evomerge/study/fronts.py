@@ -27,6 +27,7 @@ from evomerge.study.conclude import summary_of, what_was_done, what_won
 from evomerge.study.requirements import references, requirements
 from evomerge.study.select import best_of_each_method, best_uniform, name_of, no_merge_has_a_score, ranked
 from evomerge.study.session import Session
+from evomerge.study.story import story_of_end
 
 
 class FrontReport:
@@ -126,6 +127,7 @@ def conclude_several(candidates: Candidates) -> dict[str, Any]:
     for split in SPLITS:
         # The claims of such a search are about objectives, and are those of `pick_comparisons`.
         data[split] = {**summary_of(session, models, split), "comparisons": []}
+    ledger.describe(story_of_end(data))
     session.ledger.wait_for_disk()
     write_json(session.directory / "result.json", data)
     session.clock.phase(DONE)

@@ -49,6 +49,7 @@ from evomerge.study.pulse import Pulse
 from evomerge.study.schedule import Schedule, stratified_blocks
 from evomerge.study.select import SELECTION
 from evomerge.study.start import Start, start_of
+from evomerge.study.story import story_of_start
 
 
 class Session:
@@ -161,6 +162,7 @@ class Session:
             )
         self.parts = Parts(self.directory, self.run.facts["study"])
         self._check_rivals()
+        self.ledger.describe(*story_of_start(self.run))
 
     def _found_start(self, existing: Run | None) -> Start | None:
         """Where the search starts, found once: what it was found in may be moved or go on meanwhile.

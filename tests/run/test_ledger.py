@@ -90,7 +90,7 @@ def test_attributes_that_a_dashboard_adds_between_trials_are_taken_as_they_are(t
     assert [trial.score for trial in reopen(tmp_path).trials()] == [0.5, 0.5]
     assert "promising" in (tmp_path / JOURNAL).read_text()
     study.add_trial(optuna.trial.create_trial(value=0.9, params={}))
-    with pytest.raises(RunError, match=rf"{JOURNAL}: line 7 is damaged \(it has no checksum"):
+    with pytest.raises(RunError, match=rf"{JOURNAL}: line 9 is damaged \(it has no checksum"):
         reopen(tmp_path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -17,11 +18,31 @@ from evomerge.report.words import earlier_results
 from evomerge.run.trial import WINNER
 
 
-def outcome(result: Mapping[str, Any]) -> tuple[Table, str]:
-    """The table of the test and what was found, of one objective or several."""
+def outcome(result: Mapping[str, Any]) -> tuple[RenderableType, str]:
+    """The tables of the test and what was found, of one objective or several."""
     if "picks" in result:
         return front.picks_table(result), finding(result)
-    return result_table(result), finding(result)
+    kept = normalised_table(result)
+    made = result_table(result)
+    return made if kept is None else Group(made, "", kept), finding(result)
+
+
+def normalised_table(result: Mapping[str, Any]) -> Table | None:
+    """What each model keeps of the experts' own test scores; None where tasks aren't experts' own."""
+    models = [model for model in result["test"]["models"] if model.get("normalised")]
+    if not models:
+        return None
+    measured = metric_name(result)
+    columns = ("normalised", "least", "of task")
+    title = f"{measured[0].upper() + measured[1:]} over that of each task's own expert, mean over tasks"
+    made = table("model", *columns, title=title, right=columns[:2])
+    for model in models:
+        shares = model["normalised"]
+        task = min(shares, key=shares.__getitem__)
+        cells = (f"{sum(shares.values()) / len(shares):.3f}", f"{shares[task]:.3f}", task)
+        style = "bold" if model["kind"] == WINNER else None
+        made.add_row(Text(label(model, result["winner"]["kind"])), *map(Text, cells), style=style)
+    return made
 
 
 def result_table(result: Mapping[str, Any], split: str = "test") -> Table:

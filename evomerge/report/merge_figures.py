@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,6 +158,13 @@ def tasks(facts: RunFacts) -> dict[str, Chart]:
         note += f" Less is better in {', '.join(lower)}." if lower else ""
         title = "Task by task" if len(by_metric) == 1 else f"Task by task: {metric}"
         made[metric] = Rows(title=title, caption=note, x=metric, groups=groups)
+    if any(model.get("normalised") for model in result["test"]["models"]):
+        made["normalised"] = Rows(
+            title="Normalised by the experts",
+            caption="On the test items: the value over that of the task's own expert, mean over tasks.",
+            x="share of the experts' own",
+            groups=[("", _normalised_rows(result))],
+        )
     languages = result.get("languages", {})
     if languages:
         made["language"] = Rows(
@@ -166,6 +174,23 @@ def tasks(facts: RunFacts) -> dict[str, Chart]:
             groups=[(f"{task}: {rule['code']}", _task_rows(facts, task, LANGUAGE)) for task, rule in languages.items()],
         )
     return made
+
+
+def _normalised_rows(result: Mapping[str, Any]) -> list[Row]:
+    """What every tested model keeps of the experts' own scores."""
+    models = [model for model in result["test"]["models"] if model.get("normalised")]
+    return [
+        Row(
+            name=label(model, result["winner"]["kind"]),
+            value=sum(model["normalised"].values()) / len(model["normalised"]),
+            low=None,
+            high=None,
+            colour=1 if model["kind"] == WINNER else 0,
+            shape="diamond" if model["kind"] == WINNER else "circle",
+            bold=model["kind"] == WINNER,
+        )
+        for model in models
+    ]
 
 
 def _task_rows(facts: RunFacts, task: str, metric: str) -> list[Row]:

@@ -16,6 +16,7 @@ from evomerge.score.table import ItemTable
 from evomerge.study.budget import budget_of
 from evomerge.study.candidates import Candidates
 from evomerge.study.claims import generalisation, looks_before, selection
+from evomerge.study.normalised import owners, shares
 from evomerge.study.requirements import references, requirements
 from evomerge.study.select import (
     SELECTION,
@@ -169,6 +170,9 @@ def summary_of(session: Session, models: Sequence[tuple[Trial, str]], split: str
     for model in made["models"]:
         if model["trial"] in by_itself and model["kind"] != WINNER:
             model["own_settings"] = list(by_itself[model["trial"]])
+    for model, normalised in zip(made["models"], shares(made["models"], owners(session.config)), strict=True):
+        if normalised:
+            model["normalised"] = normalised
     return made
 
 

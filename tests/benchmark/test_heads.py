@@ -23,6 +23,8 @@ from evomerge.materialise.folder import write_folder
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.open import open_models
 from evomerge.recipe.recipe import Recipe
+from evomerge.report.run_facts import RunFacts
+from evomerge.report.run_page import run_page
 from evomerge.run.directory import open_run
 from evomerge.study.export import export
 from evomerge.study.search import search
@@ -126,6 +128,11 @@ def test_the_winner_answers_each_task_as_its_exported_encoder_does_with_the_task
         right = [int(np.argmax(row)) == item.label for item, row in zip(items, expected, strict=True)]
         assert evaluation.aggregates[task]["acc,none"] == pytest.approx(np.mean(right))
     assert evaluation.score == pytest.approx(np.mean([evaluation.aggregates[task]["acc,none"] for task in TASKS]))
+    own = {model["name"]: model["tasks"] for model in result.data["test"]["models"] if model["kind"] == "expert"}
+    for model in result.data["test"]["models"]:
+        expected_shares = {task: model["tasks"][task] / own[task][task] for task in TASKS}
+        assert model["normalised"] == pytest.approx(expected_shares)
+    assert "Normalised by the experts" in run_page(RunFacts(open_run(tmp_path / "run"))).html()
 
 
 @pytest.mark.parametrize("owner", ["base", *TASKS])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from evomerge.cli.results import result_table
+from evomerge.cli.results import normalised_table, result_table
 from evomerge.report.finding import finding
 
 
@@ -32,6 +32,18 @@ def test_the_table_fits_a_terminal_of_80_columns(result: dict[str, Any]) -> None
     with console.capture() as capture:
         console.print(result_table(result))
     assert "expert language   0.300 [0.200, 0.400]   +0.220 [+0.170, +0.270]      0.001" in capture.get()
+
+
+def test_accuracies_over_the_experts_own_are_a_table_of_their_own(result: dict[str, Any]) -> None:
+    assert normalised_table(result) is None
+    for model in result["test"]["models"]:
+        model["normalised"] = {"cars": 0.5, "signs": 1.0}
+    made = normalised_table(result)
+    console = Console(width=80, color_system=None)
+    with console.capture() as capture:
+        console.print(made)
+    row = next(line for line in capture.get().splitlines() if "evolved winner" in line)
+    assert row.split() == ["evolved", "winner", "0.750", "0.500", "cars"]
 
 
 def test_other_metrics_than_accuracy_are_called_scores(result: dict[str, Any]) -> None:

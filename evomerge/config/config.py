@@ -192,8 +192,8 @@ class Config(Section):
         # The first model of a slice has a meaning of its own, which comparing mappings would lose.
         data["models"]["slices"] = [list(part.items()) for part in data["models"]["slices"]]
         data["execution"] = {"dtype": self.execution.dtype, "max_length": self.execution.max_length}
-        # It shows in the items, which are compared.
-        del data["benchmark"]["every_item"]
+        # It shows in the items, which are compared; so does where tasks lie, whose files' content is compared besides.
+        del data["benchmark"]["every_item"], data["benchmark"]["include_path"]
         if data["benchmark"]["near_duplicates"] == "tell":
             del data["benchmark"]["near_duplicates"]
         for kind in ("labels", "function", "other", "cluster"):

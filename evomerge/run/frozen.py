@@ -37,7 +37,7 @@ def frozen(directory: Path, facts: Mapping[str, Any]) -> Config:
     except ConfigError as error:
         raise RunError(f"{error}; {remedy(directory)}") from error
     if not proven and "identity" in facts:
-        differences = list(differences_of(completed(facts["identity"], config.identity()), config.identity()))
+        differences = list(differences_of(recorded_identity(facts, config), config.identity()))
         if differences:
             raise RunError(
                 f"{path}: isn't of the experiment that this run was started with: {'; '.join(differences)}; "
@@ -52,6 +52,17 @@ def frozen(directory: Path, facts: Mapping[str, Any]) -> Config:
 def with_every_item(config: Config, every: bool) -> Config:
     """The config with or without what rounding leaves of the items."""
     return config.model_copy(update={"benchmark": config.benchmark.model_copy(update={"every_item": every})})
+
+
+def recorded_identity(facts: Mapping[str, Any], config: Config) -> Any:
+    """What a run's facts say makes it the same experiment, in the terms of this release.
+
+    A run from before a key existed has no word on it; its frozen config then says what it was. Runs from before folders
+    of tasks could be moved have the place of theirs.
+    """
+    recorded = completed(facts["identity"], config.identity())
+    recorded["benchmark"].pop("include_path", None)
+    return recorded
 
 
 def completed(recorded: Any, frozen: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from evomerge.errors import ResumeError
 from evomerge.run.directory import Run
-from evomerge.run.frozen import completed, differences_of, short
+from evomerge.run.frozen import differences_of, recorded_identity, short
 
 _PACKAGES = ("evomerge", "torch", "transformers", "lm-eval", "cma", "cmaes", "optuna", "numpy")
 
@@ -26,8 +26,7 @@ def versions() -> dict[str, str]:
 
 def check_same_experiment(run: Run, facts: Mapping[str, Any], *, where: str) -> None:
     """Compare the facts given with those of the run. Raises: ResumeError saying what differs."""
-    # A run from before a key existed has no word on it; its frozen config then says what it was.
-    recorded = completed(run.facts["identity"], run.config.identity())
+    recorded = recorded_identity(run.facts, run.config)
     differences = list(differences_of(recorded, facts["identity"]))
     for key, words in (
         ("places", "the models' tensors"),

@@ -64,6 +64,27 @@ def test_replaced_weights_tokenizers_and_tasks_are_refused_by_name(tmp_path: Pat
         resume(run, observer=Interrupt(1))
 
 
+def test_a_folder_of_tasks_may_be_moved_and_its_content_may_not_change(tmp_path: Path, models: dict[str, Path]) -> None:
+    tasks = write_task(tmp_path / "tasks")
+    config = Config.from_file(write_config(tmp_path / "x.yaml", models, tasks))
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        search(config, run, observer=Interrupt(2))
+    # Runs of earlier releases have the folder's place in their identity.
+    facts = read_json(run / "run.json")
+    assert str(tasks) not in str(facts["identity"])
+    facts["identity"]["benchmark"]["include_path"] = [str(tasks)]
+    write_json(run / "run.json", facts)
+    (tmp_path / "moved").mkdir()
+    moved = (tasks / "tiny_choice.yaml").rename(tmp_path / "moved" / "tiny_choice.yaml")
+    elsewhere = Config.from_file(write_config(tmp_path / "y.yaml", models, moved.parent))
+    with pytest.raises(KeyboardInterrupt):
+        search(elsewhere, run, observer=Interrupt(1))
+    moved.write_text(moved.read_text() + "description: other\n")
+    with pytest.raises(ResumeError, match=r"tasks/0/tiny_choice\.yaml"):
+        search(elsewhere, run)
+
+
 def test_a_merge_is_not_exported_from_other_models_than_those_that_were_scored(
     tmp_path: Path, models: dict[str, Path]
 ) -> None:

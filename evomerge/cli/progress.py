@@ -99,6 +99,26 @@ class Progress:
             self.total = run.plan().candidates(run.progress())
 
     @property
+    def told(self) -> str | None:
+        """What its figures are of: a generation, or as many results where nothing waits for one; None before any."""
+        if self.generation is None:
+            return None
+        return f"generation {self.generation}" if self._results is None else f"last {self._results} results"
+
+    @property
+    def turn(self) -> str:
+        """How often its history has a figure."""
+        return "generation" if self._results is None else f"{self._results} results"
+
+    @property
+    def _results(self) -> int | None:
+        """How many results an asynchronous search sums up at once; None in one with generations."""
+        run = self.run()
+        if run is None or not run.config.search.is_asynchronous:
+            return None
+        return int(run.facts["population"])
+
+    @property
     def rate(self) -> float | None:
         """Evaluations a minute since workers were ready in this phase."""
         return self._rate.per_minute

@@ -119,6 +119,9 @@ def trials(
         from evomerge.run.lock import is_locked
 
         alive = is_locked(directory)
+        if run.config.search.is_asynchronous:
+            # The record counts populations where nothing waits for one.
+            records = [replace(record, generation=None) for record in records]
         if trial is not None:
             print_trial(stdout(), records[0], marks.get(trial), alive=alive)
         else:

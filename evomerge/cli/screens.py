@@ -38,7 +38,9 @@ _TICK_S = 1.0
 
 
 class PlainScreen:
-    """A line with the time for each phase and generation, and at least one a minute: for pipes and files."""
+    """A line with the time for each phase and each generation or as many results, and at least one a minute: for pipes
+    and files.
+    """
 
     def __init__(self, console: Console, progress: Progress) -> None:
         self._console = console
@@ -77,7 +79,7 @@ class PlainScreen:
         if not new:
             return
         parts = [
-            f"generation {number}: best fitness {score(best)}",
+            f"{state.told}: best fitness {score(best)}",
             f"median {score(median)}",
             f"best so far {score(state.best)}",
             *_pace(state),
@@ -139,14 +141,14 @@ class LiveScreen:
         if state.generation is not None:
             rows.append(
                 Text.assemble(
-                    (f"generation {state.generation}", "bold"),
+                    (state.told or "", "bold"),
                     "   fitness: best ",
                     (score(state.best), "green"),
                     f"   median {score(state.median)}   failed ",
                     (str(state.failed), "red" if state.failed else ""),
                 )
             )
-            rows.append(Text.assemble("best by generation  ", (sparkline(state.history), "green")))
+            rows.append(Text.assemble(f"best by {state.turn}  ", (sparkline(state.history), "green")))
         if state.leaders:
             rows.append(_leaders(state.leaders))
         return Group(*rows)

@@ -32,6 +32,7 @@ def screen(run: Run, status: RunStatus) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     best, median = status.best, status.median
     several = run.config.search.goals.are_several
+    whose = "of the candidates asked last" if run.config.search.is_asynchronous else "in the last generation"
     front, members = front_so_far(run)
     rows: list[tuple[str, str | None]] = [
         ("run", str(run.directory)),
@@ -46,7 +47,7 @@ def screen(run: Run, status: RunStatus) -> RenderableType:
         ("best", None if best is None or several else _best(best)),
         (
             "median",
-            None if median is None or several else f"fitness {score(median)} in the last generation",
+            None if median is None or several else f"fitness {score(median)} {whose}",
         ),
         ("progress", _progress(status) if not several else None),
         ("failures", _failures(status)),

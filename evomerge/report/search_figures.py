@@ -273,7 +273,7 @@ def _turns(facts: RunFacts, places: dict[int, int]) -> tuple[list[float], str]:
         if trial.generation is not None:
             first.setdefault(trial.generation, places[trial.number])
     starts = [place - 0.5 for _, place in sorted(first.items())][1:]
-    if not starts or len(first) == len(facts.candidates):
+    if facts.config.search.is_asynchronous or not starts or len(first) == len(facts.candidates):
         return [], ""
     every = next(step for step in (1, 5, 10, 20, 50, 100, 1000, 10**9) if len(starts) / step <= _MOST_TURNS)
     return starts[every - 1 :: every], "a generation begins" if every == 1 else f"every {every}th generation begins"

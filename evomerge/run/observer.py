@@ -20,7 +20,14 @@ class Observer(Protocol):
         """A candidate has been evaluated, on whichever split; `seconds` are what that took."""
 
     def generation(self, number: int, best: float, median: float, failed: int) -> None:
-        """A generation is complete: its number, best and median fitness and failed candidates."""
+        """A generation is complete, or as many results where nothing waits for one.
+
+        Args:
+            number: its own.
+            best: its best fitness.
+            median: its median fitness.
+            failed: how many of its candidates failed.
+        """
 
     def message(self, text: str) -> None:
         """Something that the user should know."""

@@ -54,8 +54,9 @@ class FrontReport:
         growth, before = self._begun
         now = growth.add(number, trials)
         self._begun = growth, now
+        is_timed = self._session.config.search.is_asynchronous
         parts = [
-            f"generation {number}: {now.size} on the front",
+            f"{f'last {len(trials)} results' if is_timed else f'generation {number}'}: {now.size} on the front",
             f"hypervolume {now.hypervolume:.4g} ({now.hypervolume - before.hypervolume:+.2g})",
         ]
         for place, goal in enumerate(self._session.goals.goals):

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from typer.testing import CliRunner
 
+from evomerge.cli import app
+from evomerge.cli.progress import Progress
+from evomerge.cli.screens import PlainScreen
 from evomerge.config.config import Config
 from evomerge.errors import ConfigError
 from evomerge.execute.base import Executor, Failure, Job, Outcome
@@ -15,7 +22,7 @@ from evomerge.run.trial import Trial
 from evomerge.study.search import resume, search
 from evomerge.testing.runs import essence
 from helpers.executors import Shuffled, Stops, executors, stopped
-from helpers.search import Count, Interrupt, changed
+from helpers.search import Count, Interrupt, changed, kill_after_lines, start
 
 _IN_FLIGHT = 3
 
@@ -60,6 +67,35 @@ def test_an_interrupted_search_whose_workers_answer_in_order_ends_as_an_undistur
     resume(tmp_path / "run")
     assert essence(tmp_path / "run") == essence(in_order)
     assert [trial.told for trial in candidates(tmp_path / "run")] == [trial.told for trial in candidates(in_order)]
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_loses_nothing(tmp_path: Path, steady: Config, in_order: Path) -> None:
+    (tmp_path / "steady.yaml").write_text(steady.to_yaml(), encoding="utf-8")
+    directory = tmp_path / "run"
+    process = start(tmp_path / "steady.yaml", directory)
+    kill_after_lines(process, directory / "evaluations.jsonl", 13)
+    assert process.returncode == -signal.SIGKILL
+    before = (directory / "evaluations.jsonl").read_bytes().rpartition(b"\n")[0]
+    assert open_run(directory).result() is None
+    resume(directory)
+    assert (directory / "evaluations.jsonl").read_bytes().startswith(before)
+    assert essence(directory) == essence(in_order)
+
+
+def test_screens_speak_of_results_where_there_are_no_generations(in_order: Path) -> None:
+    out = io.StringIO()
+    screen = PlainScreen(Console(file=out, width=240), Progress(in_order))
+    screen.phase("search", 20)
+    trials = [record for record in open_run(in_order).trials() if record.kind == "candidate"]
+    for record in trials[:4]:
+        screen.trial(record)
+    screen.generation(0, 0.5, 0.25, 0)
+    assert "last 4 results: best fitness 0.5000, median 0.2500" in out.getvalue()
+    for command in (["status"], ["trials"], ["trials", "--trial", str(trials[0].number)]):
+        shown = CliRunner().invoke(app, [command[0], str(in_order), *command[1:]])
+        assert "generation" not in shown.output, shown.output
+    assert "median      fitness" in CliRunner().invoke(app, ["status", str(in_order)]).output
 
 
 class Breaking(Shuffled):

@@ -123,10 +123,9 @@ def as_family(
     """
     if sources.align is not None:
         kin = alignable(models, sources, sources.align)
-        if maps is None and sources.align.maps is not None:
-            maps = read_maps(sources.align)
-        where = sources.align.maps or "the maps of the alignment"
-        seen = kin.shown(kin.find(progress).maps if maps is None else kin.from_bytes(maps, where))
+        found = maps_of(models, sources, progress=progress) if maps is None else maps
+        assert found is not None, "models that are aligned have maps"
+        seen = kin.shown(kin.from_bytes(found, sources.align.maps or "the maps of the alignment"))
         models = Models(seen.pop("base"), seen)
     if sources.vocabulary != "same":
         from evomerge.models.vocabulary import match_vocabularies

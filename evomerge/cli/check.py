@@ -95,7 +95,7 @@ def check(
 def _check_merges(file: Path) -> None:
     """Show the merges of a file in the order in which they are made."""
     from evomerge.cli.console import say, stdout, table
-    from evomerge.report.numbers import size
+    from evomerge.score.numbers import size
     from evomerge.study.check_merge import check_merges
 
     found, console = check_merges(file), stdout()
@@ -126,7 +126,7 @@ def _conclusion(report: Preflight, config: str) -> str:
 
 def _show(console: Console, report: Preflight, *, every_dimension: bool) -> None:
     from evomerge.cli.console import say, table
-    from evomerge.report.numbers import size
+    from evomerge.score.numbers import size
 
     models = table("model", "from", "is", "size", right=("size",))
     for model in report.models:
@@ -162,7 +162,7 @@ def _tokens(work: Mapping[str, Work]) -> str:
 
 
 def _sizes(report: Preflight) -> Table:
-    from evomerge.report.numbers import size
+    from evomerge.score.numbers import size
 
     grid = Table.grid(padding=(0, 2))
     rows = [
@@ -213,7 +213,7 @@ def _population(report: Preflight) -> str:
 
 def _baselines(report: Preflight) -> str:
     """The merges of other methods, and what they take."""
-    from evomerge.report.numbers import size
+    from evomerge.score.numbers import size
 
     named = f"{len(report.baselines)} of other methods ({', '.join(report.baselines)}), each evaluated once a split"
     prepared = ""
@@ -226,7 +226,7 @@ def _baselines(report: Preflight) -> str:
 
 def _process(report: Preflight) -> str:
     """What Python and the libraries take, where it is known."""
-    from evomerge.report.numbers import size
+    from evomerge.score.numbers import size
 
     return f" + {size(report.process_bytes)} for Python and its libraries" if report.process_bytes else ""
 
@@ -246,7 +246,7 @@ def _show_dimensions(console: Console, report: Preflight, *, every: bool) -> Non
 
 def _show_pilot(console: Console, preflight: Preflight, experiment: Experiment) -> None:
     from evomerge.cli.console import say
-    from evomerge.report.numbers import duration, size
+    from evomerge.score.numbers import duration, size
     from evomerge.study.maps import with_maps
     from evomerge.study.pilot import pilot, time_preparing
 
@@ -276,7 +276,7 @@ def _show_pilot(console: Console, preflight: Preflight, experiment: Experiment) 
 
 def _parts(preflight: Preflight) -> str:
     """What a worker's memory is made of, where it is the process's own."""
-    from evomerge.report.numbers import size
+    from evomerge.score.numbers import size
 
     merge = preflight.memory_bytes_per_worker
     if merge is None or not preflight.process_bytes:

@@ -61,7 +61,7 @@ def compress(
     from evomerge.cli.screens import transfer
     from evomerge.models.checkpoint import Checkpoint
     from evomerge.models.compress import compress as write
-    from evomerge.report.numbers import size
+    from evomerge.score.numbers import size
 
     if form is Form.lora:
         _lora(base, expert, out, experts, fraction, rank, energy, dtype)
@@ -107,7 +107,7 @@ def _lora(
     from evomerge.methods.spectral.compress import Truncation
     from evomerge.models.checkpoint import Checkpoint
     from evomerge.models.compress_lora import compress_to_lora
-    from evomerge.report.numbers import size
+    from evomerge.score.numbers import size
 
     if experts is not None:
         if experts < 1:
@@ -156,7 +156,7 @@ def _kinds(made: Compression, layout: Layout) -> Table:
     from statistics import median
 
     from evomerge.cli.console import table
-    from evomerge.report.numbers import size
+    from evomerge.score.numbers import size
 
     found: dict[tuple[str, str], list[str]] = {}
     for name, tensor in made.tensors.items():

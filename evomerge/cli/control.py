@@ -28,7 +28,7 @@ def control(
     """
     from evomerge.cli.console import say, stdout, table
     from evomerge.cli.screens import searching
-    from evomerge.report.numbers import interval, probability
+    from evomerge.score.numbers import interval, probability
 
     where, start = directory / "control", f"evomerge control {shlex.quote(str(directory))}"
     with stoppable(where, start=start), searching(where, title=str(where)) as observer:

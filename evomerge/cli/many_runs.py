@@ -51,7 +51,7 @@ def runs(
 
 def _cells(run: Run) -> tuple[str, str, str, str]:
     """State, candidates, the best score on search items and the winner's on test items."""
-    from evomerge.report.numbers import score
+    from evomerge.score.numbers import score
 
     status, result = run.status(), run.result()
     ended = result is not None and run.has_ended()
@@ -80,8 +80,8 @@ def compare(
 
     from evomerge.cli.console import say, stdout, table
     from evomerge.report.compare import config_changes, why_not_paired, winners
-    from evomerge.report.numbers import interval, probability
     from evomerge.run.directory import open_run
+    from evomerge.score.numbers import interval, probability
 
     console, one = stdout(), open_run(first)
     for number, path in enumerate(others):
@@ -134,9 +134,9 @@ def clean(
     """
     import shutil
 
-    from evomerge.report.numbers import size
     from evomerge.run.found import removable, runs_below
     from evomerge.run.lock import is_locked, lock
+    from evomerge.score.numbers import size
 
     found = [*runs_below(folder)]
     if not found:

@@ -150,7 +150,7 @@ def merge(
 
 def _written(folder: Path, benchmark: str) -> None:
     """What was made, and how to score it on a benchmark, given as options of `evomerge score`."""
-    from evomerge.report.numbers import size
+    from evomerge.score.numbers import size
 
     files = sorted(folder.iterdir())
     weights = [file for file in files if file.suffix == ".safetensors"]

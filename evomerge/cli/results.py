@@ -13,9 +13,9 @@ from evomerge.cli import front
 from evomerge.cli.console import table
 from evomerge.errors import listed
 from evomerge.report.finding import finding, label, metric_name
-from evomerge.report.numbers import interval, probability
 from evomerge.report.words import earlier_results
 from evomerge.run.trial import WINNER
+from evomerge.score.numbers import interval, probability
 
 
 def outcome(result: Mapping[str, Any]) -> tuple[RenderableType, str]:

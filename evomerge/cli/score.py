@@ -125,7 +125,7 @@ def score(
 
 def _score_table(scores: list[TaskScore]) -> Table:
     from evomerge.cli.console import table
-    from evomerge.report.numbers import interval
+    from evomerge.score.numbers import interval
 
     made = table("task", "metric", "items", "score, with 95% interval", right=("items",))
     for task in scores:

@@ -27,7 +27,7 @@ from rich.text import Text
 
 from evomerge.cli.console import moment, sparkline, stderr, stdout
 from evomerge.cli.progress import Progress
-from evomerge.report.numbers import duration, score
+from evomerge.score.numbers import duration, score
 
 if TYPE_CHECKING:
     from evomerge.run.observer import Observer

@@ -187,7 +187,7 @@ def prefetch(
     """
     from evomerge.cli.console import stdout
     from evomerge.config.config import Config
-    from evomerge.report.numbers import size
+    from evomerge.score.numbers import size
     from evomerge.study.prefetch import prefetch as fetch
 
     states = {

@@ -11,8 +11,8 @@ from rich.text import Text
 from evomerge.cli.console import sparkline
 from evomerge.cli.front import front_so_far
 from evomerge.cli.names import leader_name
-from evomerge.report.numbers import duration, score
 from evomerge.run.trial import TrialKind
+from evomerge.score.numbers import duration, score
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from evomerge.cli.console import say, table
 from evomerge.cli.front import objective_cells
-from evomerge.report.numbers import duration, score
 from evomerge.run.trial import TrialState
+from evomerge.score.numbers import duration, score
 
 if TYPE_CHECKING:
     from evomerge.run.directory import Run

@@ -148,7 +148,7 @@ def tune(
 
 def written(folder: Path) -> None:
     """Say what was made."""
-    from evomerge.report.numbers import size
+    from evomerge.score.numbers import size
 
     files = sorted(path for path in folder.iterdir() if path.is_file())
     bytes_ = size(sum(file.stat().st_size for file in files if file.suffix == ".safetensors"))
@@ -164,7 +164,7 @@ def training(prefix: str = "") -> Iterator[Callable[[Step], None]]:
         prefix: what the lines begin with.
     """
     from evomerge.cli.console import stdout
-    from evomerge.report.numbers import duration
+    from evomerge.score.numbers import duration
 
     console = stdout()
     start = said = time.monotonic()

@@ -17,6 +17,7 @@ from evomerge.errors import ConfigError, listed
 from evomerge.files.outside_yaml import read_yaml
 from evomerge.files.places import is_there, local
 from evomerge.recipe.sources import begins_here
+from evomerge.score.numbers import size
 
 UPLOAD = "upload"
 """The folder, in a job's own, with what is uploaded."""
@@ -47,7 +48,7 @@ class Upload:
 
     def words(self) -> str:
         """A sentence on what travels."""
-        own = f"{len(self.files)} {'file' if len(self.files) == 1 else 'files'}, {_size(self.size_bytes)}"
+        own = f"{len(self.files)} {'file' if len(self.files) == 1 else 'files'}, {size(self.size_bytes)}"
         seen = f" The machines have to see {listed(self.absolute)} under the same path." if self.absolute else ""
         return f"The config and what it names beside it are uploaded: {own}.{seen}"
 
@@ -123,11 +124,3 @@ def _walk(root: Path) -> Iterator[Path]:
 
 def _is_left_out(name: str) -> bool:
     return any(fnmatch(PurePosixPath(name).name, pattern) for pattern in _LEFT_OUT)
-
-
-def _size(num_bytes: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if num_bytes < 999.5:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.3g} GB"

@@ -9,9 +9,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from evomerge.report.numbers import probability
 from evomerge.report.words import constraints_kept, earlier_results
 from evomerge.run.trial import WINNER, TrialKind
+from evomerge.score.numbers import probability
 
 # Several comparisons are reported, so the claim rests on p-values corrected for their number.
 _SIGNIFICANT = 0.05

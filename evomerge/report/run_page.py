@@ -19,10 +19,10 @@ from evomerge.report.chart import Chart
 from evomerge.report.finding import cautions, finding, label
 from evomerge.report.front_card import pick_name
 from evomerge.report.items_won import Answered, Compared, Question, in_words
-from evomerge.report.numbers import duration, interval, probability, score
 from evomerge.report.page import TextPage
 from evomerge.report.run_facts import RunFacts
 from evomerge.run.trial import WINNER, TrialKind, TrialState
+from evomerge.score.numbers import duration, interval, probability, score
 
 ITEMS = 5
 """Items won, and as many lost, that are shown with their texts."""

@@ -9,13 +9,13 @@ from typing import TypeVar
 
 from evomerge.report.chart import Chart
 from evomerge.report.figures import Numbers, number
-from evomerge.report.numbers import duration
 from evomerge.report.plane import Level, Plane, Series
 from evomerge.report.rows import Row, Rows
 from evomerge.report.run_facts import RunFacts
 from evomerge.run.fronts import front_of, history_of, merges_of
 from evomerge.run.records import TrialRecord
 from evomerge.run.trial import TrialKind, TrialState
+from evomerge.score.numbers import duration
 
 T = TypeVar("T")
 

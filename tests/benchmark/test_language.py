@@ -172,7 +172,7 @@ def test_a_search_keeps_to_the_language_that_it_must(
 
 
 def test_an_infeasible_fitness_is_shown_in_words() -> None:
-    from evomerge.report.numbers import score
+    from evomerge.score.numbers import score
 
     assert score(-INFEASIBLE - 0.25) == "infeasible"
     assert score(-12.5) == "-12.5000"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evomerge.report import numbers
+from evomerge.score import numbers
 
 
 @pytest.mark.parametrize(

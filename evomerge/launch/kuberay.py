@@ -26,6 +26,9 @@ MANIFEST = "rayjob.yaml"
 PLACE = "/etc/evomerge"
 """Where pods see the experiment's files."""
 
+_GROUP = 1000
+"""Whose volumes are, beside their owner's; that of launch/Dockerfile."""
+
 _MOST_BYTES = 1_000_000
 """Of a ConfigMap; Kubernetes takes 1 MiB with everything around it."""
 
@@ -139,7 +142,10 @@ def _pod(job: Job, name: str, keys: dict[str, str]) -> dict[str, Any]:
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
         *([] if volume is None else [{"name": "run", "persistentVolumeClaim": {"claimName": volume[0]}}]),
     ]
-    return {"spec": {"containers": [container], "volumes": volumes}}
+    # A volume is made for root alone by many drivers; so whatever user the image runs as may write it.
+    group = {"fsGroup": _GROUP, "fsGroupChangePolicy": "OnRootMismatch"}
+    security = {} if volume is None else {"securityContext": group}
+    return {"spec": {**security, "containers": [container], "volumes": volumes}}
 
 
 def _if(**values: Any) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def test_a_ray_job_of_kuberay_has_the_form_of_its_definition_and_all_files_of_th
     cluster = job["spec"]["rayClusterSpec"]
     pod = cluster["workerGroupSpecs"][0]["template"]["spec"]
     assert cluster["workerGroupSpecs"][0]["replicas"] == 2
+    assert pod["securityContext"] == {"fsGroup": 1000, "fsGroupChangePolicy": "OnRootMismatch"}
     items = {item["path"]: files["data"][item["key"]] for item in pod["volumes"][0]["configMap"]["items"]}
     assert items["tasks/one.yaml"] == "task: one\n"
     assert set(items) == {"my search.yaml", "tasks/one.yaml"}

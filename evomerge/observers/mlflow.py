@@ -1,4 +1,4 @@
-"""MLflow: one run of an experiment, on the server or in the folder that MLFLOW_TRACKING_URI names."""
+"""MLflow: one run of an experiment, on the server or in the database that MLFLOW_TRACKING_URI names."""
 
 from __future__ import annotations
 

@@ -95,7 +95,8 @@ def test_a_candidate_is_measured_by_phase(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_workers_are_kept_busy_without_generations_and_wait_with_them(tmp_path: Path) -> None:
     small = ("--workers", "20", "--trials", "100", "--times", "log-normal, sigma 1", "--json", "found.json")
-    run(tmp_path, str(FOLDER / "search" / "utilisation.py"), *small)
+    done = command(small, tmp_path, script=FOLDER / "search" / "utilisation.py")
+    assert done.returncode == 0, done.stderr
     generations, asynchronous = json.loads((tmp_path / "found.json").read_text())
     assert generations["until_last_begins"] < 0.5
     assert 0.95 < asynchronous["until_last_begins"] <= 1

@@ -14,6 +14,7 @@ import pytest
 
 import evomerge.cli.setup
 from evomerge.errors import RunError
+from helpers.commands import run as run_command
 
 
 def evomerge_process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -151,7 +152,7 @@ def test_control_characters_from_files_never_reach_the_terminal(tmp_path: Path) 
     merge = tmp_path / "merge.yaml"
     merge.write_text('merge_method: "\\x1b[2Jties"\nmodels: []\n')
     for arguments in (("check", named), ("merge", merge, tmp_path / "out"), ("recipe", merge), ("status", "\x1b[1m")):
-        done = evomerge_process(*arguments)
+        done = run_command(arguments)
         assert done.returncode == 1
         assert "\\x1b" in done.stderr
         assert not any(letter < " " and letter != "\n" for letter in done.stdout + done.stderr)

@@ -31,8 +31,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, tiny_llama: dict[str, Path]
 def finished(tmp_path_factory: pytest.TempPathFactory, config: Path) -> tuple[Path, str]:
     """A finished run and what the command printed."""
     directory = tmp_path_factory.mktemp("runs") / "finished"
-    command = [sys.executable, "-m", "evomerge", "search", str(config), "--run", str(directory)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run(["search", config, "--run", directory])
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return directory, done.stdout

@@ -94,11 +94,15 @@ class Command:
         assert self._process.pid is not None
         os.kill(self._process.pid, number)
 
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """Wait for its end; standard output and standard error. Raises: TimeoutExpired."""
         self._process.join(timeout)
         if self._process.exitcode is None:
-            self.send_signal(signal.SIGKILL)
+            self.kill()
             self._process.join()
             raise TimeoutExpired("evomerge", timeout or 0, "".join(self._texts))
         for thread in self._readers:

@@ -1,19 +1,20 @@
 """A merge method that notes each preparation, and a process that prepares and merges with it.
 
-python -m helpers.prepared STATES OUT BASE EXPERT... merges into the file OUT. Environment: NOTES is the file of notes,
-SECONDS how long each preparation takes, KILL the tensor at whose preparation the process kills itself, and KILL_WRITING
-the one half of whose file is written then.
+python -m helpers.prepared STATES OUT BASE EXPERT... merges into the file OUT. It begins when the named pipe
+OUT.go is closed. Environment: NOTES is the file of notes, SECONDS how long each preparation takes, KILL the tensor at
+whose preparation the process kills itself, KILL_WRITING the one half of whose file is written then, and FILE_SIZE the
+most bytes of a file.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ from evomerge.models.open import Models
 from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
+from helpers.commands import Command
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,6 @@ class Noted(MergeMethod):
         out.copy_(inputs.base.double() + float(coefficients["scale"]) * mean.change)
 
 
-HERE = Path(__file__).resolve().parents[1]
-
-
 def equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
@@ -84,35 +83,31 @@ def files_of(states: Path) -> list[Path]:
 
 
 class Started(NamedTuple):
-    process: subprocess.Popen[str]
+    process: Command
     out: Path
+    gate: int
 
     def go(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
+        os.close(self.gate)
 
-    def wait(self) -> tuple[int, str]:
+    def wait(self) -> tuple[int | None, str]:
         said, _ = self.process.communicate(timeout=120)
         return self.process.returncode, said
 
 
-def start(
-    states: Path, out: Path, models: Sequence[Path], *, limit: Callable[[], None] | None = None, **environment: str
-) -> Started:
+def start(states: Path, out: Path, models: Sequence[Path], **environment: str) -> Started:
     """A process that has opened the models and waits for a word to begin."""
-    paths = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "helpers.prepared", str(states), str(out), *map(str, models)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": paths, **environment},
-        preexec_fn=limit,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return Started(process, out)
+    gate = out.with_name(f"{out.name}.go")
+    os.mkfifo(gate)
+    process = Command([states, out, *models], module="helpers.prepared", variables=environment)
+    while process.poll() is None:
+        try:
+            return Started(process, out, os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # that nobody reads yet
+                raise
+            time.sleep(0.005)
+    raise AssertionError(process.communicate())
 
 
 METHOD = "helpers.prepared:Noted"
@@ -155,12 +150,13 @@ def main() -> None:
     if "KILL_WRITING" in os.environ:
         stored_states.save_file = _save_half
     merger = merger_of(folders, kept)
-    print("ready", flush=True)
-    sys.stdin.readline()
+    out.with_name(f"{out.name}.go").read_bytes()
+    _, unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if "FILE_SIZE" in os.environ:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["FILE_SIZE"]), unlimited))
     with METHODS.extended({"noted": METHOD}):
         found = merged(merger, recipe_of(folders))
-    _, limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (unlimited, unlimited))
     save_file(found, out)
     if merger.preparer.problem:
         print(merger.preparer.problem, flush=True)

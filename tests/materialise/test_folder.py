@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +28,7 @@ from evomerge.models.open import Models
 from evomerge.recipe.recipe import Recipe
 from evomerge.study.merge import merge
 from evomerge.testing.models import ARCHITECTURES, tiny_checkpoint, tiny_family
+from helpers.commands import run
 from helpers.folders import recipe_of, weight_bytes
 
 pytestmark = pytest.mark.usefixtures("stand_ins")
@@ -233,9 +232,9 @@ def test_an_interruption_leaves_nothing(
 def test_a_killed_export_leaves_no_folder_of_that_name(tiny_llama: dict[str, Path], tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(recipe_of(tiny_llama).to_yaml())
-    script = (
+    script = tmp_path / "killed.py"
+    script.write_text(
         "import os, signal, sys\n"
-        f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
         "from helpers.stand_in_methods import METHODS as stand_ins\n"
         "from evomerge.study.merge import merge\n"
         "from evomerge.methods import METHODS\n"
@@ -245,7 +244,7 @@ def test_a_killed_export_leaves_no_folder_of_that_name(tiny_llama: dict[str, Pat
         "    merge(sys.argv[1], sys.argv[2], progress=kill)\n"
     )
     out = tmp_path / "out" / "merged"
-    done = subprocess.run([sys.executable, "-c", script, str(recipe), str(out)], env={**os.environ}, timeout=120)
+    done = run([recipe, out], script=script)
     assert done.returncode == -signal.SIGKILL
     assert not out.exists()
     assert len(list(out.parent.iterdir())) == 1

@@ -7,7 +7,6 @@ import fcntl
 import logging
 import os
 import re
-import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -159,11 +158,8 @@ def test_where_states_cant_be_kept_the_worker_goes_on_in_memory_and_says_so_once
 
 
 def test_a_disk_that_fills_up_costs_only_memory(tmp_path: Path, models: list[Path]) -> None:
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
-
     states = tmp_path / "states"
-    worker = start(states, tmp_path / "out", models, limit=limit)
+    worker = start(states, tmp_path / "out", models, FILE_SIZE="20000")
     worker.go()
     code, said = worker.wait()
     assert code == 0

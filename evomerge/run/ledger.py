@@ -278,11 +278,20 @@ class Ledger:
             if metrics is not None:
                 name_metrics(self._storage, self._study, metrics)
 
-    def prune(self, trial: int) -> None:
-        """Record that a trial was stopped before it had answered all search items."""
+    def prune(self, trial: int, blocks: int = 0, score: float | None = None) -> None:
+        """Record that a trial was stopped before it had answered all search items.
+
+        Args:
+            trial: its number.
+            blocks: of items that it had answered itself.
+            score: on these.
+        """
         with writing(self._file.path.parent):
+            if score is not None and math.isfinite(score):
+                identity = self._storage.get_trial_id_from_study_id_trial_number(self._study, trial)
+                self._storage.set_trial_intermediate_value(identity, blocks, float(score))
             self._tell(trial, optuna.trial.TrialState.PRUNED)
-            self._trials[trial] = replace(self._trials[trial], state=TrialState.PRUNED)
+            self._trials[trial] = replace(self._trials[trial], state=TrialState.PRUNED, blocks=blocks)
 
     def _remember(self, trial: Trial) -> None:
         self._trials.append(trial)

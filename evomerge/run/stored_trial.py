@@ -38,6 +38,7 @@ def trial_of(frozen: FrozenTrial) -> Trial:
         recipe_key=attributes.get("recipe", ""),
         state=state,
         score=attributes.get(SCORE, frozen.values[0]) if state is TrialState.COMPLETE else None,
+        blocks=max(frozen.intermediate_values, default=0),
         told=tuple(attributes.get("told", ())),
     )
 

@@ -78,6 +78,8 @@ class Trial:
     recipe_key: str
     state: TrialState
     score: float | None
+    blocks: int = 0
+    """Of a stopped one: how many blocks of items it had answered itself, as far as the run says."""
     told: tuple[int, ...] = ()
     """Of a candidate of an asynchronous search: the trials that the algorithm was told of since it was asked for the
     one before, in their order."""

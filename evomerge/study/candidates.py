@@ -117,7 +117,7 @@ class Candidates:
                 for trial in same:
                     self.prune(trial)
 
-        jobs = _Jobs(follow=bool(self.session.blocks(split)))
+        jobs = Jobs(follow=bool(self.session.blocks(split)))
         for first, *_ in waiting.values():
             try:
                 self.session.benchmark_for(first)
@@ -151,7 +151,7 @@ class Candidates:
     def finish(self, same: Sequence[Trial], split: str, outcome: Outcome) -> None:
         """Record what became of trials that have the same recipe, the first of which was evaluated."""
         first, *others = same
-        evaluation = self._assess(first, split, outcome)
+        evaluation = self.assess(first, split, outcome)
         self._record(evaluation, first)
         for other in others:
             self._record(_copy(evaluation, other.number), other)
@@ -230,7 +230,7 @@ class Candidates:
         """Evaluations on the search items, by trial number."""
         return {item.trial: item for item in self.ledger.evaluations() if item.split == "search"}
 
-    def _assess(self, model: Trial, split: str, outcome: Outcome) -> Evaluation:
+    def assess(self, model: Trial, split: str, outcome: Outcome) -> Evaluation:
         """Turn a worker's answers into scores. A score that isn't finite is a failure like any other."""
         trial = model.number
         if isinstance(outcome, Failure):
@@ -274,7 +274,8 @@ class Candidates:
 
     def prune(self, trial: Trial) -> None:
         """Record that a trial was stopped before it had answered all search items."""
-        self.ledger.prune(trial.number)
+        blocks = self.parts.count(trial.number, "search")
+        self.ledger.prune(trial.number, blocks, self.rivalry.scores(trial.number, blocks).mean() if blocks else None)
         self.session.clock.evaluated()
         self.session.observer.trial(record_of(self.ledger, self.ledger.trial(trial.number)))
 
@@ -287,7 +288,7 @@ class Candidates:
         self.session.observer.trial(replace(record_of(self.ledger, trial), seconds=evaluation.seconds))
 
 
-class _Jobs:
+class Jobs:
     """Jobs still to be done. Where others may follow an outcome, it ends only when every outcome is known."""
 
     def __init__(self, *, follow: bool) -> None:

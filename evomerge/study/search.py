@@ -27,6 +27,7 @@ from evomerge.study.conclude import conclude
 from evomerge.study.elite import complete_elite
 from evomerge.study.fronts import conclude_several
 from evomerge.study.generations import evolve
+from evomerge.study.lost_blocks import ask_again
 from evomerge.study.observed import ended_with, observed, observers_of
 from evomerge.study.session import Session
 from evomerge.study.steady import evolve_steadily
@@ -111,6 +112,7 @@ def resume(
 
 def _run(candidates: Candidates) -> dict[str, Any]:
     """Baselines, generations, the distribution's mean, and the conclusion."""
+    ask_again(candidates)
     uniform = score_baselines(candidates)
     check_references(candidates)
     proposer = _proposer(candidates.session, uniform)

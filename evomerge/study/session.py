@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from evomerge.benchmark.base import Benchmark
 from evomerge.config.config import Config
-from evomerge.errors import ResumeError, RunError, listed
+from evomerge.errors import ResumeError, listed
 from evomerge.execute.base import Executor
 from evomerge.execute.settings import arithmetic_of, gpus_of, make_executor, worker_settings
 from evomerge.files.atomic import write_atomically
@@ -24,7 +24,7 @@ from evomerge.inference.arithmetic import Arithmetic
 from evomerge.materialise.distance import relative_distance
 from evomerge.models.alignment import digest
 from evomerge.models.own_settings import own_notes
-from evomerge.run.answers import PARTS, Parts
+from evomerge.run.answers import Parts
 from evomerge.run.clock import Clock
 from evomerge.run.consistency import is_supported
 from evomerge.run.directory import PREPARED, Run, clear_left_over, create_run, update_config
@@ -161,7 +161,6 @@ class Session:
                 f"{listed(map(str, lost))}"
             )
         self.parts = Parts(self.directory, self.run.facts["study"])
-        self._check_rivals()
         self.ledger.describe(*story_of_start(self.run))
 
     def _found_start(self, existing: Run | None) -> Start | None:
@@ -209,24 +208,6 @@ class Session:
         for name, model in self.experiment.models.by_name.items():
             for note in model.notes:
                 self.observer.message(f"{'the base' if name == 'base' else f'expert {name!r}'}: {note}")
-
-    def _check_rivals(self) -> None:
-        """A pruner compares blocks of candidates that have ended. Raises: RunError if some of them are lost."""
-        if not self.config.search.answers_parts:
-            return
-        needed = len(self.blocks("search"))
-        lost = [
-            str(found.trial)
-            for found in self.ledger.evaluations()
-            if (found.split, found.same_as, found.failure) == ("search", None, None)
-            and self.parts.count(found.trial, "search") < needed
-            and not self.is_by_itself(self.ledger.trial(found.trial))
-        ]
-        if lost:
-            raise RunError(
-                f"{self.directory / PARTS}: lacks answers of trials that have ended ({listed(lost)}), by which "
-                "others are judged; restore the file from a copy, or start a new run directory"
-            )
 
     def __exit__(self, *raised: Any) -> None:
         if raised[1] is not None and hasattr(self, "clock"):

@@ -1,22 +1,84 @@
-"""A run whose blocks of answers are lost while its evaluations aren't."""
+"""A run whose blocks of answers are lost while its evaluations aren't: they are asked again."""
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from evomerge.config.config import Config
-from evomerge.errors import RunError
+from evomerge.run.answers import PARTS
+from evomerge.run.directory import open_run
+from evomerge.run.repair import repair
+from evomerge.run.trial import TrialState
 from evomerge.study.search import resume, search
 from helpers.search import Interrupt, changed
 
 
-def test_a_pruner_does_not_judge_by_fewer_rivals_than_there_were(tmp_path: Path, in_blocks: Config) -> None:
-    config = changed(in_blocks, search={"pruner": "median"})
+class Listener(Interrupt):
+    """Hears what a search says."""
+
+    def __init__(self) -> None:
+        super().__init__(10**9)
+        self.said: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.said.append(text)
+
+
+def interrupted(directory: Path, config: Config, after: int) -> list[bytes]:
+    """A search that was broken off; the lines of its blocks."""
     with pytest.raises(KeyboardInterrupt):
-        search(config, tmp_path / "run", observer=Interrupt(3))
-    parts = tmp_path / "run" / "parts.jsonl"
-    parts.write_bytes(b"".join(parts.read_bytes().splitlines(keepends=True)[:4]))
-    with pytest.raises(RunError, match=r"parts\.jsonl: lacks answers of trials that have ended \(1"):
-        resume(tmp_path / "run")
+        search(config, directory, observer=Interrupt(after))
+    return (directory / PARTS).read_bytes().splitlines(keepends=True)
+
+
+def gone_on(directory: Path) -> tuple[dict[str, Any], list[str]]:
+    listener = Listener()
+    return comparable(resume(directory, observer=listener).data), listener.said
+
+
+def comparable(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: result[key] for key in ("shortlist", "search", "validation", "test", "winner")}
+
+
+PRUNERS = [
+    {"step_size": 1.0, "block": 4, "pruner": "median", "pruner_options": {"rivals": 3}},
+    {"step_size": 1.0, "block": 2, "pruner": "standard_error", "pruner_options": {"errors": 0.5, "items": 4}},
+]
+
+
+@pytest.mark.parametrize("pruner", PRUNERS, ids=lambda settings: settings["pruner"])
+def test_they_are_asked_again_and_the_search_ends_as_it_would_have(
+    tmp_path: Path, config: Config, pruner: dict[str, Any]
+) -> None:
+    config = changed(config, search=pruner)
+    undisturbed = comparable(search(config, tmp_path / "whole").data)
+    lines = interrupted(tmp_path / "run", config, 22)
+    had = Counter(json.loads(line)["trial"] for line in lines)
+    ended = [trial for trial in open_run(tmp_path / "run").ledger().trials() if trial.state.is_finished]
+    pruned = [trial for trial in ended if trial.state is TrialState.PRUNED]
+    assert pruned
+    assert all(trial.blocks == had[trial.number] for trial in pruned)
+    (tmp_path / "run" / PARTS).write_bytes(b"".join(lines[:4]))
+    result, said = gone_on(tmp_path / "run")
+    assert result == undisturbed
+    (told,) = (sentence for sentence in said if "asked again" in sentence)
+    left = Counter(json.loads(line)["trial"] for line in lines[:4])
+    lost = sum(had[trial.number] > left[trial.number] for trial in ended)
+    assert told.startswith(f"{PARTS}: answers of {lost} trials are lost and asked again: ")
+
+
+def test_what_repair_keeps_is_gone_on_from(tmp_path: Path, config: Config) -> None:
+    config = changed(config, search=PRUNERS[0])
+    undisturbed = comparable(search(config, tmp_path / "whole").data)
+    lines = interrupted(tmp_path / "run", config, 8)
+    lines[2] = lines[2].replace(b'"block"', b'"clock"')
+    (tmp_path / "run" / PARTS).write_bytes(b"".join(lines))
+    assert repair(tmp_path / "run")
+    result, said = gone_on(tmp_path / "run")
+    assert result == undisturbed
+    assert any("asked again" in sentence for sentence in said)

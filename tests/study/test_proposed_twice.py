@@ -79,11 +79,11 @@ def test_a_driver_killed_between_stopping_two_of_one_recipe_does_not_ask_the_sec
     directory = tmp_path / "run"
     stopped: list[int] = []
 
-    def killed(ledger: Ledger, trial: int) -> None:
+    def killed(ledger: Ledger, trial: int, blocks: int = 0, score: float | None = None) -> None:
         if stopped:
             raise KeyboardInterrupt
         stopped.append(trial)
-        prune(ledger, trial)
+        prune(ledger, trial, blocks, score)
 
     monkeypatch.setattr(Ledger, "prune", killed)
     with pytest.raises(KeyboardInterrupt):

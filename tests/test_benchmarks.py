@@ -100,3 +100,17 @@ def test_workers_are_kept_busy_without_generations_and_wait_with_them(tmp_path: 
     generations, asynchronous = json.loads((tmp_path / "found.json").read_text())
     assert generations["until_last_begins"] < 0.5
     assert 0.95 < asynchronous["until_last_begins"] <= 1
+
+
+@pytest.mark.slow
+def test_a_day_on_machines_that_are_taken_away_is_told_in_full(tmp_path: Path) -> None:
+    small = ("--workers", "20", "--hours", "3", "--modes", "asynchronous", "--json", "found.json")
+    done = command(small, tmp_path, script=FOLDER / "search" / "preemptions.py")
+    assert done.returncode == 0, done.stderr
+    quiet, disturbed = json.loads((tmp_path / "found.json").read_text())
+    for found in (quiet, disturbed):
+        assert sum(found["shares"].values()) == pytest.approx(1)
+        assert found["shares"]["waiting"] < 0.05
+    assert quiet["shares"]["away"] == quiet["shares"]["lost"] == 0
+    assert 0 < disturbed["count"]["asked again"] <= disturbed["count"]["candidates lost"]
+    assert disturbed["count"]["results"] < quiet["count"]["results"]

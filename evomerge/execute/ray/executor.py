@@ -35,8 +35,6 @@ from evomerge.score.requests import Request
 _log = logging.getLogger(__name__)
 
 _STARTS = 3
-_LOST_NODES = 20
-"""How much oftener a job is tried again where nodes were lost with its workers, which is seldom a candidate's doing."""
 _PATIENCE_S = 30.0
 
 
@@ -256,7 +254,7 @@ class RayExecutor:
         if attempt is None:
             return []
         attempt.died_on.append(node)
-        if attempt.deaths(live_nodes()) <= self._retries and len(attempt.died_on) <= self._retries + _LOST_NODES:
+        if attempt.may_go_on(live_nodes(), self._retries):
             queue.again(attempt)
             return []
         return [(attempt.job, _given_up(attempt, where, error))]

@@ -17,6 +17,9 @@ from evomerge.execute.base import Failure, Job, Outcome, WorkerSettings
 from evomerge.run.workers import WorkerNow
 from evomerge.score.requests import Request
 
+_LOST_NODES = 20
+"""How much oftener a job is tried again where nodes were lost with its workers, which is seldom a candidate's doing."""
+
 
 class WorkerProcess:
     """What runs in an actor: a worker, whose errors travel back as values."""
@@ -83,6 +86,10 @@ class Attempt:
     def deaths(self, nodes: Collection[str]) -> int:
         """How many of its workers died by themselves, given the nodes that are left: others went with theirs."""
         return sum(node in nodes for node in self.died_on)
+
+    def may_go_on(self, nodes: Collection[str], retries: int) -> bool:
+        """Whether the job is tried again after so many of its workers died, given the nodes that are left."""
+        return self.deaths(nodes) <= retries and len(self.died_on) <= retries + _LOST_NODES
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -17,13 +17,22 @@ from evomerge.testing.jobs import REQUESTS, answers, job, make_settings
 MOST = 20_000
 
 
+def started() -> Cluster:
+    """A cluster of one machine. On a busy one, the first may not be up in the time that Ray gives it."""
+    arguments = {"num_cpus": 1, "include_dashboard": False}
+    try:
+        return Cluster(initialize_head=True, head_node_args=arguments)
+    except Exception:
+        return Cluster(initialize_head=True, head_node_args=arguments)
+
+
 def main(family: Path) -> None:
     """Print what came of the jobs and which workers were at them."""
     settings = make_settings({name: family / name for name in ("base", "a", "b")})
     inline = InlineExecutor(settings)
     inline.add_requests("search", REQUESTS)
     [(_, expected)] = inline.run([job(settings, 0, 0.5)])
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster = started()
     executor = RayExecutor(settings, workers=1, max_workers=2, cpus_per_worker=1, address=cluster.address)
     executor.add_requests("search", REQUESTS)
     workers, numbers, seen = [executor.workers], list[int](), set[str]()

@@ -107,3 +107,27 @@ def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
         check_names(config, where="c.yaml")
     with pytest.raises(UnknownNameError, match=r"unknown executor 'dask'.* inline, ray"):
         make_executor(config.execution, worker_settings(config, dtype="float32"))
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_ray_of_its_own_that_is_not_up_in_time_is_started_once_more(
+    monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    from evomerge.execute.ray import cluster
+
+    starts: list[str] = []
+
+    def init(**settings: Any) -> None:
+        starts.append(settings["address"])
+        if len(starts) <= failures:
+            raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr("evomerge.execute.ray.cluster.ray.init", init)
+    monkeypatch.setattr("evomerge.execute.ray.cluster.ray.is_initialized", lambda: False)
+    monkeypatch.setattr("evomerge.execute.ray.cluster.ray.shutdown", lambda: None)
+    if failures == 1:
+        assert cluster.connect(None, gpus=False)
+    else:
+        with pytest.raises(ExecutionError, match=r"can't be started or joined \(local\): The current node timed out"):
+            cluster.connect(None, gpus=False)
+    assert starts == ["local", "local"]

@@ -10,7 +10,7 @@ import math
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 
 import evomerge
 from evomerge.errors import ExecutionError, first_line
@@ -27,6 +26,8 @@ from evomerge.execute.settings import visible_gpus
 _log = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 10.0
+_STARTS = 2
+"""How often a private Ray is tried: on a busy machine one may not be up in the time that Ray gives itself."""
 
 
 def connect(address: str | None, *, gpus: bool) -> bool:
@@ -64,13 +65,24 @@ def connect(address: str | None, *, gpus: bool) -> bool:
             }
     try:
         with private_environment() if address is None else nullcontext():
-            ray.init(**settings)
-    except (RayError, ConnectionError, RuntimeError, ValueError) as error:
+            _init(settings, tries=_STARTS if address is None else 1)
+    except Exception as error:
+        # A Ray that isn't up in time is an Exception of no kind of its own.
         raise ExecutionError(f"Ray can't be started or joined ({address or 'local'}): {first_line(error)}") from error
     if not debug:
         # log_to_driver doesn't cover the raylet's remarks on dead workers, which are reported as outcomes.
         ray._private.worker._worker_logs_enabled = False
     return True
+
+
+def _init(settings: Mapping[str, Any], *, tries: int) -> None:
+    try:
+        ray.init(**settings)
+    except Exception as error:
+        if tries == 1 or type(error) is not Exception:
+            raise
+        ray.shutdown()
+        _init(settings, tries=tries - 1)
 
 
 @contextmanager

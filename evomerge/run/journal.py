@@ -48,7 +48,8 @@ class Journal(BaseJournalBackend):
     def __init__(self, path: Path, study: str) -> None:
         self.lines = Lines(path, of=study, others=is_attribute)
         self._known = 0
-        self._waiting = False
+        # What a killed process left may not be on disk yet.
+        self._waiting = path.exists()
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         """The study's operations from this number on. Raises: RunError naming a damaged line."""

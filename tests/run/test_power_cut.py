@@ -14,11 +14,11 @@ from run.test_ledger import add, evaluation, reopen
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=st.lists(st.integers(0, 3), min_size=1, max_size=12))
+@given(steps=st.lists(st.integers(0, 4), min_size=1, max_size=12))
 def test_every_recorded_evaluation_is_there_after_a_power_cut(
     steps: list[int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Steps: 0 adds a trial, others record the first of those that are running."""
+    """Steps: 0 adds a trial, 1 kills the process and goes on, others record the first of those that are running."""
     directory = tmp_path_factory.mktemp("run")
     on_disk: dict[str, int] = {}
 
@@ -31,7 +31,9 @@ def test_every_recorded_evaluation_is_there_after_a_power_cut(
         running: list[int] = []
         recorded: list[int] = []
         for step in steps:
-            if step == 0 or not running:
+            if step == 1:
+                ledger = reopen(directory)
+            elif step == 0 or not running:
                 running.append(add(ledger))
             else:
                 recorded.append(running.pop(0))

@@ -72,8 +72,10 @@ class Rivalry:
         """
         assert isinstance(self._pruner, GenerationPruner)
         scores = [self.scores(trial, blocks) for trial in trials]
-        # The next time there will be more of them.
-        self._scores = {key: found for key, found in self._scores.items() if key[1] == self._session.schedule.blocks}
+        # The next time there will be more of them; until then, those that are stopped are asked for again.
+        self._scores = {
+            key: found for key, found in self._scores.items() if key[1] in {blocks, self._session.schedule.blocks}
+        }
         # One that fails is found out when it has answered everything, and no measure for others.
         finite = [bool(np.isfinite(found).all()) for found in scores]
         if sum(finite) < 2:

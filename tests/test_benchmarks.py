@@ -35,11 +35,14 @@ def run(folder: Path, *command: str) -> str:
     return done.stdout
 
 
-def measure(folder: Path, script: str, *arguments: str) -> dict[str, Any]:
-    told = [*arguments, "--threads", "1", "--repeats", "1", "--json", "found.json"]
-    done = command(told, folder, script=FOLDER / script)
+def told(folder: Path, script: str, *arguments: str) -> Any:
+    done = command([*arguments, "--json", "found.json"], folder, script=FOLDER / script)
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads((folder / "found.json").read_text())
+    return json.loads((folder / "found.json").read_text())
+
+
+def measure(folder: Path, script: str, *arguments: str) -> dict[str, Any]:
+    found: dict[str, Any] = told(folder, script, *arguments, "--threads", "1", "--repeats", "1")
     return found
 
 
@@ -94,20 +97,16 @@ def test_a_candidate_is_measured_by_phase(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_workers_are_kept_busy_without_generations_and_wait_with_them(tmp_path: Path) -> None:
-    small = ("--workers", "20", "--trials", "100", "--times", "log-normal, sigma 1", "--json", "found.json")
-    done = command(small, tmp_path, script=FOLDER / "search" / "utilisation.py")
-    assert done.returncode == 0, done.stderr
-    generations, asynchronous = json.loads((tmp_path / "found.json").read_text())
+    small = ("--workers", "20", "--trials", "100", "--times", "log-normal, sigma 1")
+    generations, asynchronous = told(tmp_path, "search/utilisation.py", *small)
     assert generations["until_last_begins"] < 0.5
     assert 0.95 < asynchronous["until_last_begins"] <= 1
 
 
 @pytest.mark.slow
 def test_a_day_on_machines_that_are_taken_away_is_told_in_full(tmp_path: Path) -> None:
-    small = ("--workers", "20", "--hours", "3", "--modes", "asynchronous", "--json", "found.json")
-    done = command(small, tmp_path, script=FOLDER / "search" / "preemptions.py")
-    assert done.returncode == 0, done.stderr
-    quiet, disturbed = json.loads((tmp_path / "found.json").read_text())
+    small = ("--workers", "20", "--hours", "3", "--modes", "asynchronous")
+    quiet, disturbed = told(tmp_path, "search/preemptions.py", *small)
     for found in (quiet, disturbed):
         assert sum(found["shares"].values()) == pytest.approx(1)
         assert found["shares"]["waiting"] < 0.05

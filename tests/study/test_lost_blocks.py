@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from evomerge.config.config import Config
+from evomerge.execute.base import Outcome
 from evomerge.run.answers import PARTS
 from evomerge.run.directory import open_run
+from evomerge.run.evaluation import Evaluation
 from evomerge.run.repair import repair
-from evomerge.run.trial import TrialState
+from evomerge.run.trial import Trial, TrialState
+from evomerge.study.candidates import Candidates
 from evomerge.study.search import resume, search
 from helpers.search import Interrupt, changed
 
@@ -82,3 +86,24 @@ def test_what_repair_keeps_is_gone_on_from(tmp_path: Path, config: Config) -> No
     result, said = gone_on(tmp_path / "run")
     assert result == undisturbed
     assert any("asked again" in sentence for sentence in said)
+
+
+def test_an_answer_that_differs_from_the_record_is_told(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = interrupted(tmp_path / "run", changed(config, search=PRUNERS[0]), 8)
+    (tmp_path / "run" / PARTS).write_bytes(b"".join(lines[:-3]))
+    scored = [one for one in open_run(tmp_path / "run").ledger().evaluations() if one.split == "search"]
+    last = max(one.trial for one in scored)
+    assess = Candidates.assess
+
+    def otherwise(self: Candidates, model: Trial, split: str, outcome: Outcome) -> Evaluation:
+        found = assess(self, model, split, outcome)
+        return replace(found, score=0.125) if model.state.is_finished else found
+
+    monkeypatch.setattr(Candidates, "assess", otherwise)
+    _, said = gone_on(tmp_path / "run")
+    assert [sentence for sentence in said if "otherwise" in sentence] == [
+        f"trial {last} answers otherwise than it did: score 0.125, where {scored[-1].score} is recorded. "
+        "The record stands; others are judged by the new answers"
+    ]

@@ -192,7 +192,7 @@ class _Repair:
                 tables.add((evaluation.trial, evaluation.split))
             kept.append(data)
         if len(kept) < len(lines) or not _is_untouched(whole, lines):
-            self._rewrite(path, self._sealed(kept), f"kept {len(kept)} of {len(lines)} evaluations")
+            self._rewrite(path, self._sealed(kept), f"kept {len(kept)} of {_written(lines)} evaluations")
 
     def _parts(self) -> None:
         """Keep the good blocks of each candidate up to the first that is lost."""
@@ -211,7 +211,7 @@ class _Repair:
                 counts[part.trial, part.split] = part.block + 1
                 kept.append(data)
         if len(kept) < len(lines) or not _is_untouched(whole, lines):
-            self._rewrite(path, self._sealed(kept), f"kept {len(kept)} of {len(lines)} blocks of answers")
+            self._rewrite(path, self._sealed(kept), f"kept {len(kept)} of {_written(lines)} blocks of answers")
 
     def _progress(self) -> None:
         try:
@@ -272,6 +272,11 @@ def _lines(path: Path, of: int) -> tuple[bytes, list[_Line]]:
         line._replace(data=None) if line.seal is None and line.number > older and not is_attribute(line.data) else line
         for line in found
     ]
+
+
+def _written(lines: list[_Line]) -> int:
+    """How many lines the file had, by the number of the last good one if some are gone."""
+    return max([len(lines), *(line.seal or 0 for line in lines if line.data is not None)])
 
 
 def _good(lines: list[_Line]) -> list[Any]:

@@ -88,6 +88,13 @@ def test_what_repair_keeps_is_gone_on_from(tmp_path: Path, config: Config) -> No
     assert any("asked again" in sentence for sentence in said)
 
 
+def test_repair_counts_the_lines_that_are_gone(tmp_path: Path, config: Config) -> None:
+    lines = interrupted(tmp_path / "run", changed(config, search=PRUNERS[0]), 3)
+    (tmp_path / "run" / PARTS).write_bytes(b"".join([*lines[:2], *lines[3:]]))
+    # The block that was lost is the last of its trial.
+    assert repair(tmp_path / "run") == [f"{PARTS}: kept {len(lines) - 1} of {len(lines)} blocks of answers"]
+
+
 def test_an_answer_that_differs_from_the_record_is_told(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:

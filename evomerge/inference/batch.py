@@ -1,7 +1,10 @@
-"""A batch of running generations whose places are refilled."""
+"""What is being generated: requests that wait, rows that run, and a batch of them whose places are refilled."""
 
 from __future__ import annotations
 
+import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,19 +12,50 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 
-from evomerge.inference.cache import Columns
-from evomerge.inference.decoding import PADDING
-from evomerge.score.requests import GenerationRequest
+from evomerge.inference.cache import Columns, Kept
+from evomerge.inference.decoding import PADDING, Decoding
+from evomerge.score.requests import GenerationRequest, GenerationResponse
+
+Task = tuple[int, GenerationRequest, int | None]
+"""Position in the request list, the request, and the number of the prefix that it continues."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
+class Work:
+    """Requests that are decoded alike, and what their answers are made with.
+
+    Attributes:
+        waiting: not begun yet, in the order in which to begin.
+        decoding: how their tokens are chosen.
+        prefix: gives a prefix's keys and values by number.
+        found: the answers by position.
+        deadline: `time.monotonic()` value after which to give up.
+        rows: most rows at a time.
+        tokens: most padded tokens in a pass over contexts.
+    """
+
+    waiting: deque[Task]
+    decoding: Decoding
+    prefix: Callable[[int | None], Kept | None]
+    found: dict[int, GenerationResponse]
+    deadline: float | None
+    rows: int
+    tokens: int
+
+    def check_time(self) -> None:
+        """Raises: TimeoutError after the deadline."""
+        check_time(self.deadline)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
 class Running:
-    """One row: where its answer goes, its tokens so far, and what changes the scores of its next one."""
+    """One row: where its answer goes, its tokens so far, what changes the scores of its next one, and what draws it."""
 
     place: int
     request: GenerationRequest
     made: list[int]
     processors: LogitsProcessorList
+    generator: torch.Generator | None
     is_finished: bool = False
 
 
@@ -85,3 +119,9 @@ def cache_kinds(config: Any) -> set[str]:
 
     layers = DynamicCache(config=config).layers
     return {type(layer).__name__ for layer in layers} or {"DynamicLayer"}
+
+
+def check_time(deadline: float | None) -> None:
+    """Raises: TimeoutError after a deadline, a `time.monotonic()` value."""
+    if deadline is not None and time.monotonic() > deadline:
+        raise TimeoutError("the time for one candidate is over")

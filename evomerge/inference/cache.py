@@ -34,6 +34,12 @@ class Kept:
         return made
 
     @property
+    def columns(self) -> int:
+        """Tokens of the prefix."""
+        columns: int = self.cache.layers[0].keys.shape[2]
+        return columns
+
+    @property
     def size_bytes(self) -> int:
         """Memory of the keys and values."""
         return sum(

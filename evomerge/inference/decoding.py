@@ -26,11 +26,19 @@ PADDING = 2**31 - 1
 """Stands where a row of several has no token; outside of every vocabulary."""
 
 # Take several rows at once: blind to a token outside of the vocabulary, and to how many tokens there are.
-_TOGETHER = (
+_TOGETHER: tuple[Any, ...] = (
     transformers.RepetitionPenaltyLogitsProcessor,
     transformers.SuppressTokensLogitsProcessor,
     transformers.InfNanRemoveLogitsProcessor,
     transformers.LogitNormalization,
+    transformers.TemperatureLogitsWarper,
+    transformers.TopKLogitsWarper,
+    transformers.TopPLogitsWarper,
+    transformers.TopHLogitsWarper,
+    transformers.MinPLogitsWarper,
+    transformers.TypicalLogitsWarper,
+    transformers.EpsilonLogitsWarper,
+    transformers.EtaLogitsWarper,
 )
 # Depend on a row's own tokens and on its length.
 _ROW_BY_ROW = (
@@ -59,8 +67,8 @@ class Decoding:
         ends: tokens that end a text.
         new_tokens: most tokens to make, where the settings say so; None: as many as the request asks for.
         draws: whether tokens are drawn, not chosen.
-        is_rowwise: whether each next token is the most probable one after these processors, and the text ends
-            with an end token or its length, so that contexts can be continued together.
+        is_rowwise: whether each next token is the most probable one after these processors, or drawn by their
+            softmax, and the text ends with an end token or its length, so that contexts can be continued together.
     """
 
     processors: LogitsProcessorList
@@ -135,7 +143,9 @@ def _decoding(
     ends = config.eos_token_id
     is_rowwise = (
         not needy
-        and config.get_generation_mode() == GenerationMode.GREEDY_SEARCH
+        and config.get_generation_mode() in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
+        # Several texts of one context would be drawn from the same numbers.
+        and config.num_return_sequences in (None, 1)
         and config.cache_implementation != "quantized"
         and all(type(one) in (MaxLengthCriteria, EosTokenCriteria) for one in criteria)
         and all(type(one) in _TOGETHER + _ROW_BY_ROW for one in processors)

@@ -247,7 +247,7 @@ def test_running_out_of_memory_halves_the_batches_and_is_remembered(monkeypatch:
     monkeypatch.setattr(model.model, "forward", limited)
     check_alike(engine.respond(plan), expected)
     assert engine._passes.budget < budget
-    assert engine._generator._slots <= 4
+    assert engine._generator._rows <= 4
     before = len(sizes)
     check_alike(engine.respond(plan), expected)
     assert len(sizes) - before < before

@@ -137,6 +137,11 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number of things in words: "1 trial", "3 trials"; `many` where the plural isn't `one` with an s."""
+    return f"{number} {one}" if number == 1 else f"{number} {many or one + 's'}"
+
+
 def listed(names: Iterable[str], limit: int = 3) -> str:
     """The first few names, and how many more there are."""
     every = list(names)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from evomerge.cli import complete
 from evomerge.cli.settings import Settings, again
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -166,7 +166,10 @@ def _sizes(report: Preflight) -> Table:
 
     grid = Table.grid(padding=(0, 2))
     rows = [
-        ("searched", f"{len(report.dimensions)} coefficients over {report.groups} parameter groups"),
+        (
+            "searched",
+            f"{counted(len(report.dimensions), 'coefficient')} over {counted(report.groups, 'parameter group')}",
+        ),
         ("population", _population(report)),
         (
             "evaluations",
@@ -268,7 +271,7 @@ def _show_pilot(console: Console, preflight: Preflight, experiment: Experiment) 
         say(console, f"the method is prepared once for the run: {duration(report.prepare_s)} by one worker{among}")
     else:
         say(console, f"each worker prepares the method once: {duration(report.prepare_s)}")
-    workers = "1 worker" if report.workers == 1 else f"{report.workers} workers"
+    workers = counted(report.workers, "worker")
     costs = ", ".join(f"{cost:.2g} times on {split}" for split, cost in report.costs.items() if split != "search")
     say(console, f"the whole search: about {duration(3600 * report.hours)} with {workers}, start-up aside")
     say(console, f"(answers take as long as on the search items, {costs} items, going by tokens or items)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from evomerge.errors import RunError
+from evomerge.errors import RunError, counted
 
 
 def check_run(directory: Path, *, repair: bool) -> None:
@@ -30,7 +30,10 @@ def check_run(directory: Path, *, repair: bool) -> None:
         raise RunError("\n".join(found))
     run = open_run(directory)
     if lost := run.ledger().lost:
-        say(console, f"The evaluations of {len(lost)} trials are lost; they are made again when the search goes on.")
+        say(
+            console,
+            f"The evaluations of {counted(len(lost), 'trial')} are lost; they are made again when the search goes on.",
+        )
     quoted = shlex.quote(str(directory))
     following = f"export {quoted} OUT" if run.has_ended() and not lost else f"resume {quoted}"
     say(console, f"{directory}: every line can be read, and the files agree. Next: evomerge {following}")

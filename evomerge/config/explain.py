@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from evomerge.errors import shown, unknown
+from evomerge.errors import counted, shown, unknown
 
 _WORDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "int_type": lambda _: "expected a whole number",
@@ -19,12 +19,12 @@ _WORDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "bool_type": lambda _: "expected true or false",
     "bool_parsing": lambda _: "expected true or false",
     "string_type": lambda _: "expected text",
-    "string_too_short": lambda limits: f"expected at least {_count(limits['min_length'], 'character')}",
+    "string_too_short": lambda limits: f"expected at least {counted(limits['min_length'], 'character')}",
     "string_pattern_mismatch": lambda _: "isn't written as it must be",
     "list_type": lambda _: "expected a list",
     "tuple_type": lambda _: "expected a list",
-    "too_short": lambda limits: f"expected at least {_count(limits['min_length'], 'entry', 'entries')}",
-    "too_long": lambda limits: f"expected at most {_count(limits['max_length'], 'entry', 'entries')}",
+    "too_short": lambda limits: f"expected at least {counted(limits['min_length'], 'entry', 'entries')}",
+    "too_long": lambda limits: f"expected at most {counted(limits['max_length'], 'entry', 'entries')}",
     "dict_type": lambda _: "expected keys with values",
     "greater_than": lambda limits: f"must be above {limits['gt']:g}",
     "greater_than_equal": lambda limits: f"must be at least {limits['ge']:g}",
@@ -91,10 +91,6 @@ def _found(value: Any) -> str:
     if isinstance(value, Mapping | list | tuple):
         return "" if value else " (found none)"
     return f" (found {shown(value)})"
-
-
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number} {one}" if number == 1 else f"{number} {many or one + 's'}"
 
 
 def _path(location: tuple[int | str, ...]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from evomerge.config.config import Config
-from evomerge.errors import ConfigError, listed
+from evomerge.errors import ConfigError, counted, listed
 from evomerge.files.outside_yaml import read_yaml
 from evomerge.files.places import is_there, local
 from evomerge.recipe.sources import begins_here
@@ -48,7 +48,7 @@ class Upload:
 
     def words(self) -> str:
         """A sentence on what travels."""
-        own = f"{len(self.files)} {'file' if len(self.files) == 1 else 'files'}, {size(self.size_bytes)}"
+        own = f"{counted(len(self.files), 'file')}, {size(self.size_bytes)}"
         seen = f" The machines have to see {listed(self.absolute)} under the same path." if self.absolute else ""
         return f"The config and what it names beside it are uploaded: {own}.{seen}"
 

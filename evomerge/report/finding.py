@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from evomerge.errors import counted
 from evomerge.report.words import constraints_kept, earlier_results
 from evomerge.run.trial import WINNER, TrialKind
 from evomerge.score.numbers import probability
@@ -124,7 +125,7 @@ def _of_several(result: Mapping[str, Any]) -> str:
     """What the search for several objectives and its test showed."""
     front = result["front"]
     validated = sum("validation" in row for row in front)
-    merges = "1 merge" if len(front) == 1 else f"{len(front)} merges"
+    merges = counted(len(front), "merge")
     if all(row["search"]["feasible"] for row in front):
         found = f"{merges} that no other beats in every objective on the search items, {validated} of them validated."
     else:

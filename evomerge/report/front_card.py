@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from evomerge.errors import counted
 from evomerge.report.words import constraints_kept
 from evomerge.run.trial import TrialKind
 
@@ -32,7 +33,8 @@ def measured_front(result: Mapping[str, Any], trial: int) -> list[str]:
         "## Measured",
         "",
         f"A search for {len(names)} objectives ({', '.join(map(_named, result['objectives'].items()))}) ended with "
-        f"{_merges(len(result['front']))} {_where(result)}; {validated} of them were scored again on validation items. "
+        f"{counted(len(result['front']), 'merge')} {_where(result)}; "
+        f"{counted(validated, 'of them was', 'of them were')} scored again on validation items. "
         f"By what these say, this merge is {' and '.join(picks)}. On test items that neither the search nor that "
         "choice saw:",
         "",
@@ -62,10 +64,6 @@ def measured_front(result: Mapping[str, Any], trial: int) -> list[str]:
             found = [f"{low:+.4g} to {high:+.4g}", f"{one['p']:.2g}", f"{one['p_holm']:.2g}"]
         lines.append(f"| {one['against']} | {one['objective']} | {one['difference']:+.4g} | {' | '.join(found)} |")
     return [*lines, *([""] if rows else [])]
-
-
-def _merges(count: int) -> str:
-    return "1 merge" if count == 1 else f"{count} merges"
 
 
 def _where(result: Mapping[str, Any]) -> str:

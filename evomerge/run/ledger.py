@@ -16,7 +16,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import create_trial
 
-from evomerge.errors import RunError
+from evomerge.errors import RunError, counted
 from evomerge.files.append import drop_torn_line, writing
 from evomerge.files.lines import remedy
 from evomerge.run.evaluation import Evaluation
@@ -150,7 +150,7 @@ class Ledger:
             if not evaluation.recipe:
                 raise RunError(
                     f"{directory}: {EVALUATIONS} holds an evaluation of trial {evaluation.trial}, but {JOURNAL} has "
-                    f"{len(self._trials)} trials, so some are lost; {remedy(directory)}"
+                    f"{counted(len(self._trials), 'trial')}, so some are lost; {remedy(directory)}"
                 )
         for trial in self._trials:
             found = self.evaluation(trial.number, "search")

@@ -211,7 +211,10 @@ class _Repair:
                 counts[part.trial, part.split] = part.block + 1
                 kept.append(data)
         if len(kept) < len(lines) or not _is_untouched(whole, lines):
-            self._rewrite(path, self._sealed(kept), f"kept {len(kept)} of {_written(lines)} blocks of answers")
+            written = _written(lines)
+            told = f"kept {len(kept)} of {written} blocks of answers"
+            again = "; the others are asked again where a search that goes on needs them" if len(kept) < written else ""
+            self._rewrite(path, self._sealed(kept), told + again)
 
     def _progress(self) -> None:
         try:

@@ -5,7 +5,7 @@ Their evaluations, and the decisions to stop them, stand as they are.
 
 from __future__ import annotations
 
-from evomerge.errors import listed
+from evomerge.errors import ResumeError, counted, listed
 from evomerge.execute.base import Failure
 from evomerge.run.answers import PARTS
 from evomerge.run.trial import Trial, TrialState
@@ -13,14 +13,19 @@ from evomerge.study.candidates import Candidates, Jobs
 
 
 def ask_again(candidates: Candidates) -> None:
-    """Have candidates that have ended answer the blocks that they had, and that aren't there any more."""
+    """Have candidates that have ended answer the blocks that they had, and that aren't there any more.
+
+    Raises: ResumeError if one that was stopped can't: what the search algorithm was told of it goes by its answers.
+    """
     if not candidates.session.config.search.answers_parts:
         return
     short = {trial.number: trial for trial in candidates.ledger.trials() if _lacks(candidates, trial)}
     if not short:
         return
     observer = candidates.session.observer
-    observer.message(f"{PARTS}: answers of {len(short)} trials are lost and asked again: {listed(map(str, short))}")
+    observer.message(
+        f"{PARTS}: answers of {counted(len(short), 'trial')} are lost and asked again: {listed(map(str, short))}"
+    )
     jobs = Jobs(follow=True)
     for trial in short.values():
         jobs.last(candidates.job(trial, "search"))
@@ -28,6 +33,12 @@ def ask_again(candidates: Candidates) -> None:
         jobs.done()
         trial = short[job.number]
         if isinstance(outcome, Failure):
+            if trial.state is TrialState.PRUNED:
+                raise ResumeError(
+                    f"{candidates.session.directory}: {PARTS}: trial {job.number} was stopped, its answers are lost, "
+                    f"and it can't be asked again ({outcome.message}); without them the search can't be continued "
+                    "exactly. Resume it where the trial can be evaluated"
+                )
             observer.message(
                 f"trial {job.number} can't be asked again ({outcome.message}); others are judged without it"
             )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from evomerge.benchmark.base import Benchmark
 from evomerge.config.config import Config
-from evomerge.errors import ResumeError, listed
+from evomerge.errors import ResumeError, counted, listed
 from evomerge.execute.base import Executor
 from evomerge.execute.settings import arithmetic_of, gpus_of, make_executor, worker_settings
 from evomerge.files.atomic import write_atomically
@@ -157,7 +157,7 @@ class Session:
         self.ledger = ledger or self._open_ledger(self.run)
         if lost := self.ledger.lost:
             self.observer.message(
-                f"evaluations.jsonl: the evaluations of {len(lost)} trials are lost and made again: "
+                f"evaluations.jsonl: the evaluations of {counted(len(lost), 'trial')} are lost and made again: "
                 f"{listed(map(str, lost))}"
             )
         self.parts = Parts(self.directory, self.run.facts["study"])

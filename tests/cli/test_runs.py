@@ -237,5 +237,5 @@ def test_a_damaged_run_is_named_by_check_and_repaired_when_asked(cli: Any, run: 
     done = cli("check", run, "--repair")
     assert done.exit_code == 0
     assert f"evaluations.jsonl: kept {len(lines) - 1} of {len(lines)} evaluations" in done.stdout
-    assert "evaluations of 1 trials are lost" in done.stdout
+    assert "evaluations of 1 trial are lost" in done.stdout
     assert cli("check", run / "config.yaml", "--repair").exit_code == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 
 from evomerge.config.config import Config
-from evomerge.execute.base import Outcome
+from evomerge.errors import ResumeError, counted
+from evomerge.execute.base import Failure, Job, Outcome
+from evomerge.execute.inline import InlineExecutor
 from evomerge.run.answers import PARTS
 from evomerge.run.directory import open_run
 from evomerge.run.evaluation import Evaluation
@@ -73,7 +76,7 @@ def test_they_are_asked_again_and_the_search_ends_as_it_would_have(
     (told,) = (sentence for sentence in said if "asked again" in sentence)
     left = Counter(json.loads(line)["trial"] for line in lines[:4])
     lost = sum(had[trial.number] > left[trial.number] for trial in ended)
-    assert told.startswith(f"{PARTS}: answers of {lost} trials are lost and asked again: ")
+    assert told.startswith(f"{PARTS}: answers of {counted(lost, 'trial')} are lost and asked again: ")
 
 
 def test_what_repair_keeps_is_gone_on_from(tmp_path: Path, config: Config) -> None:
@@ -92,7 +95,10 @@ def test_repair_counts_the_lines_that_are_gone(tmp_path: Path, config: Config) -
     lines = interrupted(tmp_path / "run", changed(config, search=PRUNERS[0]), 3)
     (tmp_path / "run" / PARTS).write_bytes(b"".join([*lines[:2], *lines[3:]]))
     # The block that was lost is the last of its trial.
-    assert repair(tmp_path / "run") == [f"{PARTS}: kept {len(lines) - 1} of {len(lines)} blocks of answers"]
+    assert repair(tmp_path / "run") == [
+        f"{PARTS}: kept {len(lines) - 1} of {len(lines)} blocks of answers; the others are asked again where a search "
+        "that goes on needs them"
+    ]
 
 
 def test_an_answer_that_differs_from_the_record_is_told(
@@ -114,3 +120,33 @@ def test_an_answer_that_differs_from_the_record_is_told(
         f"trial {last} answers otherwise than it did: score 0.125, where {scored[-1].score} is recorded. "
         "The record stands; others are judged by the new answers"
     ]
+
+
+@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED], ids=lambda state: state.name)
+def test_a_candidate_that_cannot_be_asked_again(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, state: TrialState
+) -> None:
+    lines = interrupted(tmp_path / "run", changed(config, search=PRUNERS[0]), 22)
+    ended = {one.number: one for one in open_run(tmp_path / "run").ledger().trials() if one.state.is_finished}
+    lost = max(number for number, trial in ended.items() if trial.state is state and trial.generation is not None)
+    whole = [line for line in lines if json.loads(line)["trial"] != lost]
+    (tmp_path / "run" / PARTS).write_bytes(b"".join(whole))
+    repair(tmp_path / "run")
+    run = InlineExecutor.run
+
+    def failing(self: InlineExecutor, jobs: Iterable[Job | None]) -> Iterator[tuple[Job, Outcome]]:
+        for job, outcome in run(self, jobs):
+            fails = job.split == "search" and job.number == lost
+            yield job, Failure(reason="out_of_memory", message="no room on this machine") if fails else outcome
+
+    told = f"trial {lost} can't be asked again (no room on this machine); others are judged without it"
+    with monkeypatch.context() as patched:
+        patched.setattr(InlineExecutor, "run", failing)
+        if state is TrialState.COMPLETE:
+            _, said = gone_on(tmp_path / "run")
+            assert told in said
+            return
+        with pytest.raises(ResumeError, match=rf"trial {lost} was stopped, .*no room on this machine"):
+            gone_on(tmp_path / "run")
+    undisturbed = comparable(search(changed(config, search=PRUNERS[0]), tmp_path / "whole").data)
+    assert gone_on(tmp_path / "run")[0] == undisturbed

@@ -4,6 +4,7 @@
     python benchmarks/search/real_model.py models real --data DATA
     python benchmarks/search/real_model.py search real --target topic-swahili --seeds 1 2 3
     python benchmarks/search/real_model.py table real
+    python benchmarks/search/real_model.py config real --target topic-swahili > real/topic-swahili.yaml
 
 The target is the task asked in the language: an expert knows the task in English (an adapter, tuned on the answers
 alone), another the language (an adapter, tuned on news). DATA holds `sib200/LANGUAGE/SPLIT.jsonl` (rows with index_id,
@@ -75,9 +76,9 @@ TARGETS = {
 
 
 def main() -> None:
-    """Make the models, search over them, or print what was found."""
+    """Make the models, search over them, print what was found, or print a search's config."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("models", "search", "table"))
+    parser.add_argument("step", choices=("models", "search", "table", "config"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", type=Path, help="folder with the data sets, for models")
     parser.add_argument("--target", choices=sorted(TARGETS), default="topic-swahili")
@@ -85,13 +86,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--spending", nargs="+", choices=sorted(SPENDING), default=["plain"])
     parser.add_argument("--evaluations", type=int, default=84)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     given = parser.parse_args()
+    if given.step == "config":
+        folder, seed, spending = given.folder.absolute(), given.seeds[0], given.spending[0]
+        print(config(folder, given.target, seed, spending, given.evaluations, given.dtype).to_yaml())
+        return
     if given.step == "models":
         models(given.folder, given.data, given.experts or [*TASKS, *TEXTS])
     elif given.step == "search":
         for seed in given.seeds:
             for spending in given.spending:
-                search(given.folder, given.target, seed, spending, given.evaluations)
+                search(given.folder, given.target, seed, spending, given.evaluations, given.dtype)
     print(table(given.folder))
 
 
@@ -203,7 +209,7 @@ def target(folder: Path, data: Path, name: str) -> None:
     (tasks / f"{name}.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 
 
-def config(folder: Path, name: str, seed: int, spending: str, evaluations: int) -> Config:
+def config(folder: Path, name: str, seed: int, spending: str, evaluations: int, dtype: str) -> Config:
     """The search of one target."""
     chosen = TARGETS[name]
     spent = SPENDING[spending](evaluations * ITEMS["search"])
@@ -223,15 +229,15 @@ def config(folder: Path, name: str, seed: int, spending: str, evaluations: int) 
             "search": {
                 "population": 14, "scan": 24, "seed": seed, **spent,
             },
-            "execution": {"dtype": "float32"},
+            "execution": {"dtype": dtype},
         }
     )  # fmt: skip
 
 
-def search(folder: Path, name: str, seed: int, spending: str, evaluations: int) -> None:
+def search(folder: Path, name: str, seed: int, spending: str, evaluations: int, dtype: str) -> None:
     """One search, or what is left of it."""
     run = folder / "runs" / f"{name}-{spending}-{seed}"
-    evomerge.search(config(folder.absolute(), name, seed, spending, evaluations), run)
+    evomerge.search(config(folder.absolute(), name, seed, spending, evaluations, dtype), run)
 
 
 def table(folder: Path) -> str:

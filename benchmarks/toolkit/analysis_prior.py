@@ -1,12 +1,14 @@
 """Whether what `evomerge analyse` knows helps a search: starting weights and first steps, against none.
 
     python benchmarks/toolkit/analysis_prior.py --seeds 5 --work DIR
+    python benchmarks/toolkit/analysis_prior.py --seeds 3 --work DIR --config CONFIG
 
-For each seed the small demo's models are trained, and one merge is searched from each of three starts with the same
-seed and the same number of evaluations, without a uniform scan: the method's default; the weights with which all
-experts change the base equally far; these with first steps by dimension. With `--factor` one expert's task vector is
-multiplied, which makes distances uneven on purpose. Reported are the winner's accuracy on held-out items, and on search
-items the mean of the first generation and the best of all: means over the seeds with their standard errors.
+For each seed the small demo's models are trained, or those of an experiment of one's own are taken, and one merge is
+searched from each of three starts with the same seed and the same number of evaluations, without a uniform scan: the
+method's default; the weights with which all experts change the base equally far; these with first steps by dimension.
+With `--factor` one expert's task vector is multiplied, which makes distances uneven on purpose. Reported are the
+winner's accuracy on held-out items, and on search items the mean of the first generation and the best of all: means
+over the seeds with their standard errors.
 """
 
 from __future__ import annotations
@@ -37,15 +39,21 @@ def main() -> None:
     parser.add_argument("--factor", type=float, default=1.0, help="of the second expert's task vector")
     parser.add_argument("--evaluations", type=int, default=24)
     parser.add_argument("--work", type=Path, required=True, help="folder for models and runs; kept for the next time")
+    parser.add_argument("--config", type=Path, help="an experiment over the parameter `weight`, instead of the demo's")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, help="of these starts alone")
     options = parser.parse_args()
-    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in options.arms}
     for seed in range(options.seeds):
         folder = options.work / f"seed-{seed}"
-        config = build_demo(folder, seed=seed, settings=SMALL)
+        config = (
+            build_demo(folder, seed=seed, settings=SMALL)
+            if options.config is None
+            else own(options.config, folder, seed)
+        )
         if options.factor != 1.0:
             config = scaled(folder, options.factor)
         prior = look(config)
-        for arm in ARMS:
+        for arm in options.arms:
             run = folder / f"run {options.factor:g} {arm} {options.evaluations}"
             found[arm].append(measured(seeded(config, prior, arm, options.evaluations), run))
             print(json.dumps({"seed": seed, "arm": arm, "starts": dict(prior.starts), **found[arm][-1]}), flush=True)
@@ -53,9 +61,20 @@ def main() -> None:
     print("|---|---|---|---|")
     for arm, rows in found.items():
         print(f"| {arm} | " + " | ".join(spread([row[key] for row in rows]) for key in rows[0]) + " |")
-    for arm in ARMS[1:]:
+    for arm in options.arms:
+        if arm == ARMS[0] or ARMS[0] not in options.arms:
+            continue
         gains = [one["test"] - two["test"] for one, two in zip(found[arm], found[ARMS[0]], strict=True)]
         print(f"{arm} over default, test, paired by seed: {spread(gains)}")
+
+
+def own(path: Path, folder: Path, seed: int) -> Path:
+    """A copy of an experiment with this seed."""
+    config = Config.from_file(path)
+    seeded = config.model_copy(update={"search": config.search.model_copy(update={"seed": seed})})
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(seeded.to_yaml(), encoding="utf-8")
+    return folder / "config.yaml"
 
 
 def scaled(folder: Path, factor: float) -> Path:
@@ -88,7 +107,7 @@ def look(config: Path) -> Prior:
 def seeded(config: Path, prior: Prior, arm: str, evaluations: int) -> Config:
     """The experiment from one of the starts."""
     data: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
-    data["search"] |= {"scan": 1, "evaluations": evaluations, "initial": "default"}
+    data["search"] |= {"scan": 1, "evaluations": evaluations, "budget": {}, "initial": "default"}
     data["space"]["parameters"]["weight"]["high"] = prior.high
     if arm != ARMS[0]:
         data["space"]["parameters"]["weight"]["start"] = dict(prior.starts)

@@ -165,11 +165,9 @@ def _sizes(report: Preflight) -> Table:
     from evomerge.score.numbers import size
 
     grid = Table.grid(padding=(0, 2))
+    over = "" if report.groups is None else f" over {counted(report.groups, 'parameter group')}"
     rows = [
-        (
-            "searched",
-            f"{counted(len(report.dimensions), 'coefficient')} over {counted(report.groups, 'parameter group')}",
-        ),
+        ("searched", counted(len(report.dimensions), "coefficient") + over),
         ("population", _population(report)),
         (
             "evaluations",

@@ -20,7 +20,9 @@ class Chosen(NamedTuple):
     largest: Tensor
 
 
-def choose(rows: Sequence[Running], decoding: Decoding, seen: Tensor, logits: Tensor) -> Chosen:
+def choose(
+    rows: Sequence[Running], decoding: Decoding, seen: Tensor, logits: Tensor, best: Chosen | None = None
+) -> Chosen:
     """The next token of several rows, each as if it were alone.
 
     Args:
@@ -28,11 +30,19 @@ def choose(rows: Sequence[Running], decoding: Decoding, seen: Tensor, logits: Te
         decoding: of all of them.
         seen: tokens before the next one, shape (rows, columns), with `PADDING` where there is none.
         logits: shape (rows, vocabulary).
+        best: `best_of(logits)`, where it is known.
     """
+    best = best or best_of(logits)
+    if not decoding.processors and not decoding.draws:
+        return best
+    scores = processed([row.processors for row in rows], seen, logits)
+    tokens = _drawn(scores, [row.generator for row in rows]) if decoding.draws else scores.argmax(dim=1)
+    return Chosen(tokens, best.largest)
+
+
+def best_of(logits: Tensor) -> Chosen:
+    """The most probable token of each row."""
     largest, tokens = logits.max(dim=1)
-    if decoding.processors or decoding.draws:
-        scores = processed([row.processors for row in rows], seen, logits)
-        tokens = _drawn(scores, [row.generator for row in rows]) if decoding.draws else scores.argmax(dim=1)
     return Chosen(tokens, largest)
 
 

@@ -27,6 +27,14 @@ REFUSALS = (TypeError, ValueError, RuntimeError, IndexError, KeyError, Attribute
 """What a model raises that doesn't take the inputs it is given."""
 
 
+def agreement(dtype: torch.dtype) -> float:
+    """By how much logits and log-likelihoods may differ between forms that a model follows.
+
+    In float32 all forms agree to about 1e-5.
+    """
+    return 1e-3 if dtype == torch.float32 else 0.5
+
+
 class SharedPrefixes:
     """What one set of weights makes of a plan's prefixes. Make a new one whenever the weights change."""
 

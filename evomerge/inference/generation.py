@@ -5,6 +5,7 @@ Knows tokens and stop strings, neither tasks nor recipes.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -18,13 +19,21 @@ from evomerge.inference.cache import Kept
 from evomerge.inference.choosing import seed_of
 from evomerge.inference.decoding import Decoding, arguments, decoding_of, generating
 from evomerge.inference.endings import Endings, not_finite
+from evomerge.inference.forward import REFUSALS, agreement
 from evomerge.inference.growing import GrowingRows
+from evomerge.inference.masks import can_be_told
 from evomerge.inference.memory import free_bytes, is_out_of_memory
 from evomerge.inference.prompts import Prompts
+from evomerge.inference.slots import FixedSlots
 from evomerge.score.requests import GenerationRequest, GenerationResponse, Request
+
+_log = logging.getLogger(__name__)
 
 ROWS = {"cpu": 64, "cuda": 256}
 """Most rows that are continued at a time."""
+
+# Tokens of a context on which it is tried how a model keeps its keys and values.
+_TRIED = 48
 
 Settings = tuple[tuple[str, Any], ...]
 """What a request asks of transformers beyond the model's generation config."""
@@ -49,6 +58,9 @@ class Generator:
         self._endings = Endings(tokenizer)
         self._prompts = Prompts(model, device=device, decoding=self._decoding)
         self._growing = GrowingRows(model, self._prompts, self._endings)
+        self.slots = FixedSlots(model, self._prompts, self._endings, device=device)
+        self.uses_slots: bool | None = None
+        """Whether rows go on in fixed slots; not known before `check`."""
         kinds = cache_kinds(model.config)
         self._batches = kinds <= {"DynamicLayer", "DynamicSlidingWindowLayer"}
         self.shares_prefixes = kinds == {"DynamicLayer"}
@@ -111,6 +123,9 @@ class Generator:
         asked = {request.sampling: request for request in requests if isinstance(request, GenerationRequest)}
         for request in asked.values():
             self._decoding(request)
+        if asked and self.uses_slots is None:
+            self.uses_slots = self._batches and self._fits_slots(next(iter(asked.values())).context)
+            _log.info("generation is %s", "in fixed slots" if self.uses_slots else "with a cache that grows")
 
     @torch.inference_mode()
     def begins_alike(self, task: Task, kept: Kept) -> float:
@@ -118,17 +133,34 @@ class Generator:
         shared, whole = (self._prompts.first_logits([task[1].context], below).logits for below in (kept, None))
         return float((shared - whole).float().abs().max())
 
+    def _fits_slots(self, context: tuple[int, ...]) -> bool:
+        """Whether the model answers alike where each row's columns are its positions, behind masks of ours."""
+        if not can_be_told(self._model.config):
+            return False
+        lengths = sorted({max(1, min(len(context), _TRIED) // part) for part in (1, 2, 3)}, reverse=True)
+        try:
+            difference = self.slots.difference([context[:length] for length in lengths], self._growing)
+        except torch.OutOfMemoryError:
+            raise
+        except REFUSALS as error:
+            _log.debug("fixed slots are refused by the model: %s", error)
+            return False
+        return difference <= agreement(self._model.dtype)
+
     def _together(self, tasks: Sequence[Task], work: Work) -> None:
         """Answer all; on running out of memory, what isn't done yet in a smaller batch."""
         while waiting := deque(task for task in tasks if task[0] not in work.found):
             work.waiting, work.tokens = waiting, self._tokens
-            work.rows = self._affordable_rows(waiting, work.decoding)
+            longest = max(len(request.context) + work.decoding.most_tokens(request) for _, request, _ in waiting)
+            rows = self.slots.rows_at_hand(min(len(waiting), self._rows), longest) if self.uses_slots else 0
+            work.rows = min(self._rows, rows or self._affordable_rows(longest))
             try:
-                self._growing.run(work)
+                (self.slots if self.uses_slots else self._growing).run(work)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or self._rows == 1:
                     raise
                 self._rows, self._tokens = self._rows // 2, max(1, self._tokens // 2)
+                self.slots.release()
             else:
                 return
             if self._device.type == "cuda":
@@ -168,12 +200,11 @@ class Generator:
             )
         return self._endings.response(made[0, start:].tolist(), request)
 
-    def _affordable_rows(self, waiting: Iterable[Task], decoding: Decoding) -> int:
-        """Rows whose keys and values a quarter of the free memory holds."""
+    def _affordable_rows(self, columns: int) -> int:
+        """Rows of so many columns whose keys and values a quarter of the free memory holds."""
         config = getattr(self._model.config, "text_config", None) or self._model.config
         heads = getattr(config, "num_attention_heads", 1)
         size = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 512) // heads
         column = 2 * size * (getattr(config, "num_key_value_heads", None) or heads)
         column *= getattr(config, "num_hidden_layers", 1) * torch.finfo(self._model.dtype).bits // 8
-        longest = max(len(request.context) + decoding.most_tokens(request) for _, request, _ in waiting)
-        return int(max(1, min(self._rows, free_bytes(self._device) / 4 // (column * longest))))
+        return int(max(1, min(self._rows, free_bytes(self._device) / 4 // (column * columns))))

@@ -56,3 +56,21 @@ def attention_masks(
         mask = torch.zeros(allowed.shape, dtype=dtype, device=ends.device)
         masks[kind] = mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
     return masks if len(masks) > 1 else next(iter(masks.values()))
+
+
+def step_masks(positions: Tensor, columns: int, *, windows: Mapping[str, int | None], dtype: torch.dtype) -> Any:
+    """Additive attention masks (rows, 1, 1, columns) for one token of each row whose columns are its positions.
+
+    Args:
+        positions: of the tokens, shape (rows, 1).
+        columns: to be looked at.
+        windows: how far each kind of layer looks back, from `windows_of`.
+        dtype: of the model.
+    """
+    back = positions - torch.arange(columns, device=positions.device)
+    masks = {}
+    for kind, window in windows.items():
+        hidden = back < 0 if window is None else (back < 0) | (back >= window)
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=positions.device)
+        masks[kind] = mask.masked_fill_(hidden, torch.finfo(dtype).min)[:, None, None]
+    return masks if len(masks) > 1 else next(iter(masks.values()))

@@ -11,7 +11,7 @@ import logging
 import torch
 
 from evomerge.inference.dependence import keeps_branches_apart
-from evomerge.inference.forward import REFUSALS, ForwardPasses, SharedPrefixes, log_likelihoods, path_to
+from evomerge.inference.forward import REFUSALS, ForwardPasses, SharedPrefixes, agreement, log_likelihoods, path_to
 from evomerge.inference.generation import Generator
 from evomerge.inference.masks import can_be_told
 from evomerge.inference.plan import Plan, make_plan
@@ -20,8 +20,6 @@ from evomerge.score.requests import LogLikelihoodRequest, LogLikelihoodResponse
 
 _log = logging.getLogger(__name__)
 
-# In float32 all forms agree to about 1e-5. What a model follows is told by gradients; this finds what they don't see.
-_AGREEMENT = 1e-3
 _PROBED_ANSWERS = 12
 
 
@@ -60,8 +58,8 @@ def is_exact(passes: ForwardPasses, plan: Plan) -> bool:
         found = log_likelihoods(plan, asked, values, greedy)
         for place, expected in zip(asked, plain, strict=True):
             one, other = found[place].log_probability, expected.log_probability
-            tolerance = _AGREEMENT if passes.model.dtype == torch.float32 else 0.5
-            if not abs(one - other) <= tolerance * max(1.0, abs(other) / 10):
+            # What a model follows is told by gradients; this finds what they don't see.
+            if not abs(one - other) <= agreement(passes.model.dtype) * max(1.0, abs(other) / 10):
                 return False
     return True
 
@@ -84,7 +82,7 @@ def begins_exactly(passes: ForwardPasses, generator: Generator, plan: Plan) -> b
     except REFUSALS as error:
         _log.debug("shared prefixes are refused by the model in generation: %s", error)
         return False
-    return difference <= (_AGREEMENT if passes.model.dtype == torch.float32 else 0.5)
+    return difference <= agreement(passes.model.dtype)
 
 
 def _alone(passes: ForwardPasses, plan: Plan) -> list[LogLikelihoodResponse]:

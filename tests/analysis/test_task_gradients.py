@@ -64,6 +64,7 @@ def answered(rows: list[dict[str, Any]], next_choice: int) -> Callable[[Any, Any
     return loss
 
 
+@pytest.mark.slow
 def test_after_one_step_on_right_answers_a_task_vector_is_the_negative_gradient(
     tmp_path: Path, tiny_llama: dict[str, Path]
 ) -> None:

@@ -60,9 +60,10 @@ def test_text_that_it_finds_to_be_in_no_known_language_is_in_none(cached: Path) 
 
 
 def test_py3langid_takes_no_text_in_a_script_of_none_of_its_languages_for_one_of_them() -> None:
+    identifier = Py3langid()
     for text in ("ᏣᎳᎩ ᎦᏬᏂᎯᏍᏗ", "ⵜⴰⵎⴰⵣⵉⵖⵜ ⵜⴰⵏⴰⵡⴰⵢⵜ", "ߒߞߏ ߟߊ߫ ߞߊ߲", "ᱥᱟᱱᱛᱟᱲᱤ ᱯᱟᱹᱨᱥᱤ", "ᐃᓄᒃᑎᑐᑦ ᐅᖃᐅᓯᖅ in"):
-        assert Py3langid().tell(text) is None
-    assert Py3langid().tell("The children read books, says ᏣᎳᎩ.") == "en"
+        assert identifier.tell(text) is None
+    assert identifier.tell("The children read books, says ᏣᎳᎩ.") == "en"
 
 
 def test_py3langid_tells_what_it_knows_and_glotlid_all_else(cached: Path) -> None:

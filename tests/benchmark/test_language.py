@@ -131,6 +131,7 @@ class Parity:
         return "sw" if sum(map(ord, text)) % 3 else "en"
 
 
+@pytest.mark.slow
 def test_a_search_keeps_to_the_language_that_it_must(
     tmp_path: Path, tiny_llama: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,6 +182,7 @@ def test_every_kind_of_task_scores_as_in_lm_eval(tmp_path: Path, tasks: Path, ar
     check_equal(benchmark, responses, stock(model, tokenizer, tasks, names), names, 1e-4)
 
 
+@pytest.mark.slow
 def test_a_trained_llama_scores_as_in_lm_eval_and_does_not_answer_at_random(tmp_path: Path, tasks: Path) -> None:
     folder = tiny_checkpoint(tmp_path / "model", "llama")
     model = AutoModelForCausalLM.from_pretrained(folder)
@@ -244,6 +245,7 @@ def test_contexts_longer_than_the_window_are_cut_as_in_lm_eval(tmp_path: Path, t
     check_equal(benchmark, responses, found, names, 1e-4)
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_adds_a_first_token_is_followed(tmp_path: Path, tasks: Path) -> None:
     from tokenizers.processors import TemplateProcessing
 

@@ -63,10 +63,10 @@ WEIGHTS = {"a": 0.75, "b": -0.4}
 
 
 def write_family(folder: Path, kind: str) -> dict[str, Path]:
-    """A base and two experts near it; "stacked" as the live model names and shapes its tensors."""
+    """A base and three experts near it; "stacked" as the live model names and shapes its tensors."""
     name, _, stacked = kind.partition(", ")
     folders = {}
-    for seed, model in enumerate(("base", "a", "b")):
+    for seed, model in enumerate(("base", "a", "b", "c")):
         torch.manual_seed(0)
         made = AutoModelForCausalLM.from_config(MODELS[name]())
         generator = torch.Generator().manual_seed(seed)
@@ -133,7 +133,7 @@ def test_every_method_merges_mixtures_alike_live_and_streamed(
     method: str, kind: str, families: dict[str, dict[str, Path]]
 ) -> None:
     found = METHODS.get(method)
-    recipe = recipe_of(families[kind], method, *("a", "b")[: found.max_experts])
+    recipe = recipe_of(families[kind], method, *("a", "b", "c")[: found.max_experts])
     merger = Merger(open_models(recipe))
     live = LiveModel.build(merger.base, dtype=torch.float32)
     merger.write(merger.bind(recipe), live.targets)

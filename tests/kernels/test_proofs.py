@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from evomerge.kernels import fuse
 from evomerge.kernels.engines import torch_only
 from evomerge.kernels.fuse import span
 from evomerge.kernels.loops import elementwise, linear, proofs
+from evomerge.kernels.loops.compile import compiled
 from evomerge.kernels.loops.tuples import column, in_single
 from evomerge.kernels.rounding import round_once
 from evomerge.methods import METHODS
@@ -71,7 +71,7 @@ def coefficients(method: type[MergeMethod], count: int, kind: str) -> dict[str, 
 @pytest.mark.parametrize("name", METHODS.names())
 def test_compiled_loops_write_the_bytes_of_torch(name: str, kind: str) -> None:
     method = METHODS.get(name)
-    for experts in (2, 5):
+    for experts in (3, 5):
         count = min(max(experts, method.min_experts), method.max_experts or experts)
         base, *others = awkward(count)
         instance = method(
@@ -130,7 +130,7 @@ def test_a_mark_promises_the_same_bfloat16_for_all_numbers_within_the_bound() ->
     check()
 
 
-@njit
+@compiled
 def tried_and_failed(work: Any) -> Any:
     numbers = column(work[5][0], 0, work[0])
     buffers = elementwise.make_buffers(work[0])

@@ -18,6 +18,7 @@ from evomerge.materialise.merger import Merger
 from evomerge.methods import METHODS
 from evomerge.methods.base import MergeMethod
 from evomerge.recipe.group import Group
+from evomerge.testing.inputs import number_of_experts
 from evomerge.testing.models import tiny_checkpoint, tiny_family
 from helpers.merging import streamed
 from helpers.weighted import BY_LAYER_AND_KIND, everywhere, merger_of, recipe_of
@@ -88,7 +89,7 @@ def test_a_method_without_need_of_a_base_isnt_given_one(tiny_llama: dict[str, Pa
 @pytest.mark.parametrize("method", METHODS.names())
 def test_models_of_different_dtypes_merge_as_the_values_that_they_hold(tmp_path: Path, method: str) -> None:
     merges: type[MergeMethod] = METHODS.get(method)
-    count = min(max(2, merges.min_experts), merges.max_experts or 99)
+    count = number_of_experts(merges)
     names = ("base", *"abcdef"[:count])
     dtypes = dict(zip(names, (torch.bfloat16, torch.float16, torch.float32) * 3, strict=False))
     mixed = tiny_family(tmp_path / "mixed", experts=names[1:])

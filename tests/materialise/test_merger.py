@@ -17,6 +17,7 @@ from evomerge.materialise.merger import Merger
 from evomerge.methods import METHODS
 from evomerge.methods.base import MergeMethod
 from evomerge.recipe.group import Group
+from evomerge.testing.inputs import number_of_experts
 from evomerge.testing.models import ARCHITECTURES, tiny_family
 from helpers.merging import streamed
 from helpers.stand_in_methods import Weighted
@@ -202,7 +203,7 @@ def test_every_method_gives_the_same_bytes_live_and_streamed(
     tmp_path: Path, method: str, architecture: str, dtype: str
 ) -> None:
     merges: type[MergeMethod] = METHODS.get(method)
-    count = min(max(2, merges.min_experts), merges.max_experts or 99)
+    count = number_of_experts(merges)
     folders = tiny_family(tmp_path, architecture, experts="abcdef"[:count], dtype=dtype)
     merger = merger_of(folders)
     parameters = merges.parameters

@@ -96,6 +96,7 @@ class Stop(SilentObserver):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ties", "tsv_merge"])
 def test_a_resumed_search_prepares_nothing_and_ends_as_one_that_kept_no_states(
     tmp_path: Path, tiny_llama: dict[str, Path], monkeypatch: pytest.MonkeyPatch, method: str

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from evomerge.kernels import engines
 from evomerge.methods import METHODS
 from evomerge.methods.base import MergeMethod
+from evomerge.testing.inputs import number_of_experts
 from evomerge.testing.models import tiny_family
 from helpers.prepared import equal, files_of, merged, merger_of, recipe_of, start
 
@@ -30,7 +31,7 @@ def test_every_method_merges_the_same_bytes_with_kept_states_and_prepares_once(
     tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind: type[MergeMethod] = METHODS.get(method)
-    count = min(max(2, kind.min_experts), kind.max_experts or 99)
+    count = number_of_experts(kind)
     models = list(tiny_family(tmp_path / "models", dtype="bfloat16", experts="abcdef"[:count], hidden=16).values())
     values = {parameter.name: 0.6 * parameter.low + 0.4 * parameter.high for parameter in kind.parameters}
     recipe = recipe_of(models, method, coefficients=values)

@@ -126,6 +126,7 @@ def test_damaged_factors_are_refused_when_opened(family: dict[str, Path], tmp_pa
     assert kind == "cut short" or UP in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_search_over_a_compressed_expert_ends_in_an_export(family: dict[str, Path], tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 

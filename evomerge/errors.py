@@ -83,6 +83,13 @@ class ExecutionError(EvomergeError, RuntimeError):
     """The hardware or cluster asked for isn't there, or workers can't be started."""
 
 
+class LostClusterError(ExecutionError):
+    """The cluster went away in the middle of the work, none of which is lost: the same again goes on once it is back.
+
+    A process that stays connected to a cluster without a head is ended by Ray itself, a minute after the head was lost.
+    """
+
+
 class RunError(EvomergeError, RuntimeError):
     """A run directory can't be read, written or used as asked."""
 

@@ -1,6 +1,6 @@
 """What a user sees when a command can't go on: a message and an exit code, no traceback.
 
-Exit codes: 1 for an error, 2 for a wrong command line, 130 after Ctrl-C, 143 after SIGTERM.
+Exit codes: 1 for an error, 2 for a wrong command line, 75 if the cluster was lost, 130 after Ctrl-C, 143 after SIGTERM.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from evomerge.errors import EvomergeError, printable
+from evomerge.errors import EvomergeError, LostClusterError, printable
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; make room and run the same command again",
@@ -43,6 +43,11 @@ class Commands(TyperGroup):
         """Run the chosen command."""
         try:
             return super().invoke(ctx)
+        except LostClusterError as error:
+            _say_error(str(error), debug=ctx.params["debug"])
+            sys.stdout.flush()
+            # Ray's own end would wait for the head, and give another status.
+            os._exit(os.EX_TEMPFAIL)
         except EvomergeError as error:
             _fail(str(error), debug=ctx.params["debug"])
         except OSError as error:
@@ -70,11 +75,16 @@ def stoppable(directory: Path, *, start: str, again: str | None = None, record: 
         raise Terminated
 
     previous = signal.signal(signal.SIGTERM, terminate)
+    go_on = again or f"evomerge resume {shlex.quote(str(directory))}"
     try:
         yield
+    except LostClusterError as lost:
+        recorded = (directory / record).exists()
+        then = f"Nothing recorded is lost; continue with: {go_on}" if recorded else f"Start again with: {start}"
+        raise LostClusterError(f"{lost}. {then}") from lost
     except KeyboardInterrupt as stop:
         if (directory / record).exists():
-            complain(f"stopped; continue with: {again or f'evomerge resume {shlex.quote(str(directory))}'}")
+            complain(f"stopped; continue with: {go_on}")
         else:
             complain(f"stopped before anything was recorded; start again with: {start}")
         raise typer.Exit(_code(stop)) from None
@@ -117,6 +127,11 @@ def complain(text: str) -> None:
 
 
 def _fail(message: str, *, debug: bool) -> NoReturn:
+    _say_error(message, debug=debug)
+    raise typer.Exit(1) from None
+
+
+def _say_error(message: str, *, debug: bool) -> None:
     if debug:
         traceback.print_exc()
     if sys.stderr.isatty():
@@ -127,7 +142,6 @@ def _fail(message: str, *, debug: bool) -> NoReturn:
         stderr().print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
     else:
         complain(f"Error: {message}")
-    raise typer.Exit(1) from None
 
 
 def _explain(error: OSError) -> str:

@@ -122,6 +122,38 @@ app()
         assert done.stderr == "stopped before anything was recorded; start again with: evomerge search x.yaml\n"
 
 
+@pytest.mark.parametrize(
+    ("recorded", "said"),
+    [
+        (True, "gone. Nothing recorded is lost; continue with: evomerge resume {run}"),
+        (False, "gone. Start again with: evomerge search x.yaml"),
+    ],
+)
+def test_a_lost_cluster_ends_at_once_with_75_and_says_how_to_go_on(tmp_path: Path, recorded: bool, said: str) -> None:
+    if recorded:
+        (tmp_path / "run.json").write_text("{}")
+    script = f"""
+import atexit, sys
+from pathlib import Path
+import typer
+from evomerge.cli.guard import Commands, stoppable
+from evomerge.errors import LostClusterError
+app = typer.Typer(cls=Commands)
+@app.callback()
+def options(debug: bool = False): ...
+@app.command()
+def work():
+    atexit.register(print, "what Ray leaves to be done at the end")
+    sys.stdout.write("flushed")
+    with stoppable(Path({str(tmp_path)!r}), start="evomerge search x.yaml"):
+        raise LostClusterError("gone")
+app()
+"""
+    done = subprocess.run([sys.executable, "-c", script, "work"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (75, "flushed")
+    assert done.stderr == f"Error: {said.format(run=tmp_path)}\n"
+
+
 def test_ctrl_c_elsewhere_stops_with_130(cli: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from evomerge.run import directory as run_directory
 

@@ -28,6 +28,7 @@ from evomerge.execute.ray.cluster import (
     default_cpus,
     live_nodes,
 )
+from evomerge.execute.ray.head import LOOK_EVERY_S, Head, patience_s
 from evomerge.execute.ray.slots import Attempt, Queue, Slot, Started, WorkerProcess
 from evomerge.run.workers import WorkerNow
 from evomerge.score.requests import Request
@@ -80,6 +81,7 @@ class RayExecutor:
         self._closed = False
         gpus = gpus_per_worker if gpus_per_worker is not None else float(settings.device.startswith("cuda"))
         self._started_ray = connect(address, gpus=gpus > 0)
+        self._head = Head(ray.get_runtime_context().gcs_address, patience_s())
         try:
             nodes = cluster_nodes()
             place = f"the cluster at {cluster_address(address)}" if cluster_address(address) else "this machine"
@@ -136,10 +138,11 @@ class RayExecutor:
     def run(self, jobs: Iterable[Job | None]) -> Iterator[tuple[Job, Outcome]]:
         """Yield every job with its outcome as soon as it is known; jobs are drawn as workers become free.
 
-        Raises: ExecutionError if the last worker can't be started, or the cluster is lost.
+        Raises: ExecutionError if the last worker can't be started, LostClusterError if the head is gone.
         """
         if self._closed:
             raise ExecutionError("this executor is closed; make a new one")
+        self._head.wait()
         for slot in self._slots:
             if slot.actor is None:
                 self._start(slot)
@@ -159,8 +162,9 @@ class RayExecutor:
             raise ExecutionError(f"the Ray cluster is lost: {first_line(error)}") from error
         finally:
             # Abandoned work would hold up whatever is asked next.
-            for slot in self._slots:
-                if slot.attempt is not None:
+            abandoned = [slot for slot in self._slots if slot.attempt is not None]
+            if abandoned and self._head.answers():
+                for slot in abandoned:
                     slot.kill()
 
     def at_work(self) -> list[WorkerNow]:
@@ -172,22 +176,24 @@ class RayExecutor:
         if self._closed:
             return
         self._closed = True
-        for slot in self._slots:
-            slot.kill()
-        self._slots.clear()
-        self._requests.clear()
-        if self._started_ray:
-            ray.shutdown()
+        # Without its head, Ray would be waited for, and ends what is left by itself.
+        if self._head.answers():
+            for slot in self._slots:
+                slot.kill()
+            self._slots.clear()
+            self._requests.clear()
+            if self._started_ray:
+                ray.shutdown()
 
     def _collect(self, queue: Queue) -> list[tuple[Job, Outcome]]:
         """Wait until something is known and return the outcomes; keep actors and queue up to date."""
         waiting = {reference: slot for slot in self._slots for reference in slot.references}
         deadlines = [slot.deadline for slot in self._slots if slot.attempt is not None and slot.deadline is not None]
         now = time.monotonic()
-        timeout = max(0.0, min([now + _PATIENCE_S, *deadlines]) - now)
+        self._head.look()
         ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
         if not ready:
-            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=timeout)
+            ready = self._wait(list(waiting), min([now + _PATIENCE_S, *deadlines]))
         if not ready and not any(slot.attempt for slot in self._slots):
             _log.warning("no worker has started yet; waiting for room on the cluster or for models to load")
         outcomes = []
@@ -199,6 +205,15 @@ class RayExecutor:
             if slot.attempt is not None and slot.deadline is not None and slot.deadline < now:
                 outcomes.append((slot.attempt.job, self._overrun(slot, slot.attempt.job)))
         return outcomes
+
+    def _wait(self, calls: list[Any], end: float) -> list[Any]:
+        """One of the calls that has returned, as soon as one has; none at the end."""
+        while True:
+            left = max(0.0, end - time.monotonic())
+            ready, _ = ray.wait(calls, num_returns=1, timeout=min(left, LOOK_EVERY_S))
+            if ready or left <= LOOK_EVERY_S:
+                return list(ready)
+            self._head.look()
 
     def _receive(self, slot: Slot, reference: Any, queue: Queue) -> list[tuple[Job, Outcome]]:
         """Take in one finished call of an actor."""
@@ -282,6 +297,7 @@ class RayExecutor:
 
     def _restart(self, slot: Slot) -> None:
         """Kill the actor, whatever it is doing, and start another in its place."""
+        self._head.wait()
         slot.kill()
         if slot.starts >= _STARTS:
             self._drop(slot, f"its process died {_STARTS} times while starting")
@@ -290,6 +306,7 @@ class RayExecutor:
 
     def _drop(self, slot: Slot, message: str) -> None:
         """Go on without a worker that can't be started. Raises: ExecutionError if it was the last one."""
+        self._head.wait()
         slot.kill()
         self._slots = [other for other in self._slots if other is not slot]
         self._least = min(self._least, len(self._slots))

@@ -1,0 +1,73 @@
+"""The cluster's head: whether it can be reached.
+
+Ray itself ends a process whose head is gone, with status 1 and without a word for people, and calls that need the head
+don't return until then. So the head is knocked at before them, and the search ends first. Knows no Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+
+from evomerge.errors import LostClusterError
+
+_log = logging.getLogger(__name__)
+
+_KNOCK_TIMEOUT_S = 5.0
+LOOK_EVERY_S = 5.0
+"""How often the head is looked at while workers are at work."""
+_AGAIN_S = 0.5
+_RAYS_OWN = "RAY_gcs_rpc_server_reconnect_timeout_s"
+
+
+def patience_s() -> float:
+    """Seconds for which a head may be gone: half of what Ray gives itself, so that the search ends before."""
+    return float(os.environ.get(_RAYS_OWN) or 60) / 2
+
+
+class Head:
+    """The head of a cluster, at whose door we knock.
+
+    Args:
+        address: "host:port".
+        patience_s: for how long it may be gone.
+    """
+
+    def __init__(self, address: str, patience_s: float) -> None:
+        self.address = address
+        self._patience_s = patience_s
+        self._seen = time.monotonic()
+
+    def answers(self) -> bool:
+        """Whether it can be reached now."""
+        host, _, port = self.address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_TIMEOUT_S).close()
+        except OSError:
+            return False
+        self._seen = time.monotonic()
+        return True
+
+    def look(self) -> None:
+        """As `wait`, if it wasn't seen for some seconds."""
+        if time.monotonic() - self._seen >= LOOK_EVERY_S:
+            self.wait()
+
+    def wait(self) -> None:
+        """Return as soon as it answers. Raises: LostClusterError if it is gone for too long."""
+        if self.answers():
+            return
+        _log.warning("Ray's head at %s doesn't answer; waiting %g s for it", self.address, self._patience_s)
+        # From now on: the time before may have passed in calls that don't look at the head.
+        end = time.monotonic() + self._patience_s
+        while time.monotonic() < end:
+            time.sleep(_AGAIN_S)
+            if self.answers():
+                _log.warning("Ray's head answers again")
+                return
+        raise LostClusterError(
+            f"Ray's head at {self.address} hasn't answered for {self._patience_s:g} s: its process, machine or "
+            "network is gone"
+        )

@@ -1,0 +1,147 @@
+"""A head that is lost: the search ends by itself, says how to go on, and loses nothing. Real ones are killed."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from evomerge.errors import LostClusterError
+from evomerge.execute.ray.head import Head
+from evomerge.testing.runs import essence
+from helpers.commands import Command
+from helpers.search import write_config, write_task
+
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number: int = free.getsockname()[1]
+    return number
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+def test_a_head_that_comes_back_is_waited_for(port: int) -> None:
+    head = Head(f"127.0.0.1:{port}", patience_s=60)
+    assert not head.answers()
+    servers = []
+    threading.Timer(1.0, lambda: servers.append(socket.create_server(("127.0.0.1", port)))).start()
+    head.wait()
+    assert head.answers()
+    servers[0].close()
+
+
+def test_a_head_that_stays_away_is_an_error_that_names_it(port: int) -> None:
+    head = Head(f"127.0.0.1:{port}", patience_s=1)
+    begin = time.monotonic()
+    head.look()  # was seen just now
+    with pytest.raises(LostClusterError, match=rf"Ray's head at 127\.0\.0\.1:{port} hasn't answered for 1 s"):
+        head.wait()
+    assert time.monotonic() - begin >= 1
+
+
+class RayHead:
+    """One that `ray start` starts, with a folder of its own."""
+
+    def __init__(self, port: int) -> None:
+        self.address = f"127.0.0.1:{port}"
+        # A socket's path holds 107 characters, and pytest's folders leave too few for Ray's.
+        self._folder = tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True)
+
+    def start(self) -> None:
+        """Start it. On a busy machine, the first may not be up in the time that Ray gives it."""
+        host, _, port = self.address.rpartition(":")
+        command = [
+            *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--num-cpus=2"),
+            *(
+                f"--port={port}",
+                f"--node-ip-address={host}",
+                "--include-dashboard=false",
+                f"--ray-client-server-port={free_port()}",
+            ),
+            f"--temp-dir={self._folder.name}",
+        ]
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | TOKEN
+        for last in (False, False, True):
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+            if done.returncode == 0:
+                return
+            self.kill()
+            assert not last, done.stderr
+
+    def kill(self) -> None:
+        """Kill all that belongs to it; workers go with it."""
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and self._folder.name in (entry / "cmdline").read_text():
+                    os.kill(int(entry.name), signal.SIGKILL)
+            except OSError:  # gone meanwhile
+                continue
+
+    def close(self) -> None:
+        self.kill()
+        self._folder.cleanup()
+
+
+@pytest.fixture
+def head(port: int) -> Iterator[RayHead]:
+    started = RayHead(port)
+    yield started
+    started.close()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_search_whose_head_is_killed_says_how_to_go_on_and_ends_as_an_undisturbed_one(
+    head: RayHead, tiny_llama: dict[str, Path], tmp_path: Path
+) -> None:
+    from evomerge.config.config import Config
+    from evomerge.study.search import search
+
+    execution = {"backend": "auto", "workers": 2, "cpus_per_worker": 1, "dtype": "float32", "device": "cpu"}
+    config = write_config(tmp_path / "c.yaml", tiny_llama, write_task(tmp_path / "tasks"), execution=execution)
+    run = tmp_path / "run"
+    variables = {**TOKEN, "RAY_ADDRESS": head.address}
+    head.start()
+    process = Command(["search", config, "--run", run], variables=variables)
+    deadline = time.monotonic() + 240
+    records = run / "evaluations.jsonl"
+    while not (records.exists() and records.read_bytes().count(b"\n") >= 12):
+        assert process.poll() is None, process.communicate(30)
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    head.kill()
+    _, errors = process.communicate(120)
+    port = head.address.rpartition(":")[2]  # Ray may have another name for the machine
+    said = rf"Error: Ray's head at \S+:{port} hasn't answered for 30 s: its process, machine or network is gone\. "
+    said += rf"Nothing recorded is lost; continue with: evomerge resume {re.escape(str(run))}"
+    assert re.fullmatch(said, errors.splitlines()[-1]), errors
+    assert process.returncode == os.EX_TEMPFAIL == 75
+    assert not (run / "result.json").exists()
+
+    head.start()
+    again = Command(["resume", run], variables=variables)
+    _, errors = again.communicate(300)
+    assert again.returncode == 0, errors
+    inline = {**execution, "backend": "inline", "workers": 1}
+    search(
+        Config.from_file(write_config(tmp_path / "i.yaml", tiny_llama, tmp_path / "tasks", execution=inline)),
+        tmp_path / "undisturbed",
+    )
+    assert essence(run) == essence(tmp_path / "undisturbed")

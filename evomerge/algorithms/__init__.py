@@ -35,6 +35,7 @@ PROPOSERS = Algorithms(
         "cma": "evomerge.algorithms.cma_es:CMAES",
         "cma_lra": "evomerge.algorithms.cma_lra:LearningRateAdaptation",
         "cma_margin": "evomerge.algorithms.cma_margin:Margin",
+        "como": "evomerge.algorithms.como:COMO",
         "m2n2": "evomerge.algorithms.m2n2:M2N2",
         "tpe": "evomerge.algorithms.optuna_samplers:TPE",
         "gp": "evomerge.algorithms.optuna_samplers:GP",

@@ -42,7 +42,7 @@ with warnings.catch_warnings(), _without("matplotlib", "scipy.stats"):
     import cma
 
 # Stopping criteria are switched off: on a coarse accuracy one flat generation would end the search.
-_NEVER_STOP: dict[str, Any] = {
+NEVER_STOP: dict[str, Any] = {
     "tolfun": 0,
     "tolfunhist": 0,
     "tolfunrel": 0,
@@ -54,9 +54,7 @@ _NEVER_STOP: dict[str, Any] = {
 }
 # With restarts pycma's own criteria say when a run is over, but for those that one flat generation meets; a
 # ten-thousandth of a coefficient's range is as good as no step.
-_STOP = {key: value for key, value in _NEVER_STOP.items() if key not in {"tolfunhist", "tolstagnation"}} | {
-    "tolx": 1e-4
-}
+_STOP = {key: value for key, value in NEVER_STOP.items() if key not in {"tolfunhist", "tolstagnation"}} | {"tolx": 1e-4}
 _OPTIONS = {"active": "CMA_active", "diagonal": "CMA_diagonal", "elitist": "CMA_elitist"}
 
 
@@ -117,7 +115,7 @@ class CMAES(Proposer):
             "verbose": -9,
             "verb_log": 0,
             "verb_disp": 0,
-            **(_NEVER_STOP if self._restarts is None else _STOP),
+            **(NEVER_STOP if self._restarts is None else _STOP),
             **{_OPTIONS[name]: value for name, value in self.option.items() if name in _OPTIONS},
         }
         if any(dimension.step != 1.0 for dimension in self.dimensions):

@@ -12,7 +12,7 @@ from evomerge.errors import ResumeError
 from evomerge.run.directory import Run
 from evomerge.run.frozen import differences_of, recorded_identity, short
 
-_PACKAGES = ("evomerge", "torch", "transformers", "lm-eval", "cma", "cmaes", "optuna", "numpy")
+_PACKAGES = ("evomerge", "torch", "transformers", "lm-eval", "cma", "cmaes", "comocma", "optuna", "numpy")
 
 
 def versions() -> dict[str, str]:

@@ -219,7 +219,9 @@ def takes_every_number_of_objectives_that_it_declares(algorithm: type[Proposer])
     """Fitness of as many columns as objectives is learnt from."""
     for objectives in range(1, 1 + (algorithm.max_objectives or 3)):
         proposer = algorithm(BOX, seed=0, population=POPULATION, step_size=0.2, objectives=objectives)
-        assert len(evolve(proposer, sphere(objectives=objectives), 3)) == 3 * POPULATION
+        for _ in range(3):
+            size = proposer.size
+            assert len(evolve(proposer, sphere(objectives=objectives), 1)) == size
 
 
 def learns_if_it_says_so(algorithm: type[Proposer]) -> None:

@@ -78,19 +78,25 @@ def own(path: Path, folder: Path, seed: int) -> Path:
 
 
 def scaled(folder: Path, factor: float) -> Path:
-    """A config whose last expert has its task vector times a factor."""
-    data = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    name = list(data["models"]["experts"])[-1]
-    source, base = folder / data["models"]["experts"][name], load_file(folder / "base" / "model.safetensors")
-    target = folder / "experts" / f"{name}-{factor:g}"
+    """A config whose last expert, a model or an adapter, has its task vector times a factor."""
+    config = Config.from_file(folder / "config.yaml").relative_to(folder)
+    name, expert = list(config.models.experts.items())[-1]
+    source, target = Path(expert.path), (folder / "experts" / f"{name}-{factor:g}").absolute()
     if not target.exists():
         shutil.copytree(source, target)
-        tensors = {
-            key: base[key] + factor * (tensor - base[key])
-            for key, tensor in load_file(source / "model.safetensors").items()
-        }
-        save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
-    data["models"]["experts"][name] = str(target)
+        adapter = target / "adapter_config.json"
+        if adapter.exists():
+            settings = json.loads(adapter.read_text(encoding="utf-8"))
+            adapter.write_text(json_text({**settings, "lora_alpha": settings["lora_alpha"] * factor}), encoding="utf-8")
+        else:
+            base = load_file(Path(config.models.base.path) / "model.safetensors")
+            tensors = {
+                key: base[key] + factor * (tensor - base[key])
+                for key, tensor in load_file(source / "model.safetensors").items()
+            }
+            save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    data = config.model_dump(mode="json")
+    data["models"]["experts"][name]["path"] = str(target)
     path = folder / f"config-{factor:g}.yaml"
     path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
     return path

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 _FEW = 192
 """Rows below which SciPy, which starts at once, is as fast."""
@@ -50,6 +49,9 @@ def best_assignment(scores: NDArray[np.floating]) -> NDArray[np.int64]:
     """The column of each row for which the sum is largest; of (n, n) finite scores."""
     found = None if len(scores) < _FEW else by_auction(scores)
     if found is None:
+        # Loading it takes as long as a small merge, and most merges assign nothing.
+        from scipy.optimize import linear_sum_assignment
+
         return np.asarray(linear_sum_assignment(scores, maximize=True)[1], dtype=np.int64)
     return found.order
 

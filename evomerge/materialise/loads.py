@@ -5,13 +5,17 @@ Knows transformers' loaders. Does not know weights, and runs no code that comes 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import ExportError
+from evomerge.models.carried import not_carried
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.headers import read_json
 from evomerge.models.tokens import load_tokenizer, vocabulary_files
+
+_DTYPES = frozenset({"dtype", "torch_dtype"})
 
 
 def check_loads(base: Checkpoint, folder: Path) -> None:
@@ -23,6 +27,8 @@ def check_loads(base: Checkpoint, folder: Path) -> None:
 
     Raises: ExportError if one doesn't load, or the tokenizer is another than the base's without being meant to be.
     """
+    if _is_unchanged(base, folder):
+        return
     for part, load in _loaders(base):
         try:
             own = load(base.folder)
@@ -41,6 +47,28 @@ def check_loads(base: Checkpoint, folder: Path) -> None:
                 f"{len(found.get_vocab())} from the files that go along with the merge. Files that it needs were left "
                 "out, such as links to other places; put the files themselves there"
             )
+
+
+def _is_unchanged(base: Checkpoint, folder: Path) -> bool:
+    """Whether the folder has all that is read of the base's, as it is there, but for the dtype: then it loads alike.
+
+    Asking transformers takes longer than a small merge. Without a model type it goes by the folder's name.
+    """
+    config = read_json(folder / "config.json")
+    return (
+        base.has_own_tokenizer
+        and "model_type" in config
+        and _without_dtype(config) == _without_dtype(base.config)
+        and not not_carried(base.folder, folder)
+    )
+
+
+def _without_dtype(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_dtype(value) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if key not in _DTYPES
+    }
 
 
 def _loaders(base: Checkpoint) -> list[tuple[str, Callable[[Path], Any]]]:

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from filecmp import cmp
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -77,6 +78,17 @@ def carry(source: Path, out: Path, *, code: bool = False, only: Sequence[str] = 
             (out / name).write_text(plain, encoding="utf-8")
         copied.append(name)
     return _notes(source, left, [name for name in copied if name.endswith(".py")])
+
+
+def not_carried(source: Path, out: Path) -> list[str]:
+    """Files that may be read with a model's weights, but for config.json, which a folder lacks or has otherwise."""
+    return [
+        name
+        for name, path, reason in _files(source, code=True)
+        if reason not in {"weights", "training", "about"}
+        and name != "config.json"
+        and not (reason != "link" and (out / name).is_file() and cmp(path, out / name, shallow=False))
+    ]
 
 
 def without_code(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -76,6 +76,9 @@ def config_differences(base: Mapping[str, Any], other: Mapping[str, Any]) -> tup
         base: contents of the base's config.json.
         other: of the other model's.
     """
+    if base == other:
+        # The same, whatever the defaults are, which take long to ask for.
+        return ()
     return tuple(_differences(filled_in(base), filled_in(other), ""))
 
 
@@ -92,7 +95,9 @@ def file_differences(
 
     Raises: CheckpointError for a file that is no JSON object.
     """
-    generation = _generation(base, base_config), _generation(other, other_config)
+    generation = _optional(base / f"{_GENERATION}.json"), _optional(other / f"{_GENERATION}.json")
+    if generation[0] != generation[1] or base_config != other_config:
+        generation = _generation(generation[0], base_config), _generation(generation[1], other_config)
     ours, theirs = (_optional(folder / f"{_PROCESSOR}.json") for folder in (base, other))
     return (*_differences(*generation, f"{_GENERATION}."), *_differences(ours, theirs, f"{_PROCESSOR}."))
 
@@ -102,12 +107,11 @@ def described(differences: Sequence[Difference]) -> str:
     return listed([str(found) for found in differences])
 
 
-def _generation(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What transformers generates by: the folder's file, or what the config says where it has none."""
-    from transformers import GenerationConfig
-
-    made = _optional(folder / f"{_GENERATION}.json")
+def _generation(made: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What transformers generates by: the folder's file, or what the config says where it is empty or missing."""
     if not made:
+        from transformers import GenerationConfig
+
         try:
             made = GenerationConfig.from_model_config(settings_of(config)).to_dict()
         except Exception:

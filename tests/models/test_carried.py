@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from evomerge.models import carried
-from evomerge.models.carried import carry, without_code
+from evomerge.models.carried import carry, not_carried, without_code
 
 GOES = (
     "LICENSE", "tekken.json", "spm.model", "bpe.codes", "chat_template.jinja", "generation_config.json", "words.txt",
@@ -133,3 +134,22 @@ def test_what_is_larger_than_files_beside_weights_is_left_out_by_name(
 def test_only_some_names_can_be_asked_for(source: Path, out: Path) -> None:
     carry(source, out, only=("tekken.json", "*.codes", "tool.jinja"))
     assert names_in(out) == {"tekken.json", "bpe.codes"}
+
+
+def test_what_a_folder_lacks_or_has_otherwise_is_known(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    left = {"native.so", "run.sh", "state.pkl", "modeling_x.py"}
+    carry(source, out)
+    assert set(not_carried(source, out)) == left
+    (out / "words.txt").write_text("other words")
+    (out / "LICENSE").unlink()
+    assert set(not_carried(source, out)) == left | {"words.txt", "LICENSE"}
+    for name in left | {"words.txt", "LICENSE"}:
+        shutil.copyfile(source / name, out / name)
+    assert set(not_carried(source, out)) <= {"state.pkl"}
+    elsewhere = tmp_path / "elsewhere.txt"
+    elsewhere.write_text("the same")
+    (source / "far.txt").symlink_to(elsewhere)
+    (out / "far.txt").write_text("the same")
+    assert "far.txt" in not_carried(source, out)

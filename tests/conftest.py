@@ -86,6 +86,14 @@ def built_in_tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def stock_results_alone() -> Iterator[None]:
+    """lm-eval's own runs don't ask the system for versions of everything, which takes seconds and isn't looked at."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)
+        yield
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real benchmark data beside the checkout; tests that need it are skipped where it is absent."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -38,6 +38,8 @@ CHOICE: dict[str, Any] = {
     "doc_to_target": "{{answer}}",
     "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
 }
+pytestmark = pytest.mark.usefixtures("stock_results_alone")
+
 TEXT: dict[str, Any] = {
     "output_type": "generate_until",
     "doc_to_target": "{{choices[answer]}}",
@@ -100,12 +102,6 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, settings in GROUPS.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump({"group": name, **settings}))
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _no_survey_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """lm-eval asks the system for versions of everything, which takes seconds and isn't looked at here."""
-    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,8 @@ from evomerge.inference.resident import ResidentModel
 from evomerge.score.requests import LogLikelihoodResponse
 from evomerge.testing.models import ARCHITECTURES, tiny_checkpoint
 
+pytestmark = pytest.mark.usefixtures("stock_results_alone")
+
 WORDS = (
     *("goat", "river", "book", "rain", "market", "three", "four", "school", "morning", "sea", "hill", "town"),
     *("mto", "vitabu", "mvua", "ọmọ", "niños"),

@@ -24,6 +24,8 @@ from evomerge.testing.runs import essence
 from helpers.checkpoints import edit_config
 from helpers.search import Interrupt, changed, write_config
 
+pytestmark = pytest.mark.usefixtures("stock_results_alone")
+
 TASKS = {
     "pages": {
         "output_type": "loglikelihood_rolling",

@@ -151,6 +151,7 @@ def test_changed_documents_are_refused_on_resume(tmp_path: Path, tiny_llama: dic
         search(config, tmp_path / "run")
 
 
+@pytest.mark.usefixtures("built_in_tasks")
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
@@ -179,6 +180,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("stock_results_alone")
 def test_the_exported_winner_has_the_ledgers_score_in_stock_lm_eval(
     tmp_path: Path, tasks: Path, undisturbed: Path
 ) -> None:

@@ -181,7 +181,9 @@ def document(body: str, width: float, height: float, *, title: str, alone: bool 
     heading = f"<title>{html.escape(printable(title), quote=False)}</title>"
     size = f'width="{_number(width)}" height="{_number(height)}" viewBox="0 0 {_number(width)} {_number(height)}"'
     kind = f' class="{name}"' if name else ""
-    font = 'font-family="system-ui, sans-serif" font-size="12"'
+    # A renderer without a desktop may know its fonts by their own names alone.
+    families = "system-ui, Arial, 'Liberation Sans', 'DejaVu Sans', 'Noto Sans', sans-serif"
+    font = f'font-family="{families}" font-size="12"'
     return f'<svg{namespace}{kind} {size} {font} role="img">{heading}{style}{ground}{body}</svg>'
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from evomerge.algorithms.base import Proposer
 from evomerge.algorithms.restarts import RESTARTS, Restarts
 from evomerge.algorithms.unit_cube import Point, UnitCube
 from evomerge.errors import ConfigError, unknown
-from evomerge.space.base import Genome
+from evomerge.space.base import Dimension, Genome
 from evomerge.streams import stream
 
 
@@ -42,7 +42,7 @@ with warnings.catch_warnings(), _without("matplotlib", "scipy.stats"):
     import cma
 
 # Stopping criteria are switched off: on a coarse accuracy one flat generation would end the search.
-NEVER_STOP: dict[str, Any] = {
+_NEVER_STOP: dict[str, Any] = {
     "tolfun": 0,
     "tolfunhist": 0,
     "tolfunrel": 0,
@@ -54,8 +54,39 @@ NEVER_STOP: dict[str, Any] = {
 }
 # With restarts pycma's own criteria say when a run is over, but for those that one flat generation meets; a
 # ten-thousandth of a coefficient's range is as good as no step.
-_STOP = {key: value for key, value in NEVER_STOP.items() if key not in {"tolfunhist", "tolstagnation"}} | {"tolx": 1e-4}
+_STOP = {key: value for key, value in _NEVER_STOP.items() if key not in {"tolfunhist", "tolstagnation"}} | {
+    "tolx": 1e-4
+}
 _OPTIONS = {"active": "CMA_active", "diagonal": "CMA_diagonal", "elitist": "CMA_elitist"}
+
+
+def settings_of(
+    dimensions: Sequence[Dimension],
+    population: int,
+    generator: np.random.Generator,
+    stop: Mapping[str, Any] = _NEVER_STOP,
+) -> dict[str, Any]:
+    """Options of pycma for a strategy in the unit cube that draws from a generator of its own, without a word.
+
+    Args:
+        dimensions: of the cube, for their first steps.
+        population: candidates in a generation.
+        generator: of all that is drawn.
+        stop: stopping criteria by name.
+    """
+    settings: dict[str, Any] = {
+        "popsize": population,
+        "bounds": [0.0, 1.0],
+        "randn": lambda *shape: generator.standard_normal(shape),
+        "seed": math.nan,
+        "verbose": -9,
+        "verb_log": 0,
+        "verb_disp": 0,
+        **stop,
+    }
+    if any(dimension.step != 1.0 for dimension in dimensions):
+        settings["CMA_stds"] = [dimension.step for dimension in dimensions]
+    return settings
 
 
 class CMAES(Proposer):
@@ -82,7 +113,7 @@ class CMAES(Proposer):
         if regime not in RESTARTS:
             raise ConfigError(f"search.options.restarts: {unknown('way to start again', regime, RESTARTS)}")
         self._cube = UnitCube(self.dimensions)
-        self._normal = stream(self.seed, "cma").standard_normal
+        self._generator = stream(self.seed, "cma")
         self._uniform = stream(self.seed, "cma", "restarts")
         self._restarts: Restarts | None = None
         if regime != "none":
@@ -102,24 +133,13 @@ class CMAES(Proposer):
 
     def _begin(self, initial: Point, population: int, step_size: float, most: float) -> None:
         """Start a run of at most so many evaluations."""
-        normal = self._normal
         self._run += 1
         self._told: list[tuple[Point, float]] = []
         self._ahead: list[Point] = []
         self._has_drawn = False
-        settings: dict[str, Any] = {
-            "popsize": population,
-            "bounds": [0.0, 1.0],
-            "randn": lambda *shape: normal(shape),
-            "seed": math.nan,
-            "verbose": -9,
-            "verb_log": 0,
-            "verb_disp": 0,
-            **(NEVER_STOP if self._restarts is None else _STOP),
-            **{_OPTIONS[name]: value for name, value in self.option.items() if name in _OPTIONS},
-        }
-        if any(dimension.step != 1.0 for dimension in self.dimensions):
-            settings["CMA_stds"] = [dimension.step for dimension in self.dimensions]
+        stop = _NEVER_STOP if self._restarts is None else _STOP
+        settings = settings_of(self.dimensions, population, self._generator, stop)
+        settings |= {_OPTIONS[name]: value for name, value in self.option.items() if name in _OPTIONS}
         self._strategy = cma.CMAEvolutionStrategy(initial, step_size, settings)
         self._size, self._most = population, most
 

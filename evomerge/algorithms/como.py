@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.algorithms.base import Proposer
-from evomerge.algorithms.cma_es import NEVER_STOP
+from evomerge.algorithms.cma_es import settings_of
 from evomerge.algorithms.unit_cube import Point, UnitCube
 from evomerge.errors import ConfigError, MissingPackageError
 from evomerge.space.base import Genome
@@ -50,34 +50,19 @@ class COMO(Proposer):
             raise MissingPackageError(
                 "search.algorithm: como needs the package comocma; install it: pip install 'evomerge[como]'"
             ) from error
-        self._kernel = comocma.CmaKernel
         self._cube = UnitCube(self.dimensions)
         elsewhere, order = stream(self.seed, self.name, "starts"), stream(self.seed, self.name, "order")
         starts = [self._cube.initial, *elsewhere.uniform(size=(points - 1, len(self.dimensions)))]
-        alone = self.objectives == 1
-        self._strategies = comocma.Sofomore(
-            [self._strategy(number, start) for number, start in enumerate(starts[:1] if alone else starts)],
-            opts={"archive": False, "update_order": lambda _: order.uniform(), "verb_log": 0},
-        )
+        strategies = []
+        for number, start in enumerate(starts if self.objectives > 1 else starts[:1]):
+            draws = stream(self.seed, self.name, number)
+            settings = settings_of(self.dimensions, self.population - 1, draws)
+            strategies.append(comocma.CmaKernel(start, self.step_size, settings))
+        options = {"archive": False, "update_order": lambda _: order.uniform(), "verb_log": 0}
+        self._strategies = comocma.Sofomore(strategies, opts=options)
         self._points: list[Point] = []
         self._scale: NDArray[np.float64] | None = None
         self._worst = np.full(self.objectives, -math.inf)
-
-    def _strategy(self, number: int, start: Point) -> Any:
-        normal = stream(self.seed, self.name, number).standard_normal
-        settings: dict[str, Any] = {
-            "popsize": self.population - 1,
-            "bounds": [0.0, 1.0],
-            "randn": lambda *shape: normal(shape),
-            "seed": math.nan,
-            "verbose": -9,
-            "verb_log": 0,
-            "verb_disp": 0,
-            **NEVER_STOP,
-        }
-        if any(dimension.step != 1.0 for dimension in self.dimensions):
-            settings["CMA_stds"] = [dimension.step for dimension in self.dimensions]
-        return self._kernel(start, self.step_size, settings)
 
     @property
     def size(self) -> int:

@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,7 +20,7 @@ from evomerge.materialise.loads import check_loads
 from evomerge.materialise.merger import Merger
 from evomerge.materialise.shards import parse_size, write_weights
 from evomerge.models.alignment import digest
-from evomerge.models.carried import carry, without_code
+from evomerge.models.carried import carry, with_dtype, without_code
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.open import as_family, maps_of, notes_of, open_each
 from evomerge.models.private_paths import without_places
@@ -142,7 +141,7 @@ def _write_texts(
     notes = carry(base.folder, folder, code=code)
     if not base.has_own_tokenizer:
         base.write_tokenizer(folder)
-    config = _with_dtype(base.config if code else without_code(base.config), str(dtype).removeprefix("torch."))
+    config = with_dtype(base.config if code else without_code(base.config), str(dtype).removeprefix("torch."))
     (folder / "config.json").write_text(json_text(config), encoding="utf-8")
     notes += without_places(folder)
     (folder / "recipe.yaml").write_text(portable(recipe, out).to_yaml(), encoding="utf-8")
@@ -151,11 +150,3 @@ def _write_texts(
             raise ExportError(f"{name!r}: further files lie in the folder itself; give a plain name")
         (folder / name).write_text(text, encoding="utf-8")
     return notes
-
-
-def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """The config with its dtype replaced under every key that states it."""
-    stated = {key: dtype if key in {"dtype", "torch_dtype"} else value for key, value in config.items()}
-    if isinstance(text := stated.get("text_config"), Mapping):
-        stated["text_config"] = _with_dtype(text, dtype)
-    return {**stated, "dtype": dtype}

@@ -5,17 +5,15 @@ Knows transformers' loaders. Does not know weights, and runs no code that comes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import ExportError
-from evomerge.models.carried import not_carried
+from evomerge.models.carried import not_carried, with_dtype
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.headers import read_json
 from evomerge.models.tokens import load_tokenizer, vocabulary_files
-
-_DTYPES = frozenset({"dtype", "torch_dtype"})
 
 
 def check_loads(base: Checkpoint, folder: Path) -> None:
@@ -58,17 +56,9 @@ def _is_unchanged(base: Checkpoint, folder: Path) -> bool:
     return (
         base.has_own_tokenizer
         and "model_type" in config
-        and _without_dtype(config) == _without_dtype(base.config)
+        and config == with_dtype(base.config, config.get("dtype", ""))
         and not not_carried(base.folder, folder)
     )
-
-
-def _without_dtype(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: _without_dtype(value) if isinstance(value, Mapping) else value
-        for key, value in config.items()
-        if key not in _DTYPES
-    }
 
 
 def _loaders(base: Checkpoint) -> list[tuple[str, Callable[[Path], Any]]]:

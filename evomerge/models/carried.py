@@ -101,6 +101,14 @@ def without_code(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """The config with its dtype replaced under every key that states it."""
+    stated = {key: dtype if key in {"dtype", "torch_dtype"} else value for key, value in config.items()}
+    if isinstance(text := stated.get("text_config"), Mapping):
+        stated["text_config"] = with_dtype(text, dtype)
+    return {**stated, "dtype": dtype}
+
+
 def _plain(path: Path) -> str | None:
     """A JSON file's text without what has code run; None if it names none."""
     try:

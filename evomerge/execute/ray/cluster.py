@@ -9,7 +9,6 @@ import logging
 import math
 import os
 import secrets
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import ray
 
 import evomerge
 from evomerge.errors import ExecutionError, first_line
+from evomerge.execute.ray.head import knock
 from evomerge.execute.settings import visible_gpus
 
 _log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def _check_reachable(address: str) -> None:
             return
         raise ExecutionError(f"{where}: give host:port of the head, such as 10.0.0.1:6379")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+        knock(address, _CONNECT_TIMEOUT_S)
     except OSError as error:
         raise ExecutionError(f"{where} doesn't answer: {error}; start it with `ray start --head`") from error
 

@@ -27,6 +27,12 @@ def patience_s() -> float:
     return float(os.environ.get(_RAYS_OWN) or 60) / 2
 
 
+def knock(address: str, timeout_s: float) -> None:
+    """Connect to "host:port" and hang up. Raises: OSError if nobody answers in that time."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s).close()
+
+
 class Head:
     """The head of a cluster, at whose door we knock.
 
@@ -42,9 +48,8 @@ class Head:
 
     def answers(self) -> bool:
         """Whether it can be reached now."""
-        host, _, port = self.address.rpartition(":")
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_TIMEOUT_S).close()
+            knock(self.address, _KNOCK_TIMEOUT_S)
         except OSError:
             return False
         self._seen = time.monotonic()

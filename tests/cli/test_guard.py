@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +93,10 @@ def test_an_error_of_ours_keeps_its_traceback(cli: Any, monkeypatch: pytest.Monk
     assert isinstance(cli("init", "x.yaml").exception, KeyError)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("recorded", [True, False])
-def test_a_stopped_search_says_how_to_go_on(tmp_path: Path, number: int, code: int, recorded: bool) -> None:
-    directory = tmp_path / "a run"
-    directory.mkdir()
-    if recorded:
-        (directory / "run.json").write_text("{}")
+def worked(body: str) -> subprocess.CompletedProcess[str]:
+    """A process in which a command of the guarded kind runs these lines."""
     script = f"""
-import os
+import sys
 from pathlib import Path
 import typer
 from evomerge.cli.guard import Commands, stoppable
@@ -109,12 +105,27 @@ app = typer.Typer(cls=Commands)
 def options(debug: bool = False): ...
 @app.command()
 def work():
-    with stoppable(Path({str(directory)!r}), start="evomerge search x.yaml"):
-        os.kill(os.getpid(), {int(number)})
-        import time; time.sleep(10)
+{textwrap.indent(body, "    ")}
 app()
 """
-    done = subprocess.run([sys.executable, "-c", script, "work"], capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, "-c", script, "work"], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_stopped_search_says_how_to_go_on(tmp_path: Path, number: int, code: int, recorded: bool) -> None:
+    directory = tmp_path / "a run"
+    directory.mkdir()
+    if recorded:
+        (directory / "run.json").write_text("{}")
+    done = worked(
+        f"""
+import os, time
+with stoppable(Path({str(directory)!r}), start="evomerge search x.yaml"):
+    os.kill(os.getpid(), {int(number)})
+    time.sleep(10)
+"""
+    )
     assert done.returncode == code
     if recorded:
         assert done.stderr == f"stopped; continue with: evomerge resume '{directory}'\n"
@@ -132,24 +143,16 @@ app()
 def test_a_lost_cluster_ends_at_once_with_75_and_says_how_to_go_on(tmp_path: Path, recorded: bool, said: str) -> None:
     if recorded:
         (tmp_path / "run.json").write_text("{}")
-    script = f"""
-import atexit, sys
-from pathlib import Path
-import typer
-from evomerge.cli.guard import Commands, stoppable
+    done = worked(
+        f"""
+import atexit
 from evomerge.errors import LostClusterError
-app = typer.Typer(cls=Commands)
-@app.callback()
-def options(debug: bool = False): ...
-@app.command()
-def work():
-    atexit.register(print, "what Ray leaves to be done at the end")
-    sys.stdout.write("flushed")
-    with stoppable(Path({str(tmp_path)!r}), start="evomerge search x.yaml"):
-        raise LostClusterError("gone")
-app()
+atexit.register(print, "what Ray leaves to be done at the end")
+sys.stdout.write("flushed")
+with stoppable(Path({str(tmp_path)!r}), start="evomerge search x.yaml"):
+    raise LostClusterError("gone")
 """
-    done = subprocess.run([sys.executable, "-c", script, "work"], capture_output=True, text=True, check=False)
+    )
     assert (done.returncode, done.stdout) == (75, "flushed")
     assert done.stderr == f"Error: {said.format(run=tmp_path)}\n"
 

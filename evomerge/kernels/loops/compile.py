@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import secrets
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
 from typing import Any, cast
 
 import numba
 from numba import njit
 from numba.core.registry import CPUDispatcher
-
-# numba looks only at a loop's own file to see whether what it kept is stale; a loop holds code of this one too.
-_STAMP = tuple(
-    (file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in sorted(Path(__file__).parent.glob("*.py"))
-)
 
 _INLINED: Any = {"nogil": True, "error_model": "numpy", "_nrt": False, "forceinline": True}
 
@@ -61,17 +55,10 @@ def keep_scipy_out() -> None:
 
 def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """Compile on first use, kept on disk where there is a place to write."""
-    options = {"nogil": True, "error_model": "numpy", "_nrt": True, **options}
-    try:
-        kept: Any = njit(cache=True, **options)(function)
-        index = kept._cache._cache_file
-        index._source_stamp = (index._source_stamp, _STAMP)
-        # numba counts a loop's versions, so that two processes could each write another one to the same file.
-        index._data_name = lambda number: f"{function.__name__}.{secrets.token_hex(8)}.nbc"
-        result: Callable[..., Any] = kept
-    except (RuntimeError, AttributeError):  # no folder can be written to, or numba keeps its files otherwise
-        result = njit(**options)(function)
-    return result
+    made: Any = njit(**{"nogil": True, "error_model": "numpy", "_nrt": True, **options})(function)
+    with suppress(RuntimeError, AttributeError, ImportError):  # nowhere to write, or numba keeps its files otherwise
+        importlib.import_module("evomerge.kernels.loops.kept").keep(made)
+    return cast(Callable[..., Any], made)
 
 
 def inner(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:

@@ -13,7 +13,8 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 COMMA := ,
 # One failed download shouldn't leave a folder that looks installed, hence the stamps. Python compiles what it imports,
-# a small part of what is installed.
+# a small part of what is installed; where it may not keep that, each process would take twice as long to import torch.
+unexport PYTHONDONTWRITEBYTECODE
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 

@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from driver import SimulatedExecutor, experiment, simulated
 from evomerge.execute.base import Failure, Job, Outcome
-from evomerge.execute.ray.slots import Attempt, Queue
+from evomerge.execute.ray.slots import Attempt, Death, Queue
 from evomerge.run.observer import SilentObserver
 from evomerge.study.search import search
 
@@ -173,7 +173,7 @@ class Cluster(SimulatedExecutor):
 
     def _hear(self, machine: Machine, attempt: Attempt, at: float) -> None:
         """The driver learns that a machine was lost with the candidate it was at."""
-        attempt.died_on.append(machine.node)
+        attempt.deaths.append(Death(machine.node))
         if attempt.may_go_on(self._live, RETRIES):
             self._under_way -= 1
             self.count["asked again"] += 1

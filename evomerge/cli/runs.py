@@ -231,6 +231,8 @@ def _plain(record: TrialRecord) -> dict[str, Any]:
     plain = {**asdict(record), **copied}
     if record.items is None:
         del plain["items"]
+    if not record.lost_workers:
+        del plain["lost_workers"]
     if not record.measured:
         # Without objectives and constraints, only requirements of languages can be missed.
         del plain["measured"]

@@ -55,6 +55,7 @@ def screen(run: Run, status: RunStatus) -> RenderableType:
         ("cost", _cost(status)),
         ("to come", _to_come(status)),
         ("time left", _time_left(status)),
+        ("lost", _lost_workers(status)),
         ("workers", _workers(status)),
     ]
     for key, value in rows:
@@ -173,6 +174,12 @@ def _time_left(status: RunStatus) -> str | None:
         return None
     gpus = "" if status.gpu_hours_left is None else f", {status.gpu_hours_left:.2f} GPU hours,"
     return f"about {duration(status.seconds_left)}{gpus} for all that is to come"
+
+
+def _lost_workers(status: RunStatus) -> str | None:
+    """How many workers were lost at candidates, and why."""
+    counts = ", ".join(f"{count} {reason}" for reason, count in status.lost_workers.items())
+    return f"workers: {counts}" if counts else None
 
 
 def _workers(status: RunStatus) -> str | None:

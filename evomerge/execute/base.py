@@ -14,6 +14,10 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import Sources
 from evomerge.score.requests import Request, Response
 
+LostWorker = Literal["preempted", "machine_lost", "out_of_memory", "worker_died"]
+"""Why a worker was lost: its machine was announced to be taken away, went without a word, had no memory left, or none
+of these."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
@@ -76,16 +80,20 @@ class Answers:
     worker: str = ""
     distances: Mapping[str, float] = field(default_factory=dict)
     """Of a merge's weights from those of models, by name: see `relative_distance`."""
+    lost_workers: tuple[str, ...] = ()
+    """Why workers were lost at it before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """Why a candidate has no score. `message` is for people and names tensor, item or worker."""
 
-    reason: Literal["not_finite", "out_of_memory", "timeout", "worker_died", "error"]
+    reason: Literal["not_finite", "timeout", "error"] | LostWorker
     message: str
     request: int | None = None
     """Place in its split of the request whose answer was at fault, where one was."""
+    lost_workers: tuple[str, ...] = ()
+    """Why workers were lost at it."""
 
 
 Outcome = Answers | Failure

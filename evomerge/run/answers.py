@@ -42,12 +42,15 @@ class Part:
     worker: str = ""
     distances: Mapping[str, float] = field(default_factory=dict)
     """Of the candidate's weights from those of models, by name."""
+    lost_workers: tuple[str, ...] = ()
+    """Why workers were lost at it before."""
 
     def to_line(self) -> str:
         """As one line of JSON; numbers come back as the same bits."""
         answers = [_to_data(one) for one in self.responses]
         data = {"trial": self.trial, "split": self.split, "block": self.block, "answers": answers}
         data |= {"distances": dict(self.distances)} if self.distances else {}
+        data |= {"lost_workers": list(self.lost_workers)} if self.lost_workers else {}
         data |= {"seconds": dict(self.seconds), "peak_bytes": self.peak_bytes, "worker": self.worker}
         return json.dumps(data, separators=(",", ":")) + "\n"
 
@@ -55,7 +58,9 @@ class Part:
     def from_data(cls, data: Mapping[str, Any]) -> Part:
         """The inverse of `to_line`, after JSON."""
         responses = tuple(_from_data(answer) for answer in data["answers"])
-        return cls(**{name: value for name, value in data.items() if name != "answers"}, responses=responses)
+        lost = tuple(data.get("lost_workers", ()))
+        rest = {name: value for name, value in data.items() if name not in {"answers", "lost_workers"}}
+        return cls(**rest, responses=responses, lost_workers=lost)
 
 
 class Parts:

@@ -35,7 +35,15 @@ from evomerge.run.ledger import EVALUATIONS, JOURNAL, Ledger
 from evomerge.run.lock import driver_of, is_locked
 from evomerge.run.plan import Plan
 from evomerge.run.recipes import MAPS, recipe_of
-from evomerge.run.records import RunStatus, TrialRecord, failures_of, generations_of, leaders, record_of
+from evomerge.run.records import (
+    RunStatus,
+    TrialRecord,
+    failures_of,
+    generations_of,
+    leaders,
+    lost_workers_of,
+    record_of,
+)
 from evomerge.run.trial import TrialKind, TrialState
 from evomerge.run.workers import Workplace, workplace_of
 
@@ -154,6 +162,7 @@ class Run:
             history=history,
             failures=failures_of(trials),
             last_failure=next((trial.reason for trial in reversed(trials) if trial.reason), None),
+            lost_workers=lost_workers_of(trials),
             to_come={} if ended else plan.to_come(phase, done, total=expected),
             gpu_hours=(progress.get("gpu_seconds", 0.0) + since * place.gpus) / 3600,
             gpu_hours_left=left * place.gpus / 3600 if left is not None and place.gpus else None,

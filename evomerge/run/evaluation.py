@@ -35,6 +35,8 @@ class Evaluation:
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_bytes: int = 0
     worker: str = ""
+    lost_workers: tuple[str, ...] = ()
+    """Why workers were lost at it before others ended it."""
     failure: str | None = None
     same_as: int | None = None
     """The trial whose identical recipe was evaluated instead."""
@@ -89,6 +91,7 @@ class Evaluation:
             data |= {"score": self.score, "tie_break": self.tie_break, "aggregates": self.aggregates}
             data |= {key: value for key in ("penalty", "shortfall", "measured") if (value := getattr(self, key))}
         data |= {"seconds": dict(self.seconds), "peak_bytes": self.peak_bytes, "worker": self.worker}
+        data |= {"lost_workers": list(self.lost_workers)} if self.lost_workers else {}
         # A copy's table is that of the trial that it copies.
         if self.table is not None and self.same_as is None:
             lists = {key: list(items) for key, items in self.table.item_lists.items() if key not in known}
@@ -117,6 +120,7 @@ class Evaluation:
             seconds=data["seconds"],
             peak_bytes=data["peak_bytes"],
             worker=data["worker"],
+            lost_workers=tuple(data.get("lost_workers", ())),
             failure=data.get("failure"),
             same_as=data.get("same_as"),
             recipe=data.get("recipe", ""),

@@ -40,6 +40,8 @@ class TrialRecord:
 
     items: int | None = None
     """Search items that a candidate answered itself, where that was counted."""
+    lost_workers: tuple[str, ...] = ()
+    """Why workers were lost at it: preempted, machine_lost, out_of_memory or worker_died."""
 
     @property
     def model(self) -> str:
@@ -91,6 +93,8 @@ class RunStatus:
     """Trials that failed on the search items, counted by reason."""
     last_failure: str | None = None
     """What was wrong with the last of them."""
+    lost_workers: Mapping[str, int] = field(default_factory=dict)
+    """Workers that were lost at trials on the search items, counted by reason."""
     to_come: Mapping[str, int] = field(default_factory=dict)
     """Evaluations that are still to come, by phase: baselines, search, validation, test."""
     gpu_hours: float = 0.0
@@ -117,6 +121,7 @@ def record_of(ledger: Ledger, trial: Trial) -> TrialRecord:
         parameters=trial.parameters,
         seconds=evaluation.seconds if evaluation is not None else {},
         reason=evaluation.failure if evaluation is not None else None,
+        lost_workers=evaluation.lost_workers if evaluation is not None else (),
         measured=evaluation.measured if evaluation is not None else {},
         is_feasible=evaluation is None or evaluation.is_feasible,
         validation=_score(ledger, trial, "validation"),
@@ -142,6 +147,11 @@ def failures_of(trials: Iterable[TrialRecord]) -> dict[str, int]:
     """How many failed on the search items, by reason, the most frequent first."""
     reasons = Counter(trial.reason.partition(":")[0] for trial in trials if trial.reason)
     return dict(reasons.most_common())
+
+
+def lost_workers_of(trials: Iterable[TrialRecord]) -> dict[str, int]:
+    """How many workers were lost at the search items, by reason, the most frequent first."""
+    return dict(Counter(reason for trial in trials for reason in trial.lost_workers).most_common())
 
 
 def generations_of(candidates: Iterable[TrialRecord]) -> tuple[tuple[float, ...], float | None]:

@@ -166,6 +166,7 @@ class Candidates:
             seconds=outcome.seconds,
             peak_bytes=outcome.peak_bytes,
             worker=outcome.worker,
+            lost_workers=outcome.lost_workers,
             distances=outcome.distances,
         )
         self.parts.add(part)
@@ -203,6 +204,7 @@ class Candidates:
             seconds={phase: sum(part.seconds[phase] for part in parts) for phase in parts[0].seconds},
             peak_bytes=max(part.peak_bytes for part in parts),
             worker=parts[-1].worker,
+            lost_workers=tuple(one for part in parts for one in part.lost_workers),
             distances=parts[0].distances,
         )
 
@@ -238,7 +240,9 @@ class Candidates:
             if outcome.request is not None:
                 item = self.session.benchmark_for(model).item(split, outcome.request)
                 message += f" (item {item.id} of {item.task})"
-            return Evaluation(trial=trial, split=split, failure=f"{outcome.reason}: {message}")
+            return Evaluation(
+                trial=trial, split=split, failure=f"{outcome.reason}: {message}", lost_workers=outcome.lost_workers
+            )
         start = time.perf_counter()
         try:
             table = self.session.benchmark_for(model).score(split, outcome.responses)
@@ -270,6 +274,7 @@ class Candidates:
             seconds=seconds,
             peak_bytes=outcome.peak_bytes,
             worker=outcome.worker,
+            lost_workers=outcome.lost_workers,
         )
 
     def prune(self, trial: Trial) -> None:
@@ -319,4 +324,6 @@ class Jobs:
 
 def _copy(evaluation: Evaluation, trial: int) -> Evaluation:
     """The same result for a trial with the same recipe, which took nothing."""
-    return replace(evaluation, trial=trial, same_as=evaluation.trial, seconds={}, peak_bytes=0, worker="")
+    return replace(
+        evaluation, trial=trial, same_as=evaluation.trial, seconds={}, peak_bytes=0, worker="", lost_workers=()
+    )

@@ -105,6 +105,7 @@ def run(tmp_path: Path) -> Path:
         number = add(kind, name, value, generation)
         ledger.record(Evaluation(trial=number, split="search", score=score, tie_break=0.01, seconds=seconds))
     failed = add("candidate", "candidate 1", 0.875, 0)
-    ledger.record(Evaluation(trial=failed, split="search", failure="not_finite: model.norm.weight [0] is inf"))
+    why = "not_finite: model.norm.weight [0] is inf"
+    ledger.record(Evaluation(trial=failed, split="search", failure=why, lost_workers=("preempted", "preempted")))
     add("candidate", "candidate 2", 0.1, 0)
     return directory

@@ -38,6 +38,7 @@ def test_trials_as_json_hold_everything_known_of_each_trial(cli: Any, run: Path)
     }
     assert trials[4]["state"] == "failed"
     assert trials[4]["reason"] == "not_finite: model.norm.weight [0] is inf"
+    assert trials[4]["lost_workers"] == ["preempted", "preempted"]
     assert trials[5]["state"] == "running"
 
 

@@ -102,6 +102,7 @@ def test_the_screen_shows_workers_failures_and_what_is_to_come_in_80_columns(cli
         "node-3:4711 trial 5, search items, block 3 1 h",
         "and 2 more: --json",
         "failures 1 not_finite; last not_finite: model.norm.weight [0] is inf",
+        "lost workers: 2 preempted",
         "to come at most 7 search, 10 validation, 5 test evaluations",
         # 7 min 20 s on four GPUs.
         "about 7 min 20 s, 0.49 GPU hours, for all that is to come",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -24,7 +23,6 @@ from evomerge.errors import ExecutionError
 from evomerge.execute.base import Executor, Job, WorkerSettings
 from evomerge.execute.inline import InlineExecutor
 from evomerge.score.requests import GenerationRequest
-from helpers.commands import run
 from helpers.worker import REQUESTS, answers, failure, job
 
 pytestmark = pytest.mark.ray
@@ -292,22 +290,3 @@ def test_from_config_gives_every_setting(local_ray: None, settings: WorkerSettin
         assert executor._retries == 5
     finally:
         executor.close()
-
-
-@pytest.mark.slow
-def test_a_machine_that_joins_takes_part_and_one_that_is_lost_loses_nothing(tiny_llama: dict[str, Path]) -> None:
-    script = Path(__file__).with_name("growing_cluster.py")
-    done = run([tiny_llama["base"].parent], script=script)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["numbers"] == list(range(len(found["numbers"])))
-    assert found["seen"] == 2
-    assert found["workers"] == [1, 2, 1]
-
-
-def test_a_worker_that_went_with_its_machine_is_not_held_against_its_candidate(settings: WorkerSettings) -> None:
-    from evomerge.execute.ray.slots import Attempt
-
-    attempt = Attempt(job(settings, 0, 0.5), died_on=["lost", "here", "lost", "there"])
-    assert attempt.deaths({"here", "there", "another"}) == 2
-    assert attempt.deaths(set()) == 0

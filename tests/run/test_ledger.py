@@ -56,6 +56,7 @@ def evaluation(trial: int, score: float = 0.5) -> Evaluation:
         seconds={"respond": 1.5},
         peak_bytes=7,
         worker="w",
+        lost_workers=("preempted", "worker_died"),
     )
 
 

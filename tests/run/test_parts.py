@@ -21,6 +21,7 @@ def part(trial: int, block: int) -> Part:
         responses=(LogLikelihoodResponse(-trial / 3, False), LogLikelihoodResponse(-block / 7, True)),
         seconds={"respond": 0.1 * block},
         worker="ụ",
+        lost_workers=("preempted",) * (trial % 2),
     )
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.core.generated.common_pb2 import NodeDeathInfo  # type: ignore[attr-defined]
 
 import evomerge
 from evomerge.errors import ExecutionError, first_line
@@ -168,6 +169,20 @@ def cluster_nodes() -> list[Node]:
 def live_nodes() -> set[str]:
     """The machines in the cluster, by Ray's names for them. One that is lost is known to be after some seconds."""
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+
+
+def draining_nodes() -> set[str]:
+    """Machines that are announced to be taken away, by Ray's names. Nothing new is started there."""
+    return set(ray._private.state.state.get_draining_nodes())
+
+
+def is_preempted(node: str) -> bool:
+    """Whether a machine is, or was when it went, one of `draining_nodes`."""
+    # In this order: one that goes meanwhile is found among those that have gone.
+    return node in draining_nodes() or any(
+        one["NodeID"] == node and one["DeathReason"] == NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED
+        for one in ray.nodes()  # type: ignore[no-untyped-call]
+    )
 
 
 def default_cpus(nodes: Sequence[Node], workers: int | None, threads: int, gpus: float) -> float:

@@ -19,17 +19,19 @@ from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, Ray
 
 from evomerge.config.execution import ExecutionConfig
 from evomerge.errors import ExecutionError, first_line
-from evomerge.execute.base import Failure, Job, Outcome, WorkerSettings
+from evomerge.execute.base import Failure, Job, LostWorker, Outcome, WorkerSettings
 from evomerge.execute.ray.cluster import (
     check_room,
     cluster_address,
     cluster_nodes,
     connect,
     default_cpus,
+    draining_nodes,
+    is_preempted,
     live_nodes,
 )
 from evomerge.execute.ray.head import LOOK_EVERY_S, Head, patience_s
-from evomerge.execute.ray.slots import Attempt, Queue, Slot, Started, WorkerProcess
+from evomerge.execute.ray.slots import Death, Queue, Slot, Started, WorkerProcess
 from evomerge.run.workers import WorkerNow
 from evomerge.score.requests import Request
 
@@ -37,6 +39,11 @@ _log = logging.getLogger(__name__)
 
 _STARTS = 3
 _PATIENCE_S = 30.0
+_WORDS: dict[LostWorker, str] = {
+    "preempted": "went with its machine, which is taken away",
+    "out_of_memory": "was ended by Ray, since its machine ran out of memory",
+    "worker_died": "died",
+}
 
 
 class RayExecutor:
@@ -78,6 +85,8 @@ class RayExecutor:
         self._requests: dict[str, Any] = {}
         self._slots: list[Slot] = []
         self._said: set[str] = set()
+        self._draining: set[str] = set()
+        self._drains_seen = -LOOK_EVERY_S
         self._closed = False
         gpus = gpus_per_worker if gpus_per_worker is not None else float(settings.device.startswith("cuda"))
         self._started_ray = connect(address, gpus=gpus > 0)
@@ -149,6 +158,7 @@ class RayExecutor:
         queue = Queue(jobs)
         try:
             while True:
+                self._leave_draining()
                 idle = [slot for slot in self._slots if slot.is_idle]
                 while idle and (attempt := queue.next()) is not None:
                     # The worker that answered a candidate's last block still holds its weights.
@@ -203,7 +213,8 @@ class RayExecutor:
         now = time.monotonic()
         for slot in self._slots:
             if slot.attempt is not None and slot.deadline is not None and slot.deadline < now:
-                outcomes.append((slot.attempt.job, self._overrun(slot, slot.attempt.job)))
+                attempt = slot.attempt
+                outcomes.append((attempt.job, attempt.finished(self._overrun(slot, attempt.job))))
         return outcomes
 
     def _wait(self, calls: list[Any], end: float) -> list[Any]:
@@ -230,8 +241,8 @@ class RayExecutor:
         except RayError as error:
             value = Failure(reason="error", message=str(error).strip().rpartition("\n")[2])  # a traceback
         if reference == slot.running:
-            job = slot.finish().job
-            return [(job, value)]
+            attempt = slot.finish()
+            return [(attempt.job, attempt.finished(value))]
         if reference == slot.preparation:
             slot.preparation = None
             if isinstance(value, str) and value not in self._said:
@@ -261,18 +272,31 @@ class RayExecutor:
 
     def _died(self, slot: Slot, queue: Queue, error: RayError) -> list[tuple[Job, Outcome]]:
         """Replace an actor whose process is gone, or its answers; its job is tried again, or given up."""
-        attempt, where = slot.attempt, slot.where
-        _log.warning("worker %d (%s) died; starting another", slot.index, where)
+        self._head.wait()
+        attempt, where, death = slot.attempt, slot.where, Death(slot.node, _reason(error, slot.node))
+        _log.warning("worker %d (%s) %s; starting another", slot.index, where, _WORDS[death.reason])
         _log.debug("%s", error)
-        node = slot.node
+        if death.reason == "preempted":
+            slot.starts = 0
         self._restart(slot)
         if attempt is None:
             return []
-        attempt.died_on.append(node)
-        if attempt.may_go_on(live_nodes(), self._retries):
+        attempt.deaths.append(death)
+        nodes = live_nodes()
+        if attempt.may_go_on(nodes, self._retries):
             queue.again(attempt)
             return []
-        return [(attempt.job, _given_up(attempt, where, error))]
+        return [(attempt.job, attempt.given_up(where, nodes))]
+
+    def _leave_draining(self) -> None:
+        """Start workers elsewhere whose machines are announced to be taken away, as soon as they are idle."""
+        if time.monotonic() - self._drains_seen >= LOOK_EVERY_S:
+            self._head.look()
+            self._draining, self._drains_seen = draining_nodes(), time.monotonic()
+        for slot in tuple(self._slots):
+            if slot.is_up and slot.is_idle and slot.node in self._draining:
+                _log.warning("worker %d (%s): its machine is taken away; starting it elsewhere", slot.index, slot.where)
+                self._restart(slot)
 
     def _deadline(self, job: Job) -> float | None:
         """When a job that starts now must be done."""
@@ -315,20 +339,8 @@ class RayExecutor:
         _log.warning("worker %d could not be started: %s; going on with %d", slot.index, message, len(self._slots))
 
 
-def _given_up(attempt: Attempt, where: str, error: RayError) -> Failure:
-    """Why a job whose workers died again and again isn't tried once more."""
-    died = f"trial {attempt.job.number}: its worker died {_times(len(attempt.died_on))}, last on {where}"
-    if isinstance(error, OutOfMemoryError):
-        return Failure(
-            reason="out_of_memory",
-            message=f"{died}, ended by Ray since the machine ran out of memory; use fewer workers for each machine, or "
-            "lower execution.batch_tokens",
-        )
-    return Failure(
-        reason="worker_died",
-        message=f"{died}; out of memory is the usual cause (see the Ray and system logs there)",
-    )
-
-
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
+def _reason(error: RayError, node: str) -> LostWorker:
+    """Why a worker on a node was lost, as far as it is known now."""
+    if getattr(error, "preempted", False) or is_preempted(node):
+        return "preempted"
+    return "out_of_memory" if isinstance(error, OutOfMemoryError) else "worker_died"

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
 
-from evomerge.execute.base import Failure, Job, Outcome, WorkerSettings
+from evomerge.execute.base import Failure, Job, LostWorker, Outcome, WorkerSettings
+from evomerge.execute.ray.cluster import live_nodes
 from evomerge.run.workers import WorkerNow
 from evomerge.score.requests import Request
 
@@ -75,21 +76,53 @@ class Started:
     """Ray's name of the machine."""
 
 
+@dataclass(frozen=True, slots=True)
+class Death:
+    """The end of a worker."""
+
+    node: str
+    """Ray's name of its machine."""
+    reason: LostWorker = "worker_died"
+    """As far as it was known then; that a machine is lost is known some seconds later."""
+
+
 @dataclass(slots=True)
 class Attempt:
     """A job, and what became of the workers that were at it."""
 
     job: Job
-    died_on: list[str] = field(default_factory=list)
-    """Nodes on which workers died at it."""
+    deaths: list[Death] = field(default_factory=list)
 
-    def deaths(self, nodes: Collection[str]) -> int:
-        """How many of its workers died by themselves, given the nodes that are left: others went with theirs."""
-        return sum(node in nodes for node in self.died_on)
+    def lost_workers(self, nodes: Collection[str]) -> tuple[LostWorker, ...]:
+        """Why each of its workers was lost, given the nodes that are left."""
+        return tuple(
+            "machine_lost" if death.reason == "worker_died" and death.node not in nodes else death.reason
+            for death in self.deaths
+        )
 
     def may_go_on(self, nodes: Collection[str], retries: int) -> bool:
-        """Whether the job is tried again after so many of its workers died, given the nodes that are left."""
-        return self.deaths(nodes) <= retries and len(self.died_on) <= retries + _LOST_NODES
+        """Whether the job is tried again, given the nodes that are left.
+
+        Workers that went with their machines aren't held against it; those that were announced to go, never.
+        """
+        count = Counter(self.lost_workers(nodes))
+        own = count["worker_died"] + count["out_of_memory"]
+        return own <= retries and own + count["machine_lost"] <= retries + _LOST_NODES
+
+    def finished(self, outcome: Outcome) -> Outcome:
+        """What came of the job in the end, with the workers that it took."""
+        return replace(outcome, lost_workers=self.lost_workers(live_nodes())) if self.deaths else outcome
+
+    def given_up(self, where: str, nodes: Collection[str]) -> Failure:
+        """Why a job whose workers were lost again and again isn't tried once more."""
+        lost, times = self.lost_workers(nodes), len(self.deaths)
+        died = f"trial {self.job.number}: its worker died {'once' if times == 1 else f'{times} times'}, last on {where}"
+        remedy = {
+            "out_of_memory": ", ended by Ray since the machine ran out of memory; use fewer workers for each machine, "
+            "or lower execution.batch_tokens",
+            "machine_lost": " with its machine; see the system logs there, or use machines that stay longer",
+        }.get(lost[-1], "; out of memory is the usual cause (see the Ray and system logs there)")
+        return Failure(reason=lost[-1], message=died + remedy, lost_workers=lost)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -100,7 +133,7 @@ class Slot:
     actor: Any = None
     where: str = "a worker still starting"
     node: str = ""
-    """Ray's name of the machine where its last actor came up."""
+    """Ray's name of the machine where its actor came up."""
     starts: int = 0
     """Actors started in a row without one that came up."""
     preparing: list[Any] = field(default_factory=list)
@@ -173,7 +206,7 @@ class Slot:
         if self.actor is not None:
             with suppress(Exception):  # dead already, or Ray is gone
                 ray.kill(self.actor)
-        self.actor, self.preparing, self.prepared, self.last = None, [], [], None
+        self.actor, self.preparing, self.prepared, self.last, self.node = None, [], [], None, ""
         self._rest()
 
 

@@ -1,0 +1,78 @@
+"""Machines that join a cluster of Ray's, are announced to be taken away, or are lost: really so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evomerge.config.config import Config
+from evomerge.execute.base import WorkerSettings
+from evomerge.run.directory import open_run
+from evomerge.study.search import search
+from evomerge.testing.runs import essence
+from helpers.commands import run
+from helpers.search import write_config, write_task
+from helpers.worker import job
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.mark.slow
+def test_a_machine_that_joins_takes_part_and_one_that_is_lost_loses_nothing(tiny_llama: dict[str, Path]) -> None:
+    script = Path(__file__).with_name("growing_cluster.py")
+    done = run([tiny_llama["base"].parent], script=script)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["numbers"] == list(range(len(found["numbers"])))
+    assert found["seen"] == 2
+    assert found["workers"] == [1, 2, 1]
+
+
+@pytest.mark.slow
+def test_a_search_whose_machines_are_taken_away_ends_as_an_undisturbed_one(
+    tiny_llama: dict[str, Path], tmp_path: Path
+) -> None:
+    # With no retries, a worker lost by its candidate's own fault would be a failure.
+    execution = {"backend": "ray", "workers": 3, "retries": 0, "device": "cpu"}
+    tasks = write_task(tmp_path / "tasks")
+    config = write_config(tmp_path / "c.yaml", tiny_llama, tasks, execution=execution)
+    done = run(
+        [config, tmp_path / "run"],
+        script=Path(__file__).with_name("draining_cluster.py"),
+        variables={"RAY_raylet_start_wait_time_s": "120", "RAY_worker_niceness": "0", "RAY_ADDRESS": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert f"({found['killed']}) went with its machine, which is taken away; starting another" in done.stderr
+    assert f"({found['left']}): its machine is taken away; starting it elsewhere" in done.stderr
+    assert found["gone"]
+    status = open_run(tmp_path / "run").status()
+    assert (status.failed, status.lost_workers) == (0, {"preempted": 1})
+    inline = write_config(tmp_path / "i.yaml", tiny_llama, tasks, execution={"device": "cpu"})
+    search(Config.from_file(inline), tmp_path / "undisturbed")
+    assert essence(tmp_path / "run") == essence(tmp_path / "undisturbed")
+
+
+def test_a_worker_that_went_with_its_machine_is_not_held_against_its_candidate(settings: WorkerSettings) -> None:
+    from evomerge.execute.ray.slots import Attempt, Death
+
+    attempt = Attempt(job(settings, 0, 0.5), deaths=[Death("lost"), Death("here", "out_of_memory"), Death("there")])
+    left = {"here", "there", "another"}
+    assert attempt.lost_workers(left) == ("machine_lost", "out_of_memory", "worker_died")
+    assert attempt.may_go_on(left, retries=2)
+    assert not attempt.may_go_on(left, retries=1)
+    assert attempt.may_go_on({"here"}, retries=1)
+    attempt.deaths += [Death("lost")] * 20
+    assert not attempt.may_go_on({"here"}, retries=1)
+
+
+def test_a_worker_whose_machine_was_announced_to_go_is_never_held_against_its_candidate(
+    settings: WorkerSettings,
+) -> None:
+    from evomerge.execute.ray.slots import Attempt, Death
+
+    attempt = Attempt(job(settings, 0, 0.5), deaths=[Death("here", "preempted")] * 1000)
+    assert attempt.lost_workers({"here"}) == attempt.lost_workers(set()) == ("preempted",) * 1000
+    assert attempt.may_go_on({"here"}, retries=0)

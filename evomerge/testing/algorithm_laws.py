@@ -26,7 +26,18 @@ from evomerge.errors import ConfigError, ShapeError
 from evomerge.space.base import Genome, settled
 from evomerge.streams import stream
 from evomerge.testing.expecting import refused
-from evomerge.testing.searches import BOX, POPULATION, SPACES, digest, evolve, evolve_steadily, make, searched, sphere
+from evomerge.testing.searches import (
+    BOX,
+    POPULATION,
+    SPACES,
+    digest,
+    enough,
+    evolve,
+    evolve_steadily,
+    make,
+    searched,
+    sphere,
+)
 
 Law = Callable[[type[Proposer]], None]
 
@@ -58,7 +69,9 @@ def asks_as_many_as_the_population(algorithm: type[Proposer]) -> None:
 
 def asks_the_same_again_by_its_seed(algorithm: type[Proposer]) -> None:
     """The seed decides what is asked, and another one asks otherwise."""
-    first, again, other = (np.array(evolve(make(algorithm, seed=seed), sphere(), 4)) for seed in (5, 5, 6))
+    first, again, other = (
+        np.array(evolve(make(algorithm, seed=seed), sphere(), enough(algorithm, 4))) for seed in (5, 5, 6)
+    )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -83,7 +96,7 @@ def replays_what_was_told(algorithm: type[Proposer]) -> None:
     """Rebuilt from a record that went through JSON, it asks the same next, and has the same mean."""
     for dimensions in searched(algorithm):
         first, fitness, record = make(algorithm, dimensions), sphere(dimensions), []
-        for _ in range(5):
+        for _ in range(enough(algorithm, 5)):
             genomes = first.ask()
             values = fitness(genomes)
             first.tell(genomes, values)
@@ -129,7 +142,7 @@ def stays_inside_its_bounds(algorithm: type[Proposer]) -> None:
         for optimum in (-1.0, 2.0):
             proposer = make(algorithm, dimensions)
             start = proposer.mean()
-            found = evolve(proposer, sphere(dimensions, optimum=optimum), 6)
+            found = evolve(proposer, sphere(dimensions, optimum=optimum), enough(algorithm, 6))
             means = [mean for mean in (start, proposer.mean()) if mean is not None]
             for genome in (*found, *means):
                 assert genome.dtype == np.float64
@@ -227,7 +240,8 @@ def takes_every_number_of_objectives_that_it_declares(algorithm: type[Proposer])
 
 def learns_if_it_says_so(algorithm: type[Proposer]) -> None:
     """Told the opposite, an algorithm that learns asks otherwise, and one that doesn't asks the same."""
-    told = [np.array(evolve(make(algorithm), sphere(factor=factor), 4)) for factor in (1.0, -1.0)]
+    generations = enough(algorithm, 4)
+    told = [np.array(evolve(make(algorithm), sphere(factor=factor), generations)) for factor in (1.0, -1.0)]
     assert np.array_equal(told[0][:POPULATION], told[1][:POPULATION])
     assert np.array_equal(told[0], told[1]) != algorithm.learns
 
@@ -235,7 +249,7 @@ def learns_if_it_says_so(algorithm: type[Proposer]) -> None:
 def goes_on_when_all_are_equally_fit(algorithm: type[Proposer]) -> None:
     """On a flat fitness it still asks different genomes: a coarse score doesn't end the search."""
     proposer = make(algorithm)
-    evolve(proposer, lambda genomes: np.zeros((len(genomes), 1)), 25)
+    evolve(proposer, lambda genomes: np.zeros((len(genomes), 1)), enough(algorithm, 25))
     asked = np.array(proposer.ask())
     assert len(np.unique(asked, axis=0)) == len(asked)
     assert bool((np.ptp(asked, axis=0) > 0).all())
@@ -243,15 +257,18 @@ def goes_on_when_all_are_equally_fit(algorithm: type[Proposer]) -> None:
 
 def does_not_depend_on_the_units_of_fitness(algorithm: type[Proposer]) -> None:
     """Four times the fitness is the same search."""
-    told = [np.array(evolve(make(algorithm), sphere(factor=factor), 5)) for factor in (1.0, 4.0)]
+    generations = enough(algorithm, 5)
+    told = [np.array(evolve(make(algorithm), sphere(factor=factor), generations)) for factor in (1.0, 4.0)]
     np.testing.assert_allclose(told[0], told[1], rtol=1e-9)
 
 
 def does_not_depend_on_the_units_of_dimensions(algorithm: type[Proposer]) -> None:
     """Bounds and start in other units ask the same points in those units."""
     wide = tuple(replace(item, low=4 * item.low, high=4 * item.high, initial=4 * item.initial) for item in BOX)
-    asked = np.array(evolve(make(algorithm), sphere(), 5))
-    np.testing.assert_allclose(np.array(evolve(make(algorithm, wide), sphere(wide), 5)), 4 * asked, rtol=1e-9)
+    generations = enough(algorithm, 5)
+    asked = np.array(evolve(make(algorithm), sphere(), generations))
+    again = np.array(evolve(make(algorithm, wide), sphere(wide), generations))
+    np.testing.assert_allclose(again, 4 * asked, rtol=1e-9)
 
 
 def finds_more_than_random_search(algorithm: type[Proposer]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, cast
 
+from evomerge.errors import MissingPackageError
 from evomerge.execute import EXECUTORS
 
 if TYPE_CHECKING:
@@ -27,9 +28,18 @@ def make_executor(execution: ExecutionConfig, settings: WorkerSettings) -> Execu
     """Start the executor that the config asks for, with `settings` from `worker_settings`.
 
     Raises: UnknownNameError if there is no such executor, ExecutionError if the workers, GPUs or cluster asked for
-        can't be had.
+        can't be had, MissingPackageError if they need Ray and it isn't installed.
     """
-    executor: Any = EXECUTORS.get(choose_backend(execution))
+    try:
+        executor: Any = EXECUTORS.get(choose_backend(execution))
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "ray":
+            raise
+        raise MissingPackageError(
+            "execution: its backend, workers, GPUs or ray_address ask for workers on Ray, but the package ray can't "
+            f"be imported ({error}); install it: pip install ray. Without it, backend: inline has one worker, on this "
+            "machine"
+        ) from error
     return cast("Executor", executor.from_config(execution, settings))
 
 

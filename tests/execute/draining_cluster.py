@@ -6,9 +6,7 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,100 +15,64 @@ from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
 from evomerge.config.config import Config
-from evomerge.execute.base import Job, Outcome
 from evomerge.execute.ray import executor as on_ray
 from evomerge.execute.ray.executor import RayExecutor
-from evomerge.execute.ray.slots import Queue, Slot
+from evomerge.execute.ray.slots import Slot
 from evomerge.study.search import search
+from helpers.clusters import LONG_S, Troubled, frozen_at_work, until
 from helpers.executors import executors
 
 PREEMPTION = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-LONG_S = 120.0
 
 
-def until(condition: Callable[[], Any]) -> Any:
-    """What the condition comes to as soon as it is true."""
-    end = time.monotonic() + LONG_S
-    while not (found := condition()):
-        assert time.monotonic() < end, "it never came to be"
-        time.sleep(0.01)
-    return found
+def drain(cluster: Cluster, node: Any) -> None:
+    """Announce that a machine is taken away, in Ray's own way, and see that it is so."""
+    client = ray._raylet.GcsClient(address=cluster.address)
+    accepted, why_not = client.drain_node(node.node_id, PREEMPTION, "taken", int(1000 * (time.time() + LONG_S)))
+    assert accepted, why_not
+    until(lambda: node.node_id in ray._private.state.state.get_draining_nodes())
 
 
-class Troubled:
-    """An executor that begins when all of its workers are up; two of their machines are taken away meanwhile."""
-
-    def __init__(self, executor: RayExecutor, cluster: Cluster, nodes: list[Any]) -> None:
-        self.executor, self.cluster, self.nodes = executor, cluster, nodes
-        self.workers, self.add_requests, self.close = executor.workers, executor.add_requests, executor.close
-        self.found: dict[str, Any] = {}
-        self._thread: threading.Thread | None = None
-
-    def run(self, jobs: Iterable[Job | None]) -> Iterator[tuple[Job, Outcome]]:
-        """As the executor."""
-        if self._thread is None:
-            while not all(slot.is_up and slot.is_idle for slot in self.executor._slots):
-                self.executor._collect(Queue(()))
-            self._thread = threading.Thread(target=self.take_away, daemon=True)
-            self._thread.start()
-        yield from self.executor.run(jobs)
-
-    def take_away(self) -> None:
-        """The first machine with its worker, as when a system shuts down; the second once it has nothing to do."""
-        first, second = self.nodes
-        slot, pid = self.frozen_at_work(first)
-        self.drain(first)
-        self.found["killed"] = slot.where
-        os.kill(pid, signal.SIGKILL)
-        slot, pid = self.frozen_at_work(second)
-        self.drain(second)
-        self.found["left"] = slot.where
-        time.sleep(0.2)  # until the others wait for it
-        os.kill(pid, signal.SIGCONT)
-        # An idle raylet that is drained ends by itself.
-        self.found["gone"] = until(lambda: not self.state(second)["Alive"])
-
-    def frozen_at_work(self, node: Any) -> tuple[Slot, int]:
-        """The worker of a machine, stopped with a candidate in its hands."""
-        slot = next(one for one in self.executor._slots if one.node == node.node_id)
-        pid = int(slot.where.rpartition(":")[2])
-        while True:
-            until(lambda: slot.running is not None)
-            os.kill(pid, signal.SIGSTOP)
-            time.sleep(0.2)  # for an answer that was on its way
-            if slot.running is not None:
-                return slot, pid
-            os.kill(pid, signal.SIGCONT)
-
-    def drain(self, node: Any) -> None:
-        """Announce that a machine is taken away, in Ray's own way, and see that it is so."""
-        client = ray._raylet.GcsClient(address=self.cluster.address)
-        accepted, why_not = client.drain_node(node.node_id, PREEMPTION, "taken", int(1000 * (time.time() + LONG_S)))
-        assert accepted, why_not
-        until(lambda: node.node_id in ray._private.state.state.get_draining_nodes())
-
-    def state(self, node: Any) -> dict[str, Any]:
-        """What Ray says of a machine."""
-        return next(one for one in ray.nodes() if one["NodeID"] == node.node_id)
+def is_alive(node: Any) -> bool:
+    """Whether Ray takes a machine for a part of the cluster."""
+    return next(bool(one["Alive"]) for one in ray.nodes() if one["NodeID"] == node.node_id)
 
 
 def main(config: Path, directory: Path) -> None:
     """Search on three machines, of which one stays."""
-    arguments = {"num_cpus": 1, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=arguments)
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    first, second = (cluster.add_node(num_cpus=1) for _ in range(2))
     os.environ["RAY_ADDRESS"] = cluster.address
     # So small a search might be over before it is looked again.
     on_ray.LOOK_EVERY_S = 0.05
-    made: list[Troubled] = []
+    found: dict[str, Any] = {}
 
-    def troubled(executor: Any) -> Any:
-        made.append(Troubled(executor, cluster, nodes))
-        return made[-1]
+    def troubled(executor: RayExecutor) -> Any:
+        def on(node: Any) -> Slot:
+            return next(one for one in executor._slots if one.node == node.node_id)
+
+        def take_away() -> None:
+            # The first goes with its worker, whose process ends before Ray does, as when a system shuts down.
+            pid = frozen_at_work(on(first))
+            drain(cluster, first)
+            found["killed"] = on(first).where
+            os.kill(pid, signal.SIGKILL)
+            # The second lets its worker end what it has. An idle machine that is drained ends by itself.
+            pid = frozen_at_work(on(second))
+            drain(cluster, second)
+            found["left"] = on(second).where
+            time.sleep(0.2)  # until the others wait for it
+            os.kill(pid, signal.SIGCONT)
+            found["gone"] = until(lambda: not is_alive(second))
+
+        def is_ready() -> bool:
+            return all(slot.is_up and slot.is_idle for slot in executor._slots)
+
+        return Troubled(executor, is_ready, take_away)
 
     with executors(troubled):
         search(Config.from_file(config), directory)
-    print(json.dumps(made[0].found))
+    print(json.dumps(found))
     cluster.shutdown()
 
 

@@ -1,9 +1,11 @@
-"""Machines that join a cluster of Ray's, are announced to be taken away, or are lost: really so."""
+"""Machines that join a cluster of Ray's, are announced to be taken away, are lost, or have no memory: really so."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 
@@ -30,29 +32,46 @@ def test_a_machine_that_joins_takes_part_and_one_that_is_lost_loses_nothing(tiny
     assert found["workers"] == [1, 2, 1]
 
 
+def disturbed(script: str, execution: dict[str, Any], models: dict[str, Path], folder: Path) -> CompletedProcess[str]:
+    """Run a script's search, which must end as an undisturbed one; what the script said."""
+    tasks = write_task(folder / "tasks")
+    config = write_config(folder / "c.yaml", models, tasks, execution={"backend": "ray", "device": "cpu", **execution})
+    done = run(
+        [config, folder / "run"],
+        script=Path(__file__).with_name(script),
+        variables={"RAY_raylet_start_wait_time_s": "120", "RAY_worker_niceness": "0", "RAY_ADDRESS": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    inline = write_config(folder / "i.yaml", models, tasks, execution={"device": "cpu"})
+    search(Config.from_file(inline), folder / "undisturbed")
+    assert essence(folder / "run") == essence(folder / "undisturbed")
+    return done
+
+
 @pytest.mark.slow
 def test_a_search_whose_machines_are_taken_away_ends_as_an_undisturbed_one(
     tiny_llama: dict[str, Path], tmp_path: Path
 ) -> None:
     # With no retries, a worker lost by its candidate's own fault would be a failure.
-    execution = {"backend": "ray", "workers": 3, "retries": 0, "device": "cpu"}
-    tasks = write_task(tmp_path / "tasks")
-    config = write_config(tmp_path / "c.yaml", tiny_llama, tasks, execution=execution)
-    done = run(
-        [config, tmp_path / "run"],
-        script=Path(__file__).with_name("draining_cluster.py"),
-        variables={"RAY_raylet_start_wait_time_s": "120", "RAY_worker_niceness": "0", "RAY_ADDRESS": ""},
-    )
-    assert done.returncode == 0, done.stderr
+    done = disturbed("draining_cluster.py", {"workers": 3, "retries": 0}, tiny_llama, tmp_path)
     found = json.loads(done.stdout.splitlines()[-1])
     assert f"({found['killed']}) went with its machine, which is taken away; starting another" in done.stderr
     assert f"({found['left']}): its machine is taken away; starting it elsewhere" in done.stderr
     assert found["gone"]
-    status = open_run(tmp_path / "run").status()
-    assert (status.failed, status.lost_workers) == (0, {"preempted": 1})
-    inline = write_config(tmp_path / "i.yaml", tiny_llama, tasks, execution={"device": "cpu"})
-    search(Config.from_file(inline), tmp_path / "undisturbed")
-    assert essence(tmp_path / "run") == essence(tmp_path / "undisturbed")
+    assert open_run(tmp_path / "run").status().lost_workers == {"preempted": 1}
+
+
+@pytest.mark.slow
+def test_a_search_on_machines_that_run_out_of_memory_ends_as_an_undisturbed_one(
+    tiny_llama: dict[str, Path], tmp_path: Path
+) -> None:
+    done = disturbed("starved_cluster.py", {"workers": 2, "retries": 5}, tiny_llama, tmp_path)
+    found = json.loads(done.stdout.splitlines()[-1])
+    out_of_memory = "was ended by Ray, since its machine ran out of memory"
+    assert f"could not be started: its process {out_of_memory}, 3 times while starting; going on with 1" in done.stderr
+    assert f"({found['killed']}) {out_of_memory}; starting another" in done.stderr
+    assert list(open_run(tmp_path / "run").status().lost_workers) == ["out_of_memory"]
+    assert found["full"].startswith("the huge items don't fit into Ray's object store on this machine, and its disk is")
 
 
 def test_a_worker_that_went_with_its_machine_is_not_held_against_its_candidate(settings: WorkerSettings) -> None:

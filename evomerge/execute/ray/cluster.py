@@ -18,6 +18,7 @@ from typing import Any
 
 import ray
 from ray.core.generated.common_pb2 import NodeDeathInfo  # type: ignore[attr-defined]
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 
 import evomerge
 from evomerge.errors import ExecutionError, first_line
@@ -164,6 +165,25 @@ def cluster_nodes() -> list[Node]:
         for node in ray.nodes()  # type: ignore[no-untyped-call]
         if node["Alive"]
     ]
+
+
+def hold(value: Any, what: str) -> Any:
+    """Put a value in the object store, from where every worker has it.
+
+    Args:
+        value: anything.
+        what: its name for people.
+
+    Raises: ExecutionError if neither the store nor the disk, where Ray puts what the store can't hold, has room.
+    """
+    try:
+        return ray.put(value)
+    except (ObjectStoreFullError, OutOfDiskError) as error:
+        raise ExecutionError(
+            f"{what} don't fit into Ray's object store on this machine, and its disk is full as well "
+            f"({first_line(error)}). Make room in Ray's folder for temporary files (/tmp/ray, or what `ray start "
+            "--temp-dir` says), or start Ray with more --object-store-memory"
+        ) from error
 
 
 def live_nodes() -> set[str]:

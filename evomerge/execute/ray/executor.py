@@ -27,6 +27,7 @@ from evomerge.execute.ray.cluster import (
     connect,
     default_cpus,
     draining_nodes,
+    hold,
     is_preempted,
     live_nodes,
 )
@@ -138,8 +139,8 @@ class RayExecutor:
     def add_requests(
         self, split: str, requests: Sequence[Request], blocks: Sequence[Sequence[int]] | None = None
     ) -> None:
-        """Put a set of requests in the object store, once, and have every worker plan them."""
-        self._requests[split] = ray.put((tuple(requests), blocks))
+        """Put a set of requests in the object store, once, and have every worker plan them. Raises: ExecutionError."""
+        self._requests[split] = hold((tuple(requests), blocks), f"the {split} items")
         for slot in self._slots:
             if slot.actor is not None:
                 slot.preparing.append(slot.actor.add_requests.remote(split, self._requests[split]))
@@ -278,7 +279,7 @@ class RayExecutor:
         _log.debug("%s", error)
         if death.reason == "preempted":
             slot.starts = 0
-        self._restart(slot)
+        self._restart(slot, death.reason)
         if attempt is None:
             return []
         attempt.deaths.append(death)
@@ -319,12 +320,12 @@ class RayExecutor:
         slot.preparing = [slot.actor.start.remote(self.settings)]
         slot.preparing += [slot.actor.add_requests.remote(split, held) for split, held in self._requests.items()]
 
-    def _restart(self, slot: Slot) -> None:
+    def _restart(self, slot: Slot, reason: LostWorker = "worker_died") -> None:
         """Kill the actor, whatever it is doing, and start another in its place."""
         self._head.wait()
         slot.kill()
         if slot.starts >= _STARTS:
-            self._drop(slot, f"its process died {_STARTS} times while starting")
+            self._drop(slot, f"its process {_WORDS[reason]}, {_STARTS} times while starting")
         elif not self._closed:
             self._start(slot)
 

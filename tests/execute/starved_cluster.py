@@ -1,0 +1,75 @@
+"""Run by a test in a process of its own: a search on machines without memory, and without room for what it holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ray.cluster_utils import Cluster
+
+from evomerge.config.config import Config
+from evomerge.errors import ExecutionError
+from evomerge.execute.ray.executor import RayExecutor
+from evomerge.score.requests import GenerationRequest
+from evomerge.study.search import search
+from helpers.clusters import Troubled, frozen_at_work, until
+from helpers.executors import executors
+
+STORE_BYTES = 75 * 2**20
+"""The least that Ray takes."""
+
+
+def memory_looked_at(every_s: float) -> None:
+    """Machines that are started from now on find after so long, again and again, that they have no memory left."""
+    often = str(int(1000 * every_s))
+    os.environ.update({"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": often})
+
+
+def refused(executor: RayExecutor) -> str:
+    """Why requests can't be held that neither the object store nor the disk has room for."""
+    try:
+        executor.add_requests("huge", [GenerationRequest(context=(1,), stop=("x" * STORE_BYTES,), max_tokens=1)])
+    except ExecutionError as error:
+        return str(error)
+    return ""
+
+
+def main(config: Path, directory: Path) -> None:
+    """Search on two machines, of which one never lets a worker come up, and the other ends it with a candidate."""
+    os.environ.update({"RAY_local_fs_capacity_threshold": "0.0001"})  # every disk is full
+    memory_looked_at(30)
+    arguments = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": STORE_BYTES}
+    cluster = Cluster(initialize_head=True, head_node_args=arguments)
+    memory_looked_at(0.1)
+    other = cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+    os.environ["RAY_ADDRESS"] = cluster.address
+    found: dict[str, Any] = {}
+
+    def troubled(executor: RayExecutor) -> Any:
+        def is_ready() -> bool:
+            if len(executor._slots) > 1:
+                return False
+            if not found:
+                found["full"] = refused(executor)
+                # Ray would try it there again.
+                cluster.remove_node(other)
+            return executor._slots[0].is_up and executor._slots[0].is_idle
+
+        def run_out() -> None:
+            [slot] = executor._slots
+            pid = frozen_at_work(slot)
+            found["killed"] = slot.where
+            until(lambda: not Path(f"/proc/{pid}").exists())
+
+        return Troubled(executor, is_ready, run_out)
+
+    with executors(troubled):
+        search(Config.from_file(config), directory)
+    print(json.dumps(found))
+    cluster.shutdown()
+
+
+main(Path(sys.argv[1]), Path(sys.argv[2]))

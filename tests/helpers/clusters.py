@@ -1,0 +1,61 @@
+"""Searches on a cluster of Ray's in trouble, for scripts that tests run in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from evomerge.execute.base import Job, Outcome
+from evomerge.execute.ray.executor import RayExecutor
+from evomerge.execute.ray.slots import Queue, Slot
+
+LONG_S = 200.0
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """What the condition comes to as soon as it is true."""
+    end = time.monotonic() + LONG_S
+    while not (found := condition()):
+        assert time.monotonic() < end, "it never came to be"
+        time.sleep(0.01)
+    return found
+
+
+def frozen_at_work(slot: Slot) -> int:
+    """Stop a worker with a candidate in its hands. Returns: its process."""
+    while True:
+        until(lambda: slot.running is not None)
+        pid = int(slot.where.rpartition(":")[2])
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.2)  # for an answer that was on its way
+        if slot.running is not None:
+            return pid
+        os.kill(pid, signal.SIGCONT)
+
+
+class Troubled:
+    """An executor that begins when its workers are ready, and has trouble meanwhile.
+
+    Args:
+        executor: does the work.
+        is_ready: whether it begins.
+        trouble: what happens once it has begun, in a thread of its own.
+    """
+
+    def __init__(self, executor: RayExecutor, is_ready: Callable[[], bool], trouble: Callable[[], None]) -> None:
+        self.workers, self.add_requests, self.close = executor.workers, executor.add_requests, executor.close
+        self._executor, self._is_ready, self._trouble = executor, is_ready, trouble
+        self._has_begun = False
+
+    def run(self, jobs: Iterable[Job | None]) -> Iterator[tuple[Job, Outcome]]:
+        """As the executor."""
+        if not self._has_begun:
+            self._has_begun = True
+            while not self._is_ready():
+                self._executor._collect(Queue(()))
+            threading.Thread(target=self._trouble, daemon=True).start()
+        yield from self._executor.run(jobs)

@@ -75,17 +75,6 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def built_in_tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """lm-eval's built-in tasks at hand, for tests that ask for one of them or for one that isn't there."""
-    from helpers.task_index import keep_index
-
-    folder = tmp_path_factory.getbasetemp()
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        keep_index(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder, monkeypatch)
-        yield
-
-
-@pytest.fixture(scope="session")
 def stock_results_alone() -> Iterator[None]:
     """lm-eval's own runs don't ask the system for versions of everything, which takes seconds and isn't looked at."""
     with pytest.MonkeyPatch.context() as monkeypatch:

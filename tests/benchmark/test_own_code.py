@@ -82,12 +82,10 @@ def test_code_is_named_by_task_and_not_run(folder: Path) -> None:
     assert not (folder.parent / "CANARY").exists()
 
 
-@pytest.mark.usefixtures("built_in_tasks")
 def test_what_is_shipped_with_lm_eval_is_trusted(folder: Path) -> None:
     assert found(folder, "gsm8k_cot", "mgsm_direct_sw", "plain") == {}
 
 
-@pytest.mark.usefixtures("built_in_tasks")
 def test_a_metric_among_overrides_is_named_too() -> None:
     task = TaskConfig(task="arc_easy", overrides={"metric_list": [{"metric": "./own"}]})
     assert own_code(BenchmarkConfig(tasks=(task,)), "x.yaml") == {

@@ -9,8 +9,6 @@ import pytest
 
 from helpers.search import write_config, write_task
 
-pytestmark = pytest.mark.usefixtures("built_in_tasks")
-
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem != "demo")
 

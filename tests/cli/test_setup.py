@@ -11,8 +11,6 @@ from evomerge.config.config import Config
 from evomerge.methods import METHODS
 from helpers.search import write_config, write_task
 
-pytestmark = pytest.mark.usefixtures("built_in_tasks")
-
 
 def test_init_writes_a_config_that_is_valid(cli: Any, tmp_path: Path) -> None:
     file = tmp_path / "my experiment.yaml"

@@ -65,7 +65,14 @@ def copied_to(folder: Path) -> Path:
     """The loops as another installation has them, whose files have other times."""
     source = Path(evomerge.__file__).parent
     loops = [f"kernels/loops/{path.name}" for path in (source / "kernels" / "loops").glob("*.py")]
-    for name in ("__init__.py", "registry.py", "errors.py", "kernels/__init__.py", *loops):
+    for name in (
+        "__init__.py",
+        "registry.py",
+        "files/__init__.py",
+        "files/user_cache.py",
+        "kernels/__init__.py",
+        *loops,
+    ):
         target = folder / "evomerge" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text((source / name).read_text())

@@ -6,7 +6,6 @@ import re
 import shutil
 from pathlib import Path
 
-import pytest
 from safetensors.torch import load_file, save_file
 
 from helpers.commands import run
@@ -25,7 +24,6 @@ def between(text: str, first: str, last: str) -> str:
     return text[text.index(first) : text.index(last)]
 
 
-@pytest.mark.usefixtures("built_in_tasks")
 def test_headers_of_the_hub_tell_what_a_search_will_need(tmp_path: Path, tiny_llama: dict[str, Path]) -> None:
     tasks = write_task(tmp_path / "tasks")
     local = write_config(tmp_path / "local.yaml", tiny_llama, tasks)
@@ -62,7 +60,6 @@ def test_headers_of_the_hub_tell_what_a_search_will_need(tmp_path: Path, tiny_ll
     assert "Not checked: whether the models fit each other; dimensions, memory" in offline
 
 
-@pytest.mark.usefixtures("built_in_tasks")
 def test_what_does_not_fit_is_found_by_headers_and_named_by_the_hub_id(
     tmp_path: Path, tiny_llama: dict[str, Path]
 ) -> None:

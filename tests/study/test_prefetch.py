@@ -17,8 +17,6 @@ from helpers.hub import serving
 from helpers.language import generating
 from helpers.search import write_config, write_task
 
-pytestmark = pytest.mark.usefixtures("built_in_tasks")
-
 
 @pytest.fixture
 def config(tmp_path: Path, tiny_llama: dict[str, Path]) -> Path:

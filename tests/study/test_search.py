@@ -151,7 +151,6 @@ def test_changed_documents_are_refused_on_resume(tmp_path: Path, tiny_llama: dic
         search(config, tmp_path / "run")
 
 
-@pytest.mark.usefixtures("built_in_tasks")
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [

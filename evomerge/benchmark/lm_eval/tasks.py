@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.benchmark.base import SPLITS
+from evomerge.benchmark.lm_eval.index import all_tasks
 from evomerge.benchmark.lm_eval.isolation import undisturbed
 from evomerge.benchmark.lm_eval.language import check_language
 from evomerge.config.benchmark import BenchmarkConfig, LanguageConfig, SplitConfig, TaskConfig
@@ -60,13 +61,11 @@ def check_tasks(config: BenchmarkConfig, where: str) -> None:
 
 def task_manager(config: BenchmarkConfig, where: str) -> Any:
     """lm-eval's index of tasks, read without running code. Raises: BenchmarkError for a folder that isn't there."""
-    from lm_eval.tasks import TaskManager
-
     paths = [str(folder) for folder in config.include_path]
     manager = own_tasks(config, where) if paths else None
     if manager is None or any(entry.task not in manager.all_tasks for entry in config.tasks):
-        # Reading every built-in task costs seconds, so only when a name isn't among one's own.
-        manager = TaskManager(include_path=paths or None)
+        # The built-in tasks take long, the first time many seconds, so only when a name isn't among one's own.
+        manager = all_tasks(paths)
     return manager
 
 

@@ -7,7 +7,6 @@ at a loop's own file to see whether what it kept is stale, while a loop holds co
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,15 @@ from typing import Any
 import numba
 from numba.core import caching, config
 
+from evomerge.files.user_cache import user_cache
+
 _PARTS = b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))) + numba.__version__.encode()
 
 
 def _folder() -> Path:
     """Where numba was told to keep what it compiles, otherwise in the user's cache."""
-    return Path(
-        getattr(config, "CACHE_DIR", "") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "evomerge"
-    ).expanduser()
+    told: str = getattr(config, "CACHE_DIR", "")
+    return Path(told) if told else user_cache()
 
 
 class _ByContent(caching._CacheLocator):

@@ -3,13 +3,15 @@
     python benchmarks/cluster.py [CONFIG] --workers 1 2 4 --candidates 24 --json cluster.json
 
 Candidates of an experiment's space are merged and answer its search items, by one worker in this process and by so many
-on Ray, each number of them in a process of its own. Without CONFIG the small demo is trained first.
+on Ray, each number of them in a process of its own. Without CONFIG the small demo is trained first. `--hidden 1024
+--layers 8` has models with random weights in place of the demo's, large enough for what workers share to be seen.
 
 - `first_s`: from the start of the executor to the first candidate's answers, and `all_s` until every worker has given
   some. Libraries are imported before; Ray's own start is counted.
 - `per_minute`: candidates once every worker is warm, the median of three rounds.
 - `again_s`: a worker's process is killed while it is at work; until another in its place has answered.
-- `memory`: proportional set sizes of the workers together, in which a page that several of them map counts once.
+- `memory`: proportional set sizes of the workers together, in which a page that several of them map counts once, and
+  `mapped`, the part of it that is files.
 
 Rates are those of this machine: with more workers than cores they share these.
 """
@@ -39,10 +41,16 @@ def main() -> None:
     parser.add_argument("config", type=Path, nargs="?", help="an experiment; default: the small demo")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--candidates", type=int, default=24, help="of each round")
+    parser.add_argument("--hidden", type=int, help="of models with random weights")
+    parser.add_argument("--layers", type=int, default=8, help="of these")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    if given.config is not None and given.hidden is not None:
+        parser.error("--hidden is for the demo, whose models it replaces")
     with tempfile.TemporaryDirectory() as scratch:
         config = given.config or _demo(Path(scratch) / "demo")
+        if given.hidden is not None:
+            _replace_models(config, given.hidden, given.layers)
         rows = []
         for workers in [0, *given.workers]:
             with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -56,6 +64,29 @@ def _demo(folder: Path) -> Path:
     from evomerge.demo.build import SMALL, build_demo
 
     return build_demo(folder, seed=0, settings=SMALL)
+
+
+def _replace_models(path: Path, hidden: int, layers: int) -> None:
+    """Have others of this size, with random weights, in the folders of an experiment's models."""
+    import torch
+    from transformers import AutoConfig
+
+    from evomerge.config.config import Config
+    from evomerge.demo.train import new_model
+
+    sources = Config.from_file(path).models.sources()
+    base = Path(sources.base.path)
+    model = new_model(AutoConfig.from_pretrained(base).vocab_size, layers=layers, hidden=hidden, seed=0)
+    model.save_pretrained(base)
+    torch.manual_seed(0)
+    for expert in sources.experts.values():
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.01 * torch.randn_like(parameter)
+        model.save_pretrained(expert.path)
+    print(
+        f"{1 + len(sources.experts)} models of {sum(one.numel() for one in model.parameters()) / 1e6:.0f}M parameters"
+    )
 
 
 def measure(path: Path, workers: int, candidates: int) -> dict[str, Any]:
@@ -89,7 +120,7 @@ def measure(path: Path, workers: int, candidates: int) -> dict[str, Any]:
                 first = first or time.monotonic() - start
         every = time.monotonic() - start
         rates = [_rate(executor, [next(jobs) for _ in range(candidates)]) for _ in range(ROUNDS)]
-        memory = sum(map(_proportional, _processes(seen)))
+        memory, mapped = (sum(_proportional(one, kind) for one in _processes(seen)) for kind in ("Pss", "Pss_File"))
         again = _after_a_death(executor, jobs, seen) if workers else None
     finally:
         executor.close()
@@ -100,6 +131,7 @@ def measure(path: Path, workers: int, candidates: int) -> dict[str, Any]:
         "per_minute": rates,
         "again_s": again,
         "memory": memory,
+        "mapped": mapped,
     }
 
 
@@ -162,10 +194,10 @@ def _process(worker: str) -> int:
     return int(worker.rpartition(":")[2]) if ":" in worker else os.getpid()
 
 
-def _proportional(process: int) -> int:
-    """Bytes of a process's memory; a page that n processes map counts 1/n for each."""
+def _proportional(process: int, kind: str) -> int:
+    """Bytes of a process's memory, all or of a kind; a page that n processes map counts 1/n for each."""
     lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{kind}:"))
 
 
 def line(row: dict[str, Any], inline: dict[str, Any]) -> str:
@@ -176,7 +208,8 @@ def line(row: dict[str, Any], inline: dict[str, Any]) -> str:
     again = "" if row["again_s"] is None else f", {row['again_s']:.1f} s after a death"
     return (
         f"{who}: {rate:.1f} candidates a minute ({spread}; {rate / alone:.2f} of inline), first after "
-        f"{row['first_s']:.1f} s, all after {row['all_s']:.1f} s{again}, {row['memory'] / 1e6:.0f} MB"
+        f"{row['first_s']:.1f} s, all after {row['all_s']:.1f} s{again}, {row['memory'] / 1e6:.0f} MB, of which "
+        f"{row['mapped'] / 1e6:.0f} MB files"
     )
 
 

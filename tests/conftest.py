@@ -19,6 +19,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from hypothesis import Phase, settings
+
+# To explain a failure Hypothesis traces every line. In a process that had run thousands of tests CPython 3.11 was seen
+# to spin on that for an hour, so that a broken law held up everything instead of being reported.
+settings.register_profile(
+    "unexplained", parent=settings(), phases=[phase for phase in Phase if phase is not Phase.explain]
+)
+settings.load_profile("unexplained")
 
 # Triton reads this once, too. Its interpreter runs kernels for GPUs where there is none.
 if not torch.cuda.is_available():

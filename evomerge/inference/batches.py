@@ -6,7 +6,8 @@ sums have the same last bits, in every session and every worker.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -71,10 +72,10 @@ def attention_cost(config: Mapping[str, Any]) -> float:
 
 
 def batches(rows: Sequence[Row], budget: int, costs: Costs) -> list[list[Row]]:
-    """Divide rows that continue the same prefix into passes, nearly as cheap as can be.
+    """Divide rows that continue the same prefix into passes, in order, as cheaply as can be.
 
     Chains need no mask of their own where nothing is before them, so that they are computed apart from rows that
-    branch, unless that costs more.
+    branch, unless that costs more; where they go together, each pass counts as one with a mask.
 
     Args:
         rows: longest first.
@@ -109,41 +110,79 @@ def _divided(rows: Sequence[Row], budget: int, costs: Costs) -> list[list[Row]]:
 
 @lru_cache(maxsize=1024)
 def _cuts(lengths: tuple[int, ...], start: int, masked: bool, budget: int, costs: Costs) -> tuple[int, ...]:
-    """Where each pass over rows of these lengths, longest first, ends.
+    """Where each pass over rows of these lengths, longest first, ends, at the least cost.
 
-    Of the ends within a run of equal lengths only that of a full pass is looked at.
+    A pass that begins within a run of equal lengths is full in some cheapest division: else it could take rows from the
+    end of the pass before, which is at least as wide, and save there what they cost here. Where filling passes from the
+    first row on, or up to the end of a run, is as cheap, that is done.
     """
     count = len(lengths)
-    ends = [end for end in range(1, count + 1) if end == count or lengths[end] != lengths[end - 1]]
+    borders = [place for place in range(1, count + 1) if place == count or lengths[place] != lengths[place - 1]]
+    full = _full_up_to(borders, lengths, budget)
+    places = sorted({*borders, *full})
+
+    def price(first: int, end: int) -> float:
+        return costs.of_pass(end - first, lengths[first], start=start, masked=masked)
+
+    def from_the_left(first: int) -> list[int]:
+        most = min(count, first + _rows_within(budget, lengths[first]))
+        return [*_between(borders, first, most), most]
+
+    def in_any_way(first: int) -> list[int]:
+        most = min(count, first + _rows_within(budget, lengths[first]))
+        return [full[first]] if first in full else [*_between(places, first, most + 1)]
+
+    usual, cuts = _cheapest(count, from_the_left, price)
+    least, others = _cheapest(count, in_any_way, price)
+    return others if least < usual * (1 - 1e-9) else cuts
+
+
+def _cheapest(
+    count: int, ends_of: Callable[[int], Iterable[int]], price: Callable[[int, int], float]
+) -> tuple[float, tuple[int, ...]]:
+    """The least cost of going from 0 to `count` by passes that may end where `ends_of` says, and their ends."""
     least: dict[int, tuple[float, int]] = {0: (0.0, 0)}
-    passed = 0
     for first in range(count):
-        if ends[passed] <= first:
-            passed += 1
-        if first not in least:
-            continue
-        so_far, width = least[first][0], lengths[first]
-        most = min(count, first + max(1, budget // max(1, width)))
-        number = passed
-        while number < len(ends) and ends[number] < most:
-            _improve(
-                least,
-                ends[number],
-                so_far + costs.of_pass(ends[number] - first, width, start=start, masked=masked),
-                first,
-            )
-            number += 1
-        _improve(least, most, so_far + costs.of_pass(most - first, width, start=start, masked=masked), first)
+        if first in least:
+            for end in ends_of(first):
+                cost = least[first][0] + price(first, end)
+                if end not in least or cost < least[end][0]:
+                    least[end] = cost, first
     found, end = [], count
     while end:
         found.append(end)
         end = least[end][1]
-    return tuple(reversed(found))
+    return least[count][0], tuple(reversed(found))
 
 
-def _improve(least: dict[int, tuple[float, int]], end: int, cost: float, first: int) -> None:
-    if end not in least or cost < least[end][0]:
-        least[end] = cost, first
+def _full_up_to(borders: Sequence[int], lengths: Sequence[int], budget: int) -> dict[int, int]:
+    """Full passes that begin within a run of equal lengths and end where a run ends or another of them begins.
+
+    Returns: where they end, by where they begin.
+    """
+    found: dict[int, int] = {}
+    runs, pending = {0, *borders}, [*borders]
+    while pending:
+        end = pending.pop()
+        # The more rows, the longer the first of them, and the fewer fit.
+        first = end - 1
+        while first > 0 and end - first < _rows_within(budget, lengths[first]):
+            first -= 1
+        rows = end - first
+        if first > 0 and rows == _rows_within(budget, lengths[first]) and first not in runs and first not in found:
+            found[first] = end
+            pending.append(first)
+    return found
+
+
+def _between(places: Sequence[int], first: int, last: int) -> Sequence[int]:
+    """Those of the places, in order, that are above the first and below the last."""
+    return places[bisect_right(places, first) : bisect_left(places, last)]
+
+
+def _rows_within(budget: int, width: int) -> int:
+    """How many rows of a width a pass takes at most; one, however wide."""
+    return max(1, budget // max(1, width))
 
 
 def _sizes(config: Mapping[str, Any]) -> tuple[int, int]:

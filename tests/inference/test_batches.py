@@ -7,10 +7,10 @@ from itertools import accumulate, combinations, pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from evomerge.inference.batches import Costs, batches, cost_of
+from evomerge.inference.batches import MASKED, Costs, batches, cost_of
 from evomerge.inference.plan import count_work
 from evomerge.inference.trie import Row
 from evomerge.score.requests import LogLikelihoodRequest
@@ -48,6 +48,8 @@ def divisions(count: int) -> Iterator[list[int]]:
 rows_of = st.lists(st.tuples(st.integers(2, 12), st.booleans()), min_size=1, max_size=8)
 
 
+# Filled from the left, these take a pass more, or rows that are padded.
+@example(drawn=[(8, False), (7, False), (7, False), (7, False), (6, False)], budget=24, a_pass=3.0, start=0)
 @settings(deadline=None, max_examples=80)
 @given(drawn=rows_of, budget=st.integers(1, 60), a_pass=st.floats(0.0, 40.0), start=st.sampled_from([0, 5]))
 def test_no_division_in_order_is_cheaper(drawn: list[tuple[int, bool]], budget: int, a_pass: float, start: int) -> None:
@@ -57,7 +59,9 @@ def test_no_division_in_order_is_cheaper(drawn: list[tuple[int, bool]], budget: 
     assert sorted(map(id, (one for batch in found for one in batch))) == sorted(map(id, rows))
     assert all(len(batch) == 1 or len(batch) * batch[0].length <= budget for batch in found)
     assert all(batch[0].length == max(one.length for one in batch) for batch in found)
-    least = sum(cost_of(batch, costs) for batch in found)
+    # Where chains and rows that branch go together, all are planned as if they had a mask.
+    mixed = not start and len({one.is_chain for one in rows}) > 1
+    least = sum(cost_of(batch, costs) for batch in found) / (MASKED if mixed else 1)
     # All divisions are made of the same few batches.
     priced = {
         (start, stop): cost_of(rows[start:stop], costs)

@@ -87,11 +87,16 @@ def test_a_worker_that_went_with_its_machine_is_not_held_against_its_candidate(s
     assert not attempt.may_go_on({"here"}, retries=1)
 
 
-def test_a_worker_whose_machine_was_announced_to_go_is_never_held_against_its_candidate(
+def test_a_candidate_that_no_machine_stays_long_enough_for_is_given_up_in_the_end(
     settings: WorkerSettings,
 ) -> None:
     from evomerge.execute.ray.slots import Attempt, Death
 
-    attempt = Attempt(job(settings, 0, 0.5), deaths=[Death("here", "preempted")] * 1000)
-    assert attempt.lost_workers({"here"}) == attempt.lost_workers(set()) == ("preempted",) * 1000
+    attempt = Attempt(job(settings, 0, 0.5), deaths=[Death("here", "preempted")] * 20)
+    assert attempt.lost_workers({"here"}) == attempt.lost_workers(set()) == ("preempted",) * 20
     assert attempt.may_go_on({"here"}, retries=0)
+    attempt.deaths.append(Death("here", "preempted"))
+    assert not attempt.may_go_on({"here"}, retries=0)
+    given_up = attempt.given_up("there:1", {"here"})
+    assert given_up.reason == "preempted"
+    assert "use machines that stay for longer than a candidate" in given_up.message

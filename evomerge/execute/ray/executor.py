@@ -2,7 +2,7 @@
 
 Each idle actor has at most one job. An actor that dies is replaced and its job tried again; one that
 overruns its time is killed and replaced. Actors for which there is no room yet wait for it, so that workers join as the
-cluster grows. The only module that imports Ray.
+cluster grows. Ray is imported in this folder only.
 """
 
 from __future__ import annotations

@@ -103,11 +103,12 @@ class Attempt:
     def may_go_on(self, nodes: Collection[str], retries: int) -> bool:
         """Whether the job is tried again, given the nodes that are left.
 
-        Workers that went with their machines aren't held against it; those that were announced to go, never.
+        Workers that went with their machines aren't held against it, unless that happens so often that no machine
+        seems to stay for as long as it takes.
         """
         count = Counter(self.lost_workers(nodes))
         own = count["worker_died"] + count["out_of_memory"]
-        return own <= retries and own + count["machine_lost"] <= retries + _LOST_NODES
+        return own <= retries and len(self.deaths) <= retries + _LOST_NODES
 
     def finished(self, outcome: Outcome) -> Outcome:
         """What came of the job in the end, with the workers that it took."""
@@ -121,6 +122,7 @@ class Attempt:
             "out_of_memory": ", ended by Ray since the machine ran out of memory; use fewer workers for each machine, "
             "or lower execution.batch_tokens",
             "machine_lost": " with its machine; see the system logs there, or use machines that stay longer",
+            "preempted": " with its machine, which was taken away; use machines that stay for longer than a candidate",
         }.get(lost[-1], "; out of memory is the usual cause (see the Ray and system logs there)")
         return Failure(reason=lost[-1], message=died + remedy, lost_workers=lost)
 

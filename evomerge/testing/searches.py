@@ -90,12 +90,13 @@ def evolve_steadily(
 
 
 def enough(algorithm: type[Proposer], usual: int) -> int:
-    """So many generations, or as much fewer as the algorithm declares to learn sooner than most.
+    """So many generations, or as much fewer as the algorithm declares to learn sooner than most, but not below three.
 
-    What learns much from each candidate takes its time for each, too.
+    What learns much from each candidate takes its time for each, too. The first two generations may be draws, before it
+    has learnt enough to ask by it.
     """
     share = min(1.0, algorithm.generations_to_lead / Proposer.generations_to_lead)
-    return max(2, math.ceil(usual * share))
+    return min(usual, max(3, math.ceil(usual * share)))
 
 
 def digest(algorithm: type[Proposer]) -> str:

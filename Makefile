@@ -16,7 +16,9 @@ COMMA := ,
 # a small part of what is installed; where it may not keep that, each process would take twice as long to import torch.
 unexport PYTHONDONTWRITEBYTECODE
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
-PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# xdist waits for ever for a process that died if it may start another in its place; so it names the test and ends.
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
+	--no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: demo demo-small test test-fast lint docs clean
 

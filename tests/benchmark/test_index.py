@@ -89,7 +89,9 @@ def test_a_damaged_one_is_made_again(built_in: Path, tmp_path: Path) -> None:
     expected = all_tasks([]).task_index
     (kept,) = (tmp_path / "cache").rglob("*.json.gz")
     whole = kept.read_bytes()
-    for content in (b"", b"none", whole[:99], *map(gzip.compress, (b"[]", b'{"content": 1}', b"\xff"))):
+    flipped = whole[:200] + bytes([whole[200] ^ 255]) + whole[201:]
+    torn = whole[:20] + bytes(len(whole) - 20)
+    for content in (b"", b"none", whole[:99], flipped, torn, *map(gzip.compress, (b"[]", b'{"content": 1}', b"\xff"))):
         kept.write_bytes(content)
         assert all_tasks([]).task_index == expected
         assert json.loads(gzip.decompress(kept.read_bytes())) == json.loads(gzip.decompress(whole))

@@ -63,7 +63,7 @@ def connect(address: str | None, *, gpus: bool) -> bool:
             # Other nodes then run this very code. A submitted job brings its own.
             settings["runtime_env"] = {
                 "py_modules": [str(Path(evomerge.__file__).parent)],
-                "excludes": ["__pycache__/"],  # compiled loops are large, and each machine has its own
+                "excludes": ["__pycache__/"],  # each machine has its own
             }
     try:
         with private_environment() if address is None else nullcontext():

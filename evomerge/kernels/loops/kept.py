@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,19 @@ def _folder() -> Path:
     return Path(told) if told else user_cache()
 
 
+@cache
+def _stamp(file: str) -> str:
+    """What tells a file, and all that its loops may have taken in, from any other."""
+    return hashlib.sha256(Path(file).read_bytes() + _PARTS).hexdigest()
+
+
 class _ByContent(caching._CacheLocator):
     """A folder named after a loop's file and all that it may have taken in."""
 
     def __init__(self, function: Any, file: str) -> None:
         self._py_file = file
         self._line = function.__code__.co_firstlineno
-        self._stamp = hashlib.sha256(Path(file).read_bytes() + _PARTS).hexdigest()
+        self._stamp = _stamp(file)
 
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> _ByContent | None:

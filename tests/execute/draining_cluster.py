@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
-from evomerge.config.config import Config
 from evomerge.execute.ray import executor as on_ray
 from evomerge.execute.ray.executor import RayExecutor
 from evomerge.execute.ray.slots import Slot
-from evomerge.study.search import search
-from helpers.clusters import LONG_S, Troubled, frozen_at_work, until
-from helpers.executors import executors
+from helpers.clusters import LONG_S, Troubled, frozen_at_work, search_on, until
 
 PREEMPTION = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
 
@@ -38,11 +32,10 @@ def is_alive(node: Any) -> bool:
     return next(bool(one["Alive"]) for one in ray.nodes() if one["NodeID"] == node.node_id)
 
 
-def main(config: Path, directory: Path) -> None:
+def main() -> None:
     """Search on three machines, of which one stays."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     first, second = (cluster.add_node(num_cpus=1) for _ in range(2))
-    os.environ["RAY_ADDRESS"] = cluster.address
     # So small a search might be over before it is looked again.
     on_ray.LOOK_EVERY_S = 0.05
     found: dict[str, Any] = {}
@@ -70,10 +63,7 @@ def main(config: Path, directory: Path) -> None:
 
         return Troubled(executor, is_ready, take_away)
 
-    with executors(troubled):
-        search(Config.from_file(config), directory)
-    print(json.dumps(found))
-    cluster.shutdown()
+    search_on(cluster, troubled, found)
 
 
-main(Path(sys.argv[1]), Path(sys.argv[2]))
+main()

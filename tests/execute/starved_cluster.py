@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from ray.cluster_utils import Cluster
 
-from evomerge.config.config import Config
 from evomerge.errors import ExecutionError
 from evomerge.execute.ray.executor import RayExecutor
 from evomerge.score.requests import GenerationRequest
-from evomerge.study.search import search
-from helpers.clusters import Troubled, frozen_at_work, until
-from helpers.executors import executors
+from helpers.clusters import Troubled, frozen_at_work, search_on, until
 
 STORE_BYTES = 75 * 2**20
 """The least that Ray takes."""
@@ -37,7 +32,7 @@ def refused(executor: RayExecutor) -> str:
     return ""
 
 
-def main(config: Path, directory: Path) -> None:
+def main() -> None:
     """Search on two machines, of which one never lets a worker come up, and the other ends it with a candidate."""
     os.environ.update({"RAY_local_fs_capacity_threshold": "0.0001"})  # every disk is full
     memory_looked_at(30)
@@ -45,7 +40,6 @@ def main(config: Path, directory: Path) -> None:
     cluster = Cluster(initialize_head=True, head_node_args=arguments)
     memory_looked_at(0.1)
     other = cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
-    os.environ["RAY_ADDRESS"] = cluster.address
     found: dict[str, Any] = {}
 
     def troubled(executor: RayExecutor) -> Any:
@@ -66,10 +60,7 @@ def main(config: Path, directory: Path) -> None:
 
         return Troubled(executor, is_ready, run_out)
 
-    with executors(troubled):
-        search(Config.from_file(config), directory)
-    print(json.dumps(found))
-    cluster.shutdown()
+    search_on(cluster, troubled, found)
 
 
-main(Path(sys.argv[1]), Path(sys.argv[2]))
+main()

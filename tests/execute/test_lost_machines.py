@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -32,8 +31,10 @@ def test_a_machine_that_joins_takes_part_and_one_that_is_lost_loses_nothing(tiny
     assert found["workers"] == [1, 2, 1]
 
 
-def disturbed(script: str, execution: dict[str, Any], models: dict[str, Path], folder: Path) -> CompletedProcess[str]:
-    """Run a script's search, which must end as an undisturbed one; what the script said."""
+def disturbed(
+    script: str, execution: dict[str, Any], models: dict[str, Path], folder: Path
+) -> tuple[dict[str, Any], str]:
+    """Run a script's search, which must end as an undisturbed one; what it found, and what was said meanwhile."""
     tasks = write_task(folder / "tasks")
     config = write_config(folder / "c.yaml", models, tasks, execution={"backend": "ray", "device": "cpu", **execution})
     done = run(
@@ -45,7 +46,7 @@ def disturbed(script: str, execution: dict[str, Any], models: dict[str, Path], f
     inline = write_config(folder / "i.yaml", models, tasks, execution={"device": "cpu"})
     search(Config.from_file(inline), folder / "undisturbed")
     assert essence(folder / "run") == essence(folder / "undisturbed")
-    return done
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
 @pytest.mark.slow
@@ -53,10 +54,9 @@ def test_a_search_whose_machines_are_taken_away_ends_as_an_undisturbed_one(
     tiny_llama: dict[str, Path], tmp_path: Path
 ) -> None:
     # With no retries, a worker lost by its candidate's own fault would be a failure.
-    done = disturbed("draining_cluster.py", {"workers": 3, "retries": 0}, tiny_llama, tmp_path)
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert f"({found['killed']}) went with its machine, which is taken away; starting another" in done.stderr
-    assert f"({found['left']}): its machine is taken away; starting it elsewhere" in done.stderr
+    found, said = disturbed("draining_cluster.py", {"workers": 3, "retries": 0}, tiny_llama, tmp_path)
+    assert f"({found['killed']}) went with its machine, which is taken away; starting another" in said
+    assert f"({found['left']}): its machine is taken away; starting it elsewhere" in said
     assert found["gone"]
     assert open_run(tmp_path / "run").status().lost_workers == {"preempted": 1}
 
@@ -65,11 +65,10 @@ def test_a_search_whose_machines_are_taken_away_ends_as_an_undisturbed_one(
 def test_a_search_on_machines_that_run_out_of_memory_ends_as_an_undisturbed_one(
     tiny_llama: dict[str, Path], tmp_path: Path
 ) -> None:
-    done = disturbed("starved_cluster.py", {"workers": 2, "retries": 5}, tiny_llama, tmp_path)
-    found = json.loads(done.stdout.splitlines()[-1])
+    found, said = disturbed("starved_cluster.py", {"workers": 2, "retries": 5}, tiny_llama, tmp_path)
     out_of_memory = "was ended by Ray, since its machine ran out of memory"
-    assert f"could not be started: its process {out_of_memory}, 3 times while starting; going on with 1" in done.stderr
-    assert f"({found['killed']}) {out_of_memory}; starting another" in done.stderr
+    assert f"could not be started: its process {out_of_memory}, 3 times while starting; going on with 1" in said
+    assert f"({found['killed']}) {out_of_memory}; starting another" in said
     assert list(open_run(tmp_path / "run").status().lost_workers) == ["out_of_memory"]
     assert found["full"].startswith("the huge items don't fit into Ray's object store on this machine, and its disk is")
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
+from ray.cluster_utils import Cluster
+
+from evomerge.config.config import Config
 from evomerge.execute.base import Job, Outcome
 from evomerge.execute.ray.executor import RayExecutor
 from evomerge.execute.ray.slots import Queue, Slot
+from evomerge.study.search import search
+from helpers.executors import executors
 
 LONG_S = 200.0
 
@@ -59,3 +67,19 @@ class Troubled:
                 self._executor._collect(Queue(()))
             threading.Thread(target=self._trouble, daemon=True).start()
         yield from self._executor.run(jobs)
+
+
+def search_on(cluster: Cluster, troubled: Callable[[RayExecutor], Any], found: dict[str, Any]) -> None:
+    """Search as the script's arguments say, by a config into a directory, and print what was found on the way.
+
+    Args:
+        cluster: where, and shut down in the end.
+        troubled: puts an executor in trouble.
+        found: filled meanwhile.
+    """
+    config, directory = map(Path, sys.argv[1:])
+    os.environ["RAY_ADDRESS"] = cluster.address
+    with executors(troubled):
+        search(Config.from_file(config), directory)
+    print(json.dumps(found))
+    cluster.shutdown()

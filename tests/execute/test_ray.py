@@ -81,6 +81,16 @@ def test_any_number_of_workers_answers_exactly_as_inline(
         assert answers(outcome).responses == answers(expected[number]).responses
 
 
+def test_workers_are_forked_from_a_process_that_has_imported_what_they_need(
+    two_workers: Executor, settings: WorkerSettings
+) -> None:
+    two_workers.add_requests("search", REQUESTS)
+    outcomes = [answers(outcome) for _, outcome in two_workers.run([job(settings, n, 0.5) for n in range(8)])]
+    pids = {outcome.worker.rpartition(":")[2] for outcome in outcomes}
+    [parent] = {Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1] for pid in pids}
+    assert "--serve" in Path(f"/proc/{parent}/cmdline").read_text()
+
+
 def test_a_killed_worker_is_replaced_and_its_job_done_again(make: Callable[..., Any], settings: WorkerSettings) -> None:
     executor = make()
     victim = pid_of_only_worker(executor, settings)

@@ -22,6 +22,7 @@ from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 
 import evomerge
 from evomerge.errors import ExecutionError, first_line
+from evomerge.execute.ray import forkserver
 from evomerge.execute.ray.head import knock
 from evomerge.execute.settings import visible_gpus
 
@@ -30,6 +31,10 @@ _log = logging.getLogger(__name__)
 _CONNECT_TIMEOUT_S = 10.0
 _STARTS = 2
 """How often a private Ray is tried: on a busy machine one may not be up in the time that Ray gives itself."""
+
+
+_OWN_PYTHON = frozenset({"conda", "container", "image_uri", "pip", "py_executable", "uv"})
+"""Keys of a runtime environment that choose the workers' Python."""
 
 
 def connect(address: str | None, *, gpus: bool) -> bool:
@@ -143,6 +148,17 @@ def _check_reachable(address: str) -> None:
         knock(address, _CONNECT_TIMEOUT_S)
     except OSError as error:
         raise ExecutionError(f"{where} doesn't answer: {error}; start it with `ray start --head`") from error
+
+
+def worker_environment(threads: int) -> dict[str, Any]:
+    """Ray's runtime environment of workers that compute with so many threads."""
+    environment: dict[str, Any] = {
+        "env_vars": {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"},
+    }
+    # A job that brings a Python of its own has its workers started with that.
+    if not _OWN_PYTHON.intersection(ray.get_runtime_context().runtime_env) and (command := forkserver.command()):
+        environment["py_executable"] = command
+    return environment
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from evomerge.execute.ray.cluster import (
     hold,
     is_preempted,
     live_nodes,
+    worker_environment,
 )
 from evomerge.execute.ray.head import LOOK_EVERY_S, Head, patience_s
 from evomerge.execute.ray.slots import Death, Queue, Slot, Started, WorkerProcess
@@ -102,7 +103,7 @@ class RayExecutor:
                 num_gpus=gpus,
                 max_restarts=0,
                 max_task_retries=0,
-                runtime_env={"env_vars": {"OMP_NUM_THREADS": str(settings.threads), "TOKENIZERS_PARALLELISM": "false"}},
+                runtime_env=worker_environment(settings.threads),
             )(WorkerProcess)
             for index in range(max(self._least, max_workers or 0)):
                 self._slots.append(Slot(index=index))

@@ -5,8 +5,8 @@ Here it is told to start this module instead (`command`). That has the fork serv
 there is none, fork a child that goes on as the worker, and stands in for the child until that ends. Where anything is
 in the way, it becomes the worker itself, as Ray would have started it.
 
-A server serves workers of one environment. It starts no thread and no CUDA, and ends with the last raylet that it has
-served, or when it has had no worker for a minute.
+A server serves workers of one environment, of whatever jobs. It starts no thread and no CUDA, and ends with the last
+raylet that it has served, or when it has had no worker for a minute.
 """
 
 from __future__ import annotations
@@ -43,17 +43,14 @@ except ImportError:  # the worker is told later where its code is
 sys.exit(main(sys.argv[1:]))
 """
 _IMPORTED = (
-    "ray",
     "transformers.masking_utils",
     "transformers.modeling_layers",
     "transformers.modeling_utils",
     "evomerge.execute.worker",
     "evomerge.kernels.loops.linear",
 )
-"""What every worker imports, of whatever models."""
+"""What every worker imports, of whatever models, but for Ray, which reads what job it is for as it is loaded."""
 _RAYLET = "RAY_RAYLET_PID"
-_NOT_SHARED = frozenset({_RAYLET, "RAY_JOB_ID", "RAY_AUTH_TOKEN"})
-"""Variables that tell workers apart which are alike otherwise. Nothing reads them before a worker starts."""
 _IDLE_S = 60.0
 _FIRST = sys.path[0]
 """What Python puts before other folders for this program, before imports put theirs before it."""
@@ -95,7 +92,7 @@ def _ask_for_worker(arguments: Sequence[str]) -> socket.socket:
         "folder": os.getcwd(),
         "out_of_memory_score": Path("/proc/self/oom_score_adj").read_text(),
     }
-    environment = sorted(item for item in os.environ.items() if item[0] not in _NOT_SHARED)
+    environment = sorted(item for item in os.environ.items() if not item[0].startswith("RAY_"))
     alike = json.dumps([sys.executable, os.getcwd(), os.getpriority(os.PRIO_PROCESS, 0), environment])
     server = _connect(_own_folder() / hashlib.sha256(alike.encode()).hexdigest()[:16])
     _send(server, worker, [0, 1, 2])

@@ -67,6 +67,19 @@ def _no_wait_for_disks() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """A Ray with four CPUs and two pretended GPUs, which takes seconds to start. Executors find it and leave it."""
+    import ray
+
+    from evomerge.execute.ray.cluster import private_environment
+
+    with private_environment():
+        ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of a tiny Llama family: "base", "a" and "b". Don't write into them."""
     from evomerge.testing.models import tiny_family

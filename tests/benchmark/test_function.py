@@ -229,7 +229,7 @@ def _built(config: Config) -> Benchmark:
 
 
 @pytest.mark.ray
-def test_workers_of_ray_find_the_function_beside_the_config(folder: Path) -> None:
+def test_workers_of_ray_find_the_function_beside_the_config(folder: Path, local_ray: None) -> None:
     config = Config.from_file(folder / "config.yaml")
     search(config, folder / "inline")
     execution = config.execution.model_copy(update={"backend": "ray", "workers": 2, "cpus_per_worker": 0.5})

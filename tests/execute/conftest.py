@@ -1,4 +1,4 @@
-"""One private Ray for all executor tests, since starting it takes seconds."""
+"""Workers for the tests of executors."""
 
 from __future__ import annotations
 
@@ -14,19 +14,6 @@ from helpers.worker import make_settings
 @pytest.fixture
 def settings(tiny_llama: dict[str, Path]) -> WorkerSettings:
     return make_settings(tiny_llama)
-
-
-@pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    """A Ray with four CPUs and two pretended GPUs; executors find it initialised and leave it running."""
-    import ray
-
-    from evomerge.execute.ray.cluster import private_environment
-
-    with private_environment():
-        ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

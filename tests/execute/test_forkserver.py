@@ -24,7 +24,8 @@ seen = {
     "pid": os.getpid(), "parent": os.getppid(), "group": os.getpgid(0), "path": sys.path, "arguments": sys.argv,
     "environment": dict(os.environ), "folder": os.getcwd(), "name": __name__, "file": __file__,
     "main": sys.modules["__main__"].__dict__["__file__"], "open": sorted(map(int, os.listdir("/proc/self/fd")))[:-1],
-    "imported": [name in sys.modules for name in ("transformers.modeling_utils", "ray")], "niceness": os.nice(0), "random": random.random(),
+    "imported": [name in sys.modules for name in ("transformers.modeling_utils", "ray")], "niceness": os.nice(0),
+    "random": random.random(),
 }
 print(json.dumps(seen), flush=True)
 print("to the other stream", file=sys.stderr, flush=True)

@@ -139,7 +139,7 @@ def test_a_resumed_search_prepares_nothing_and_ends_as_one_that_kept_no_states(
 @pytest.mark.slow
 @pytest.mark.ray
 def test_ray_workers_share_states_and_their_problem_reaches_the_driver(
-    tmp_path: Path, tiny_llama: dict[str, Path], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, tiny_llama: dict[str, Path], caplog: pytest.LogCaptureFixture, local_ray: None
 ) -> None:
     from evomerge.execute.ray.executor import RayExecutor
 

@@ -214,7 +214,9 @@ def test_check_says_what_of_a_config_changes_the_function(tmp_path: Path, family
     assert found.single_bytes == found.live_bytes
 
 
-def test_ray_workers_score_given_models_by_themselves_too(tmp_path: Path, family: dict[str, Path], tasks: Path) -> None:
+def test_ray_workers_score_given_models_by_themselves_too(
+    tmp_path: Path, family: dict[str, Path], tasks: Path, local_ray: None
+) -> None:
     models = {name: family[name] for name in ("base", "far", "same")}
     config = config_of(tmp_path, models, tasks, "pages")
     here = search(config, tmp_path / "here").data

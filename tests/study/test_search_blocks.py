@@ -39,8 +39,10 @@ def test_a_search_in_blocks_finds_the_scores_of_one_at_once(
 
 @pytest.mark.parametrize("backend", ["inline", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
 def test_a_candidate_stopped_after_a_block_and_continued_has_the_same_bytes(
-    tmp_path: Path, in_blocks: Config, undisturbed_in_blocks: Path, backend: str
+    tmp_path: Path, in_blocks: Config, undisturbed_in_blocks: Path, backend: str, request: pytest.FixtureRequest
 ) -> None:
+    if backend == "ray":
+        request.getfixturevalue("local_ray")
     directory = tmp_path / "run"
     config = changed(in_blocks, execution={"backend": backend, "workers": 2 if backend == "ray" else None})
     with stopped(after=5):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -31,7 +32,7 @@ from helpers.search import Count, changed, kill_after_lines, start, write_config
 @pytest.mark.slow
 @pytest.mark.ray
 def test_ray_with_any_number_of_workers_gives_the_inline_trials(
-    tmp_path: Path, config: Config, undisturbed: Path
+    tmp_path: Path, config: Config, undisturbed: Path, local_ray: None
 ) -> None:
     for workers in (1, 2, 4):
         directory = tmp_path / f"ray-{workers}"
@@ -42,7 +43,7 @@ def test_ray_with_any_number_of_workers_gives_the_inline_trials(
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_killed_ray_driver_and_a_killed_worker_change_nothing(
-    tmp_path: Path, tiny_llama: dict[str, Path], tasks: Path, undisturbed: Path
+    tmp_path: Path, tiny_llama: dict[str, Path], tasks: Path, undisturbed: Path, local_ray: None
 ) -> None:
     file = write_config(
         tmp_path / "ray.yaml",
@@ -61,35 +62,13 @@ def test_a_killed_ray_driver_and_a_killed_worker_change_nothing(
         def trial(self, record: TrialRecord) -> None:
             if not self.done:
                 self.done = True
-                victims = worker_processes()
-                assert victims
-                os.kill(victims[0], signal.SIGKILL)
+                last = (directory / "evaluations.jsonl").read_text().splitlines()[-1]
+                os.kill(int(json.loads(last)["worker"].rpartition(":")[2]), signal.SIGKILL)
 
-    resume(directory, observer=KillAWorker())
+    killer = KillAWorker()
+    resume(directory, observer=killer)
+    assert killer.done
     assert essence(directory) == essence(undisturbed)
-
-
-def worker_processes() -> list[int]:
-    """Ray actors that are descendants of this process."""
-    parents: dict[int, int] = {}
-    titles: dict[int, str] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text()
-                titles[int(entry.name)] = (entry / "cmdline").read_text()
-            except OSError:
-                continue
-            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
-
-    def is_ours(pid: int) -> bool:
-        while pid > 1:
-            if pid == os.getpid():
-                return True
-            pid = parents.get(pid, 0)
-        return False
-
-    return [pid for pid, title in titles.items() if title.startswith("ray::WorkerProcess") and is_ours(pid)]
 
 
 class Sabotage:

@@ -225,6 +225,7 @@ def config(folder: Path, name: str, seed: int, spending: str, evaluations: int, 
                 "include_path": str(folder / "tasks"),
                 "tasks": [{"task": name, "metric": "acc,none"}],
                 "splits": {"search": "search", "validation": "validation", "test": "test"},
+                "overlap": "drop",  # reviews of two movies may be the same words
             },
             "search": {
                 "population": 14, "scan": 24, "seed": seed, **spent,

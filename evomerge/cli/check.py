@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from evomerge.inference.plan import Work
     from evomerge.study.check import Preflight
     from evomerge.study.experiment import Experiment
+    from evomerge.study.pilot import PilotReport
 
 _SHOWN_DIMENSIONS = 12
+_WORTH_TELLING = 1.1
 _STATES = {"folder": "a folder", "cache": "in the hub's cache", "unresolved": "not on this machine"}
 
 
@@ -273,6 +275,34 @@ def _show_pilot(console: Console, preflight: Preflight, experiment: Experiment) 
     costs = ", ".join(f"{cost:.2g} times on {split}" for split, cost in report.costs.items() if split != "search")
     say(console, f"the whole search: about {duration(3600 * report.hours)} with {workers}, start-up aside")
     say(console, f"(answers take as long as on the search items, {costs} items, going by tokens or items)")
+    _show_cores(console, preflight, experiment, report, doing)
+
+
+def _show_cores(
+    console: Console, preflight: Preflight, experiment: Experiment, pilot: PilotReport, doing: Callable[[str], None]
+) -> None:
+    from evomerge.cli.console import say
+    from evomerge.errors import MissingPackageError
+    from evomerge.study.cores import time_cores
+
+    needed = (preflight.memory_bytes_per_worker or 0) + (preflight.process_bytes or 0)
+    try:
+        splits = time_cores(experiment, pilot, needed, report=lambda what: doing(f"pilot: {what}"))
+    except MissingPackageError as error:
+        say(console, f"whether several workers are faster on this machine wasn't timed: {error}")
+        return
+    for split in splits:
+        named = f"{counted(split.workers, 'worker')} of {counted(split.threads, 'thread')}"
+        rate = f"{split.per_minute:,.0f}" if split.per_minute >= 10 else f"{split.per_minute:.2g}"
+        say(console, f"{named}: {rate} candidates a minute")
+    if splits:
+        first, best = splits[0], max(splits, key=lambda split: split.per_minute)
+        gain = best.per_minute / first.per_minute
+        if gain < _WORTH_TELLING:
+            say(console, "as the config says, one worker is about as fast as several on this machine")
+        else:
+            changes = f"--set execution.workers={best.workers} --set execution.cpus_per_worker={best.threads}"
+            say(console, f"several workers are {gain:.2g} times as fast on this machine: {changes}")
 
 
 def _parts(preflight: Preflight) -> str:

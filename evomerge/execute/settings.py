@@ -130,13 +130,13 @@ def _threads(execution: ExecutionConfig) -> int:
     if execution.cpus_per_worker is not None:
         return max(1, int(execution.cpus_per_worker))
     if choose_backend(execution) == "inline":
-        return int(os.environ.get("OMP_NUM_THREADS") or _cores())
+        return int(os.environ.get("OMP_NUM_THREADS") or cores())
     if execution.workers is None or execution.ray_address or os.environ.get("RAY_ADDRESS"):
         return THREADS_PER_WORKER
-    return max(1, _cores() // execution.workers)
+    return max(1, cores() // execution.workers)
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -16,7 +16,7 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    limits = [_available_bytes()]
+    limits = [available_bytes()]
     group = Path("/sys/fs/cgroup")
     try:
         limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
@@ -36,7 +36,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _available_bytes() -> int:
+def available_bytes() -> int:
     """What new work can take without swapping, counting the caches that the system can give back."""
     try:
         text = Path("/proc/meminfo").read_text()

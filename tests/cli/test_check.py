@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from evomerge.execute import settings
+from evomerge.study import cores
 from helpers.search import write_config, write_task
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +58,25 @@ def test_a_pilot_times_a_candidate(cli: Any, config: Path) -> None:
     assert "Python and libraries" in done.stdout
     assert "the whole search: about " in done.stdout
     assert "each worker prepares the method once: " in done.stdout
+
+
+@pytest.mark.ray
+def test_a_pilot_times_several_workers_side_by_side(
+    cli: Any, config: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (settings, cores):
+        monkeypatch.setattr(module, "cores", lambda: 2)
+    done = cli("check", config, "--pilot", "--set", "execution.backend=auto")
+    assert done.exit_code == 0, done.stderr
+    lines = done.stdout.splitlines()
+    at = lines.index("pilot: timing 2 workers of 1 thread each ...")
+    assert lines[at + 1].startswith("1 worker of ")
+    assert lines[at + 2].startswith("2 workers of 1 thread: ")
+    rates = [float(line.split(": ")[1].split()[0].replace(",", "")) for line in lines[at + 1 : at + 3]]
+    if rates[1] / rates[0] < 1.1:
+        assert lines[at + 3] == "as the config says, one worker is about as fast as several on this machine"
+    else:
+        assert lines[at + 3].endswith("--set execution.workers=2 --set execution.cpus_per_worker=1")
 
 
 def test_the_size_place_and_time_of_prepared_states_are_shown(

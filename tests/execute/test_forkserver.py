@@ -132,7 +132,9 @@ def test_it_ends_with_its_stand_in(start: Callable[..., subprocess.Popen[str]]) 
     assert Path(f"/proc/{others}").exists()
 
 
-@pytest.mark.parametrize("kind", ["no raylet", "a folder of others", "no package", "a server that dies"])
+@pytest.mark.parametrize(
+    "kind", ["no raylet", "a folder of others", "no package", "a server that dies", "a server that is slow"]
+)
 def test_where_it_cannot_be_forked_it_starts_as_ray_would(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path, kind: str, environment: dict[str, str]
 ) -> None:
@@ -146,13 +148,18 @@ def test_where_it_cannot_be_forked_it_starts_as_ray_would(
         (tmp_path / "evomerge.py").write_text("raise ImportError")
         changes["PYTHONPATH"] = str(tmp_path)
     else:
-        (tmp_path / "torch.py").write_text("import os; os._exit(1)")
+        does = "import os; os._exit(1)" if kind == "a server that dies" else "import time; time.sleep(10)"
+        (tmp_path / "torch.py").write_text(does)
         changes["PYTHONPATH"] = os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]])
-    process = start("4", **changes)
+    hasty = "from evomerge.execute.ray import forkserver; forkserver._PATIENCE_S = 1.0\n"
+    process = start("4", [*START[:2], (hasty if kind == "a server that is slow" else "") + START[2]], **changes)
     found = seen(process)
     assert found["pid"] == process.pid
     assert found["environment"].items() >= changes.items()
     assert process.wait(60) == 4
+    # A server that comes up later starts no second one.
+    assert process.stdout is not None
+    assert process.stdout.read() == ""
 
 
 def test_it_is_started_anew_where_cuda_was_asked_before_the_fork(monkeypatch: pytest.MonkeyPatch) -> None:

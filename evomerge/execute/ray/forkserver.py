@@ -52,6 +52,8 @@ _IMPORTED = (
 """What every worker imports, of whatever models, but for Ray, which reads what job it is for as it is loaded."""
 _RAYLET = "RAY_RAYLET_PID"
 _IDLE_S = 60.0
+_PATIENCE_S = 30.0
+"""How long a server may be importing. Ray gives a worker a minute to come up, before it imports what takes long."""
 _FIRST = sys.path[0]
 """What Python puts before other folders for this program, before imports put theirs before it."""
 _LENGTH = struct.Struct("!I")
@@ -95,6 +97,9 @@ def _ask_for_worker(arguments: Sequence[str]) -> socket.socket:
     environment = sorted(item for item in os.environ.items() if not item[0].startswith("RAY_"))
     alike = json.dumps([sys.executable, os.getcwd(), os.getpriority(os.PRIO_PROCESS, 0), environment])
     server = _connect(_own_folder() / hashlib.sha256(alike.encode()).hexdigest()[:16])
+    server.settimeout(_PATIENCE_S)
+    _receive(server)  # it is ready; from here on, the worker is the server's
+    server.settimeout(None)
     _send(server, worker, [0, 1, 2])
     _receive(server)
     return server
@@ -167,11 +172,13 @@ class _Server:
 
     def _fork(self) -> None:
         stand_in, _ = self._listener.accept()
+        stand_in.settimeout(_PATIENCE_S)
         try:
+            _send(stand_in, {"ready": True})
             worker, streams = _receive_with_streams(stand_in)
             self._watch(worker["raylet"])
             pid = os.fork()
-        except (OSError, ValueError):  # it is gone already, or there is no room for another process
+        except (OSError, ValueError):  # it has gone without, or there is no room for another process
             stand_in.close()
             return
         if pid == 0:

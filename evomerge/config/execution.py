@@ -22,7 +22,8 @@ class ExecutionConfig(Section):
     cpus_per_worker: Annotated[float, Field(gt=0)] | None = None
     """Processor cores for each Ray worker; None chooses by the machine."""
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
-    """GPUs for each Ray worker, also a fraction; None chooses by the machine."""
+    """GPUs for each worker; None chooses by the machine. A fraction of one lets Ray workers share it. 2 or more
+    are for a model that is larger than one: whole layers lie on each, and they work one after the other."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of merged weights and of the export; auto: the base checkpoint's."""
     compute_dtype: Literal["auto", "stored", "float32"] = "auto"
@@ -48,6 +49,13 @@ class ExecutionConfig(Section):
     mirror: str | None = None
     """A folder on object storage, such as s3://bucket/runs/one, to which the run directory is uploaded as it grows. A
     search whose run directory isn't there any more continues from it."""
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole_beyond_one(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"{gpus:g} GPUs: give a fraction of one GPU, or a whole number of them")
+        return gpus
 
     @field_validator("mirror")
     @classmethod

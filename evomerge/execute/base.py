@@ -29,6 +29,8 @@ class WorkerSettings:
     """Name of the torch dtype that merged weights are rounded to, never "auto"."""
     device: str
     """"cpu", "cuda" or "cuda:N"."""
+    gpus: int = 1
+    """Over how many GPUs the worker's live model is spread."""
     threads: int
     """CPU threads for torch in this worker."""
     compute_dtype: str | None = None

@@ -1,9 +1,10 @@
-"""The device that a worker was given, and the memory in use there."""
+"""The devices that a worker was given, and the memory in use there."""
 
 from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,23 +13,24 @@ import torch
 from evomerge.errors import ExecutionError
 
 
-def reset_peak_bytes(device: torch.device) -> None:
+def reset_peak_bytes(devices: Sequence[torch.device]) -> None:
     """Start measuring the peak afresh, where the system can."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    if devices[0].type == "cuda":
+        for device in devices:
+            torch.cuda.reset_peak_memory_stats(device)
         return
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM only, see proc(5)
 
 
-def peak_bytes(device: torch.device) -> int:
-    """Peak memory since the last reset: allocated on a GPU, else this process's resident set.
+def peak_bytes(devices: Sequence[torch.device]) -> int:
+    """Peak memory since the last reset: allocated on GPUs, the most on any of them, else this process's resident set.
 
     The resident set includes the pages of memory-mapped checkpoints, which the system can take back.
     Where it can't be reset (outside Linux), it is the peak since the process began.
     """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    if devices[0].type == "cuda":
+        return max(map(torch.cuda.max_memory_allocated, devices))
     try:
         status = Path("/proc/self/status").read_text()
         return 1024 * int(status.partition("VmHWM:")[2].split(maxsplit=1)[0])
@@ -58,3 +60,19 @@ def open_device(name: str) -> torch.device:
         if device.index is not None and device.index >= torch.cuda.device_count():
             raise ExecutionError(f"device {name!r} is asked for, but there are {torch.cuda.device_count()} GPUs here")
     return device
+
+
+def open_devices(name: str, count: int) -> tuple[torch.device, ...]:
+    """The devices over which a worker's live model is spread: `count` of this kind.
+
+    Raises: ExecutionError if there are fewer.
+    """
+    device = open_device(name)
+    if count == 1:
+        return (device,)
+    there = torch.get_device_module(device).device_count()
+    if there < count:
+        raise ExecutionError(
+            f"execution.gpus_per_worker: {count} GPUs are asked for each worker, and there are {there} here"
+        )
+    return tuple(torch.device(device.type, index) for index in range(count))

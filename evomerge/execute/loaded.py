@@ -31,11 +31,12 @@ class LoadedModels:
     Args:
         sources: the models.
         settings: of the worker; its own sources aren't looked at, and its maps where `sources` are aligned.
-        device: where the live model is.
+        devices: where the live model is; over several, it is spread.
         states: where workers share what a method prepares; None: in memory.
         tokenizer: stands in for that of a base without one.
 
-    Raises: CheckpointError if a model can't be opened, or the models don't fit each other.
+    Raises: CheckpointError if a model can't be opened, or the models don't fit each other; ExecutionError if the
+        devices haven't the room for the live model.
     """
 
     def __init__(
@@ -43,13 +44,15 @@ class LoadedModels:
         sources: Sources,
         settings: WorkerSettings,
         *,
-        device: torch.device,
+        devices: Sequence[torch.device],
         states: Path | None = None,
         tokenizer: Callable[[], Any] | None = None,
     ) -> None:
         models = open_models(sources, settings.maps)
-        self.live = LiveModel.build(models.base, dtype=getattr(torch, settings.live_dtype), device=device)
-        self.merger = Merger(models, device=device, states=states)
+        self.live = LiveModel.build(models.base, dtype=getattr(torch, settings.live_dtype), devices=devices)
+        self._device = self.live.device
+        places = {name: target.device for name, target in self.live.targets.items()}
+        self.merger = Merger(models, device=self._device, places=places, states=states)
         self.plans: dict[str, tuple[Any, Any]] = {}
         """By split, what answers its requests, and its plan of them."""
         self.live_key: str | None = None
@@ -61,7 +64,6 @@ class LoadedModels:
         self._models = models
         self._squares: dict[str, dict[str, float]] = {name: {} for name in settings.distances}
         self._settings = settings
-        self._device = device
         self._stand_in = tokenizer
 
     def bind(self, recipe: Recipe) -> Bound:

@@ -69,6 +69,7 @@ def worker_settings(
         dtype=stored,
         compute_dtype=compute_dtype or arithmetic_of(execution, stored).dtype,
         device=_device(execution),
+        gpus=_gpus_each(execution),
         threads=_threads(execution),
         states=execution.prepared_directory or (None if states is None else str(states.absolute())),
         batch_tokens=execution.batch_tokens,
@@ -105,7 +106,9 @@ def choose_backend(execution: ExecutionConfig) -> str:
         or max(execution.workers or 1, execution.max_workers or 1) > 1
     ):
         return "ray"
-    several_gpus = execution.workers is None and _device(execution) == "cuda" and visible_gpus() > 1
+    several_gpus = (
+        execution.workers is None and _device(execution) == "cuda" and visible_gpus() >= 2 * _gpus_each(execution)
+    )
     return "ray" if several_gpus else "inline"
 
 
@@ -114,7 +117,12 @@ def gpus_of(execution: ExecutionConfig, workers: int = 1) -> float:
     if _device(execution) != "cuda":
         return 0.0
     shared = choose_backend(execution) == "ray" and execution.gpus_per_worker is not None
-    return workers * (execution.gpus_per_worker or 0.0) if shared else float(workers)
+    return workers * ((execution.gpus_per_worker or 0.0) if shared else float(_gpus_each(execution)))
+
+
+def _gpus_each(execution: ExecutionConfig) -> int:
+    """Over how many GPUs a worker's live model is spread."""
+    return max(1, int(execution.gpus_per_worker or 1)) if _device(execution) == "cuda" else 1
 
 
 def _device(execution: ExecutionConfig) -> str:

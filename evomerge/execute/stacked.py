@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -27,17 +28,17 @@ class StackedModels(LoadedModels):
 
     Args:
         settings: of the worker.
-        device: where the live models are.
+        devices: where the live models are.
 
     Raises: CheckpointError if a model can't be opened, or its layers can't be shared.
     """
 
-    def __init__(self, settings: WorkerSettings, *, device: torch.device) -> None:
+    def __init__(self, settings: WorkerSettings, *, devices: Sequence[torch.device]) -> None:
         sources = replace(settings.sources, slices=())
-        super().__init__(sources, settings, device=device)
+        super().__init__(sources, settings, devices=devices)
         self._sources = sources
         self._pool = LayerPool(
-            self.live, self._models.by_name, dtype=getattr(torch, settings.live_dtype), device=device
+            self.live, self._models.by_name, dtype=getattr(torch, settings.live_dtype), devices=devices
         )
 
     def bind(self, recipe: Recipe) -> Bound:

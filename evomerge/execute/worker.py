@@ -17,9 +17,9 @@ from typing import TypeVar
 
 import torch
 
-from evomerge.errors import EvomergeError, MergeError, first_line
+from evomerge.errors import EvomergeError, MergeError, first_line, listed
 from evomerge.execute.base import Answers, Failure, Job, Outcome, WorkerSettings
-from evomerge.execute.device import open_device, peak_bytes, reset_peak_bytes
+from evomerge.execute.device import open_devices, peak_bytes, reset_peak_bytes
 from evomerge.execute.loaded import LoadedModels
 from evomerge.execute.stacked import StackedModels
 from evomerge.inference.forward import SharedPrefixes
@@ -46,7 +46,7 @@ class Worker:
         name: says which worker it was, in outcomes.
 
     Raises:
-        ExecutionError: the device isn't there.
+        ExecutionError: a device isn't there, or they haven't the room for the live model.
         CheckpointError: a model can't be opened, or the models don't fit each other.
     """
 
@@ -54,9 +54,9 @@ class Worker:
         self.settings = settings
         self.name = name
         torch.set_num_threads(settings.threads)
-        self._device = open_device(settings.device)
+        self._devices = open_devices(settings.device, settings.gpus)
         states = None if settings.states is None else folder_of(settings.states)
-        self._merged = LoadedModels(settings.sources, settings, device=self._device, states=states)
+        self._merged = LoadedModels(settings.sources, settings, devices=self._devices, states=states)
         self._stacked: StackedModels | None = None
         self._requests: dict[str, tuple[Sequence[Request], Sequence[Sequence[int]] | None]] = {}
         self._single: LoadedModels | None = None
@@ -97,7 +97,7 @@ class Worker:
         if self._single is None or self._single_key != key:
             self._single, self._single_key = None, ""
             self._single = LoadedModels(
-                job.recipe, self.settings, device=self._device, tokenizer=self._merged.tokenizer
+                job.recipe, self.settings, devices=self._devices, tokenizer=self._merged.tokenizer
             )
             self._single_key = key
         return self._single
@@ -105,7 +105,7 @@ class Worker:
     def _stacks(self) -> StackedModels:
         """What candidates with layers of their own are made of, loaded for the first of them."""
         if self._stacked is None:
-            self._stacked = StackedModels(self.settings, device=self._device)
+            self._stacked = StackedModels(self.settings, devices=self._devices)
             for split, (requests, blocks) in self._requests.items():
                 self._stacked.add_requests(split, requests, blocks)
         return self._stacked
@@ -119,7 +119,7 @@ class Worker:
         """
         # Anything else in this process may have changed the count, and sums depend on it in the last bits.
         torch.set_num_threads(self.settings.threads)
-        reset_peak_bytes(self._device)
+        reset_peak_bytes(self._devices)
         phase = "loading the model"
         try:
             models, loading_s = self._timed(lambda: self._models_of(job))
@@ -161,7 +161,7 @@ class Worker:
         return Answers(
             responses=tuple(responses),
             seconds={"prepare": loading_s + prepare_s, "materialise": materialise_s, "respond": respond_s},
-            peak_bytes=peak_bytes(self._device),
+            peak_bytes=peak_bytes(self._devices),
             worker=self.name,
             distances=dict(models.distances),
         )
@@ -170,8 +170,9 @@ class Worker:
         """The work's result and its seconds, kernels still running on a GPU included."""
         started = time.perf_counter()
         result = work()
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        for device in self._devices:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
         return result, time.perf_counter() - started
 
     def _failure(self, job: Job, phase: str, error: Exception) -> Failure:
@@ -186,11 +187,11 @@ class Worker:
             limit = self.settings.timeout_s
             return Failure(reason="timeout", message=f"{where}: not done after execution.timeout_s = {limit:g} s")
         if is_out_of_memory(error):
-            if self._device.type == "cuda":
+            if self._devices[0].type == "cuda":
                 torch.cuda.empty_cache()
             return Failure(
                 reason="out_of_memory",
-                message=f"{where}: out of memory on {self._device}: {first_line(error)}; "
+                message=f"{where}: out of memory on {listed(map(str, self._devices))}: {first_line(error)}; "
                 "lower execution.batch_tokens, or use fewer workers per device",
             )
         _log.debug("%s", where, exc_info=error)

@@ -87,7 +87,8 @@ class Columns:
     def select(self, rows: Tensor, first: int) -> None:
         """Keep only these rows, without the first columns."""
         for layer in self.cache.layers:
-            layer.replace(layer.keys[rows, :, first:], layer.values[rows, :, first:])
+            here = rows.to(layer.keys.device)
+            layer.replace(layer.keys[here, :, first:], layer.values[here, :, first:])
 
     def join(self, other: Columns) -> None:
         """Add the other's rows below; the shorter ones are padded on the left with zeros."""

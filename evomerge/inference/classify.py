@@ -175,7 +175,7 @@ class Classifier:
             if strange := [name for name in head.tensors if name not in known]:
                 raise ExecutionError(f"the head of task {head.task!r} has {listed(strange)}, which the model hasn't")
             weights = {
-                name: torch.from_numpy(array).to(self._device, known[name].dtype)
+                name: torch.from_numpy(array).to(known[name].device, known[name].dtype)
                 for name, array in head.tensors.items()
             }
             # With the head itself, so that its identity isn't given to another.

@@ -16,8 +16,9 @@ from torch import Tensor
 from evomerge.inference.batches import Costs, batches
 from evomerge.inference.cache import Kept
 from evomerge.inference.masks import attention_masks, windows_of
-from evomerge.inference.memory import free_bytes, is_out_of_memory
+from evomerge.inference.memory import is_out_of_memory
 from evomerge.inference.plan import Plan
+from evomerge.inference.spread import free_bytes_over
 from evomerge.inference.trie import Row
 from evomerge.score.requests import LogLikelihoodRequest, LogLikelihoodResponse
 
@@ -48,7 +49,7 @@ class ForwardPasses:
 
     Args:
         model: its parameters may be rewritten between calls.
-        device: where it is.
+        device: where it takes its inputs.
         budget: padded tokens in a pass; halved where memory runs out.
     """
 
@@ -115,7 +116,7 @@ class ForwardPasses:
 
     def _may_keep(self, prefixes: SharedPrefixes) -> bool:
         """Whether there is room for the prefixes at hand and more, for later blocks."""
-        return sum(kept.size_bytes for kept in prefixes.kept.values()) < free_bytes(self.device) / 4
+        return sum(kept.size_bytes for kept in prefixes.kept.values()) < free_bytes_over(self.model) / 4
 
     def score_rows(self, rows: Sequence[Row], below: Kept | None, values: Tensor, greedy: Tensor) -> None:
         """Fill in the answers of some rows; on running out of memory, of each half by itself."""
@@ -192,9 +193,11 @@ class ForwardPasses:
             else:
                 here = (pick >= first) & (pick < first + step)
                 place, token = pick[here] - first, wanted[here]
+            # A model over several devices may have its head on another than its inputs.
+            place, token = place.to(logits.device), token.to(logits.device)
             total = torch.logsumexp(logits.float(), dim=1)
-            values[here] = logits[place, token].float() - total[place]
-            greedy[here] = logits.argmax(dim=1)[place] == token
+            values[here] = (logits[place, token].float() - total[place]).to(self.device)
+            greedy[here] = (logits.argmax(dim=1)[place] == token).to(self.device)
         return values, greedy
 
     def _run(self, inputs: dict[str, Any]) -> Tensor:
@@ -236,7 +239,8 @@ class ForwardPasses:
                 hook.remove()
         if "read" not in given:
             return False
-        return torch.equal(given["read"], given["hidden"]) and torch.equal(logits, given["logits"])
+        read, made = given["read"].to(given["hidden"].device), given["logits"].to(logits.device)
+        return torch.equal(read, given["hidden"]) and torch.equal(logits, made)
 
 
 def _numbers_like(tensor: Tensor) -> Tensor:

@@ -22,9 +22,10 @@ from evomerge.inference.endings import Endings, not_finite
 from evomerge.inference.forward import REFUSALS, agreement
 from evomerge.inference.growing import GrowingRows
 from evomerge.inference.masks import can_be_told
-from evomerge.inference.memory import free_bytes, is_out_of_memory
+from evomerge.inference.memory import is_out_of_memory
 from evomerge.inference.prompts import Prompts
 from evomerge.inference.slots import FixedSlots
+from evomerge.inference.spread import devices_of, free_bytes_over
 from evomerge.score.requests import GenerationRequest, GenerationResponse, Request
 
 _log = logging.getLogger(__name__)
@@ -134,8 +135,8 @@ class Generator:
         return float((shared - whole).float().abs().max())
 
     def _fits_slots(self, context: tuple[int, ...]) -> bool:
-        """Whether the model answers alike where each row's columns are its positions, behind masks of ours."""
-        if not can_be_told(self._model.config):
+        """Whether the model is on one device and answers alike where each row's columns are its positions."""
+        if not can_be_told(self._model.config) or len(devices_of(self._model)) > 1:
             return False
         lengths = sorted({max(1, min(len(context), _TRIED) // part) for part in (1, 2, 3)}, reverse=True)
         try:
@@ -207,4 +208,4 @@ class Generator:
         size = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 512) // heads
         column = 2 * size * (getattr(config, "num_key_value_heads", None) or heads)
         column *= getattr(config, "num_hidden_layers", 1) * torch.finfo(self._model.dtype).bits // 8
-        return int(max(1, min(self._rows, free_bytes(self._device) / 4 // (column * columns))))
+        return int(max(1, min(self._rows, free_bytes_over(self._model) / 4 // (column * columns))))

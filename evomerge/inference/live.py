@@ -6,7 +6,7 @@ transformers renames, stacks, interleaves or transposes tensors on loading. Does
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ from torch import Tensor
 from evomerge.errors import CheckpointError
 from evomerge.inference.architecture import class_of
 from evomerge.inference.placement import find_boxes, refuse_incomplete, verified_view
+from evomerge.inference.room import refuse_if_too_large, rooms_of
+from evomerge.inference.spread import devices_of, spread, stretches_of
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.transformers_settings import without_remarks
 
@@ -38,26 +40,43 @@ class LiveModel:
     targets: Mapping[str, Tensor]
 
     @classmethod
-    def build(cls, base: Checkpoint, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> LiveModel:
+    def build(
+        cls, base: Checkpoint, *, dtype: torch.dtype, devices: Sequence[torch.device | str] = ("cpu",)
+    ) -> LiveModel:
         """Load the base with transformers and find every stored tensor in it.
 
         Args:
             base: the model whose tensors are to be overwritten.
             dtype: of the live parameters.
-            device: where the live parameters are.
+            devices: where the live parameters are: over several, whole layers lie on each.
 
-        Raises: CheckpointError naming the tensors that aren't found, the parameters that no stored
-        tensor fills, or those whose values changed on loading.
+        Raises:
+            CheckpointError: naming the tensors that aren't found, the parameters that no stored tensor fills, or
+                those whose values changed on loading.
+            ExecutionError: the devices haven't the room for it.
         """
+        homes = [torch.device(device) for device in devices]
         config = config_of(base)
         with without_remarks():
             model_class = class_of(base, config)
+            if homes[0].type != "cpu":
+                rooms = rooms_of(homes)
+                refuse_if_too_large(stretches_of(outline_of(model_class, config, dtype)), rooms, f"{base.folder}")
             boxes = find_boxes(base, model_class, config, dtype)
-            model = _load(base, model_class, config, dtype).to(device)
+            model = _load(base, model_class, config, dtype)
+            if len(homes) == 1:
+                model = model.to(homes[0])
+            else:
+                spread(model, homes, rooms)
         model.requires_grad_(False).eval()
         live = model.state_dict(keep_vars=True)
         targets = {name: verified_view(live[box.parameter], box, base, name) for name, box in boxes.items()}
         return cls(model=model, targets=targets)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model takes its inputs and gives its outputs: where its first parameter is."""
+        return devices_of(self.model)[0]
 
     @property
     def size_bytes(self) -> int:
@@ -79,6 +98,12 @@ def config_of(base: Checkpoint) -> Any:
             f"{base.folder}: transformers {__version__} can't build model type {base.model_type!r} from its "
             f"config.json; models that bring their own code aren't run ({type(error).__name__}: {error})"
         ) from error
+
+
+def outline_of(model_class: Any, config: Any, dtype: torch.dtype) -> Any:
+    """The model without its weights."""
+    with torch.device("meta"):
+        return model_class._from_config(config, dtype=dtype)
 
 
 def _load(base: Checkpoint, model_class: Any, config: Any, dtype: torch.dtype) -> Any:

@@ -16,9 +16,9 @@ import torch
 from evomerge.inference.batches import Costs, most_tokens
 from evomerge.inference.forward import ForwardPasses, SharedPrefixes, log_likelihoods, path_to
 from evomerge.inference.generation import Generator
-from evomerge.inference.memory import free_bytes
 from evomerge.inference.plan import Plan, cheapest_first, make_plan, work_of
 from evomerge.inference.probe import begins_exactly, is_exact
+from evomerge.inference.spread import least_free_bytes
 from evomerge.inference.trie import FORMS, Form
 from evomerge.score.requests import Request, Response
 
@@ -136,4 +136,4 @@ def affordable_tokens(model: Any, device: torch.device) -> int:
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
     # One layer's activations live at a time: states, projections, both branches of the MLP, a row of the mask.
     size = (8 * hidden + 3 * inner + 2048) * torch.finfo(model.dtype).bits // 8
-    return int(max(64, min(most_tokens(device.type), free_bytes(device) / 4 // size)))
+    return int(max(64, min(most_tokens(device.type), least_free_bytes(model) / 4 // size)))

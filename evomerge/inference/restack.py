@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from evomerge.errors import CheckpointError
-from evomerge.inference.live import LiveModel, config_of
+from evomerge.inference.live import LiveModel, config_of, outline_of
+from evomerge.inference.spread import carry
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.stack import StackedCheckpoint
 from evomerge.models.transformers_settings import without_remarks
@@ -25,21 +26,22 @@ class LayerPool:
         base: the model that is made again; `model` of it stays the same object whatever layers it has.
         models: all models that layers are taken from, by name, as they are on disk.
         dtype: of the live parameters.
-        device: where they are.
+        devices: where they are.
 
     Raises: CheckpointError for a model that can't be loaded, or whose layers aren't one list of modules.
     """
 
     def __init__(
-        self, base: LiveModel, models: Mapping[str, Checkpoint], *, dtype: torch.dtype, device: torch.device | str
+        self, base: LiveModel, models: Mapping[str, Checkpoint], *, dtype: torch.dtype, devices: Sequence[torch.device]
     ) -> None:
         self.model = base.model
+        self._first = base.device if len(devices) > 1 else None
         # What the model is made of now; the object itself is given other parts.
         whole = _same_parts(base.model)
         self._lives = {
             name: LiveModel(model=whole, targets=base.targets)
             if name == "base"
-            else LiveModel.build(model, dtype=dtype, device=device)
+            else LiveModel.build(model, dtype=dtype, devices=devices)
             for name, model in models.items()
         }
         self._names = {id(model): name for name, model in models.items()}
@@ -59,8 +61,8 @@ class LayerPool:
         Raises: CheckpointError for a stack that transformers can't build a model for.
         """
         layers, shell = self._layers["base"], self.model
-        with without_remarks(), torch.device("meta"):
-            made: Any = type(self._lives["base"].model)._from_config(config_of(stacked), dtype=shell.dtype)
+        with without_remarks():
+            made: Any = outline_of(type(self._lives["base"].model), config_of(stacked), shell.dtype)
         made.generation_config = self._lives["base"].model.generation_config
         homes = dict(made.named_modules(remove_duplicate=False))
         sources = self._sources(stacked)
@@ -76,6 +78,8 @@ class LayerPool:
                 shared = self._tensors[donor][f"{self._layers[donor]}.{layer}.{inside[1]}"]
             _put(homes[home], leaf, shared)
         made.eval()
+        if self._first is not None:
+            carry(made, self._first)
         shell.__dict__ = made.__dict__
         return self._made_own(stacked, own, homes)
 

@@ -5,7 +5,8 @@ Knows models and devices. Does not know recipes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -23,34 +24,40 @@ from evomerge.models.open import Models
 class Inputs:
     """What is merged: each tensor of the base, with the same tensor of every expert.
 
-    On a GPU inputs are copied there once if they take no more than half of its free memory, otherwise for each
+    On GPUs inputs are copied there once if they take no more than half of the free memory of each, otherwise for each
     candidate. Tensors of adapters are computed once, and cached while half of the machine's memory is free.
 
     Attributes:
         base: gives names, shapes, order and default dtype.
         experts: by name, in config order.
-        device: where tensors are merged.
+        device: where tensors are merged, but for those that have a place of their own.
         floating: names of the tensors that are merged, which all models have; integers, and what transformers leaves
             unread and only some models have, are the base's.
 
     Raises: CheckpointError if the models can't be merged with each other.
     """
 
-    def __init__(self, models: Models, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        models: Models,
+        device: torch.device | str = "cpu",
+        places: Mapping[str, torch.device] | None = None,
+    ) -> None:
         check_compatible(models.base, models.experts)
         self.base = models.base
         self.experts = dict(models.experts)
         self.device = torch.device(device)
+        self._places = places or {}
         self._names = {name: match_names(self.base, expert) for name, expert in self.experts.items()}
         self.floating = self._found_in_all()
         self._caches_all = self._fit_on_device()
-        self._cache: dict[tuple[str, str], Tensor] = {}
+        self._cache: dict[tuple[str, str, torch.device], Tensor] = {}
         self._check_integers()
 
     def of_experts(self, names: Sequence[str]) -> Inputs:
         """The same with some of the experts alone; what is kept of tensors is kept for both."""
         found = Inputs.__new__(Inputs)
-        found.base, found.device = self.base, self.device
+        found.base, found.device, found._places = self.base, self.device, self._places
         found.experts = {name: self.experts[name] for name in names}
         found._names = {name: self._names[name] for name in names}
         found.floating = found._found_in_all()
@@ -62,19 +69,25 @@ class Inputs:
         """The base and the experts."""
         return (self.base, *self.experts.values())
 
-    def of(self, name: str, method: MergeMethod, *, keep: bool) -> TensorInputs:
+    def device_of(self, name: str) -> torch.device:
+        """Where one of the base's tensors is merged."""
+        return self._places.get(name, self.device)
+
+    def of(self, name: str, method: MergeMethod, *, keep: bool, device: torch.device | None = None) -> TensorInputs:
         """One tensor of every model.
 
         Args:
             name: the base's.
             method: says whether it needs the base.
             keep: whether a tensor that had to be computed stays for the next candidate.
+            device: where they are to be; None: where the tensor is merged.
         """
+        device = device or self.device_of(name)
         return TensorInputs(
             name=name,
-            base=self._tensor("base", self.base, name, keep=keep) if method.base == "required" else None,
+            base=self._tensor("base", self.base, name, device, keep=keep) if method.base == "required" else None,
             experts=tuple(
-                self._tensor(expert, checkpoint, self._names[expert][name], keep=keep)
+                self._tensor(expert, checkpoint, self._names[expert][name], device, keep=keep)
                 for expert, checkpoint in self.experts.items()
             ),
         )
@@ -102,9 +115,10 @@ class Inputs:
         return tuple(name for name in self.experts[expert].names if name not in taken)
 
     def wait(self) -> None:
-        """Until a GPU has done what it was asked for."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        """Until GPUs have done what they were asked for."""
+        for device in {self.device, *self._places.values()}:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
 
     def _found_in_all(self) -> tuple[str, ...]:
         return tuple(
@@ -113,25 +127,31 @@ class Inputs:
             if info.dtype.is_floating_point and all(name in names for names in self._names.values())
         )
 
-    def _tensor(self, model: str, checkpoint: Checkpoint, name: str, *, keep: bool) -> Tensor:
+    def _tensor(self, model: str, checkpoint: Checkpoint, name: str, device: torch.device, *, keep: bool) -> Tensor:
         if checkpoint.tensors[name] is self.base.tensors.get(name):
             # What an adapter leaves alone is the base's, and is on the device once.
             model, checkpoint = "base", self.base
         computed = checkpoint.computes(name)
-        if (model, name) in self._cache:
-            return self._cache[model, name]
-        tensor = checkpoint.tensor(name).to(self.device)
+        key = model, name, device
+        if key in self._cache:
+            return self._cache[key]
+        tensor = checkpoint.tensor(name).to(device)
         if self._caches_all and (not computed or (keep and self._has_room())):
-            self._cache[model, name] = tensor
+            self._cache[key] = tensor
         return tensor
 
     def _fit_on_device(self) -> bool:
-        """Whether all inputs may stay on the device; on the CPU they are memory-mapped and take nothing."""
+        """Whether all inputs may stay on their devices; on the CPU they are memory-mapped and take nothing."""
         if self.device.type != "cuda":
             return True
         needed = sum(model.size_bytes + model.computed_bytes for model in self.models)
-        free, _ = torch.cuda.mem_get_info(self.device)
-        return needed <= free // 2
+        entries: Counter[torch.device] = Counter()
+        for name, info in self.base.tensors.items():
+            entries[self.device_of(name)] += info.num_elements
+        return all(
+            needed * count <= entries.total() * (torch.cuda.mem_get_info(device)[0] // 2)
+            for device, count in entries.items()
+        )
 
     def _has_room(self) -> bool:
         """Whether computed tensors may still be cached: half of the machine's memory stays free for all else."""

@@ -53,13 +53,21 @@ class Merger:
     Args:
         models: the base and its experts.
         device: where tensors are merged.
+        places: of those that are merged elsewhere, by the base's names.
         states: a folder for what methods prepare, shared with other workers; None keeps it in memory.
 
     Raises: CheckpointError if the models can't be merged with each other.
     """
 
-    def __init__(self, models: Models, *, device: torch.device | str = "cpu", states: Path | None = None) -> None:
-        self.inputs = Inputs(models, device)
+    def __init__(
+        self,
+        models: Models,
+        *,
+        device: torch.device | str = "cpu",
+        places: Mapping[str, torch.device] | None = None,
+        states: Path | None = None,
+    ) -> None:
+        self.inputs = Inputs(models, device, places)
         self.preparer = Preparer(self.inputs, states)
         self._folder = states
         self._whole = _Part(self.inputs, self.preparer, Binder(self.inputs))
@@ -132,7 +140,7 @@ class Merger:
             dtype = bound.stored[name]
             # Rounded to the stored dtype first, as a model loaded from the exported folder would be.
             out = target if target.dtype == dtype else torch.empty_like(target, dtype=dtype)
-            inputs = part.inputs.of(name, method, keep=True)
+            inputs = part.inputs.of(name, method, keep=True, device=target.device)
             finite = self._merge(inputs, method, states[name], bound.coefficients[name], out)
             if isinstance(finite, Tensor):
                 later[name] = finite
@@ -141,7 +149,8 @@ class Merger:
             if out is not target:
                 target.copy_(out)
         # A GPU goes through all tensors without being waited for.
-        known = torch.stack([*later.values()]).tolist() if later else []
+        flags = [*later.values()]
+        known = torch.stack([flag.to(flags[0].device) for flag in flags]).tolist() if flags else []
         for name, is_known_finite in zip(later, known, strict=True):
             if not is_known_finite:
                 raise _not_finite(part.inputs.of(name, method, keep=True), bound)
@@ -180,7 +189,7 @@ class Merger:
                 inputs = part.inputs.of(name, method, keep=False)
                 shape = self.base.tensors[name].shape
                 if memories is None:
-                    out = torch.empty(shape, dtype=dtype, device=device)
+                    out = torch.empty(shape, dtype=dtype, device=part.inputs.device_of(name))
                 else:
                     memories.rotate()
                     out = memories[0][: math.prod(shape) * dtype.itemsize].view(dtype).view(shape)

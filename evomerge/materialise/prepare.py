@@ -138,7 +138,7 @@ class Preparer:
         inputs = self._inputs.all(bound.method, keep=keep)
         files = [file for model in self._inputs.models for file in sorted(model.folder.glob("*.safetensors"))]
         key = key_of(bound.method, inputs, files, self._inputs.device)
-        return None if key is None else StoredStates(self._folder, key, self._inputs.device)
+        return None if key is None else StoredStates(self._folder, key, self._inputs.device_of)
 
     def state_sizes(self, bound: Bound) -> dict[str, int]:
         """Bytes of the state of each tensor that has one."""

@@ -50,15 +50,15 @@ class StoredStates:
     Args:
         folder: holds the states of any number of merges. It is made if it is missing, but no folder above it.
         key: from `key_of`.
-        device: where tensors belong that weren't on the CPU.
+        device_of: where what isn't on the CPU of a tensor's state belongs.
 
     Attributes:
         problem: why states can't be kept there, a sentence for people; None as far as all is well.
     """
 
-    def __init__(self, folder: Path, key: str, device: torch.device) -> None:
+    def __init__(self, folder: Path, key: str, device_of: Callable[[str], torch.device]) -> None:
         self.folder = folder / key
-        self.device = device
+        self._device_of = device_of
         self.problem: str | None = None
         self._locks: int | None = None
 
@@ -181,7 +181,7 @@ class StoredStates:
                 metadata = file.metadata() or {}
                 encoded = Encoded({key: file.get_tensor(key) for key in file.keys()}, metadata.get("state", ""))  # noqa: SIM118
             if (metadata.get("tensor"), metadata.get("checksum")) == (name, _checksum(encoded)):
-                return decode(encoded, self.device)
+                return decode(encoded, self._device_of(name))
         except (FileNotFoundError, NotADirectoryError):
             return _ABSENT
         except (OSError, SafetensorError, ValueError) as error:

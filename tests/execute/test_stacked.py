@@ -57,7 +57,7 @@ def test_logits_and_continuations_are_those_of_the_exported_folder(architecture:
     references = {name: ModelReference(path=str(path)) for name, path in models.items()}
     sources = Sources(base=references.pop("base"), experts=references)
     settings = WorkerSettings(sources=sources, dtype="float32", device="cpu", threads=1)
-    stacks = StackedModels(settings, device=torch.device("cpu"))
+    stacks = StackedModels(settings, devices=[torch.device("cpu")])
     live = stacks.live.model
     tokens = torch.arange(3, 27).reshape(2, 12)
     for number, recipe in enumerate(recipes(models, OUTPUTS[architecture])):
@@ -78,7 +78,7 @@ def test_layers_are_shared_and_only_scaled_tensors_are_copied(tmp_path: Path) ->
     references = {name: ModelReference(path=str(path)) for name, path in models.items()}
     sources = Sources(base=references.pop("base"), experts=references)
     settings = WorkerSettings(sources=sources, dtype="float32", device="cpu", threads=1)
-    stacks = StackedModels(settings, device=torch.device("cpu"))
+    stacks = StackedModels(settings, devices=[torch.device("cpu")])
     *_, twice, scaled, _ = recipes(models, OUTPUTS["llama"])
     stacks.write(stacks.bind(twice))
     layers = stacks.live.model.model.layers

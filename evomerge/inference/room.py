@@ -1,0 +1,55 @@
+"""Whether a worker's GPUs have room for a live model, and how many of them would."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from evomerge.errors import ExecutionError
+from evomerge.inference.memory import free_bytes
+from evomerge.inference.spread import Stretch, divided
+from evomerge.score.numbers import size
+
+SHARE = 0.95
+"""Of a GPU's memory, what a live model may take; the rest is for batches, and for the tensor that is being merged."""
+
+
+def rooms_of(devices: Sequence[torch.device]) -> list[int]:
+    """Bytes that each device has for a live model now."""
+    return [int(SHARE * free_bytes(device)) for device in devices]
+
+
+def gpus_needed(stretches: Sequence[Stretch], room: int) -> int | None:
+    """On how many devices with so much room a model fits; None if one of its parts alone is too large."""
+    if max((stretch.size_bytes for stretch in stretches), default=0) > room:
+        return None
+    return next(count for count in range(1, len(stretches) + 1) if divided(stretches, [room] * count) is not None)
+
+
+def refuse_if_too_large(stretches: Sequence[Stretch], rooms: Sequence[int], model: str) -> None:
+    """Refuse a model for which a worker's GPUs have no room.
+
+    Args:
+        stretches: of the live model.
+        rooms: of the GPUs.
+        model: its name for people.
+
+    Raises: ExecutionError with how many GPUs would do.
+    """
+    if divided(stretches, rooms) is not None:
+        return
+    needed = gpus_needed(stretches, min(rooms))
+    largest = max(stretches, key=lambda stretch: stretch.size_bytes)
+    remedy = (
+        f"use larger GPUs: {largest.modules[0]} alone takes {size(largest.size_bytes)}"
+        if needed is None
+        else f"set execution.gpus_per_worker: {needed}, or use larger GPUs"
+    )
+    whole = size(sum(stretch.size_bytes for stretch in stretches))
+    there = f"GPU has room for {size(rooms[0])}" if len(rooms) == 1 else f"{len(rooms)} GPUs have room for "
+    there += "" if len(rooms) == 1 else " + ".join(map(size, rooms)) + ", in whole layers"
+    raise ExecutionError(
+        f"{model}: the live model takes {whole}, and a worker's {there} ({SHARE:.0%} of what is free there, the rest "
+        f"is for batches and merging); {remedy}"
+    )

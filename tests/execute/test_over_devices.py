@@ -1,0 +1,81 @@
+"""A worker whose model is spread over several devices answers as on one of them, and merges the same bytes there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from evomerge.config.execution import ExecutionConfig
+from evomerge.errors import ExecutionError
+from evomerge.execute.device import open_devices
+from evomerge.execute.settings import gpus_of
+from evomerge.execute.worker import Worker
+from evomerge.inference.spread import devices_of
+from evomerge.testing.models import tiny_family
+from helpers.classifiers import write_family
+from helpers.worker import REQUESTS, answers, job, make_settings
+
+SCRIPT = Path(__file__).with_name("over_devices.py")
+
+
+@pytest.mark.slow
+def test_answers_and_merged_tensors_over_three_devices_are_those_of_one_to_the_last_bit(tmp_path: Path) -> None:
+    # Untied, with its own positions, and tied.
+    kinds = ("llama", "gpt2", "gemma")
+    for kind in kinds:
+        tiny_family(tmp_path / kind, kind, layers=4, scale=0.05)
+    write_family(tmp_path, "bert")
+    folders = [tmp_path / kind for kind in (*kinds, "bert")]
+    paths = [str(SCRIPT.parent.parent), str(SCRIPT.parents[2])]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, folders)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"{folder.name} is the same" for folder in folders]
+
+
+def test_more_devices_than_there_are_is_refused() -> None:
+    with pytest.raises(ExecutionError, match=r"execution\.gpus_per_worker: 2 GPUs .*, and there are 1 here"):
+        open_devices("cpu", 2)
+
+
+def test_gpus_of_inline_and_ray_workers_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for backend, workers in (("inline", 1), ("ray", 3)):
+        execution = ExecutionConfig(backend=backend, device="cuda", gpus_per_worker=2)
+        assert gpus_of(execution, workers) == 2.0 * workers
+
+
+@pytest.mark.parametrize("gpus", [1.5, 2.25])
+def test_parts_of_several_gpus_are_refused(gpus: float) -> None:
+    with pytest.raises(ValueError, match="a fraction of one GPU, or a whole number of them"):
+        ExecutionConfig(gpus_per_worker=gpus)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma"])
+def test_answers_over_two_gpus_are_those_of_one(kind: str, tmp_path: Path) -> None:
+    settings = make_settings(tiny_family(tmp_path, kind, layers=4, scale=0.05), device="cuda", batch_tokens=256)
+    one, two = (Worker(replace(settings, gpus=count)) for count in (1, 2))
+    assert len(devices_of(two._merged.live.model)) == 2
+    for worker in (one, two):
+        worker.add_requests("search", REQUESTS)
+    for number, weight in enumerate((0.3, -0.6)):
+        expected, found = (answers(worker.evaluate(job(settings, number, weight))).responses for worker in (one, two))
+        for request, before, after in zip(REQUESTS, expected, found, strict=True):
+            if hasattr(request, "continuation"):
+                assert after.log_probability == pytest.approx(before.log_probability, abs=1e-4)  # type: ignore[union-attr]
+            else:
+                assert after == before
+        for name, tensor in one._merged.live.targets.items():
+            assert torch.equal(two._merged.live.targets[name].cpu(), tensor.cpu())

@@ -50,6 +50,6 @@ def refuse_if_too_large(stretches: Sequence[Stretch], rooms: Sequence[int], mode
     there = f"GPU has room for {size(rooms[0])}" if len(rooms) == 1 else f"{len(rooms)} GPUs have room for "
     there += "" if len(rooms) == 1 else " + ".join(map(size, rooms)) + ", in whole layers"
     raise ExecutionError(
-        f"{model}: the live model takes {whole}, and a worker's {there} ({SHARE:.0%} of what is free there, the rest "
-        f"is for batches and merging); {remedy}"
+        f"{model}: the live model takes {whole}, and a worker's {there} ({1 - SHARE:.0%} is left for "
+        f"batches and merging); {remedy}"
     )

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-import torch
-
 from evomerge.benchmark.base import Benchmark
 from evomerge.benchmark.lm_eval.own_code import own_code
 from evomerge.benchmark.lm_eval.tasks import check_tasks
@@ -29,6 +27,7 @@ from evomerge.study.advice import ASYNCHRONOUS, own_cost, unseen_devices, warnin
 from evomerge.study.arithmetic import in_words
 from evomerge.study.budget import check_budget, spending
 from evomerge.study.experiment import Experiment, check_names, check_pruner, open_experiment, population_of
+from evomerge.study.gpus import live_size, notes_on_gpus
 from evomerge.study.measures import Measures
 from evomerge.study.observed import observers_of
 from evomerge.study.outlines import Outlines, outlines_of
@@ -198,7 +197,8 @@ def _check(
     prepared = preparations_of(space, merger)
     notes += prepared.notes
     arithmetic = arithmetic_of(config.execution, experiment.dtype)
-    live = {name: _live_size(model, arithmetic.dtype) for name, model in experiment.opened.by_name.items()}
+    notes += notes_on_gpus(config, merger.base, arithmetic.dtype, where=where)
+    live = {name: live_size(model, arithmetic.dtype) for name, model in experiment.opened.by_name.items()}
     export_bytes, pool = prepared.bounds[0].size_bytes, 0
     if space.shares_layers:
         pool = sum(live.values())
@@ -219,7 +219,7 @@ def _check(
         answers_parts=config.search.answers_parts,
         spending=spending(config.search, items, evaluations) if items else [],
         backend=choose_backend(config.execution),
-        live_bytes=export_bytes if arithmetic.dtype == experiment.dtype else _live_size(merger.base, arithmetic.dtype),
+        live_bytes=export_bytes if arithmetic.dtype == experiment.dtype else live_size(merger.base, arithmetic.dtype),
         export_bytes=export_bytes,
         single_bytes=max((live[name] for name in experiment.as_themselves), default=0),
         prepared_bytes=pool + prepared.kept_bytes - (0 if on_gpu else prepared.kept_state_bytes),
@@ -301,11 +301,6 @@ def _untrusted(config: Config, code: Mapping[str, Collection[str]]) -> str:
 
 def _unreachable(error: BenchmarkError) -> str:
     return f"the benchmark, whose data can't be reached from here: {error}"
-
-
-def _live_size(model: Checkpoint, dtype: str) -> int:
-    """Bytes of a model in the dtype of live models."""
-    return model.num_parameters * int(getattr(torch, dtype).itemsize)
 
 
 def _unaskable(experiment: Experiment) -> list[str]:

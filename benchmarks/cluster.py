@@ -10,8 +10,8 @@ on Ray, each number of them in a process of its own. Without CONFIG the small de
   some. Libraries are imported before; Ray's own start is counted.
 - `per_minute`: candidates once every worker is warm, the median of three rounds.
 - `again_s`: a worker's process is killed while it is at work; until another in its place has answered.
-- `memory`: proportional set sizes of the workers together, in which a page that several of them map counts once, and
-  `mapped`, the part of it that is files.
+- `memory`: proportional set sizes of the workers together, and of the process that they are forked from, in which a
+  page that several of them have counts once, and `mapped`, the part of it that is files.
 
 Rates are those of this machine: with more workers than cores they share these.
 """
@@ -185,8 +185,11 @@ def _after_a_death(executor: Any, jobs: Iterator[Any], seen: set[str]) -> float:
     return time.monotonic() - died
 
 
-def _processes(workers: set[str]) -> list[int]:
-    return [_process(worker) for worker in workers]
+def _processes(workers: set[str]) -> set[int]:
+    """The workers', and those of the servers that forked them."""
+    processes = {_process(worker) for worker in workers}
+    parents = {int(Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[1]) for one in processes}
+    return processes | {one for one in parents if "--serve" in Path(f"/proc/{one}/cmdline").read_text().split("\0")}
 
 
 def _process(worker: str) -> int:

@@ -14,6 +14,8 @@ from evomerge.inference import prompts
 from evomerge.inference.cache import Columns
 from evomerge.inference.choosing import generator_of
 from evomerge.inference.spread import devices_of
+from evomerge.materialise.merger import Merger
+from evomerge.methods.base import TensorInputs
 from evomerge.score.requests import ClassificationRequest, GenerationRequest, LogLikelihoodRequest, Request, Response
 from helpers import pretend_devices
 from helpers.worker import answers, job, make_settings
@@ -73,7 +75,15 @@ if __name__ == "__main__":
         shrunk.append(first)
         select(self, rows, first)
 
+    merge = Merger._merge
+
+    def together(self: Merger, inputs: TensorInputs, *given: Any) -> Any:
+        models = [*inputs.experts, *([] if inputs.base is None else [inputs.base])]
+        assert {tensor.device for tensor in models} == {given[-1].device}, inputs.name
+        return merge(self, inputs, *given)
+
     Columns.select = note  # type: ignore[method-assign]
+    Merger._merge = together  # type: ignore[method-assign]
     for place in sys.argv[1:]:
         compare(Path(place))
         print(Path(place).name, "is the same")

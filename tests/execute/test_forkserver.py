@@ -60,15 +60,15 @@ def environment(raylet: subprocess.Popen[bytes], tmp_path_factory: pytest.TempPa
 @pytest.fixture
 def start(environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts a worker with an argument as Ray would, by the fork server or a Python of its own."""
-    script = Path(environment["TMPDIR"]) / "worker.py"
-    script.write_text(SCRIPT)
+    place = Path(environment["TMPDIR"]) / "worker.py"
     started: list[subprocess.Popen[str]] = []
 
-    def run(argument: str, program: list[str] = START, **changes: str) -> subprocess.Popen[str]:
+    def run(argument: str, program: list[str] = START, script: str = SCRIPT, **changes: str) -> subprocess.Popen[str]:
+        place.write_text(script)
         process = subprocess.Popen(
-            [*program, str(script), argument],
+            [*program, str(place), argument],
             env=environment | changes,
-            cwd=script.parent,
+            cwd=place.parent,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -115,6 +115,22 @@ def test_a_forked_worker_is_as_a_new_process(start: Callable[..., subprocess.Pop
     for process in (plain, forked, another):
         assert process.communicate(timeout=60)[1] == "to the other stream\n"
         assert process.returncode == 0
+
+
+COMPUTE = """
+import os
+import numpy as np, torch
+torch.set_num_threads(2)
+ones = np.ones((1000, 1000), dtype=np.float32)
+products = ones @ ones, (torch.ones(1000, 1000) @ torch.ones(1000, 1000)).numpy(), np.linalg.inv(2 * np.eye(400))
+print([float(product.sum()) for product in products], flush=True)
+os._exit(0)
+"""
+
+
+def test_it_computes_on_several_threads(start: Callable[..., subprocess.Popen[str]]) -> None:
+    process = start("0", script=COMPUTE)
+    assert process.communicate(timeout=120)[0] == "[1000000000.0, 1000000000.0, 200.0]\n"
 
 
 def test_its_end_is_that_of_its_stand_in(start: Callable[..., subprocess.Popen[str]]) -> None:

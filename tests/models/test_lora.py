@@ -144,7 +144,7 @@ def test_without_room_the_result_is_the_same(llama: Path, adapter: Path, monkeyp
         for _ in range(2):
             merger.write(merger.bind(recipe), live.targets)
         results.append({name: target.clone() for name, target in live.targets.items()})
-        held = {name for model, name in merger.inputs._cache if model == "a"}
+        held = {name for model, name, _ in merger.inputs._cache if model == "a"}
         assert bool(held) == room
     assert all(torch.equal(tensor, results[1][name]) for name, tensor in results[0].items())
 

@@ -80,7 +80,7 @@ def test_settings_decide_what_the_config_leaves_open(
     monkeypatch: pytest.MonkeyPatch, execution: dict[str, Any], gpus: int, expected: dict[str, Any]
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    monkeypatch.setattr("evomerge.execute.settings._cores", lambda: 8)
+    monkeypatch.setattr("evomerge.execute.settings.cores", lambda: 8)
     monkeypatch.setattr("evomerge.execute.settings.visible_gpus", lambda: gpus)
     settings = worker_settings(experiment(**execution), dtype="bfloat16")
     assert {name: getattr(settings, name) for name in expected} == expected

@@ -18,6 +18,7 @@ import torch
 from evomerge.execute.ray import forkserver
 
 START = [sys.executable, "-c", forkserver._START]
+HASTE = "from evomerge.execute.ray import forkserver; forkserver._PATIENCE_S = 1.0\n"
 SCRIPT = """
 import json, os, random, sys, time
 seen = {
@@ -167,8 +168,7 @@ def test_where_it_cannot_be_forked_it_starts_as_ray_would(
         does = "import os; os._exit(1)" if kind == "a server that dies" else "import time; time.sleep(10)"
         (tmp_path / "torch.py").write_text(does)
         changes["PYTHONPATH"] = os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]])
-    hasty = "from evomerge.execute.ray import forkserver; forkserver._PATIENCE_S = 1.0\n"
-    process = start("4", [*START[:2], (hasty if kind == "a server that is slow" else "") + START[2]], **changes)
+    process = start("4", [*START[:2], (HASTE if kind == "a server that is slow" else "") + START[2]], **changes)
     found = seen(process)
     assert found["pid"] == process.pid
     assert found["environment"].items() >= changes.items()
@@ -176,6 +176,26 @@ def test_where_it_cannot_be_forked_it_starts_as_ray_would(
     # A server that comes up later starts no second one.
     assert process.stdout is not None
     assert process.stdout.read() == ""
+
+
+def test_a_server_that_was_too_slow_for_one_worker_forks_the_next(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    imports = tmp_path / "imports"
+    (tmp_path / "torch.py").write_text(
+        f"import time\nopen({str(imports)!r}, 'a').write('one')\ntime.sleep(3)\n"
+        "class cuda:\n    _is_in_bad_fork = lambda: False\n"
+    )
+    changes = {
+        "TMPDIR": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]]),
+    }
+    hasty = start("0", [*START[:2], HASTE + START[2]], **changes)
+    assert seen(hasty)["pid"] == hasty.pid
+    assert hasty.wait(60) == 0
+    time.sleep(4)  # by then it has looked for the one that has gone
+    assert is_server(seen(start("0", **changes))["parent"])
+    assert imports.read_text() == "one"
 
 
 def test_it_is_started_anew_where_cuda_was_asked_before_the_fork(monkeypatch: pytest.MonkeyPatch) -> None:

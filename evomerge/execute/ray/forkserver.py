@@ -164,9 +164,10 @@ class _Server:
         _import()
         self._selector.register(self._listener, selectors.EVENT_READ, self._fork)
         while events := self._selector.select(None if self._children else _IDLE_S):
+            had_raylets = bool(self._raylets)
             for key, _ in events:
                 key.data()
-            if not self._raylets:
+            if had_raylets and not self._raylets:
                 break
         Path(self._listener.getsockname()).unlink(missing_ok=True)
 

@@ -90,9 +90,8 @@ def arithmetic_of(execution: ExecutionConfig, dtype: str) -> Arithmetic:
     """
     from evomerge.inference.arithmetic import arithmetic_for
 
-    elsewhere = choose_backend(execution) == "ray" and (execution.ray_address or os.environ.get("RAY_ADDRESS"))
     decided = execution.device != "auto" or execution.gpus_per_worker is not None
-    on_cpu = None if elsewhere and not decided else _device(execution) == "cpu"
+    on_cpu = None if is_elsewhere(execution) and not decided else _device(execution) == "cpu"
     return arithmetic_for(dtype, execution.compute_dtype, on_cpu=on_cpu)
 
 
@@ -100,16 +99,22 @@ def choose_backend(execution: ExecutionConfig) -> str:
     """Name of the executor: the one asked for, or with `auto` Ray where there is more than one worker to use."""
     if execution.backend != AUTO:
         return execution.backend
-    if (
-        execution.ray_address
-        or os.environ.get("RAY_ADDRESS")
-        or max(execution.workers or 1, execution.max_workers or 1) > 1
-    ):
+    if address_of(execution) or max(execution.workers or 1, execution.max_workers or 1) > 1:
         return "ray"
     several_gpus = (
         execution.workers is None and _device(execution) == "cuda" and visible_gpus() >= 2 * _gpus_each(execution)
     )
     return "ray" if several_gpus else "inline"
+
+
+def address_of(execution: ExecutionConfig) -> str | None:
+    """Address of the Ray cluster whose workers are used, from the config or the environment; None: of none."""
+    return execution.ray_address or os.environ.get("RAY_ADDRESS") or None
+
+
+def is_elsewhere(execution: ExecutionConfig) -> bool:
+    """Whether workers are a cluster's, whose machines may be others than this one."""
+    return choose_backend(execution) == "ray" and address_of(execution) is not None
 
 
 def gpus_of(execution: ExecutionConfig, workers: int = 1) -> float:
@@ -139,7 +144,7 @@ def _threads(execution: ExecutionConfig) -> int:
         return max(1, int(execution.cpus_per_worker))
     if choose_backend(execution) == "inline":
         return int(os.environ.get("OMP_NUM_THREADS") or cores())
-    if execution.workers is None or execution.ray_address or os.environ.get("RAY_ADDRESS"):
+    if execution.workers is None or address_of(execution):
         return THREADS_PER_WORKER
     return max(1, cores() // execution.workers)
 

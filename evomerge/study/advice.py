@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 
 import torch
@@ -12,7 +11,7 @@ from evomerge.algorithms import PROPOSERS
 from evomerge.algorithms.base import Proposer
 from evomerge.config.config import Config
 from evomerge.config.search import SearchConfig
-from evomerge.execute.settings import choose_backend, worker_settings
+from evomerge.execute.settings import address_of, choose_backend, is_elsewhere, worker_settings
 
 _NOTABLE_S = 0.1
 """Seconds to ask for one candidate from which that is mentioned."""
@@ -75,9 +74,8 @@ def warnings_of(config: Config, population: int, items: Mapping[str, int]) -> li
 def unseen_devices(config: Config, dtype: str) -> list[str]:
     """What of the workers' machines can't be seen from here."""
     execution = config.execution
-    address = execution.ray_address or os.environ.get("RAY_ADDRESS")
-    if choose_backend(execution) == "ray" and address:
-        return [f"the Ray cluster at {address} and its machines, reached when the search starts"]
+    if is_elsewhere(execution):
+        return [f"the Ray cluster at {address_of(execution)} and its machines, reached when the search starts"]
     if worker_settings(config, dtype=dtype).device.startswith("cuda") and not torch.cuda.is_available():
         return ["GPUs: the config asks for them and this machine shows none"]
     return []

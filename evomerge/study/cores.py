@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from statistics import mean
 
 from evomerge.config.execution import ExecutionConfig
-from evomerge.errors import ExecutionError, counted
-from evomerge.execute.base import Answers, Executor, Failure, Job
+from evomerge.errors import counted
+from evomerge.execute.base import Executor
 from evomerge.execute.settings import choose_backend, cores, make_executor, worker_settings
 from evomerge.inference.memory import available_bytes
 from evomerge.recipe.recipe import Recipe
 from evomerge.study.experiment import Experiment
-from evomerge.study.pilot import PilotReport
+from evomerge.study.pilot import PilotReport, answered
 
 _ANSWER_S = 5.0
 """How long one worker with all cores may answer a candidate here; the rest of the items are reckoned by proportion."""
@@ -95,17 +95,9 @@ def _seconds(executor: Executor, recipe: Recipe, workers: int, part: float) -> f
     numbers = count()
     seen: set[str] = set()
     while len(seen) < workers:  # the first of each pays for its start
-        seen |= {answers.worker for answers in _answered(executor, recipe, numbers, workers)}
-    timed = list(_answered(executor, recipe, numbers, (_ROUNDS + 1) * workers))
+        seen |= {answers.worker for answers in answered(executor, recipe, islice(numbers, workers))}
+    timed = list(answered(executor, recipe, islice(numbers, (_ROUNDS + 1) * workers)))
     # At the end some have nothing left to do, and leave the others their share of the memory's bandwidth.
     return mean(
         answers.seconds["materialise"] + answers.seconds["respond"] / part for answers in timed[: _ROUNDS * workers]
     )
-
-
-def _answered(executor: Executor, recipe: Recipe, numbers: Iterator[int], candidates: int) -> Iterator[Answers]:
-    jobs = [Job(number=next(numbers), recipe=recipe, split="search") for _ in range(candidates)]
-    for _, outcome in executor.run(jobs):
-        if isinstance(outcome, Failure):
-            raise ExecutionError(f"a candidate failed: {outcome.reason}: {outcome.message}")
-        yield outcome

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from evomerge.config.config import Config
 from evomerge.config.execution import ExecutionConfig
 from evomerge.errors import ConfigError, ExecutionError
-from evomerge.execute.settings import choose_backend, worker_settings
+from evomerge.execute.settings import is_elsewhere, visible_gpus, worker_settings
 from evomerge.inference.architecture import class_of
 from evomerge.inference.live import config_of, outline_of
 from evomerge.inference.room import SHARE, refuse_if_too_large
@@ -76,7 +74,5 @@ def notes_on_gpus(config: Config, base: Checkpoint, dtype: str, *, where: str) -
 
 def _rooms_here(execution: ExecutionConfig) -> list[int]:
     """Bytes that each of this machine's GPUs has for a live model when it is empty; none if workers get others."""
-    if choose_backend(execution) == "ray" and (execution.ray_address or os.environ.get("RAY_ADDRESS")):
-        return []
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = 0 if is_elsewhere(execution) else visible_gpus()
     return [int(SHARE * torch.cuda.get_device_properties(index).total_memory) for index in range(count)]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
@@ -11,9 +10,10 @@ from statistics import median
 import torch
 
 from evomerge.errors import ExecutionError
-from evomerge.execute.base import Answers, Failure, Job
-from evomerge.execute.settings import choose_backend, make_executor, worker_settings
+from evomerge.execute.base import Answers, Executor, Failure, Job
+from evomerge.execute.settings import is_elsewhere, make_executor, worker_settings
 from evomerge.materialise.merger import Merger
+from evomerge.recipe.recipe import Recipe
 from evomerge.study.costs import split_costs
 from evomerge.study.experiment import Experiment
 from evomerge.study.maps import with_maps
@@ -49,8 +49,7 @@ def time_preparing(experiment: Experiment, *, limit_s: float = 5.0) -> float | N
     """
     config, execution = experiment.config, experiment.config.execution
     settings = worker_settings(config, dtype=experiment.dtype)
-    on_cluster = choose_backend(execution) == "ray" and (execution.ray_address or os.environ.get("RAY_ADDRESS"))
-    if on_cluster or (settings.device.startswith("cuda") and not torch.cuda.is_available()):
+    if is_elsewhere(execution) or (settings.device.startswith("cuda") and not torch.cuda.is_available()):
         return None
     before = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
@@ -94,10 +93,7 @@ def pilot(
         for number in range(repeats + 1):
             what = f"timing a candidate, {number} of {repeats}" if number else "preparing the method and warming up"
             report(f"{what}, on {len(benchmark.splits['search'])} search items")
-            for _, outcome in executor.run([Job(number=number, recipe=recipe, split="search")]):
-                if isinstance(outcome, Failure):
-                    raise ExecutionError(f"the pilot candidate failed: {outcome.reason}: {outcome.message}")
-                timed.append(outcome)
+            timed += answered(executor, recipe, [number])
     seconds = {
         phase: median(answers.seconds[phase] for answers in timed[1:])
         for phase in timed[0].seconds
@@ -113,6 +109,14 @@ def pilot(
         costs=costs,
         hours=_total_s(seconds, evaluations, costs) / workers / 3600,
     )
+
+
+def answered(executor: Executor, recipe: Recipe, numbers: Iterable[int]) -> Iterator[Answers]:
+    """The answers of a recipe to the search items, once for each number. Raises: ExecutionError if it fails."""
+    for _, outcome in executor.run([Job(number=number, recipe=recipe, split="search") for number in numbers]):
+        if isinstance(outcome, Failure):
+            raise ExecutionError(f"the pilot candidate failed: {outcome.reason}: {outcome.message}")
+        yield outcome
 
 
 def _total_s(seconds: Mapping[str, float], evaluations: Mapping[str, int], costs: Mapping[str, float]) -> float:

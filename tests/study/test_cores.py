@@ -10,6 +10,7 @@ import pytest
 
 from evomerge.config.config import Config
 from evomerge.config.execution import ExecutionConfig
+from evomerge.errors import ExecutionError
 from evomerge.execute import settings as settings_module
 from evomerge.execute.base import Answers, Failure, Job, Outcome
 from evomerge.study import cores as cores_module
@@ -125,5 +126,5 @@ def test_a_candidate_that_fails_is_told_of(machine: pytest.MonkeyPatch, config: 
                 yield job, Failure(reason="out_of_memory", message="there is none left")
 
     machine.setattr(cores_module, "make_executor", lambda execution, settings: Failing(2, 3))
-    with pytest.raises(cores_module.ExecutionError, match="out_of_memory: there is none left"):
+    with pytest.raises(ExecutionError, match="out_of_memory: there is none left"):
         time_cores(experiment, PILOT, 10**9, report=lambda what: None)

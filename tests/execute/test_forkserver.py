@@ -118,6 +118,14 @@ def test_a_forked_worker_is_as_a_new_process(start: Callable[..., subprocess.Pop
         assert process.returncode == 0
 
 
+def test_it_is_reached_in_a_folder_of_a_long_name(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    folder = tmp_path / ("f" * 200)
+    folder.mkdir()
+    worker = start("0", TMPDIR=str(folder))
+    assert is_server(seen(worker)["parent"])
+    assert worker.wait(60) == 0
+
+
 COMPUTE = """
 import os
 import numpy as np, torch
@@ -176,6 +184,26 @@ def test_where_it_cannot_be_forked_it_starts_as_ray_would(
     # A server that comes up later starts no second one.
     assert process.stdout is not None
     assert process.stdout.read() == ""
+
+
+def test_a_server_that_was_too_slow_for_one_worker_forks_the_next(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    imports = tmp_path / "imports"
+    (tmp_path / "torch.py").write_text(
+        f"import time\nopen({str(imports)!r}, 'a').write('one')\ntime.sleep(3)\n"
+        "class cuda:\n    _is_in_bad_fork = lambda: False\n"
+    )
+    changes = {
+        "TMPDIR": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]]),
+    }
+    hasty = start("0", [*START[:2], HASTE + START[2]], **changes)
+    assert seen(hasty)["pid"] == hasty.pid
+    assert hasty.wait(60) == 0
+    time.sleep(4)  # by then it has looked for the one that has gone
+    assert is_server(seen(start("0", **changes))["parent"])
+    assert imports.read_text() == "one"
 
 
 def test_it_is_started_anew_where_cuda_was_asked_before_the_fork(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,8 +27,8 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -73,7 +73,7 @@ def command() -> str | None:
 def main(arguments: Sequence[str]) -> int:
     """Stand in for a worker that is started with these arguments; with `--serve`, be the server of a socket."""
     if arguments[0] == "--serve":
-        _Server(socket.socket(fileno=int(arguments[1]))).serve()
+        _Server(socket.socket(fileno=int(arguments[1])), Path(arguments[2])).serve()
         return 0
     try:
         server = _ask_for_worker(arguments)
@@ -117,26 +117,36 @@ def _own_folder() -> Path:
 
 def _connect(address: Path) -> socket.socket:
     """The server at an address, which is started if there is none."""
-    with open(address.parent / "lock", "w") as lock:
+    with _opened(address.parent) as folder, open(address.parent / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         server = socket.socket(socket.AF_UNIX)
+        short = f"/proc/self/fd/{folder}/{address.name}"  # a socket's path has 107 bytes, a job's folder may have more
         try:
-            server.connect(str(address))
+            server.connect(short)
         except (FileNotFoundError, ConnectionRefusedError):
             address.unlink(missing_ok=True)
             with socket.socket(socket.AF_UNIX) as listener:
-                listener.bind(str(address))
+                listener.bind(short)
                 listener.listen(128)
                 subprocess.Popen(
-                    [sys.executable, "-m", _MODULE, "--serve", str(listener.fileno())],
+                    [sys.executable, "-m", _MODULE, "--serve", str(listener.fileno()), str(address)],
                     pass_fds=[listener.fileno()],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     start_new_session=True,
                 )
-            server.connect(str(address))
+            server.connect(short)
         return server
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +162,9 @@ class _Child:
 class _Server:
     """Forks this process for everyone who asks."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, address: Path) -> None:
         self._listener = listener
+        self._address = address
         self._raylets: dict[int, int] = {}
         """Their process ids, and pidfds."""
         self._children: set[_Child] = set()
@@ -169,7 +180,7 @@ class _Server:
                 key.data()
             if had_raylets and not self._raylets:
                 break
-        Path(self._listener.getsockname()).unlink(missing_ok=True)
+        self._address.unlink(missing_ok=True)
 
     def _fork(self) -> None:
         stand_in, _ = self._listener.accept()

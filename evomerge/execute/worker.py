@@ -144,9 +144,9 @@ class Worker:
                     materialise_s += measure_s
             phase = f"answering the {job.split} items"
             models.live_key = None
-            kept = None if job.block is None else models.prefixes_for(job.split)
+            prefixes = None if job.block is None else models.prefixes_for(job.split)
             responses, respond_s = self._timed(
-                lambda: responder.respond(plan, block=job.block, prefixes=kept, deadline=deadline)
+                lambda: responder.respond(plan, block=job.block, prefixes=prefixes, deadline=deadline)
             )
             models.live_key = key
         except Exception as error:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 
-from evomerge.inference.cache import Columns, Kept
+from evomerge.inference.cache import Columns, PrefixCache
 from evomerge.inference.decoding import PADDING, Decoding
 from evomerge.score.requests import GenerationRequest, GenerationResponse
 
@@ -36,7 +36,7 @@ class Work:
 
     waiting: deque[Task]
     decoding: Decoding
-    prefix: Callable[[int | None], Kept | None]
+    prefix: Callable[[int | None], PrefixCache | None]
     found: dict[int, GenerationResponse]
     deadline: float | None
     rows: int

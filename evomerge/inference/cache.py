@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from transformers.cache_utils import Cache, DynamicLayer
 
 
-class Kept:
+class PrefixCache:
     """The keys and values of a prefix in every layer, one row.
 
     Attributes:
@@ -20,15 +20,15 @@ class Kept:
     def __init__(self) -> None:
         self.cache: Any = Cache(layer_class_to_replicate=DynamicLayer)
 
-    def below(self, rows: int) -> Kept:
+    def below(self, rows: int) -> PrefixCache:
         """For one pass of rows that continue this prefix: they share its memory, and leave nothing in it."""
-        made = Kept()
+        made = PrefixCache()
         made.cache = Cache(layers=[_Passing(layer.keys, layer.values, rows) for layer in self.cache.layers])
         return made
 
-    def copy(self) -> Kept:
+    def copy(self) -> PrefixCache:
         """For a prefix that continues this one."""
-        made = Kept()
+        made = PrefixCache()
         for layer in self.cache.layers:
             made.cache.layers.append(_filled(DynamicLayer(), layer.keys, layer.values))
         return made
@@ -76,7 +76,7 @@ class Columns:
         cache: what a model takes as `past_key_values`, and adds to.
     """
 
-    def __init__(self, prefix: Kept | None, rows: int) -> None:
+    def __init__(self, prefix: PrefixCache | None, rows: int) -> None:
         self.cache: Any = Cache(layer_class_to_replicate=_Growing)
         if prefix is not None:
             for layer in prefix.cache.layers:

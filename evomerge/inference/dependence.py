@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evomerge.inference.cache import Kept
+from evomerge.inference.cache import PrefixCache
 from evomerge.inference.forward import REFUSALS, ForwardPasses
 from evomerge.inference.masks import attention_masks, windows_of
 
@@ -60,11 +60,11 @@ def _depend(passes: ForwardPasses, tokens: Tensor, cached: bool, *, shift: int) 
 
     hook = passes.model.get_input_embeddings().register_forward_hook(follow)
     try:
-        kept = Kept() if cached else None
-        if kept is not None:
-            _logits(passes, tokens[:_HEAD], positions[:_HEAD], ends[:_HEAD].clamp(max=_HEAD), 0, kept)
+        prefix = PrefixCache() if cached else None
+        if prefix is not None:
+            _logits(passes, tokens[:_HEAD], positions[:_HEAD], ends[:_HEAD].clamp(max=_HEAD), 0, prefix)
         first = _HEAD if cached else 0
-        below = None if kept is None else kept.below(1)
+        below = None if prefix is None else prefix.below(1)
         last = _logits(passes, tokens[first:size], positions[first:], ends[first:] - first, first, below)[0, -1]
         weights = torch.linspace(1.0, 2.0, len(last), device=last.device, dtype=last.dtype)
         gradients = torch.autograd.grad((last.log_softmax(-1) * weights).sum(), embedded, materialize_grads=True)
@@ -74,13 +74,13 @@ def _depend(passes: ForwardPasses, tokens: Tensor, cached: bool, *, shift: int) 
 
 
 def _logits(
-    passes: ForwardPasses, tokens: Tensor, positions: Tensor, ends: Tensor, start: int, kept: Kept | None
+    passes: ForwardPasses, tokens: Tensor, positions: Tensor, ends: Tensor, start: int, prefix: PrefixCache | None
 ) -> Tensor:
     device, model = passes.device, passes.model
     places = positions[None].to(device)
     mask = attention_masks(ends[None].to(device), places, start, windows=windows_of(model.config), dtype=model.dtype)
     inputs: dict[str, Any] = {"input_ids": tokens[None].to(device), "position_ids": places, "attention_mask": mask}
-    if kept is not None:
-        inputs["past_key_values"] = kept.cache
+    if prefix is not None:
+        inputs["past_key_values"] = prefix.cache
     logits: Tensor = model(**inputs, use_cache=False).logits
     return logits

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from evomerge.inference.batches import Costs, batches
-from evomerge.inference.cache import Kept
+from evomerge.inference.cache import PrefixCache
 from evomerge.inference.masks import attention_masks, windows_of
 from evomerge.inference.memory import is_out_of_memory
 from evomerge.inference.plan import Plan
@@ -40,7 +40,7 @@ class SharedPrefixes:
     """What one set of weights makes of a plan's prefixes. Make a new one whenever the weights change."""
 
     def __init__(self) -> None:
-        self.kept: dict[int, Kept] = {}
+        self.caches: dict[int, PrefixCache] = {}
         self.values: dict[int, tuple[Tensor, Tensor]] = {}
 
 
@@ -80,7 +80,7 @@ class ForwardPasses:
                 for number in open_path:
                     # Rows come by prefix in depth-first order, so what isn't above this one isn't needed again here.
                     if number not in path and not self._may_keep(prefixes):
-                        prefixes.kept.pop(number, None)
+                        prefixes.caches.pop(number, None)
                 open_path = path
             below = self.keep_prefixes(plan, path, prefixes)
             if batch:
@@ -102,23 +102,23 @@ class ForwardPasses:
             for batch in batches(below, self.budget, self._costs):
                 yield prefix, batch
 
-    def keep_prefixes(self, plan: Plan, path: Sequence[int], prefixes: SharedPrefixes) -> Kept | None:
+    def keep_prefixes(self, plan: Plan, path: Sequence[int], prefixes: SharedPrefixes) -> PrefixCache | None:
         """Keys and values of the last prefix of a path, computed from its parents' where they aren't at hand."""
-        below: Kept | None = None
+        below: PrefixCache | None = None
         for number in path:
-            if number not in prefixes.kept:
+            if number not in prefixes.caches:
                 row = plan.prefixes[number]
-                kept = Kept() if below is None else below.copy()
-                prefixes.values[number] = self._forward([row], kept)
-                prefixes.kept[number] = kept
-            below = prefixes.kept[number]
+                prefix = PrefixCache() if below is None else below.copy()
+                prefixes.values[number] = self._forward([row], prefix)
+                prefixes.caches[number] = prefix
+            below = prefixes.caches[number]
         return below
 
     def _may_keep(self, prefixes: SharedPrefixes) -> bool:
         """Whether there is room for the prefixes at hand and more, for later blocks."""
-        return sum(kept.size_bytes for kept in prefixes.kept.values()) < free_bytes_over(self.model) / 4
+        return sum(prefix.size_bytes for prefix in prefixes.caches.values()) < free_bytes_over(self.model) / 4
 
-    def score_rows(self, rows: Sequence[Row], below: Kept | None, values: Tensor, greedy: Tensor) -> None:
+    def score_rows(self, rows: Sequence[Row], below: PrefixCache | None, values: Tensor, greedy: Tensor) -> None:
         """Fill in the answers of some rows; on running out of memory, of each half by itself."""
         try:
             found = self._forward(rows, None if below is None else below.below(len(rows)))
@@ -136,7 +136,7 @@ class ForwardPasses:
         self.score_rows(rows[:half], below, values, greedy)
         self.score_rows(rows[half:], below, values, greedy)
 
-    def _forward(self, rows: Sequence[Row], kept: Kept | None) -> tuple[Tensor, Tensor]:
+    def _forward(self, rows: Sequence[Row], prefix: PrefixCache | None) -> tuple[Tensor, Tensor]:
         """Log-probability of every answer token of some rows, and whether it is the most probable one."""
         width = max(row.length for row in rows)
         start = rows[0].start
@@ -162,8 +162,8 @@ class ForwardPasses:
             inputs["attention_mask"] = attention_masks(
                 ends.to(self.device), positions, start, windows=self._windows, dtype=self.model.dtype
             )
-        if kept is not None:
-            inputs["past_key_values"] = kept.cache
+        if prefix is not None:
+            inputs["past_key_values"] = prefix.cache
         hidden_or_logits = self._run(inputs)
         read = torch.cat(reads).to(self.device)
         pick = torch.cat(picks).to(self.device)

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from evomerge.inference.batch import Task, Work, cache_kinds, check_time
-from evomerge.inference.cache import Kept
+from evomerge.inference.cache import PrefixCache
 from evomerge.inference.choosing import seed_of
 from evomerge.inference.decoding import Decoding, arguments, decoding_of, generating
 from evomerge.inference.endings import Endings, not_finite
@@ -70,7 +70,7 @@ class Generator:
     def respond(
         self,
         tasks: Sequence[Task],
-        prefix: Callable[[int | None], Kept | None],
+        prefix: Callable[[int | None], PrefixCache | None],
         *,
         deadline: float | None = None,
     ) -> dict[int, GenerationResponse]:
@@ -129,9 +129,9 @@ class Generator:
             _log.info("generation is %s", "in fixed slots" if self.uses_slots else "with a cache that grows")
 
     @torch.inference_mode()
-    def begins_alike(self, task: Task, kept: Kept) -> float:
+    def begins_alike(self, task: Task, prefix: PrefixCache) -> float:
         """Largest difference of the first token's logits after a prefix, from those after the whole context."""
-        shared, whole = (self._prompts.first_logits([task[1].context], below).logits for below in (kept, None))
+        shared, whole = (self._prompts.first_logits([task[1].context], below).logits for below in (prefix, None))
         return float((shared - whole).float().abs().max())
 
     def _fits_slots(self, context: tuple[int, ...]) -> bool:

@@ -74,9 +74,9 @@ def begins_exactly(passes: ForwardPasses, generator: Generator, plan: Plan) -> b
         return False
     task = max(tasks, key=lambda task: len(task[1].context))
     try:
-        kept = passes.keep_prefixes(plan, path_to(plan, task[2]), SharedPrefixes())
-        assert kept is not None
-        difference = generator.begins_alike(task, kept)
+        prefix = passes.keep_prefixes(plan, path_to(plan, task[2]), SharedPrefixes())
+        assert prefix is not None
+        difference = generator.begins_alike(task, prefix)
     except torch.OutOfMemoryError:
         raise
     except REFUSALS as error:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from evomerge.inference.batch import Batch, Running, Task, Work
-from evomerge.inference.cache import Columns, Kept
+from evomerge.inference.cache import Columns, PrefixCache
 from evomerge.inference.choosing import generator_of
 from evomerge.inference.decoding import PADDING, Decoding
 from evomerge.score.requests import GenerationRequest
@@ -33,8 +33,8 @@ class Prompts:
         """Run the contexts of the next requests that continue the same prefix, at most `room` of them."""
         waiting = work.waiting
         number = waiting[0][2]
-        kept = work.prefix(number)
-        columns = 0 if kept is None else kept.columns
+        prefix = work.prefix(number)
+        columns = 0 if prefix is None else prefix.columns
         chosen: list[Task] = []
         width = 0
         while waiting and len(chosen) < room and waiting[0][2] == number:
@@ -42,7 +42,7 @@ class Prompts:
             if chosen and width * (len(chosen) + 1) > work.tokens:
                 break
             chosen.append(waiting.popleft())
-        batch = self.first_logits([request.context for _, request, _ in chosen], kept)
+        batch = self.first_logits([request.context for _, request, _ in chosen], prefix)
         shared = work.decoding
         for place, request, _ in chosen:
             # Each row's own: they know its length, and some its tokens.
@@ -53,9 +53,9 @@ class Prompts:
             )
         return batch
 
-    def first_logits(self, contexts: Sequence[tuple[int, ...]], kept: Kept | None) -> Batch:
+    def first_logits(self, contexts: Sequence[tuple[int, ...]], prefix: PrefixCache | None) -> Batch:
         """A batch of contexts, padded on the left behind their prefix, with the logits of their next tokens."""
-        columns = 0 if kept is None else kept.columns
+        columns = 0 if prefix is None else prefix.columns
         width = max(len(context) for context in contexts) - columns
         tokens = torch.zeros((len(contexts), width), dtype=torch.long)
         seen = torch.full((len(contexts), columns + width), PADDING)
@@ -67,7 +67,7 @@ class Prompts:
         seen = seen.to(self._device)
         mask = (seen != PADDING).long()
         positions = (mask.cumsum(1) - 1)[:, columns:].clamp(min=0)
-        batch = Batch(Columns(kept, len(contexts)), seen, mask, positions, tokens.to(self._device))
+        batch = Batch(Columns(prefix, len(contexts)), seen, mask, positions, tokens.to(self._device))
         batch.logits = next_logits(self._model, batch)
         return batch
 

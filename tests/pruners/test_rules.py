@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import create_trial
+from scipy import stats
 
 from evomerge.errors import ConfigError
 from evomerge.pruners.base import Round
 from evomerge.pruners.successive_halving import SuccessiveHalving
-from evomerge.pruners.wilcoxon import Wilcoxon
+from evomerge.pruners.wilcoxon import Wilcoxon, _p_values
 
 
 def test_each_rung_is_climbed_by_the_best_third() -> None:
@@ -39,8 +42,7 @@ def test_equals_of_the_last_one_kept_are_kept() -> None:
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_it_decides_as_optunas_wilcoxon_pruner_against_the_best_trial() -> None:
     generator, decisions = np.random.default_rng(1), set()
-    for steps in (1, 4) * 20:
-        items = int(generator.integers(2, 40))
+    for steps, items in product((1, 4), (2, 3, 5, 6, 8, 9, 14, 15, *range(16, 40, 2))):
         scores = generator.binomial(steps, [[0.7], [0.5]], (2, items)) / steps
         if scores[0].mean() <= scores[1].mean():
             continue
@@ -76,3 +78,18 @@ def test_options_that_cannot_be_used_are_refused_by_name(
 ) -> None:
     with pytest.raises(ConfigError, match=rf"search\.pruner_options\..*{message}"):
         pruner(options)
+
+
+@pytest.mark.parametrize("items", [2, 3, 8, 9, 14, 50, 51])
+def test_wilcoxons_test_of_several_candidates_is_scipys_of_each(items: int) -> None:
+    generator = np.random.default_rng(2)
+    halves = generator.integers(-2, 3, (6, items)) / 2
+    differences = np.sort(
+        np.vstack([halves, generator.choice([-1.0, 1.0], (2, items)), generator.random((6, items)) - 0.5])
+    )
+    tests = [stats.wilcoxon(row, alternative="less", zero_method="zsplit") for row in differences]
+    assert _p_values(differences).tolist() == pytest.approx([test.pvalue for test in tests], rel=1e-12)
+
+
+def test_one_item_says_little() -> None:
+    assert _p_values(np.array([[-1.0], [0.0], [1.0]])).tolist() == [0.5, 1.0, 1.0]

@@ -53,10 +53,10 @@ def test_the_search_runs_on_the_first_node_and_its_status_is_the_tasks_while_oth
 ) -> None:
     worker = node(tmp_path, 1, "search")
     head = node(tmp_path, 0, "bash", "-c", f'echo "$RAY_ADDRESS searched $1"; sleep 0.3; exit {status}', "x", "a b")
-    said, _ = head.communicate(timeout=30)
+    said, _ = head.communicate(timeout=120)
     assert "10.0.0.1:6385 searched a b" in said
     assert head.returncode == status
-    worker.communicate(timeout=30)
+    worker.communicate(timeout=120)
     assert worker.returncode == 0
     assert not (tmp_path / "record.up").exists(), "no Ray is left behind"
     assert "start --head --block --port=6385" in (tmp_path / "record.0").read_text()

@@ -19,12 +19,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
-from hypothesis import Phase, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # To explain a failure Hypothesis traces every line. In a process that had run thousands of tests CPython 3.11 was seen
 # to spin on that for an hour, so that a broken law held up everything instead of being reported.
+# How long an example takes says how busy the machine is.
 settings.register_profile(
-    "unexplained", parent=settings(), phases=[phase for phase in Phase if phase is not Phase.explain]
+    "unexplained",
+    parent=settings(),
+    phases=[phase for phase in Phase if phase is not Phase.explain],
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("unexplained")
 

@@ -6,7 +6,8 @@
 For each number of items and each estimator: the root of the mean squared error of a merge's score, the same over that
 of the plain mean of the same answers, Kendall's rank correlation of estimated and true scores, and the share of 95%
 intervals that hold the truth. Each is a mean over the runs with its standard error. Items are drawn at random, the same
-for all estimators of a run; what an estimator learns from is other merges of the same search.
+for all estimators of a run; what an estimator learns from is other merges of the same search. For runs with covariates
+(`--spending reference`) an estimator that uses them has a second line without, and what they change is said run by run.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ def main() -> None:
     given = parser.parse_args()
     reports = {str(run): calibrate(run, items=given.items).to_data() for run in given.runs}
     print(table(list(reports.values())))
+    for sentence in worth(list(reports.values())):
+        print(sentence)
     if given.json is not None:
         given.json.write_text(json.dumps(reports, indent=2) + "\n", encoding="utf-8")
 
@@ -48,11 +51,28 @@ def table(reports: Sequence[dict[str, Any]]) -> str:
             trusted[key] += one["trusted"]
             if one.get("rmse") is not None:
                 found[key].append((one["rmse"], one["rmse"] / one["rmse_of_mean"], one["tau"], one["coverage"]))
-    lines = [f"{'items':>5}  {'estimator':<10}  " + "  ".join(f"{name:<15}" for name in COLUMNS) + "  trusted"]
+    width = max(len(name) for _, name in trusted)
+    lines = [f"{'items':>5}  {'estimator':<{width}}  " + "  ".join(f"{name:<15}" for name in COLUMNS) + "  trusted"]
     for (items, name), rows in sorted(found.items()):
         cells = "  ".join(f"{_mean(column):<15}" for column in np.array(rows).T)
-        lines.append(f"{items:>5g}  {name:<10}  {cells}  {trusted[items, name]} of {len(reports)}")
+        lines.append(f"{items:>5g}  {name:<{width}}  {cells}  {trusted[items, name]} of {len(reports)}")
     return "\n".join(lines)
+
+
+def worth(reports: Sequence[dict[str, Any]]) -> list[str]:
+    """What covariates change, run by run, a sentence for each number of items and estimator that uses them."""
+    gains: dict[tuple[int, str], list[tuple[float, float]]] = defaultdict(list)
+    for report in reports:
+        found = {(one["items"], one["estimator"]): one for one in report["tried"] if one.get("rmse") is not None}
+        for (items, name), one in found.items():
+            without = found.get((items, f"{name} without covariate"))
+            if without is not None:
+                gains[items, name].append((one["rmse"] / without["rmse"], one["tau"] - without["tau"]))
+    return [
+        f"{items} items, {name}: error with the covariate over that without {_mean(np.array(rows)[:, 0])}, "
+        f"tau more by {_mean(np.array(rows)[:, 1])}"
+        for (items, name), rows in sorted(gains.items())
+    ]
 
 
 def _mean(values: np.ndarray[Any, np.dtype[np.float64]]) -> str:

@@ -23,6 +23,12 @@ def pruned(budget: int, *, pruner: str, block: int = 20, **options: float) -> di
     return {**plain(budget), "block": block, "pruner": pruner, "pruner_options": options}
 
 
+def reference(budget: int) -> dict[str, Any]:
+    """Every candidate answers every item, since nobody is that far behind, and is asked for reference answers, too."""
+    settings = pruned(budget, pruner="standard_error", block=60, errors=1e6)
+    return {**settings, "estimator": "difference", "covariate": "reference"}
+
+
 def fresh(budget: int, *, items: int, **more: Any) -> dict[str, Any]:
     """Each generation answers so many items, others each time."""
     return {**plain(budget), "block": 10, "items": "fresh", "items_per_candidate": items, **more}
@@ -30,6 +36,7 @@ def fresh(budget: int, *, items: int, **more: Any) -> dict[str, Any]:
 
 SPENDING: dict[str, Spending] = {
     "plain": plain,
+    "reference": reference,
     "standard_error": partial(pruned, pruner="standard_error"),
     "racing": partial(pruned, pruner="racing"),
     "halving": partial(pruned, pruner="successive_halving"),

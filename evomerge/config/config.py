@@ -225,6 +225,9 @@ class Config(Section):
         # Runs from before scores of stopped candidates were estimated have no word on it.
         if self.search.estimator == "none":
             del data["search"]["estimator"], data["search"]["estimator_options"]
+        # Nor those from before these had covariates.
+        if self.search.covariate == "none":
+            del data["search"]["covariate"]
         # Runs from before there was another space have no word on it.
         if data["space"]["kind"] == SpaceConfig().kind:
             del data["space"]["kind"]

@@ -84,6 +84,9 @@ class SearchConfig(Section):
     below those that weren't stopped."""
     estimator_options: dict[str, int | float] = Field(default_factory=dict)
     """Settings of the estimator; a wrong name is refused with the right ones."""
+    covariate: Literal["none", "reference"] = "none"
+    """What the estimator knows of a model on the items that it hasn't answered; `reference`: the probability that the
+    model gives to each item's reference answer, of tasks that generate."""
     shortlist: Positive = 5
     """Best merges scored again on validation; the distribution's mean and as many uniform merges join them."""
     seed: int = 0
@@ -228,4 +231,9 @@ class SearchConfig(Section):
             )
         if self.estimator == "none" and self.estimator_options:
             raise ValueError("estimator_options are of an estimator; set search.estimator, or leave them out")
+        if self.estimator == "none" and self.covariate != "none":
+            raise ValueError(
+                "a covariate helps to estimate the scores of candidates that were stopped; set search.estimator: "
+                "difference with search.pruner and search.block, or covariate: none"
+            )
         return self

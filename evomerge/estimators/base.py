@@ -55,7 +55,8 @@ class Estimate(NamedTuple):
 class Estimator(Protocol):
     """Estimates what a model would score on all items from those that it answered.
 
-    Built with its options by name. Raises: ConfigError for options that it doesn't have, or can't use.
+    Built with its options by name. Raises: ConfigError for options that it doesn't have, or can't use. A class that
+    makes use of covariates says so by `uses_covariates = True`.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None: ...
@@ -71,6 +72,11 @@ class Estimator(Protocol):
         Raises: EstimatorError if too few models or items have answered for an estimate; the message says how many are
             needed.
         """
+
+
+def uses_covariates(estimator: Estimator | type[Estimator]) -> bool:
+    """Whether an estimator makes use of covariates."""
+    return bool(getattr(estimator, "uses_covariates", False))
 
 
 def complete_rows(scores: Scores) -> list[int]:

@@ -1,19 +1,20 @@
 """Whether an estimator is to be trusted: predicted against seen, on models that answered everything.
 
-Answers of these models are hidden as those of others are missing, estimated and compared. Knows scores only.
+Answers of these models are hidden as those of others are missing, estimated and compared. Knows scores only. Covariates
+are believed only where estimates with them miss by no more than without.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.errors import EstimatorError
-from evomerge.estimators.base import Estimate, Estimator, Responses, Scores, complete_rows
+from evomerge.estimators.base import Estimate, Estimator, Responses, Scores, complete_rows, uses_covariates
 from evomerge.estimators.folds import held_out, patterns
 from evomerge.estimators.mean import Mean
 
@@ -85,12 +86,26 @@ def judged(estimator: Estimator, responses: Responses, answered: NDArray[np.bool
     """Hide answers of complete models so that some items are left, estimate, and compare.
 
     Args:
-        estimator: to be judged.
+        estimator: to be judged. One that uses the covariates that there are is also compared with itself without.
         responses: of these models and others.
         answered: items that are left each time, (times, items).
 
     Raises: EstimatorError as the estimator does.
     """
+    found = _judged(estimator, responses, answered)
+    if found.doubt is None and responses.covariates is not None and uses_covariates(estimator):
+        without = _judged(estimator, replace(responses, covariates=None), answered)
+        if found.rmse > without.rmse + 1e-12:
+            doubt = (
+                f"it missed by {found.rmse:.4f} with the covariate on models that answered every item, and by "
+                f"{without.rmse:.4f} without"
+            )
+            return replace(found, doubt=doubt)
+    return found
+
+
+def _judged(estimator: Estimator, responses: Responses, answered: NDArray[np.bool_]) -> Calibration:
+    """As `judged`, by comparison with the plain mean only."""
     scores = responses.scores
     known = set(complete_rows(scores)) - set(responses.endpoints)
     tried = _Tried([], [], [], [])
@@ -134,11 +149,23 @@ def judged(estimator: Estimator, responses: Responses, answered: NDArray[np.bool
     )
 
 
-def trusted(estimators: dict[str, Estimator], responses: Responses, rows: Sequence[int]) -> Trusted:
+def ways(estimators: Mapping[str, Estimator], responses: Responses) -> Iterator[tuple[str, Estimator, Responses]]:
+    """Each estimator by name with what it goes by, in order; one that uses covariates comes again without them."""
+    without = replace(responses, covariates=None)
+    for name, estimator in estimators.items():
+        if responses.covariates is not None and uses_covariates(estimator):
+            yield name, estimator, responses
+            yield f"{name} without covariate", estimator, without
+        else:
+            yield name, estimator, without
+
+
+def trusted(estimators: Mapping[str, Estimator], responses: Responses, rows: Sequence[int]) -> Trusted:
     """The estimates of the first estimator that can estimate and is calibrated.
 
     Args:
-        estimators: by name, in the order in which they are tried; the last is believed without a comparison.
+        estimators: by name, in the order in which they are tried, with covariates and without; the last is believed
+            without a comparison.
         responses: of the rows and others.
         rows: models wanted.
 
@@ -146,17 +173,17 @@ def trusted(estimators: dict[str, Estimator], responses: Responses, rows: Sequen
     """
     reasons: dict[str, str] = {}
     first: Calibration | None = None
-    *compared, last = estimators
-    for place, name in enumerate(compared):
+    *compared, (last, plain, known) = ways(estimators, responses)
+    for place, (name, estimator, given) in enumerate(compared):
         try:
-            found = calibration(estimators[name], responses, rows)
+            found = calibration(estimator, given, rows)
             first = found if place == 0 else first
             if found.doubt is None:
-                return Trusted(estimators[name].estimate(responses, rows), name, reasons, first)
+                return Trusted(estimator.estimate(given, rows), name, reasons, first)
             reasons[name] = found.doubt
         except EstimatorError as error:
             reasons[name] = str(error)
-    return Trusted(estimators[last].estimate(responses, rows), last, reasons, first)
+    return Trusted(plain.estimate(known, rows), last, reasons, first)
 
 
 def _doubt(coverage: float, rmse: float, plain: float) -> str | None:

@@ -1,7 +1,8 @@
 """Control variates: a model's difference to what models that answered everything lead one to expect.
 
 The mean of the answered items, plus what the other items promise beyond them: a regression of the model's scores on
-scores that are known for all items, with coefficients shrunk to what they are for those models.
+scores that are known for all items, with coefficients shrunk to what they are for those models. So is that of a
+covariate, which each model has of its own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from evomerge.estimators.base import (
     with_defaults,
 )
 
+LEAST_MODELS = 8
+"""Complete models with a covariate, from which its coefficient is learned; from fewer it isn't known beforehand."""
+
 
 class Difference:
     """Regression on the mean of complete models, on the ways in which these differ most, and on a covariate.
@@ -30,6 +34,9 @@ class Difference:
     Options: `models` that must have answered every item (default 3), and `components`, ways in which they differ
     (default 2). A covariate is used for a model of which it is known on every item.
     """
+
+    uses_covariates = True
+    """Whether covariates are looked at."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         found = with_defaults(options, {"models": 3, "components": 2})
@@ -45,19 +52,44 @@ class Difference:
             )
         features, expected, spread = _features(scores[complete], self._components)
         typical = typical_variance(scores)
+        # Without others to learn from, as much spread as a model's own scores have.
+        helped = np.append(expected, 0.0), np.append(spread, np.sqrt(typical))
+        if covariates is not None:
+            helped = _learned(scores, features, covariates, complete) or helped
         values, errors = [], []
         for row in rows:
-            own = covariates[row] if covariates is not None else np.array([np.nan])
-            if np.isfinite(own).all() and np.ptp(own) > 0:
-                # The covariate's coefficient is unknown beforehand: as much spread as the model's own scores have.
-                mine = np.column_stack([features, (own - own.mean()) / own.std()])
-                prior, width = np.append(expected, 0.0), np.append(spread, np.sqrt(typical))
+            own = None if covariates is None else _standardised(covariates[row])
+            if own is None:
+                value, error = _regress(scores[row], features, expected, spread, typical)
             else:
-                mine, prior, width = features, expected, spread
-            value, error = _regress(scores[row], mine, prior, width, typical)
+                value, error = _regress(scores[row], np.column_stack([features, own]), *helped, typical)
             values.append(value)
             errors.append(error)
         return Estimate(np.array(values, dtype=np.float64), np.array(errors, dtype=np.float64))
+
+
+def _standardised(covariate: Scores) -> Scores | None:
+    """A model's covariate with mean 0 and variance 1 over the items; None if it isn't known of all, or says nothing."""
+    if not np.isfinite(covariate).all() or np.ptp(covariate) == 0:
+        return None
+    return np.asarray((covariate - covariate.mean()) / covariate.std())
+
+
+def _learned(
+    scores: Scores, features: Scores, covariates: Scores, complete: Sequence[int]
+) -> tuple[Scores, Scores] | None:
+    """Prior means and standard deviations of all coefficients, (k + 1,), the covariate's last: those that complete
+    models have; None with too few of them.
+    """
+    found = []
+    for row in complete:
+        if (own := _standardised(covariates[row])) is not None:
+            design = np.column_stack([features, own])
+            found.append(np.linalg.lstsq(design, scores[row] - scores[row].mean(), rcond=None)[0])
+    if len(found) < LEAST_MODELS:
+        return None
+    coefficients = np.array(found)
+    return coefficients.mean(axis=0), coefficients.std(axis=0)
 
 
 def _features(complete: Scores, components: int) -> tuple[Scores, Scores, Scores]:

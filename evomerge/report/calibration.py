@@ -15,10 +15,10 @@ import numpy as np
 from evomerge.errors import EstimatorError, RunError, unknown
 from evomerge.estimators import ESTIMATORS
 from evomerge.estimators.base import Responses, Scores
-from evomerge.estimators.calibration import FEWEST_MODELS, Calibration, judged
+from evomerge.estimators.calibration import FEWEST_MODELS, Calibration, judged, ways
 from evomerge.report.rescore import objective_of
 from evomerge.run.directory import Run, open_run
-from evomerge.run.estimates import scores_of, told_of
+from evomerge.run.estimates import covariates_of, scores_of, told_of
 from evomerge.run.trial import TrialKind
 from evomerge.streams import stream
 
@@ -34,6 +34,7 @@ class Tried:
     """One estimator on so many items."""
 
     estimator: str
+    """Its name; " without covariate" follows it where one that uses them is tried without, too."""
     items: int
     calibration: Calibration | None
     """None if it can't estimate."""
@@ -106,9 +107,9 @@ def calibrate(
         answered = np.zeros((_SUBSETS, every), dtype=bool)
         for subset in answered:
             subset[order.permutation(every)[:count]] = True
-        for name in names:
+        for name, estimator, given in ways({name: ESTIMATORS.get(name)({}) for name in names}, responses):
             try:
-                found = judged(ESTIMATORS.get(name)({}), responses, answered)
+                found = judged(estimator, given, answered)
                 tried.append(Tried(estimator=name, items=count, calibration=found, doubt=found.doubt))
             except EstimatorError as error:
                 tried.append(Tried(estimator=name, items=count, calibration=None, doubt=str(error)))
@@ -117,7 +118,9 @@ def calibrate(
 
 
 def _responses(run: Run) -> Responses:
-    """Scores of the baselines and the latest candidates that answered every search item."""
+    """Scores, and covariates if the run has them, of the baselines and the latest candidates that answered every
+    search item.
+    """
     ledger, objective = run.ledger(), objective_of(run)
     others = sorted(set(objective.metrics) - objective.means) if objective.means is not None else []
     if others:
@@ -125,8 +128,8 @@ def _responses(run: Run) -> Responses:
             f"{run.directory}: the metric of {', '.join(others)} isn't a mean of its items' scores, by which "
             "estimators go"
         )
-    rows: list[Scores] = []
-    candidates: list[Scores] = []
+    rows: list[tuple[Scores, Scores]] = []
+    candidates: list[tuple[Scores, Scores]] = []
     endpoints: list[int] = []
     for trial in ledger.trials():
         evaluation = ledger.evaluation(trial.number, "search")
@@ -136,13 +139,16 @@ def _responses(run: Run) -> Responses:
         row = scores_of(objective, evaluation.table, tasks, range(len(tasks)))
         if not np.isfinite(row).all():
             continue
+        both = row, covariates_of(objective, evaluation.table.covariates, tasks)
         if trial.kind is TrialKind.CANDIDATE:
-            candidates.append(row)
+            candidates.append(both)
         elif trial.kind.is_baseline:
             if trial.kind.is_checkpoint:
                 endpoints.append(len(rows))
-            rows.append(row)
+            rows.append(both)
     rows += candidates[-_MOST_CANDIDATES:]
     if not rows:
         raise RunError(f"{run.directory}: no model has answered every search item yet")
-    return Responses(scores=np.array(rows), endpoints=tuple(endpoints))
+    scores, covariates = (np.array(column) for column in zip(*rows, strict=True))
+    known = covariates if np.isfinite(covariates).any() else None
+    return Responses(scores=scores, covariates=known, endpoints=tuple(endpoints))

@@ -3,7 +3,8 @@
 Columns: `trial`, `kind`, `name`, `generation`; `split`, `task`, `item` (a hash of document and prompt); one column
 for each metric of the tasks, named `metric,filter` as lm-eval prints it and null where a task lacks it (a number,
 or JSON text for corpus metrics, whose items are pairs such as reference and prediction); `tie_break`, the share of
-probability that the right answer has; `log_likelihoods` and `texts`, the model's answers; `tokens` of prompts and
+probability that the right answer has; `covariate`, the reference answer's probability where a search asked for it;
+`log_likelihoods` and `texts`, the model's answers; `tokens` of prompts and
 answers; `seconds`, the candidate's time for all answers shared out by tokens.
 """
 
@@ -62,7 +63,7 @@ def export_items(
             *(("trial", pa.int32()), ("kind", pa.string()), ("name", pa.string()), ("generation", pa.int32())),
             *(("split", pa.string()), ("task", pa.string()), ("item", pa.string())),
             *((name, pa.float64() if is_number else pa.string()) for name, is_number in metrics.items()),
-            *(("tie_break", pa.float32()), ("log_likelihoods", pa.list_(pa.float32()))),
+            *(("tie_break", pa.float32()), ("covariate", pa.float32()), ("log_likelihoods", pa.list_(pa.float32()))),
             *(("texts", pa.list_(pa.string())), ("tokens", pa.int32()), ("seconds", pa.float32())),
         ]
     )
@@ -110,6 +111,7 @@ def _tables(
             **{"split": [evaluation.split] * items, "task": [name] * items, "item": list(scores.items)},
             **{metric: _values(scores, metric, is_number) for metric, is_number in metrics.items()},
             "tie_break": list(scores.tie_break or [None] * items),
+            "covariate": list(scores.covariates or [None] * items),
             "log_likelihoods": scores.answers.log_likelihoods() if scores.answers else [None] * items,
             "texts": (scores.answers.texts() if scores.answers else None) or [None] * items,
             "tokens": counts,

@@ -27,15 +27,40 @@ def scores_of(
         tasks: of every item of the split, in order.
         asked: places of the items that the table is of.
     """
+    values = {
+        task: scores.values[objective.metrics[task]]
+        for task, scores in table.tasks.items()
+        if task in objective.metrics
+    }
+    return _weighted(objective, values, tasks, asked)
+
+
+def covariates_of(
+    objective: Objective, covariates: Mapping[str, Sequence[float]], tasks: Sequence[str]
+) -> NDArray[np.float64]:
+    """Each item's covariate, (items,), with its task's share in the score, as `scores_of` has scores; NaN if unknown.
+
+    Args:
+        objective: by which tasks are weighted.
+        covariates: of all of a task's items, by task.
+        tasks: of every item of the split, in order.
+    """
+    return _weighted(objective, covariates, tasks, range(len(tasks)))
+
+
+def _weighted(
+    objective: Objective, values: Mapping[str, Sequence[float]], tasks: Sequence[str], asked: Sequence[int]
+) -> NDArray[np.float64]:
+    """Values of the items asked, by task, times what each item has in the score; NaN elsewhere."""
     names = np.array(tasks)
     sizes = {name: int(np.sum(names == name)) for name in dict.fromkeys(tasks)}
     row = np.full(len(tasks), np.nan)
     wanted = np.zeros(len(tasks), dtype=bool)
     wanted[list(asked)] = True
     for task, weight in objective.weights_for(sizes).items():
-        if task in table.tasks:
-            values = np.array(table.tasks[task].values[objective.metrics[task]], dtype=np.float64)
-            row[wanted & (names == task)] = objective.sign(task) * values * weight * len(tasks) / sizes[task]
+        if task in values:
+            own = np.array(values[task], dtype=np.float64)
+            row[wanted & (names == task)] = objective.sign(task) * own * weight * len(tasks) / sizes[task]
     return row
 
 

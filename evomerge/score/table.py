@@ -67,13 +67,15 @@ class TaskScores:
 
     `items` are identities (a hash of document and prompt), in benchmark order. `values` maps each
     metric, written `metric,filter` as lm-eval does, to one value per item. `tie_break` is a number in
-    [0, 1] per item where the task gives one (the right answer's share of probability), else None.
+    [0, 1] per item where the task gives one (the right answer's share of probability), else None. `covariates` are what
+    a search's estimator knows of the items besides (the probability of the reference answer), where it asks for that.
     `answers` is None in runs of earlier releases, which didn't keep them.
     """
 
     items: tuple[str, ...]
     values: Mapping[str, tuple[Any, ...]]
     tie_break: tuple[float, ...] | None = None
+    covariates: tuple[float, ...] | None = None
     answers: ItemAnswers | None = None
 
 
@@ -102,6 +104,17 @@ class ItemTable:
             made[name] = replace(task, items=tuple(items[name]))
         return ItemTable(tasks=made)
 
+    @property
+    def covariates(self) -> dict[str, tuple[float, ...]]:
+        """Covariates of each item, by task, of tasks that have them."""
+        return {name: task.covariates for name, task in self.tasks.items() if task.covariates is not None}
+
+    def with_covariates(self, covariates: Mapping[str, Sequence[float]]) -> ItemTable:
+        """The same scores with covariates of each item, by task."""
+        return ItemTable(
+            tasks={name: replace(task, covariates=tuple(covariates[name])) for name, task in self.tasks.items()}
+        )
+
     def to_data(self) -> dict[str, Any]:
         """As compressed text that JSON can hold; items are referred to by the keys of `item_lists`."""
         scores = {
@@ -109,6 +122,7 @@ class ItemTable:
                 "items": items_key(task.items),
                 "values": {metric: encode(values) for metric, values in task.values.items()},
                 **({"tie_break": encode(task.tie_break)} if task.tie_break is not None else {}),
+                **({"covariates": encode(task.covariates)} if task.covariates is not None else {}),
             }
             for name, task in self.tasks.items()
         }
@@ -125,6 +139,7 @@ class ItemTable:
                     items=item_lists[task["items"]],
                     values={metric: decode(values) for metric, values in task["values"].items()},
                     tie_break=decode(task["tie_break"]) if "tie_break" in task else None,
+                    covariates=decode(task["covariates"]) if "covariates" in task else None,
                     answers=ItemAnswers(from_text(answers[name])) if name in answers else None,
                 )
                 for name, task in unpack(from_text(data["scores"])).items()
@@ -147,7 +162,7 @@ class ItemTable:
 
 
 def joined(tables: Sequence[ItemTable], places: Sequence[Mapping[str, Sequence[int]]]) -> ItemTable:
-    """One table of several with different items of the same tasks, without answers.
+    """One table of several with different items of the same tasks, without answers and covariates.
 
     Args:
         tables: of the same metrics.

@@ -24,7 +24,9 @@ from evomerge.run.recipes import checkpoint_recipe, own_recipe
 from evomerge.run.records import record_of
 from evomerge.run.trial import Trial, TrialKind, TrialState
 from evomerge.space.base import Genome
+from evomerge.study.covariates import Covariates
 from evomerge.study.estimates import Estimates
+from evomerge.study.references import REFERENCE
 from evomerge.study.rivalry import Rivalry, in_order
 from evomerge.study.session import Session
 
@@ -39,7 +41,8 @@ class Candidates:
         self.ledger = session.ledger
         self.parts = session.parts
         self.rivalry = Rivalry(session)
-        self.estimates = Estimates(session, self.rivalry)
+        self.covariates = Covariates(session)
+        self.estimates = Estimates(session, self.rivalry, self.covariates)
 
     def trial(
         self,
@@ -132,7 +135,7 @@ class Candidates:
         for job, outcome in self.session.executor_for(split).run(jobs):
             jobs.done()
             if job.block is None or isinstance(outcome, Failure):
-                finish(job.number, outcome)
+                finish(job.number, self.covariates.blamed(job, outcome))
                 continue
             self.keep(job, outcome)
             trial = by_number[job.number][0]
@@ -184,23 +187,31 @@ class Candidates:
         if self.session.is_by_itself(trial):
             requests = self.session.benchmark_for(trial).requests(split)
             return Job(number=trial.number, recipe=self.recipe(trial), split=split, requests=requests)
-        parts = self.parts.of(trial.number, split)
+        if split == "search" and self.covariates.are_missing(trial):
+            return Job(number=trial.number, recipe=self.recipe(trial), split=REFERENCE, block=0)
+        done, parts = self.parts.count(trial.number, split), self._parts(trial, split)
         return Job(
             number=trial.number,
             recipe=self.recipe(trial),
             split=split,
-            block=self.session.order(trial, split)[len(parts)] if self.session.blocks(split) else None,
+            block=self.session.order(trial, split)[done] if self.session.blocks(split) else None,
             spent_s=sum(part.seconds[phase] for part in parts for phase in ("materialise", "respond")),
         )
+
+    def _parts(self, trial: Trial, split: str) -> tuple[Part, ...]:
+        """All that a trial has answered for a split, reference answers first."""
+        before = self.parts.of(trial.number, REFERENCE) if split == "search" else ()
+        return (*before, *self.parts.of(trial.number, split))
 
     def whole(self, trial: Trial, split: str) -> Answers | None:
         """A trial's answers to all requests of a split, once each of its blocks is there."""
         blocks = len(self.session.blocks(split))
         if not blocks or self.parts.count(trial.number, split) < blocks:
             return None
-        parts = self.parts.of(trial.number, split)
+        responses = in_order(self.session, trial, split, self.parts.of(trial.number, split))
+        parts = self._parts(trial, split)
         return Answers(
-            responses=tuple(in_order(self.session, trial, split, parts)),
+            responses=tuple(responses),
             seconds={phase: sum(part.seconds[phase] for part in parts) for phase in parts[0].seconds},
             peak_bytes=max(part.peak_bytes for part in parts),
             worker=parts[-1].worker,
@@ -252,6 +263,8 @@ class Candidates:
                 for item in self.benchmark.splits[split]:
                     named.setdefault(item.task, []).append(item.id)
                 table = table.with_items(named)
+            if split == "search":
+                table = self.covariates.in_table(table, model)
             aggregates = self.benchmark.aggregate(table)
         except BenchmarkError as error:
             return Evaluation(trial=trial, split=split, failure=f"error: {error}", seconds=outcome.seconds)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from evomerge.benchmark.base import Benchmark
 from evomerge.benchmark.lm_eval.own_code import own_code
 from evomerge.benchmark.lm_eval.tasks import check_tasks
 from evomerge.benchmark.user_code import files_of
@@ -13,7 +12,7 @@ from evomerge.config.config import Config
 from evomerge.errors import BenchmarkError, ConfigError, listed
 from evomerge.execute.device import process_bytes
 from evomerge.execute.settings import arithmetic_of, choose_backend, worker_settings
-from evomerge.inference.plan import Work, count_work
+from evomerge.inference.plan import Work
 from evomerge.materialise.merger import Merger
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.hub import Whereabouts, is_adapter, is_compressed, whereabouts
@@ -26,12 +25,14 @@ from evomerge.space.base import Dimension
 from evomerge.study.advice import ASYNCHRONOUS, own_cost, unseen_devices, warnings_of
 from evomerge.study.arithmetic import in_words
 from evomerge.study.budget import check_budget, spending
+from evomerge.study.costs import search_tokens
 from evomerge.study.experiment import Experiment, check_names, check_pruner, open_experiment, population_of
 from evomerge.study.gpus import live_size, notes_on_gpus
 from evomerge.study.measures import Measures
 from evomerge.study.observed import observers_of
 from evomerge.study.outlines import Outlines, outlines_of
 from evomerge.study.preparations import preparations_of
+from evomerge.study.references import reference_requests, what_they_add
 from evomerge.study.start import start_of
 from evomerge.study.storage import check_mirror, check_storage
 
@@ -170,12 +171,14 @@ def _check(
             benchmark = experiment.benchmark
             items = {split: len(found) for split, found in benchmark.splits.items()}
             check_pruner(experiment)
+            references = reference_requests(experiment)
+            notes += [what_they_add(experiment, references)] if references else []
             check_budget(experiment, population_of(experiment, items["search"]))
             Measures(config.search, benchmark, where=where)
             warnings += benchmark.truncated
             notes = [*notes, *benchmark.notes, *benchmark.searched_publicly]
             warnings += _unaskable(experiment)
-            tokens = _tokens(experiment, benchmark)
+            tokens = search_tokens(experiment)
     except BenchmarkError as error:
         if not error.unreachable:
             raise
@@ -328,18 +331,3 @@ def _sizes_of_resolved(sources: Sources, places: Mapping[str, Whereabouts]) -> d
         for name, reference in sources.references.items()
         if (path := places[name].path) is not None and not is_adapter(path) and not is_compressed(path)
     }
-
-
-def _tokens(experiment: Experiment, benchmark: Benchmark) -> dict[str, Work]:
-    """What a candidate takes on the search items, by form; empty where a model isn't asked to continue text."""
-    if experiment.config.benchmark.kind != "lm_eval":
-        return {}
-    size = experiment.config.search.block
-    blocks = None
-    if size is not None:
-        blocks = [benchmark.places("search", items) for items in benchmark.blocks("search", size)]
-    settings = worker_settings(experiment.config, dtype=experiment.dtype)
-    place, budget = settings.device.partition(":")[0], settings.batch_tokens
-    requests, config = benchmark.requests("search"), experiment.base.config
-    work = count_work(requests, config, blocks=blocks, device=place, budget=budget)
-    return {str(form): one for form, one in work.items()}

@@ -74,6 +74,8 @@ def time_cores(
     requests = experiment.benchmark.requests("search")
     answering = pilot.seconds["respond"]
     part = min(len(requests), max(_LEAST_REQUESTS, int(len(requests) * _ANSWER_S / max(answering, 1e-9))))
+    # Of all that a candidate is asked, reference answers included.
+    share = part / len(requests) * answering / (sum(pilot.seconds.values()) - pilot.seconds["materialise"])
     found = [CoreSplit(workers=1, threads=settings.threads, per_minute=60 / sum(pilot.seconds.values()))]
     recipe = experiment.space.decode(experiment.space.default())
     for workers, threads in chosen:
@@ -83,7 +85,7 @@ def time_cores(
         executor = make_executor(execution, worker_settings(split, dtype=experiment.dtype, maps=experiment.maps))
         try:
             executor.add_requests("search", requests[:part])
-            seconds = _seconds(executor, recipe, workers, part / len(requests))
+            seconds = _seconds(executor, recipe, workers, share)
         finally:
             executor.close()
         found.append(CoreSplit(workers=workers, threads=threads, per_minute=60 * workers / seconds))

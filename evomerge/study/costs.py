@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from evomerge.inference.plan import count_work
+from evomerge.execute.settings import worker_settings
+from evomerge.inference.plan import Work, count_work
 from evomerge.score.requests import GenerationRequest
 from evomerge.study.experiment import Experiment
+from evomerge.study.references import reference_requests
 
 
 def split_costs(experiment: Experiment) -> dict[str, float]:
     """What answering each split costs, in that of the search items: by tokens where text is continued, else by items.
 
-    Of text that is generated the longest possible counts.
+    Of text that is generated the longest possible counts. The search items' cost includes that of their reference
+    answers, where a search asks for these.
     """
     benchmark = experiment.benchmark
     sizes = {split: float(len(items)) for split, items in benchmark.splits.items()}
@@ -20,4 +23,21 @@ def split_costs(experiment: Experiment) -> dict[str, float]:
             read = min(work.tokens for work in count_work(requests, experiment.base.config).values())
             written = sum(request.max_tokens for request in requests if isinstance(request, GenerationRequest))
             sizes[split] = float(read + written)
+        if references := reference_requests(experiment):
+            sizes["search"] += min(work.tokens for work in count_work(references, experiment.base.config).values())
     return {split: size / (sizes["search"] or 1.0) for split, size in sizes.items()}
+
+
+def search_tokens(experiment: Experiment) -> dict[str, Work]:
+    """What a candidate takes on the search items, by form; empty where a model isn't asked to continue text."""
+    if experiment.config.benchmark.kind != "lm_eval":
+        return {}
+    benchmark, size = experiment.benchmark, experiment.config.search.block
+    blocks = None
+    if size is not None:
+        blocks = [benchmark.places("search", items) for items in benchmark.blocks("search", size)]
+    settings = worker_settings(experiment.config, dtype=experiment.dtype)
+    place, budget = settings.device.partition(":")[0], settings.batch_tokens
+    requests, config = benchmark.requests("search"), experiment.base.config
+    work = count_work(requests, config, blocks=blocks, device=place, budget=budget)
+    return {str(form): one for form, one in work.items()}

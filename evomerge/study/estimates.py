@@ -18,9 +18,10 @@ from evomerge.estimators.base import Estimator, Responses
 from evomerge.estimators.calibration import Trusted, trusted
 from evomerge.files.append import drop_torn_line, writing
 from evomerge.files.lines import Lines
-from evomerge.run.estimates import ESTIMATES, scores_of
+from evomerge.run.estimates import ESTIMATES, covariates_of, scores_of
 from evomerge.run.trial import Trial, TrialKind, TrialState
-from evomerge.study.rivalry import Rivalry
+from evomerge.study.covariates import Covariates
+from evomerge.study.rivalry import Rivalry, asked_for
 from evomerge.study.session import Session
 
 Scores = NDArray[np.float64]
@@ -34,9 +35,10 @@ FALLBACKS = ("difference", "mean")
 class Estimates:
     """The estimator of an open search, and what it has to go by. An estimate depends on no later generation."""
 
-    def __init__(self, session: Session, rivalry: Rivalry) -> None:
+    def __init__(self, session: Session, rivalry: Rivalry, covariates: Covariates) -> None:
         self._session = session
         self._rivalry = rivalry
+        self._covariates = covariates
         settings = session.config.search
         names = () if settings.estimator == "none" else tuple(dict.fromkeys((settings.estimator, *FALLBACKS)))
         # The plain mean can always be had.
@@ -46,7 +48,7 @@ class Estimates:
             for name in names
         }
         self._said = ""
-        self._rows: dict[int, Scores] = {}
+        self._rows: dict[int, tuple[Scores, Scores]] = {}
         self._lines = Lines(session.directory / ESTIMATES, of=session.run.facts["study"])
         self._written: set[int] = set()
         if self._estimators and self._lines.path.exists():
@@ -100,27 +102,31 @@ class Estimates:
         rows = {trial.number: self._row(trial) for trial in (*baselines, *earlier[-MOST_COMPLETE:], *stopped)}
         self._rows = {number: row for number, row in self._rows.items() if number in rows}
         whole = {trial.number for trial in stopped}
-        kept = [number for number, row in rows.items() if number in whole or np.isfinite(row).all()]
+        kept = [number for number, (row, _) in rows.items() if number in whole or np.isfinite(row).all()]
         places = {number: place for place, number in enumerate(kept)}
         endpoints = tuple(
             places[trial.number] for trial in baselines if trial.kind.is_checkpoint and trial.number in places
         )
-        return Responses(scores=np.array([rows[number] for number in kept]), endpoints=endpoints), kept
+        scores, covariates = (np.array(column) for column in zip(*(rows[number] for number in kept), strict=True))
+        known = covariates if self._session.references else None
+        return Responses(scores=scores, covariates=known, endpoints=endpoints), kept
 
-    def _row(self, trial: Trial) -> Scores:
-        """A trial's score on each search item, (items,), NaN where it wasn't asked; their mean is its score."""
-        if trial.number in self._rows:
-            return self._rows[trial.number]
-        session = self._session
-        objective, items = session.benchmark.objective, session.benchmark.splits["search"]
-        evaluation = session.ledger.evaluation(trial.number, "search")
-        if evaluation is not None and evaluation.table is not None:
-            row = scores_of(objective, evaluation.table, [item.task for item in items], range(len(items)))
-        else:
-            table, asked = self._rivalry.answered(trial)
-            row = scores_of(objective, table, [item.task for item in items], asked)
-        self._rows[trial.number] = row
-        return row
+    def _row(self, trial: Trial) -> tuple[Scores, Scores]:
+        """A trial's score on each search item, (items,), NaN where it wasn't asked; their mean is its score. And its
+        covariates, (items,), NaN where they aren't known.
+        """
+        if trial.number not in self._rows:
+            session = self._session
+            objective, tasks = session.benchmark.objective, [item.task for item in session.benchmark.splits["search"]]
+            evaluation = session.ledger.evaluation(trial.number, "search")
+            if evaluation is not None and evaluation.table is not None:
+                table, asked = evaluation.table, list(range(len(tasks)))
+            else:
+                table, asked = self._rivalry.answered(trial)
+            known = table.covariates or self._covariates.of(asked_for(session, trial))
+            row = scores_of(objective, table, tasks, asked)
+            self._rows[trial.number] = row, covariates_of(objective, known, tasks)
+        return self._rows[trial.number]
 
     def _say(self, found: Trusted) -> None:
         """Tell the user which estimator is gone by, when that changes."""

@@ -19,6 +19,7 @@ from evomerge.benchmark import SPLITS, Benchmark, build_benchmark
 from evomerge.config.config import Config
 from evomerge.errors import AlignmentError, ConfigError, RecipeError, listed, unknown
 from evomerge.estimators import ESTIMATORS
+from evomerge.estimators.base import uses_covariates
 from evomerge.execute import EXECUTORS
 from evomerge.execute.settings import AUTO
 from evomerge.inference.architecture import refuse_unless_it_continues_text
@@ -231,6 +232,7 @@ def check_names(config: Config, *, where: str) -> dict[str, Any]:
         PRUNERS.get(config.search.pruner)(config.search.pruner_options)
         if config.search.estimator != "none":
             ESTIMATORS.get(config.search.estimator)(config.search.estimator_options)
+            _check_covariate(config)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     try:
@@ -242,6 +244,17 @@ def check_names(config: Config, *, where: str) -> dict[str, Any]:
         message = str(error).removeprefix("recipe: ")
         section = "merge." if message.startswith("options") else ""
         raise ConfigError(f"{where}: {section}{message}") from error
+
+
+def _check_covariate(config: Config) -> None:
+    """Find whether the estimator makes use of a covariate. Raises: ConfigError."""
+    search = config.search
+    if search.covariate != "none" and not uses_covariates(ESTIMATORS.get(search.estimator)):
+        able = [name for name in ESTIMATORS if uses_covariates(ESTIMATORS.get(name))]
+        raise ConfigError(
+            f"search.covariate: estimator {search.estimator!r} makes no use of covariates; use estimator: "
+            f"{' or '.join(able)}, or covariate: none"
+        )
 
 
 def population_of(experiment: Experiment, items: int) -> int:

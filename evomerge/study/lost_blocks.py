@@ -51,7 +51,10 @@ def ask_again(candidates: Candidates) -> None:
 
 
 def _lacks(candidates: Candidates, trial: Trial) -> bool:
-    return candidates.parts.count(trial.number, "search") < _had(candidates, trial)
+    had = _had(candidates, trial)
+    if trial.state is TrialState.PRUNED and had and candidates.covariates.are_missing(trial):
+        return True
+    return candidates.parts.count(trial.number, "search") < had
 
 
 def _had(candidates: Candidates, trial: Trial) -> int:

@@ -18,6 +18,7 @@ from evomerge.study.costs import split_costs
 from evomerge.study.experiment import Experiment
 from evomerge.study.maps import with_maps
 from evomerge.study.preparations import preparations_of
+from evomerge.study.references import REFERENCE, reference_requests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,7 @@ class PilotReport:
 
     workers: int
     seconds: dict[str, float]
-    """By phase, for one candidate on the search items."""
+    """By phase, for one candidate on the search items; `reference` where it is asked for reference answers, too."""
     prepare_s: float
     """What the method computes once, before the first candidate, by one worker; a search's workers share it out."""
     peak_bytes: int
@@ -82,23 +83,30 @@ def pilot(
     config, benchmark = experiment.config, experiment.benchmark
     recipe = experiment.space.decode(experiment.space.default())
     timed: list[Answers] = []
+    probed: list[Answers] = []
     with ExitStack() as stack:
         report("starting workers")
         settings = worker_settings(config, dtype=experiment.dtype, maps=experiment.maps)
         executor = make_executor(config.execution, settings)
         stack.callback(executor.close)
         executor.add_requests("search", benchmark.requests("search"))
+        references = reference_requests(experiment)
+        if references:
+            executor.add_requests(REFERENCE, references)
         workers = executor.workers
         # The first candidate pays for preparation and warm-up, which a search pays once.
         for number in range(repeats + 1):
             what = f"timing a candidate, {number} of {repeats}" if number else "preparing the method and warming up"
             report(f"{what}, on {len(benchmark.splits['search'])} search items")
             timed += answered(executor, recipe, [number])
+            probed += answered(executor, recipe, [number], split=REFERENCE) if references else []
     seconds = {
         phase: median(answers.seconds[phase] for answers in timed[1:])
         for phase in timed[0].seconds
         if phase != "prepare"
     }
+    if references:
+        seconds[REFERENCE] = median(answers.seconds["respond"] for answers in probed[1:])
     costs = split_costs(experiment)
     return PilotReport(
         workers=workers,
@@ -111,9 +119,9 @@ def pilot(
     )
 
 
-def answered(executor: Executor, recipe: Recipe, numbers: Iterable[int]) -> Iterator[Answers]:
+def answered(executor: Executor, recipe: Recipe, numbers: Iterable[int], *, split: str = "search") -> Iterator[Answers]:
     """The answers of a recipe to the search items, once for each number. Raises: ExecutionError if it fails."""
-    for _, outcome in executor.run([Job(number=number, recipe=recipe, split="search") for number in numbers]):
+    for _, outcome in executor.run([Job(number=number, recipe=recipe, split=split) for number in numbers]):
         if isinstance(outcome, Failure):
             raise ExecutionError(f"the pilot candidate failed: {outcome.reason}: {outcome.message}")
         yield outcome

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from evomerge.execute.base import Failure
 from evomerge.run.trial import Trial
-from evomerge.study.candidates import Candidates
+from evomerge.study.candidates import Candidates, Jobs
 
 
 def evaluate_generation(candidates: Candidates, trials: Sequence[Trial]) -> None:
@@ -80,16 +80,18 @@ class _Rounds:
         """Have each of these trials answer its next block, if it hasn't; record those that are done with it."""
         candidates, ledger = self._candidates, self._candidates.ledger
         open_ = {head: self._same[head] for head in heads if ledger.evaluation(head, "search") is None}
-        jobs = [
-            candidates.job(ledger.trial(head), "search")
-            for head in open_
-            if candidates.parts.count(head, "search") < blocks
-        ]
-        for job, outcome in candidates.session.executor_for("search").run(jobs) if jobs else ():
+        short = [head for head in open_ if candidates.parts.count(head, "search") < blocks]
+        jobs = Jobs(follow=bool(candidates.session.references))
+        for head in short:
+            jobs.last(candidates.job(ledger.trial(head), "search"))
+        for job, outcome in candidates.session.executor_for("search").run(jobs) if short else ():
+            jobs.done()
             if isinstance(outcome, Failure):
-                candidates.finish(open_.pop(job.number), "search", outcome)
-            else:
-                candidates.keep(job, outcome)
+                candidates.finish(open_.pop(job.number), "search", candidates.covariates.blamed(job, outcome))
+                continue
+            candidates.keep(job, outcome)
+            if candidates.parts.count(job.number, "search") < blocks:
+                jobs.first(candidates.job(ledger.trial(job.number), "search"))
         for head, same in open_.items():
             whole = candidates.whole(ledger.trial(head), "search")
             if whole is not None:

@@ -35,6 +35,7 @@ from evomerge.run.observer import Observer
 from evomerge.run.recipes import MAPS
 from evomerge.run.trial import Trial, TrialKind
 from evomerge.score.goals import Goals
+from evomerge.score.requests import LogLikelihoodRequest
 from evomerge.score.table import ItemTable
 from evomerge.space.base import Space
 from evomerge.study.answered import schedule_of
@@ -46,6 +47,7 @@ from evomerge.study.inputs import check_same_files, fingerprints_of, input_files
 from evomerge.study.maps import find_maps
 from evomerge.study.measures import Measures, answer_lengths, prompt_tokens
 from evomerge.study.pulse import Pulse
+from evomerge.study.references import REFERENCE, reference_requests
 from evomerge.study.schedule import Schedule, stratified_blocks
 from evomerge.study.select import SELECTION
 from evomerge.study.start import Start, start_of
@@ -79,6 +81,8 @@ class Session:
     goals: Goals
     """Objectives and constraints; without any the benchmark's score is searched for."""
     measures: Measures
+    references: Sequence[LogLikelihoodRequest]
+    """The reference answer of each search item, where models are asked for its probability; else nothing."""
 
     def __init__(self, config: Config, directory: Path, observer: Observer, where: str) -> None:
         self.config = config
@@ -130,6 +134,7 @@ class Session:
         self.observer.phase("benchmark", None)
         self.benchmark = self.experiment.benchmark
         check_pruner(self.experiment)
+        self.references = reference_requests(self.experiment)
         self.goals = self.config.search.goals
         self.measures = Measures(self.config.search, self.benchmark, where=self.where)
         said = remarks(self.arithmetic, dtype, resumed=existing is not None)
@@ -286,6 +291,8 @@ class Session:
         if split not in self._splits:
             blocks = [self.benchmark.places(split, items) for items in self.blocks(split)]
             executor.add_requests(split, self.benchmark.requests(split), blocks or None)
+            if split == "search" and self.references:
+                executor.add_requests(REFERENCE, self.references, [range(len(self.references))])
             if not self._splits:
                 self._held.callback(Pulse(self.directory, executor, lambda: self.clock.gpus).close)
             self._splits.add(split)

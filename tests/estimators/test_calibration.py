@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from evomerge.errors import EstimatorError
 from evomerge.estimators import ESTIMATORS
 from evomerge.estimators.base import Estimate, Responses
 from evomerge.estimators.calibration import calibration, trusted
+from evomerge.estimators.difference import Difference
 from evomerge.estimators.mean import Mean
-from evomerge.testing.estimator_laws import simulated
+from evomerge.testing.estimator_laws import drawn, simulated
 
 ROWS = range(18, 36)
 
@@ -78,6 +81,41 @@ def test_the_first_estimator_that_is_calibrated_is_used_and_the_others_have_reas
     assert (at_once.name, at_once.reasons) == ("off", {})
     assert at_once.calibration is not None
     assert at_once.calibration.trusted
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_covariate_that_misleads_is_left_out_and_one_that_helps_is_used(seed: int) -> None:
+    responses, _ = simulated(seed)
+    everything, generator = drawn(np.random.default_rng(seed)), np.random.default_rng(seed)
+    helping = 0.6 * everything + 0.4 * generator.random(everything.shape)
+    # As it should be on the items that everyone answered, and the wrong way round on the others.
+    misleading = np.where(np.isfinite(responses.scores[-1]), helping, 1 - helping)
+    estimators = {"difference": Difference({}), "mean": Mean({})}
+    told = {
+        name: trusted(estimators, replace(responses, covariates=covariates), ROWS)
+        for name, covariates in (("helping", helping), ("misleading", misleading), ("none", None))
+    }
+    assert (told["helping"].name, told["helping"].reasons) == ("difference", {})
+    assert told["misleading"].name != "difference"
+    assert set(told["misleading"].reasons) >= {"difference"}
+    assert set(told["none"].reasons) <= {"difference"}
+    assert np.array_equal(told["misleading"].estimate.values, told["none"].estimate.values)
+
+
+def test_a_covariate_that_says_nothing_is_told_from_its_absence_by_what_is_missed() -> None:
+    """It misses by less than the plain mean, so that nothing else speaks against it."""
+    reasons = []
+    for seed in range(8):
+        responses, _ = simulated(seed)
+        noise = np.random.default_rng(seed).random(responses.scores.shape)
+        estimators = {"difference": Difference({}), "mean": Mean({})}
+        found = trusted(estimators, replace(responses, covariates=noise), ROWS)
+        reasons += [found.reasons[name] for name in found.reasons if found.name == "difference without covariate"]
+    assert reasons
+    for reason in reasons:
+        said = re.fullmatch(r"it missed by (.+) with the covariate on models .+, and by (.+) without", reason)
+        assert said is not None
+        assert float(said[1]) >= float(said[2])
 
 
 def test_with_too_few_complete_models_nothing_is_trusted_and_the_reason_counts_them() -> None:

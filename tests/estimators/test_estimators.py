@@ -71,6 +71,46 @@ def test_a_covariate_that_is_known_of_all_items_makes_up_for_those_not_answered(
     assert np.median(gains) < 0.5
 
 
+def test_a_covariate_alone_is_the_regression_of_textbooks_shrunk_by_one_observation() -> None:
+    """Where complete models differ in nothing but level: mean + b · (difference of the covariate's means)."""
+    generator = np.random.default_rng(3)
+    covariate = generator.normal(2.0, 5.0, 40)
+    seen = generator.permutation(40)[:12]
+    scores, covariates = np.full((4, 40), np.nan), np.full((4, 40), np.nan)
+    scores[:3] = [[0.2], [0.5], [0.8]]
+    scores[3, seen] = generator.integers(0, 2, 12)
+    covariates[3] = covariate
+    found = ESTIMATORS.get("difference")({}).estimate(Responses(scores=scores, covariates=covariates), [3])
+    x = (covariate - covariate.mean()) / covariate.std()
+    inner, y = x[seen] - x[seen].mean(), scores[3, seen]
+    slope = (inner @ (y - y.mean())) / (inner @ inner + 1)
+    assert found.values[0] == pytest.approx(y.mean() - slope * x[seen].mean(), abs=1e-9)
+
+
+def test_what_a_covariate_is_worth_is_learned_from_complete_models() -> None:
+    generator = np.random.default_rng(4)
+    covariates = generator.normal(size=(11, 60))
+    x = (covariates - covariates.mean(axis=1, keepdims=True)) / covariates.std(axis=1, keepdims=True)
+    truths = generator.random((11, 1)) + 0.3 * x
+    scores = truths.copy()
+    scores[10, 3:] = np.nan
+    helped = Responses(scores=scores, covariates=covariates)
+    found = ESTIMATORS.get("difference")({}).estimate(helped, [10])
+    assert found.values[0] == pytest.approx(truths[10].mean(), abs=1e-6)
+    without = ESTIMATORS.get("difference")({}).estimate(Responses(scores=scores), [10])
+    assert abs(without.values[0] - truths[10].mean()) > 0.05
+
+
+def test_a_model_whose_covariate_is_unknown_somewhere_is_estimated_without_it() -> None:
+    responses, _ = simulated(2)
+    covariates = np.random.default_rng(2).random(responses.scores.shape)
+    covariates[20, 7] = np.nan
+    helped = Responses(scores=responses.scores, covariates=covariates, endpoints=responses.endpoints)
+    with_it, without = (ESTIMATORS.get("difference")({}).estimate(one, [19, 20]) for one in (helped, responses))
+    assert with_it.values[0] != without.values[0]
+    assert with_it.values[1] == without.values[1]
+
+
 def test_a_weight_of_one_is_the_plain_mean_and_none_is_p_irt() -> None:
     responses, _ = simulated(0)
     values = {

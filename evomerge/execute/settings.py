@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from evomerge.errors import MissingPackageError
 from evomerge.execute import EXECUTORS
+from evomerge.kernels.threads import cores
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -147,11 +148,6 @@ def _threads(execution: ExecutionConfig) -> int:
     if execution.workers is None or address_of(execution):
         return THREADS_PER_WORKER
     return max(1, cores() // execution.workers)
-
-
-def cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible_gpus() -> int:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 from functools import cache
-from typing import Any
-
-from torch import Tensor
+from typing import Any, Protocol
 
 _POPULATE_READ = 22
 """MADV_POPULATE_READ, since Linux 5.14, which Python doesn't name."""
@@ -19,17 +17,37 @@ _LEAST = 1 << 16
 """Bytes below which a hint costs more than it saves."""
 
 
-def read_ahead(tensor: Tensor) -> None:
+class InMemory(Protocol):
+    """A tensor somewhere in memory."""
+
+    @property
+    def device(self) -> Any:
+        """Where it is: its `type` is "cpu" for what a hint can be given of."""
+
+    def numel(self) -> int:
+        """Number of entries."""
+
+    def element_size(self) -> int:
+        """Bytes of an entry."""
+
+    def data_ptr(self) -> int:
+        """Address of the first entry."""
+
+    def is_contiguous(self) -> bool:
+        """Whether entries lie one after the other."""
+
+
+def read_ahead(tensor: InMemory) -> None:
     """Have a memory-mapped tensor read from the disk and mapped in one go, not page by page when it is used."""
     _advise(tensor, _POPULATE_READ)
 
 
-def prefer_large_pages(tensor: Tensor) -> None:
+def prefer_large_pages(tensor: InMemory) -> None:
     """Have new memory handed out in large pages, of which there are far fewer to fetch."""
     _advise(tensor, getattr(mmap, "MADV_HUGEPAGE", None))
 
 
-def _advise(tensor: Tensor, advice: int | None) -> None:
+def _advise(tensor: InMemory, advice: int | None) -> None:
     size = tensor.numel() * tensor.element_size()
     advise = _madvise()
     if advise is None or advice is None or size < _LEAST or tensor.device.type != "cpu" or not tensor.is_contiguous():

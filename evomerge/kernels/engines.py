@@ -8,10 +8,8 @@ from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 
-import torch
-from torch import Tensor
-
-from evomerge.kernels.memory import CODES
+from evomerge.kernels.dtypes import code_of
+from evomerge.late import Tensor, torch
 
 _use_loops = True
 
@@ -29,14 +27,14 @@ def torch_only() -> Iterator[None]:
 
 def compiled_for(*tensors: Tensor) -> ModuleType | None:
     """The compiled loops if they can read and write these tensors, else None."""
-    if not _use_loops or any(tensor.device.type != "cpu" or tensor.dtype not in CODES for tensor in tensors):
+    if not _use_loops or any(tensor.device.type != "cpu" or code_of(tensor.dtype) is None for tensor in tensors):
         return None
     return _loops()
 
 
 def gpu_kernels_for(*tensors: Tensor) -> ModuleType | None:
     """What makes kernels for the GPU on which these tensors lie, else None."""
-    if not _use_loops or any(tensor.device.type != "cuda" or tensor.dtype not in CODES for tensor in tensors):
+    if not _use_loops or any(tensor.device.type != "cuda" or code_of(tensor.dtype) is None for tensor in tensors):
         return None
     return _kernels()
 

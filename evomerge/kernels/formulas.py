@@ -10,10 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function_unary
+
+from evomerge.late import Tensor, torch
 
 Formula = Callable[[list[Tensor], list[Tensor], Tensor, Any], Tensor]
 """Merged float64 values of some elements: formula(values, ranks, index, numbers).
@@ -43,8 +42,8 @@ def uniform(index: Tensor, first: Any, second: Any) -> Tensor:
     lowbias32, Wellons 2018, with a key before each; the last step of the second, which hardly touches the
     upper bits, is left out).
     """
-    if has_torch_function_unary(index):
-        made: Tensor = handle_torch_function(uniform, (index,), index, first, second)
+    if torch.overrides.has_torch_function_unary(index):
+        made: Tensor = torch.overrides.handle_torch_function(uniform, (index,), index, first, second)
         return made
     mixed = _mix((index & _WORD) ^ int(first))
     return _stir((mixed + (int(second) ^ (index >> 32))) & _WORD) >> 1

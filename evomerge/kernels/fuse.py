@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from evomerge.kernels.dtypes import BFLOAT16, FLOAT32, code_of
 from evomerge.kernels.engines import compiled_for, gpu_kernels_for
 from evomerge.kernels.formulas import Finite, Formula, for_torch, of_row
-from evomerge.kernels.memory import CODES, blocks_of, flattened
+from evomerge.kernels.memory import blocks_of, flattened
 from evomerge.kernels.rounding import round_once
 from evomerge.kernels.threads import in_parts
+from evomerge.late import Tensor, torch
 
 _STREAMED = 1 << 19
 """Elements of the smallest tensor that is written past the caches: it would only drive out what is read next."""
@@ -70,7 +70,7 @@ def fuse(
         ranks: bytes beside the elements, uint8, flattened, that the formula looks at.
         provable: whether the formula's bounds hold for these numbers, so that bfloat16 may be computed in float32.
     """
-    target = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
+    target = out if out.is_contiguous() else out.new_empty(out.shape)
     finite: Finite | None = _fused_on_gpu(formula, sources, ranks, numbers, target)
     if finite is None:
         finite = _fused_on_cpu(loop, sources, ranks, numbers, target, provable)
@@ -115,23 +115,23 @@ def _work(
     flat: Sequence[Tensor], out: Tensor, numbers: tuple[Any, ...], ranks: Sequence[Tensor], provable: bool
 ) -> tuple[Any, ...]:
     """What compiled loops are told, as `evomerge.kernels.loops.elementwise` takes it."""
-    addresses = tuple(tensor.data_ptr() for tensor in flat)
-    halves = tuple(tensor.data_ptr() for tensor in flat if tensor.dtype is torch.bfloat16)
-    singles = tuple(tensor.data_ptr() for tensor in flat if tensor.dtype is torch.float32)
+    addresses, codes = tuple(tensor.data_ptr() for tensor in flat), tuple(code_of(tensor.dtype) for tensor in flat)
+    halves = tuple(address for address, code in zip(addresses, codes, strict=True) if code == BFLOAT16)
+    singles = tuple(address for address, code in zip(addresses, codes, strict=True) if code == FLOAT32)
     # What isn't proved is read again, so it mustn't have been overwritten.
-    if not provable or halves + singles != addresses or not halves or out.dtype is not torch.bfloat16:
+    if not provable or halves + singles != addresses or not halves or code_of(out.dtype) != BFLOAT16:
         provable = False
     provable = provable and out.data_ptr() not in addresses
     return (
         addresses,
-        tuple(CODES[tensor.dtype] for tensor in flat),
+        codes,
         halves if provable else (),
         singles if provable else (),
         tuple(rank.data_ptr() for rank in ranks),
         numbers,
         _in_single(numbers) if provable else None,
         out.data_ptr(),
-        CODES[out.dtype],
+        code_of(out.dtype),
         out.numel() >= _STREAMED,
     )
 
@@ -156,7 +156,7 @@ def representable(*numbers: Any) -> bool:
 def is_finite(tensor: Tensor) -> Finite:
     """Whether a tensor holds neither NaN nor infinity, in one read at the speed of memory."""
     if tensor.is_contiguous() and (compiled := compiled_for(tensor)):
-        address, code = tensor.data_ptr(), CODES[tensor.dtype]
+        address, code = tensor.data_ptr(), code_of(tensor.dtype)
         found: list[bool] = []
         in_parts(lambda start, stop: found.append(compiled.are_finite(start, stop, address, code)), tensor.numel())
         return all(found)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from evomerge.errors import ShapeError
 from evomerge.kernels.engines import compiled_for
 from evomerge.kernels.memory import addresses_of, flattened
 from evomerge.kernels.rounding import round_once
 from evomerge.kernels.threads import MIN_PART, in_parts
+from evomerge.late import Tensor, torch
 
 _BLOCK = 1 << 18
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+from evomerge.kernels.dtypes import code_of
+from evomerge.late import Tensor, torch
 
 TREE = 1024
 """Elements whose products are added as one balanced tree; a power of two."""
 
-CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 _CPU_BLOCK, _DEVICE_BLOCK = 1 << 15, 1 << 24
 
 
@@ -44,4 +44,4 @@ def flattened(tensor: Tensor) -> Tensor:
 def addresses_of(tensors: Sequence[Tensor]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Addresses and dtype codes, as compiled loops take them. The tensors must outlive the loop."""
     addresses = np.array([tensor.data_ptr() for tensor in tensors], dtype=np.int64)
-    return addresses, np.array([CODES[tensor.dtype] for tensor in tensors], dtype=np.int64)
+    return addresses, np.array([code_of(tensor.dtype) for tensor in tensors], dtype=np.int64)

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from evomerge.kernels.engines import compiled_for, gpu_kernels_for
 from evomerge.kernels.memory import addresses_of, flattened
 from evomerge.kernels.threads import in_parts
 from evomerge.kernels.thresholds import least_reaching
+from evomerge.late import Tensor, torch
 
 Values = Callable[[int, int], NDArray[np.float32]]
 """The quantity that is ordered: not negative, not NaN, one number for each entry from start up to stop."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from evomerge.kernels.raw import as_torch
+from evomerge.late import Tensor, torch
 
 
 def round_once(values: Tensor, dtype: torch.dtype) -> Tensor:
@@ -27,3 +27,12 @@ def round_once(values: Tensor, dtype: torch.dtype) -> Tensor:
     bits = torch.where(wide.abs() > values.abs(), bits - 1, bits)
     bits = torch.where((wide != values) & ~values.isnan(), bits | 1, bits)
     return bits.view(torch.float32).to(dtype)
+
+
+def copy_once(source: Tensor, out: Tensor) -> None:
+    """Write a tensor's numbers into another of its shape: bit for bit in the same dtype, otherwise rounded once."""
+    if source.dtype == out.dtype:
+        out.copy_(source)
+    else:
+        source, out = as_torch(source), as_torch(out)
+        out.copy_(round_once(source, out.dtype) if source.dtype == torch.float64 else source)

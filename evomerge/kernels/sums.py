@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from evomerge.kernels.engines import compiled_for
 from evomerge.kernels.memory import TREE, addresses_of, block_size, flattened
 from evomerge.kernels.threads import MIN_PART, in_parts
+from evomerge.late import Tensor, torch
 
 
 def gram(sources: Sequence[Tensor], *, origin: Tensor | None = None, rows: int = 1) -> NDArray[np.float64]:

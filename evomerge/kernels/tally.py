@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import numpy as np
-from torch import Tensor
 
 from evomerge.kernels.engines import compiled_for
 from evomerge.kernels.memory import addresses_of, flattened
 from evomerge.kernels.order_statistics import CHUNK, Gap, look_at_magnitudes, magnitudes
+from evomerge.late import Tensor
 
 _DROPPED = 13
 _PLACES, _REST = (1 << (31 - _DROPPED)) + 1, (1 << _DROPPED) - 1

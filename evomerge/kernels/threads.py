@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from itertools import pairwise
 
-import torch
-
 from evomerge.kernels.memory import TREE
+from evomerge.late import torch
 
 MIN_PART = 1 << 17
 """Elements of the smallest part of a tensor that is worth handing to another thread."""
@@ -33,7 +33,7 @@ def in_parts(part: Callable[[int, int], None], size: int, *, grain: int = TREE, 
         least: a part is at least this long, unless it is the only one; None: worth handing over.
     """
     least = MIN_PART if least is None else least
-    threads = min(torch.get_num_threads(), size // least)
+    threads = min(num_threads(), size // least)
     if threads <= 1 or getattr(_thread, "is_at_work", False):
         part(0, size)
         return
@@ -61,6 +61,19 @@ def in_parts(part: Callable[[int, int], None], size: int, *, grain: int = TREE, 
         wait(begun)
     for helper in begun:
         helper.result()
+
+
+def cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def num_threads() -> int:
+    """As many as torch may use, or would if it were loaded: those of OMP_NUM_THREADS, or one for each core."""
+    if "torch" in sys.modules:
+        return torch.get_num_threads()
+    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return max(1, int(told)) if told.isdecimal() else cores()
 
 
 @cache

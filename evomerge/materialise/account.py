@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from evomerge.errors import listed
 from evomerge.materialise.inputs import Inputs
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.compressed import CompressedExpert
-from evomerge.models.lora import Adapter
 
 
 def account_of(inputs: Inputs) -> list[str]:
@@ -35,7 +33,7 @@ def _counts(inputs: Inputs) -> str:
 
 
 def _count(model: Checkpoint, base: Checkpoint) -> str:
-    if not isinstance(model, Adapter | CompressedExpert):
+    if model.is_whole:
         return str(len(model.tensors) + len(model.ignored))
     changed = [
         name for name, info in model.tensors.items() if model.computes(name) or info.file != base.tensors[name].file

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from evomerge.errors import RecipeError, listed, unknown
+from evomerge.kernels.dtypes import Dtype, dtype_of
+from evomerge.late import torch
 from evomerge.materialise.inputs import Inputs
 from evomerge.methods.base import Coefficients, MergeMethod
 from evomerge.methods.declared import build_method, checked_coefficients
@@ -27,15 +27,20 @@ class Frame:
     """What all recipes that differ in their coefficients alone have in common."""
 
     method: MergeMethod
-    dtype: torch.dtype
+    kind: Dtype
     """In which floating-point tensors are stored, but those of a mixed checkpoint that keep their own."""
-    stored: Mapping[str, torch.dtype]
+    stored: Mapping[str, Dtype]
     """The merged tensors with the dtypes in which they are stored. Wide dtypes come first, so that in a file each
     tensor starts at a multiple of its item size."""
     size_bytes: int
     """Of the merged tensors as they are stored."""
     group_of: Mapping[str, int | None]
     """For each floating-point tensor the position of the first group that contains it."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Its `kind`, as torch knows it."""
+        return self.kind.torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +91,7 @@ class Binder:
         return Bound(
             recipe=recipe,
             method=frame.method,
-            dtype=frame.dtype,
+            kind=frame.kind,
             stored=frame.stored,
             size_bytes=frame.size_bytes,
             group_of=frame.group_of,
@@ -124,7 +129,7 @@ class Binder:
     def _new_frame(self, recipe: Recipe) -> Frame:
         experts = tuple(self._inputs.experts)
         method = build_method(recipe.method, recipe.options, experts=tuple(recipe.experts), seed=recipe.seed)
-        dtype = self._dtype(recipe)
+        kind = self._kind(recipe)
         if tuple(recipe.experts) != experts:
             raise RecipeError(
                 f"recipe: models.experts: names {', '.join(recipe.experts)}, but the models at hand are "
@@ -137,28 +142,27 @@ class Binder:
                     f"{self._last_layer}; both ends are included, and the first layer is 0"
                 )
         tensors = self._inputs.base.tensors
-        stored = {name: self._storage_dtype(name, dtype) for name in self._inputs.base.names}
+        stored = {name: self._storage_kind(name, kind) for name in self._inputs.base.names}
         return Frame(
             method=method,
-            dtype=dtype,
+            kind=kind,
             stored=dict(sorted(stored.items(), key=lambda item: -item[1].itemsize)),
-            size_bytes=sum(tensors[name].num_elements * kind.itemsize for name, kind in stored.items()),
+            size_bytes=sum(tensors[name].num_elements * of.itemsize for name, of in stored.items()),
             group_of={name: self._group_of(name, recipe) for name in self._inputs.floating},
         )
 
-    def _dtype(self, recipe: Recipe) -> torch.dtype:
+    def _kind(self, recipe: Recipe) -> Dtype:
         if recipe.dtype == "auto":
-            return self._inputs.base.dtype
+            return self._inputs.base.kind
         if recipe.dtype not in FLOATING:
             raise RecipeError(f"recipe: dtype: {unknown('dtype', recipe.dtype, ('auto', *FLOATING))}")
-        dtype: torch.dtype = getattr(torch, recipe.dtype)
-        return dtype
+        return dtype_of(recipe.dtype)
 
-    def _storage_dtype(self, name: str, wanted: torch.dtype) -> torch.dtype:
+    def _storage_kind(self, name: str, wanted: Dtype) -> Dtype:
         """A merge in the base's own dtype keeps the dtypes of a mixed checkpoint; integers stay as they are."""
         base = self._inputs.base
-        stored = base.tensors[name].dtype
-        return stored if not stored.is_floating_point or wanted == base.dtype else wanted
+        stored = base.tensors[name].kind
+        return stored if not stored.is_floating_point or wanted == base.kind else wanted
 
     def _group_of(self, name: str, recipe: Recipe) -> int | None:
         place = self._places[name]

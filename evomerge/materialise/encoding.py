@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.models.headers import DTYPES
+from evomerge.kernels.dtypes import DTYPES
 
 _PLAIN = (type(None), bool, int, float, str)
-_STORED = frozenset(DTYPES.values())
+_STORED = frozenset(dtype.torch for dtype in DTYPES.values())
 
 
 @dataclass(frozen=True, slots=True)

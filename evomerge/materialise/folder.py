@@ -10,16 +10,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from evomerge.errors import ExportError
 from evomerge.files.atomic import json_text
 from evomerge.files.fresh_folder import fresh_folder
 from evomerge.files.places import local
+from evomerge.kernels.dtypes import Dtype
+from evomerge.late import torch
 from evomerge.materialise.loads import check_loads
 from evomerge.materialise.merger import Merger
 from evomerge.materialise.shards import parse_size, write_weights
-from evomerge.models.alignment import digest
 from evomerge.models.carried import carry, with_dtype, without_code
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.open import as_family, maps_of, notes_of, open_each
@@ -85,7 +84,7 @@ def write_folder(
             _refuse_small_disk(out, bound.size_bytes)
             if maps is not None:
                 recipe = _write_maps(folder, recipe, maps)
-            notes += _write_texts(folder, out, models.base, recipe, bound.dtype, files or {}, carry_code)
+            notes += _write_texts(folder, out, models.base, recipe, bound.kind, files or {}, carry_code)
             if report is not None:
                 for note in notes:
                     report(note)
@@ -103,6 +102,8 @@ def write_folder(
 
 def _write_maps(folder: Path, recipe: Recipe, maps: bytes) -> Recipe:
     """Put the maps of an alignment into a folder; the recipe that names them there."""
+    from evomerge.models.alignment import digest
+
     assert recipe.align is not None
     (folder / MAPS).parent.mkdir(exist_ok=True)
     (folder / MAPS).write_bytes(maps)
@@ -135,13 +136,13 @@ def _gigabytes(size: int) -> str:
 
 
 def _write_texts(
-    folder: Path, out: Path, base: Checkpoint, recipe: Recipe, dtype: torch.dtype, files: Mapping[str, str], code: bool
+    folder: Path, out: Path, base: Checkpoint, recipe: Recipe, kind: Dtype, files: Mapping[str, str], code: bool
 ) -> list[str]:
     """Write everything but the weights of `out` into `folder`; what a person should know of it, a sentence each."""
     notes = carry(base.folder, folder, code=code)
     if not base.has_own_tokenizer:
         base.write_tokenizer(folder)
-    config = with_dtype(base.config if code else without_code(base.config), str(dtype).removeprefix("torch."))
+    config = with_dtype(base.config if code else without_code(base.config), kind.name)
     (folder / "config.json").write_text(json_text(config), encoding="utf-8")
     notes += without_places(folder)
     (folder / "recipe.yaml").write_text(portable(recipe, out).to_yaml(), encoding="utf-8")

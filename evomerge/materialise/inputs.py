@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from evomerge.errors import CheckpointError
 from evomerge.files.read_ahead import read_ahead
+from evomerge.kernels.dtypes import Dtype, code_of
+from evomerge.kernels.engines import compiled_for
+from evomerge.late import Tensor, torch
 from evomerge.methods.base import MergeMethod, TensorInputs
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.compatible import check_compatible
@@ -30,7 +32,6 @@ class Inputs:
     Attributes:
         base: gives names, shapes, order and default dtype.
         experts: by name, in config order.
-        device: where tensors are merged, but for those that have a place of their own.
         floating: names of the tensors that are merged, which all models have; integers, and what transformers leaves
             unread and only some models have, are the base's.
 
@@ -46,7 +47,7 @@ class Inputs:
         check_compatible(models.base, models.experts)
         self.base = models.base
         self.experts = dict(models.experts)
-        self.device = torch.device(device)
+        self._device = device
         self._places = places or {}
         self._names = {name: match_names(self.base, expert) for name, expert in self.experts.items()}
         self.floating = self._found_in_all()
@@ -57,12 +58,22 @@ class Inputs:
     def of_experts(self, names: Sequence[str]) -> Inputs:
         """The same with some of the experts alone; what is kept of tensors is kept for both."""
         found = Inputs.__new__(Inputs)
-        found.base, found.device, found._places = self.base, self.device, self._places
+        found.base, found._device, found._places = self.base, self._device, self._places
         found.experts = {name: self.experts[name] for name in names}
         found._names = {name: self._names[name] for name in names}
         found.floating = found._found_in_all()
         found._caches_all, found._cache = self._caches_all, self._cache
         return found
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where tensors are merged, but for those that have a place of their own."""
+        return torch.device(self._device)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether all tensors are merged on the CPU."""
+        return not self._places and str(self._device) == "cpu"
 
     @property
     def models(self) -> tuple[Checkpoint, ...]:
@@ -92,6 +103,24 @@ class Inputs:
             ),
         )
 
+    def once(self, name: str, method: MergeMethod, dtype: Dtype) -> TensorInputs:
+        """As `of`, and nothing is kept. On the CPU, without torch where neither the method nor a model needs it.
+
+        Args:
+            name: the base's.
+            method: says what it takes.
+            dtype: of what is to be merged of it.
+        """
+        if not self.on_cpu:
+            return self.of(name, method, keep=False)
+        base = self.base.raw(name) if method.base == "required" else None
+        experts = [checkpoint.raw(self._names[expert][name]) for expert, checkpoint in self.experts.items()]
+        raw: Any = TensorInputs
+        found: TensorInputs = raw(name=name, base=base, experts=tuple(experts))
+        tensors: Any = (*experts, *([] if base is None else [base]))
+        reads_raw = method.takes_raw and code_of(dtype) is not None and compiled_for(*tensors) is not None
+        return found if reads_raw else found.torch()
+
     def all(self, method: MergeMethod, *, keep: bool) -> Iterator[TensorInputs]:
         """Every floating-point tensor of every model, one after the other."""
         return (self.of(name, method, keep=keep) for name in self.floating)
@@ -99,11 +128,11 @@ class Inputs:
     def read_ahead(self, name: str, method: MergeMethod) -> None:
         """Have one tensor in memory, as far as it lies in files as it is."""
         if method.base == "required" and not self.base.computes(name):
-            read_ahead(self.base.tensor(name))
+            read_ahead(self.base.raw(name))
         for expert, checkpoint in self.experts.items():
             stored = self._names[expert].get(name)
             if stored is not None and not checkpoint.computes(stored):
-                read_ahead(checkpoint.tensor(stored))
+                read_ahead(checkpoint.raw(stored))
 
     def lacks(self, name: str) -> tuple[str, ...]:
         """The experts that haven't one of the base's tensors, which transformers then leaves unread."""
@@ -124,7 +153,7 @@ class Inputs:
         return tuple(
             name
             for name, info in self.base.tensors.items()
-            if info.dtype.is_floating_point and all(name in names for names in self._names.values())
+            if info.kind.is_floating_point and all(name in names for names in self._names.values())
         )
 
     def _tensor(self, model: str, checkpoint: Checkpoint, name: str, device: torch.device, *, keep: bool) -> Tensor:
@@ -142,7 +171,7 @@ class Inputs:
 
     def _fit_on_device(self) -> bool:
         """Whether all inputs may stay on their devices; on the CPU they are memory-mapped and take nothing."""
-        if self.device.type != "cuda":
+        if self.on_cpu or self.device.type != "cuda":
             return True
         needed = sum(model.size_bytes + model.computed_bytes for model in self.models)
         entries: Counter[torch.device] = Counter()
@@ -167,11 +196,11 @@ class Inputs:
     def _check_integers(self) -> None:
         for name, info in self.base.tensors.items():
             # Batch normalisation counts its training steps, which say nothing about the weights.
-            if info.dtype.is_floating_point or name.endswith("num_batches_tracked"):
+            if info.kind.is_floating_point or name.endswith("num_batches_tracked"):
                 continue
             for expert, checkpoint in self.experts.items():
                 stored = self._names[expert].get(name)
-                if stored is not None and not torch.equal(self.base.tensor(name), checkpoint.tensor(stored)):
+                if stored is not None and not self.base.raw(name).equals(checkpoint.raw(stored)):
                     raise CheckpointError(
                         f"{checkpoint.folder}: {name}: integers that differ from the base's can't be merged"
                     )

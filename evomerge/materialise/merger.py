@@ -6,7 +6,6 @@ how models are scored or files are written.
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +14,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from evomerge.errors import MergeError
 from evomerge.files.read_ahead import prefer_large_pages
+from evomerge.kernels.dtypes import Dtype, dtype_of
 from evomerge.kernels.formulas import Finite
 from evomerge.kernels.fuse import is_finite
+from evomerge.kernels.raw import RawTensor
+from evomerge.late import Tensor, torch
 from evomerge.materialise.account import account_of
 from evomerge.materialise.bind import Binder, Bound
 from evomerge.materialise.inputs import Inputs
@@ -137,12 +138,12 @@ class Merger:
         later: dict[str, Tensor] = {}
         for name in (name for name in targets if name in bound.group_of):
             target = targets[name]
-            dtype = bound.stored[name]
+            dtype = bound.stored[name].torch
             # Rounded to the stored dtype first, as a model loaded from the exported folder would be.
             out = target if target.dtype == dtype else torch.empty_like(target, dtype=dtype)
             inputs = part.inputs.of(name, method, keep=True, device=target.device)
             finite = self._merge(inputs, method, states[name], bound.coefficients[name], out)
-            if isinstance(finite, Tensor):
+            if isinstance(finite, torch.Tensor):
                 later[name] = finite
             elif not finite:
                 raise _not_finite(inputs, bound)
@@ -155,24 +156,29 @@ class Merger:
             if not is_known_finite:
                 raise _not_finite(part.inputs.of(name, method, keep=True), bound)
 
-    def stream(self, bound: Bound, *, reuse: bool = False) -> Iterator[tuple[str, Tensor]]:
-        """The merged tensors one at a time, in the order of `Bound.stored`, on the CPU, in storage dtype.
+    def stream(self, bound: Bound) -> Iterator[tuple[str, Tensor]]:
+        """As `stream_raw`, as torch's tensors, each in memory of its own."""
+        return ((name, tensor.torch()) for name, tensor in self._stream(bound, reuse=False))
 
-        Taking them one by one needs the memory of a few tensors. While one is merged, the inputs of the next ones are
-        read. What isn't merged is the base's. States are read from the folder of states where they are, and not put
-        there.
+    def stream_raw(self, bound: Bound) -> Iterator[tuple[str, RawTensor]]:
+        """The merged tensors one at a time, in the order of `Bound.stored`, in storage dtype.
 
-        Args:
-            bound: the merge.
-            reuse: whether each tensor has the memory of the last but one, rather than new memory.
+        Taking them one by one needs the memory of a few tensors: each has that of the last but one. While one is
+        merged, the inputs of the next ones are read. What isn't merged is the base's. States are read from the folder
+        of states where they are, and not put there. Torch is loaded for what needs it: methods that compute with it,
+        models whose tensors are worked out, other devices than the CPU.
 
         Raises: as `write`.
         """
+        return self._stream(bound, reuse=True)
+
+    def _stream(self, bound: Bound, *, reuse: bool) -> Iterator[tuple[str, RawTensor]]:
         method, stored = bound.method, bound.stored
         part = self._part_of(bound)
-        state_of = part.preparer.one_by_one(bound)
-        device = part.inputs.device
-        memories = self._memories(stored) if reuse and device.type == "cpu" else None
+        state_of = part.preparer.one_by_one(
+            bound, lambda: (part.inputs.once(name, method, stored[name]) for name in part.inputs.floating)
+        )
+        memories = self._memories(stored) if reuse else None
         with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
             to_read = iter(stored)
             reading = deque(
@@ -184,25 +190,35 @@ class Merger:
                     reader.submit(part.inputs.read_ahead, following, method) for following in islice(to_read, 1)
                 )
                 if name not in bound.group_of:
-                    yield name, self.base.tensor(name).to(dtype)
+                    yield name, self._of_base(name, dtype)
                     continue
-                inputs = part.inputs.of(name, method, keep=False)
-                shape = self.base.tensors[name].shape
+                inputs, info = part.inputs.once(name, method, dtype), self.base.tensors[name]
                 if memories is None:
-                    out = torch.empty(shape, dtype=dtype, device=part.inputs.device_of(name))
+                    memory = np.empty(info.num_elements * dtype.itemsize, dtype=np.uint8)
                 else:
                     memories.rotate()
-                    out = memories[0][: math.prod(shape) * dtype.itemsize].view(dtype).view(shape)
-                if not self._merge(inputs, method, state_of(inputs), bound.coefficients[name], out):
+                    memory = memories[0]
+                out = RawTensor.over(memory, dtype, info.shape)
+                if part.inputs.on_cpu:
+                    target: Any = out if inputs.is_raw else out.torch()
+                else:
+                    target = torch.empty(info.shape, dtype=dtype.torch, device=part.inputs.device_of(name))
+                if not self._merge(inputs, method, state_of(inputs), bound.coefficients[name], target):
                     raise _not_finite(inputs, bound)
-                yield name, out.cpu()
+                yield name, out if part.inputs.on_cpu else RawTensor.of(target)
 
-    def _memories(self, stored: Mapping[str, torch.dtype]) -> deque[Tensor]:
+    def _of_base(self, name: str, dtype: Dtype) -> RawTensor:
+        """A tensor that isn't merged, in storage dtype."""
+        if self.base.tensors[name].kind == dtype:
+            return self.base.raw(name)
+        return RawTensor.of(self.base.tensor(name).to(dtype.torch))
+
+    def _memories(self, stored: Mapping[str, Dtype]) -> deque[NDArray[np.uint8]]:
         """Two pieces of memory that each hold any of the merged tensors."""
         size = max((self.base.tensors[name].num_elements * dtype.itemsize for name, dtype in stored.items()), default=0)
-        memories = deque(torch.empty(size, dtype=torch.uint8) for _ in range(2))
+        memories = deque(np.empty(size, dtype=np.uint8) for _ in range(2))
         for memory in memories:
-            prefer_large_pages(memory)
+            prefer_large_pages(RawTensor(memory, dtype_of("uint8")))
         return memories
 
     def _merge(
@@ -225,7 +241,7 @@ def _why_not_finite(inputs: TensorInputs, bound: Bound) -> str:
     models = dict(zip(bound.recipe.experts, inputs.experts, strict=True))
     if inputs.base is not None:
         models = {"base": inputs.base, **models}
-    broken = [model for model, tensor in models.items() if not bool(torch.isfinite(tensor).all())]
+    broken = [model for model, tensor in models.items() if not is_finite(tensor)]
     if broken:
         return f"NaN or Inf in the weights of {', '.join(broken)}; such a model can't be merged"
     coefficients = bound.coefficients[inputs.name]

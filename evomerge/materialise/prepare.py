@@ -10,13 +10,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evomerge.materialise.bind import Bound
 from evomerge.materialise.inputs import Inputs
-from evomerge.materialise.state_key import key_of
-from evomerge.materialise.states import StoredStates
-from evomerge.methods.base import MergeMethod, TensorInputs
+from evomerge.methods.base import MergeMethod, TensorInputs, Tensors
+
+if TYPE_CHECKING:
+    from evomerge.materialise.states import StoredStates
 
 KEPT_PREPARATIONS = 2
 """Methods and sets of options of which states stay at hand in a worker."""
@@ -68,10 +69,15 @@ class Preparer:
         """What is prepared and at hand: experts, method, options and seed of each, the latest last."""
         return tuple(self._prepared)
 
-    def one_by_one(self, bound: Bound) -> Callable[[TensorInputs], Any]:
-        """What gives the state of one tensor at a time, read from the folder where it is there, and never put there."""
+    def one_by_one(self, bound: Bound, tensors: Tensors) -> Callable[[TensorInputs], Any]:
+        """What gives the state of one tensor at a time, read from the folder where it is there, and never put there.
+
+        Args:
+            bound: the merge.
+            tensors: goes through what is merged, for statistics of all tensors.
+        """
         method = bound.method
-        method.collect_statistics(lambda: self._inputs.all(method, keep=False))
+        method.collect_statistics(tensors)
         there = self._folder is not None and self._folder.is_dir()
         stored = self._stored(bound, keep=False) if there else None
         if stored is None:
@@ -135,6 +141,10 @@ class Preparer:
         """Where the method's states are kept; None if it has none, or there is no folder for them."""
         if self._folder is None or not self.state_sizes(bound):
             return None
+        # States in files are torch's.
+        from evomerge.materialise.state_key import key_of
+        from evomerge.materialise.states import StoredStates
+
         inputs = self._inputs.all(bound.method, keep=keep)
         files = [file for model in self._inputs.models for file in sorted(model.folder.glob("*.safetensors"))]
         key = key_of(bound.method, inputs, files, self._inputs.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import struct
 from collections.abc import Callable, Mapping
@@ -10,16 +11,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
-from torch import Tensor
-
 from evomerge.errors import ExportError, shown
 from evomerge.files.atomic import json_text
+from evomerge.kernels.dtypes import Dtype
+from evomerge.kernels.raw import RawTensor
 from evomerge.materialise.bind import Bound
 from evomerge.materialise.merger import Merger
-from evomerge.models.headers import DTYPES, INDEX, WEIGHTS
+from evomerge.models.headers import INDEX, WEIGHTS
 
-_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -44,7 +43,7 @@ def write_weights(
     dtypes = bound.stored
     sizes = {name: merger.base.tensors[name].num_elements * dtype.itemsize for name, dtype in dtypes.items()}
     shards = _shards(sizes, limit)
-    tensors = merger.stream(bound, reuse=True)
+    tensors = merger.stream_raw(bound)
     written, total = 0, sum(sizes.values())
     weight_map = {}
     for number, names in enumerate(shards, start=1):
@@ -85,21 +84,21 @@ def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
     return shards
 
 
-def _header(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> bytes:
+def _header(tensors: Mapping[str, tuple[Dtype, tuple[int, ...]]]) -> bytes:
     """The head of a safetensors file: its length and JSON, padded so that data starts at a multiple of 8."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
     for name, (dtype, shape) in tensors.items():
-        stop = start + torch.Size(shape).numel() * dtype.itemsize
-        entries[name] = {"dtype": _DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [start, stop]}
+        stop = start + math.prod(shape) * dtype.itemsize
+        entries[name] = {"dtype": dtype.header, "shape": list(shape), "data_offsets": [start, stop]}
         start = stop
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
 
 
-def _write_tensor(stream: BinaryIO, tensor: Tensor) -> int:
+def _write_tensor(stream: BinaryIO, tensor: RawTensor) -> int:
     """Returns the number of bytes."""
-    data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+    data = tensor.contiguous().bits.reshape(-1)
     stream.write(data.data)
-    return int(data.nbytes)
+    return data.nbytes

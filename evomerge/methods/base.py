@@ -14,9 +14,10 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from evomerge.kernels.formulas import Finite
+from evomerge.kernels.raw import RawTensor, as_torch
+from evomerge.late import Tensor
 
 Coefficients = Mapping[str, NDArray[np.float64]]
 """Coefficients of one parameter group: shape (num_experts,) if per expert, else ()."""
@@ -72,6 +73,16 @@ class TensorInputs:
         base = None if self.base is None else self.base.cpu()
         return TensorInputs(name=self.name, base=base, experts=tuple(expert.cpu() for expert in self.experts))
 
+    @property
+    def is_raw(self) -> bool:
+        """Whether these are `RawTensor`s, which only a method that `takes_raw` is given."""
+        return isinstance(self.experts[0], RawTensor)
+
+    def torch(self) -> TensorInputs:
+        """The same as torch's tensors."""
+        base = None if self.base is None else as_torch(self.base)
+        return TensorInputs(name=self.name, base=base, experts=tuple(map(as_torch, self.experts)))
+
 
 Tensors = Callable[[], Iterator[TensorInputs]]
 """Goes through all floating-point tensors of the models, one at a time, each time it is called."""
@@ -93,6 +104,9 @@ class MergeMethod(ABC):
     base: ClassVar[Literal["required", "unused"]] = "required"
     min_experts: ClassVar[int] = 1
     max_experts: ClassVar[int | None] = None
+    takes_raw: ClassVar[bool] = False
+    """Whether it leaves all that it does with tensors' numbers to kernels. Then merges to disk give it `RawTensor`s in
+    their place, where compiled loops are at hand, and needn't load torch."""
 
     def __init__(self, options: Mapping[str, Any], *, experts: tuple[str, ...], seed: int) -> None:
         """`options` holds a checked value for every declared option; `experts` are names in config order."""

@@ -14,14 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
-from torch import Tensor
-
 from evomerge.errors import CheckpointError
+from evomerge.kernels.dtypes import Dtype
+from evomerge.kernels.raw import RawTensor
+from evomerge.late import Tensor, torch
 from evomerge.models.architecture import Layout
 from evomerge.models.carried import carry
-from evomerge.models.headers import TensorInfo, read_headers, read_json
+from evomerge.models.headers import TensorInfo, mapped, read_headers, read_json
 from evomerge.models.hub import TOKENIZER_FILES, is_adapter, is_compressed, resolve
 from evomerge.models.ignored import COMPUTED, is_computed, left_unread
 from evomerge.models.tokens import POSITIONS, Tokens, Vocabulary, load_tokenizer, token_ids
@@ -89,6 +88,12 @@ class Checkpoint:
             raise CheckpointError(f"{self.folder}: no tensor {name!r}")
         return self._read(self.tensors[name])
 
+    def raw(self, name: str) -> RawTensor:
+        """The same as `tensor` has it, without torch where nothing is worked out. Raises: as `tensor`."""
+        if name not in self.tensors:
+            raise CheckpointError(f"{self.folder}: no tensor {name!r}")
+        return self._map(self.tensors[name])
+
     @cached_property
     def layout(self) -> Layout:
         """Its layers. Raises: CheckpointError if it holds fewer than its config promises."""
@@ -102,13 +107,18 @@ class Checkpoint:
         """Those of its tensors that transformers leaves unread on purpose, each with the rule that says so."""
         return left_unread(self.names, self.config, self.architecture)
 
-    @cached_property
+    @property
     def dtype(self) -> torch.dtype:
+        """Its `kind`, as torch knows it."""
+        return self.kind.torch
+
+    @cached_property
+    def kind(self) -> Dtype:
         """The floating dtype of most of its numbers. Raises: CheckpointError if it has none."""
-        numbers: Counter[torch.dtype] = Counter()
+        numbers: Counter[Dtype] = Counter()
         for info in self.tensors.values():
-            if info.dtype.is_floating_point:
-                numbers[info.dtype] += info.num_elements
+            if info.kind.is_floating_point:
+                numbers[info.kind] += info.num_elements
         if not numbers:
             raise CheckpointError(f"{self.folder}: holds no floating-point tensor")
         return numbers.most_common(1)[0][0]
@@ -144,7 +154,7 @@ class Checkpoint:
     def computed_bytes(self) -> int:
         """Memory that all tensors take together that `tensor` works out."""
         computed = [info for name, info in self.tensors.items() if self.computes(name)]
-        return sum(info.num_elements * info.dtype.itemsize for info in computed)
+        return sum(info.num_elements * info.kind.itemsize for info in computed)
 
     @property
     def as_stored(self) -> bool:
@@ -234,10 +244,12 @@ class Checkpoint:
         carry(self.folder, folder, only=TOKENIZER_FILES)
 
     def _read(self, info: TensorInfo) -> Tensor:
+        return self._map(info).torch()
+
+    def _map(self, info: TensorInfo) -> RawTensor:
         if info.file not in self._files:
-            self._files[info.file] = safe_open(info.file, framework="pt")
-        tensor: Tensor = self._files[info.file].get_tensor(info.name)
-        return tensor
+            self._files[info.file] = mapped(info.file)
+        return RawTensor.over(self._files[info.file][info.start :], info.kind, info.shape)
 
     def _refuse_missing_head(self) -> None:
         table = self.embedding
@@ -257,10 +269,10 @@ class Checkpoint:
     def _redundant_head(self) -> str | None:
         """Name of a stored head that only repeats the embedding it is tied to."""
         head, embedding = self.head, self.embedding
-        if head is None or embedding is None or (head.shape, head.dtype) != (embedding.shape, embedding.dtype):
+        if head is None or embedding is None or (head.shape, head.kind) != (embedding.shape, embedding.kind):
             return None
         # As transformers: a head that differs from the embedding isn't tied, whatever the config says.
-        if self.config.get("tie_word_embeddings") is False or not _equal_bytes(self._read(head), self._read(embedding)):
+        if self.config.get("tie_word_embeddings") is False or not self._map(head).equals(self._map(embedding)):
             return None
         return head.name if ties(self.config) else None
 
@@ -277,7 +289,3 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if config.get("quantization_config"):
         raise CheckpointError(f"{folder}: its weights are quantised, which can't be merged; use the original weights")
     return config
-
-
-def _equal_bytes(one: Tensor, two: Tensor) -> bool:
-    return one.shape == two.shape and torch.equal(one, two)

@@ -83,7 +83,7 @@ def _differences(base: Checkpoint, expert: Checkpoint, vocabulary: bool) -> list
     kinds = [
         name
         for name, expert_name in names.items()
-        if base.tensors[name].dtype.is_floating_point != expert.tensors[expert_name].dtype.is_floating_point
+        if base.tensors[name].kind.is_floating_point != expert.tensors[expert_name].kind.is_floating_point
     ]
     if kinds:
         found.append(f"{where}: integers in one model and floating-point numbers in the other: {listed(kinds)}")

@@ -19,6 +19,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from evomerge.errors import CheckpointError, shown
+from evomerge.kernels.dtypes import dtype_of
+from evomerge.kernels.raw import RawTensor
 from evomerge.methods.spectral.compress import Factors, expand
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.headers import TensorInfo, read_header, read_json
@@ -173,6 +175,10 @@ class CompressedExpert(Checkpoint):
         # As a checkpoint's, with the base found where it is now.
         return (_reopen, (str(self.folder), str(self.base.folder), self._kept is not None))
 
+    def raw(self, name: str) -> RawTensor:
+        """The same as `tensor` has it."""
+        return RawTensor.of(self.tensor(name))
+
     def computes(self, name: str) -> bool:
         """Whether `tensor` works a tensor out, into memory of its own, instead of mapping it from a file."""
         return self.manifest.tensors[name].kind == "factors"
@@ -237,11 +243,11 @@ class CompressedExpert(Checkpoint):
         info = self.base.tensors[name]
         if entry.kind == "same":
             return info
-        dtype = torch.float32 if entry.kind == "factors" else self._stored(name, name).dtype
+        kind = dtype_of("float32" if entry.kind == "factors" else self._stored(name, name).dtype)
         return TensorInfo(
             name=name,
             shape=info.shape,
-            dtype=dtype,
+            kind=kind,
             size_bytes=entry.size_bytes,
             file=self.folder / str(entry.file),
         )

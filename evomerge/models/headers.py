@@ -5,37 +5,21 @@ No tensor is loaded and nothing is unpickled; names inside files may not leave t
 
 from __future__ import annotations
 
+import mmap
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from evomerge.errors import CheckpointError, listed, shown
 from evomerge.files import outside
-
-DTYPES: Mapping[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "U16": torch.uint16,
-    "U32": torch.uint32,
-    "U64": torch.uint64,
-    "BOOL": torch.bool,
-}
-"""dtypes as safetensors headers write them."""
+from evomerge.kernels.dtypes import DTYPES, Dtype
+from evomerge.late import torch
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -44,13 +28,28 @@ _MAX_HEADER_BYTES = 100_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorInfo:
-    """What a header says of one tensor. `size_bytes` is its size in the file."""
+    """What a header says of one tensor.
+
+    Attributes:
+        name: of the tensor.
+        shape: its sides.
+        kind: its dtype, known without torch.
+        size_bytes: its size in the file.
+        file: where it is.
+        start: its first byte in the file.
+    """
 
     name: str
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    kind: Dtype
     size_bytes: int
     file: Path
+    start: int = 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Its dtype, as torch knows it."""
+        return self.kind.torch
 
     @property
     def num_elements(self) -> int:
@@ -142,7 +141,9 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         shape, dtype, start, stop = _entry(entry, f"{path}: {name}")
         if stop - start != prod(shape) * dtype.itemsize:
             raise CheckpointError(f"{path}: {name}: {stop - start} bytes don't hold shape {sides(shape)} of {dtype}")
-        tensors[name] = TensorInfo(name=name, shape=shape, dtype=dtype, size_bytes=stop - start, file=path)
+        tensors[name] = TensorInfo(
+            name=name, shape=shape, kind=dtype, size_bytes=stop - start, file=path, start=8 + length + start
+        )
         end = max(end, stop)
     if 8 + length + end > size:
         cut = [name for name in tensors if 8 + length + entries[name]["data_offsets"][1] > size]
@@ -151,13 +152,25 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             "read; download it again"
         )
     try:
-        safe_open(path, framework="pt")
+        safe_open(path, framework="numpy")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: is damaged: {error}") from error
     return tensors
 
 
-def _entry(entry: Any, where: str) -> tuple[tuple[int, ...], torch.dtype, int, int]:
+def mapped(path: Path) -> NDArray[np.uint8]:
+    """A file's bytes, read from the disk where they are looked at. What is written to them isn't written to the file.
+
+    Raises: CheckpointError if it can't be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=np.uint8)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _entry(entry: Any, where: str) -> tuple[tuple[int, ...], Dtype, int, int]:
     """Shape, dtype, first byte and end of one tensor. Raises: CheckpointError."""
     if not isinstance(entry, dict):
         raise CheckpointError(f"{where}: its header entry can't be read ({shown(entry)} is no mapping)")

@@ -18,6 +18,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from evomerge.errors import CheckpointError, listed
+from evomerge.kernels.dtypes import dtype_of
+from evomerge.kernels.raw import RawTensor
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.headers import TensorInfo, read_header, read_json, sides
 from evomerge.models.hub import ADAPTER_CONFIG, ADAPTER_WEIGHTS, resolve
@@ -80,13 +82,13 @@ class Adapter(Checkpoint):
                 "trust it and write it with save_pretrained"
             )
         updates, replaced = _match(folder, settings, read_header(folder / ADAPTER_WEIGHTS), base, resized)
-        dtype = torch.float64 if base.dtype == torch.float64 else torch.float32
+        kind = dtype_of("float64" if base.kind.name == "float64" else "float32")
         tensors = dict(base.tensors)
         for name, info in replaced.items():
             tensors[name] = replace(info, name=name)
         for name in updates:
             info = tensors[name]
-            tensors[name] = replace(info, dtype=dtype, size_bytes=info.num_elements * dtype.itemsize)
+            tensors[name] = replace(info, kind=kind, size_bytes=info.num_elements * kind.itemsize)
         return cls(
             reference=reference,
             folder=folder,
@@ -111,6 +113,10 @@ class Adapter(Checkpoint):
         out = torch.empty(start.shape, dtype=self.tensors[name].dtype)
         self._updates[name].apply(start, self._read, out)
         return out
+
+    def raw(self, name: str) -> RawTensor:
+        """The same as `tensor` has it."""
+        return RawTensor.of(self.tensor(name))
 
     def computes(self, name: str) -> bool:
         """Whether the adapter has an update for a tensor."""

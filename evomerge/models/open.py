@@ -1,25 +1,28 @@
-"""The models of one merge, opened together: the base, and experts that fit it tensor by tensor."""
+"""The models of one merge, opened together: the base, and experts that fit it tensor by tensor.
+
+What reads adapters and compressed experts, and what aligns, is loaded for those alone: their arithmetic is torch's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from evomerge.alignment.base import Progress
 from evomerge.errors import AlignmentError, CheckpointError
-from evomerge.models.alignment import Alignable, read_maps
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.compatible import check_compatible
-from evomerge.models.compressed import CompressedExpert
 from evomerge.models.config_differences import config_differences, described
 from evomerge.models.head import with_head
 from evomerge.models.hub import is_adapter, is_compressed, resolve
-from evomerge.models.lora import Adapter
 from evomerge.models.stack import stack
 from evomerge.models.vocabulary_checks import token_notes
 from evomerge.recipe.align import Align
 from evomerge.recipe.sources import ModelReference, Sources
+
+if TYPE_CHECKING:
+    from evomerge.alignment.base import Progress
+    from evomerge.models.alignment import Alignable
 
 
 class Models(NamedTuple):
@@ -46,8 +49,12 @@ def open_expert(reference: ModelReference, base: Checkpoint, *, resized: bool = 
     """
     folder = resolve(reference)
     if is_adapter(folder):
+        from evomerge.models.lora import Adapter
+
         return Adapter.open(reference, base, resized=resized)
     if is_compressed(folder):
+        from evomerge.models.compressed import CompressedExpert
+
         return CompressedExpert.open(reference, base=base)
     return Checkpoint.open(reference)
 
@@ -93,6 +100,8 @@ def alignable(models: Models, sources: Sources, align: Align) -> Alignable:
             f"models.align: the rows of other vocabularies (vocabulary: {sources.vocabulary}) can't be compared; "
             "align models of one vocabulary"
         )
+    from evomerge.models.alignment import Alignable
+
     found = Alignable(align=align, models=models.by_name)
     found.check()
     return found
@@ -106,6 +115,8 @@ def maps_of(models: Models, sources: Sources, *, progress: Progress | None = Non
     if sources.align is None:
         return None
     if sources.align.maps is not None:
+        from evomerge.models.alignment import read_maps
+
         return read_maps(sources.align)
     kin = alignable(models, sources, sources.align)
     return kin.to_bytes(kin.find(progress).maps)
@@ -155,7 +166,7 @@ def notes_of(models: Models) -> list[str]:
         notes += [f"expert {name!r}: {note}" for note in expert.notes]
         if differences := config_differences(models.base.config, expert.config):
             # A compressed expert can't be opened, and so not scored, without the base.
-            its_own = isinstance(getattr(expert, "source", expert), CompressedExpert)
+            its_own = not expert.original.is_whole
             notes.append(
                 f"expert {name!r}: its config.json differs from the base's in what a model computes: "
                 f"{described(differences)}; a merge has the base's" + (", and so has its own score" if its_own else "")

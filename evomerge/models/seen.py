@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from evomerge.kernels.raw import RawTensor
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.tokens import Tokens
 
@@ -47,6 +48,10 @@ class SeenCheckpoint(Checkpoint):
     def notes(self) -> tuple[str, ...]:
         """What is to be known of the model itself, then what is other about it."""
         return (*self.source.notes, *self.remarks)
+
+    def raw(self, name: str) -> RawTensor:
+        """The same as `tensor` has it."""
+        return RawTensor.of(self.tensor(name))
 
     def tokens(self) -> Tokens | None:
         """The ids of the model's own tokens."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from torch import Tensor
-
 from evomerge.errors import CheckpointError, RecipeError
+from evomerge.kernels.raw import RawTensor
+from evomerge.late import Tensor
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.headers import TensorInfo
 from evomerge.models.layer_settings import LayerSettings, with_settings
@@ -61,6 +61,13 @@ class StackedCheckpoint(SeenCheckpoint):
             raise CheckpointError(f"{self.folder}: no tensor {name!r} in the stack")
         origin = self._origins[name]
         return origin.model.tensor(origin.name)
+
+    def raw(self, name: str) -> RawTensor:
+        """The same as `tensor` has it."""
+        if name not in self._origins:
+            raise CheckpointError(f"{self.folder}: no tensor {name!r} in the stack")
+        origin = self._origins[name]
+        return origin.model.raw(origin.name)
 
     def computes(self, name: str) -> bool:
         """Whether the model that a tensor comes from works it out."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import CheckpointError
+from evomerge.kernels.dtypes import dtype_of
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.headers import TensorInfo
 from evomerge.models.names import match_outer_names
@@ -247,7 +248,7 @@ def _resized(model: Checkpoint, name: str, new_name: str, rows: int, dtype: torc
     info = model.tensors[name]
     shape = (rows, *info.shape[1:])
     size = torch.Size(shape).numel() * dtype.itemsize
-    return TensorInfo(name=new_name, shape=shape, dtype=dtype, size_bytes=size, file=info.file)
+    return TensorInfo(name=new_name, shape=shape, kind=dtype_of(dtype), size_bytes=size, file=info.file)
 
 
 def _with_rows(config: Mapping[str, Any], old: int, new: int) -> dict[str, Any]:

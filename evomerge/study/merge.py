@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from evomerge.errors import ExportError
 from evomerge.files.fresh_folder import refuse_taken
 from evomerge.files.places import local
+from evomerge.late import torch
 from evomerge.materialise.folder import write_folder
 from evomerge.mergekit.read import load_recipe
 from evomerge.mergekit.several import several_merges

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("score", "errors", "streams"),
+    ("score", "errors", "streams", "late"),
     ("files", "options"),
     ("kernels", "estimate", "recipe", "registry", "demo"),
     ("methods", "alignment", "config", "pruners", "estimators"),
@@ -42,6 +42,7 @@ WORDS: dict[str, str] = {
     "files": "files that survive a crash, files from anywhere",
     "inference": "a live model answers requests",
     "kernels": "one formula over whole tensors, the same bytes everywhere",
+    "late": "torch, imported when it is first used",
     "launch": "a search on a cluster: files and commands",
     "materialise": "from a recipe to merged tensors, live or in a folder",
     "mergekit": "mergekit's files, read and written",

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from evomerge.errors import ExportError
+from evomerge.kernels.raw import RawTensor
 from evomerge.materialise.bind import Bound
 from evomerge.materialise.folder import write_folder
 from evomerge.materialise.merger import Merger
@@ -44,17 +45,17 @@ def test_shard_sizes_dont_change_the_merge(tiny_llama: dict[str, Path], tmp_path
 def test_merged_tensors_share_the_memory_of_two(
     tiny_llama: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stream = Merger.stream
+    stream = Merger.stream_raw
     places, count = set(), 0
 
-    def watched(self: Merger, bound: Bound, *, reuse: bool) -> Iterator[tuple[str, torch.Tensor]]:
+    def watched(self: Merger, bound: Bound) -> Iterator[tuple[str, RawTensor]]:
         nonlocal count
-        for name, tensor in stream(self, bound, reuse=reuse):
-            places.add(tensor.untyped_storage().data_ptr())
+        for name, tensor in stream(self, bound):
+            places.add(tensor.data_ptr())
             count += 1
             yield name, tensor
 
-    monkeypatch.setattr(Merger, "stream", watched)
+    monkeypatch.setattr(Merger, "stream_raw", watched)
     write_folder(recipe_of(tiny_llama), tmp_path / "merged", shard_size="10KB")
     assert len(places) == 2 < count
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from evomerge.errors import MergeError
 from evomerge.kernels.formulas import Finite
 from evomerge.kernels.fuse import span
+from evomerge.late import Tensor
 from evomerge.methods.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
 
 
@@ -22,6 +22,7 @@ class Linear(MergeMethod):
     name = "linear"
     summary = "Weighted average of the experts; the base takes no part."
     source = "Wortsman et al. 2022, Model soups, arXiv 2203.05482"
+    takes_raw = True
     parameters = (
         Parameter(
             name="weight",
@@ -56,6 +57,7 @@ class TaskArithmetic(MergeMethod):
     name = "task_arithmetic"
     summary = "Base plus weighted task vectors."
     source = "Ilharco et al. 2023, Editing models with task arithmetic, arXiv 2212.04089"
+    takes_raw = True
     parameters = (
         Parameter(
             name="weight",

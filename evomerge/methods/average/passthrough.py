@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from evomerge.errors import MergeError, unknown
 from evomerge.kernels.formulas import Finite
 from evomerge.kernels.fuse import is_finite, span
-from evomerge.kernels.rounding import round_once
+from evomerge.kernels.rounding import copy_once
+from evomerge.late import Tensor
 from evomerge.methods.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
 
 MODEL = Option(name="model", description='Name of an expert, or "base".', default="base")
@@ -23,6 +21,7 @@ class Passthrough(MergeMethod):
     name = "passthrough"
     summary = "Copy of the base or of one expert."
     source = "the models themselves"
+    takes_raw = True
     options = (MODEL,)
 
     def __init__(self, options: Mapping[str, Any], *, experts: tuple[str, ...], seed: int) -> None:
@@ -40,7 +39,7 @@ class Passthrough(MergeMethod):
     def merge(self, inputs: TensorInputs, coefficients: Coefficients, state: Any, out: Tensor) -> Finite:
         """Copy the chosen model's tensor."""
         source = self.chosen(inputs)
-        out.copy_(round_once(source, out.dtype) if source.dtype == torch.float64 else source)
+        copy_once(source, out)
         return is_finite(out)
 
 

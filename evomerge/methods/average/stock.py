@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from evomerge.kernels.formulas import Finite
 from evomerge.kernels.fuse import span
 from evomerge.kernels.sums import gram
+from evomerge.late import Tensor
 from evomerge.methods.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
 
 
@@ -27,6 +27,7 @@ class ModelStock(MergeMethod):
     name = "model_stock"
     summary = "Step from the base towards the experts' mean whose length follows from their angles."
     source = "Jang et al. 2024, Model Stock, arXiv 2403.19522"
+    takes_raw = True
     parameters = (
         Parameter(name="scale", description="Factor of the step that the angles give.", default=1.0, low=0.0, high=2.0),
     )

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from evomerge.kernels.engines import compiled_for
 from evomerge.kernels.formulas import Finite, for_torch
@@ -24,6 +23,7 @@ from evomerge.kernels.order_statistics import (
 )
 from evomerge.kernels.sums import leaf_sums, tree_sums
 from evomerge.kernels.threads import in_parts
+from evomerge.late import Tensor
 from evomerge.methods.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
 from evomerge.methods.sparse.sparsify import KEEP, Sparsity, add_sparse
 
@@ -136,6 +136,8 @@ class SparseMethod(MergeMethod):
 
 class BandMethod(SparseMethod):
     """A sparse method that keeps entries by the rank of their magnitude, in their tensor."""
+
+    takes_raw = True
 
     def prepare(self, inputs: TensorInputs) -> tuple[OrderStatistics, ...]:
         """Each task vector's order statistics."""

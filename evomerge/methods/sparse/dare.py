@@ -32,6 +32,7 @@ class DareLinear(SparseMethod):
     name = "dare_linear"
     summary = "Task vectors with entries dropped at random and the rest rescaled, added up."
     source = "Yu et al. 2024, Language models are super Mario, arXiv 2311.03099"
+    takes_raw = True
     parameters: ClassVar[tuple[Parameter, ...]] = (SUMMED_WEIGHT, DENSITY)
     options: ClassVar[tuple[Option, ...]] = (rescale_option("probability", "l1", "none"),)
 

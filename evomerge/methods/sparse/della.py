@@ -7,13 +7,12 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from evomerge.kernels.engines import compiled_for
 from evomerge.kernels.memory import flattened
 from evomerge.kernels.order_statistics import magnitudes
 from evomerge.kernels.threads import in_parts
+from evomerge.late import Tensor, torch
 from evomerge.methods.base import Coefficients, Option, Parameter, TensorInputs
 from evomerge.methods.sparse.base import (
     DENSITY,

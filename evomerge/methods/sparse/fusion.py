@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from evomerge.kernels.engines import compiled_for
 from evomerge.kernels.formulas import Finite, of_row
 from evomerge.kernels.fuse import fuse, representable
 from evomerge.kernels.memory import addresses_of, flattened
 from evomerge.kernels.order_statistics import Values, all_largest, look_through, order
+from evomerge.late import Tensor, torch
 from evomerge.methods.base import Coefficients, MergeMethod, Parameter, TensorInputs
 
 _CHUNK = 1 << 18

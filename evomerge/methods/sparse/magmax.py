@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from evomerge.kernels.formulas import Finite
 from evomerge.kernels.fuse import fuse, representable
+from evomerge.late import Tensor, torch
 from evomerge.methods.base import Coefficients, MergeMethod, Parameter, TensorInputs
 
 
@@ -22,6 +20,7 @@ class MagMax(MergeMethod):
     name = "magmax"
     summary = "Per entry the task vector of largest magnitude."
     source = "Marczak et al. 2024, MagMax, arXiv 2407.06322"
+    takes_raw = True
     parameters = (
         Parameter(
             name="weight",

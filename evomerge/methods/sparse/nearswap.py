@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from evomerge.kernels.formulas import Finite
 from evomerge.kernels.fuse import fuse, representable
+from evomerge.late import Tensor, torch
 from evomerge.methods.base import Coefficients, MergeMethod, Parameter, TensorInputs
 
 _NEAREST = 1e-6
@@ -20,6 +18,7 @@ class NearSwap(MergeMethod):
     name = "nearswap"
     summary = "Steps from the base to one expert of at most t per entry."
     source = "alchemonaut 2024, https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001"
+    takes_raw = True
     parameters = (
         Parameter(
             name="t",

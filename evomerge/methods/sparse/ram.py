@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from evomerge.kernels.engines import compiled_for
 from evomerge.kernels.formulas import Finite, quotient
 from evomerge.kernels.fuse import fuse, representable
 from evomerge.kernels.memory import addresses_of, flattened
 from evomerge.kernels.threads import in_parts
+from evomerge.late import Tensor, torch
 from evomerge.methods.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
 
 WEIGHT = Parameter(
@@ -41,6 +40,7 @@ class Ram(MergeMethod):
     name = "ram"
     summary = "Mean of the task vectors over the experts that changed the entry."
     source = "Reinforced Agent Merging, arXiv 2601.13572"
+    takes_raw = True
     parameters: ClassVar[tuple[Parameter, ...]] = (WEIGHT,)
     options = (EPSILON,)
 

@@ -7,9 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from evomerge.kernels.engines import compiled_for
 from evomerge.kernels.formulas import Finite
@@ -19,6 +17,7 @@ from evomerge.kernels.rounding import round_once
 from evomerge.kernels.sums import leaf_sums, tree_sums
 from evomerge.kernels.threads import in_parts
 from evomerge.kernels.thresholds import count_kept
+from evomerge.late import Tensor, torch
 from evomerge.methods.base import Coefficients, MergeMethod, Parameter, TensorInputs
 from evomerge.methods.sparse.sparsify import Sparsity, add_sparse
 

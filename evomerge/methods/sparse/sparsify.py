@@ -12,12 +12,12 @@ from functools import cache, lru_cache
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from evomerge.kernels.dtypes import BFLOAT16, code_of
 from evomerge.kernels.formulas import Finite, Formula, quotient, uniform
 from evomerge.kernels.fuse import fuse, representable
+from evomerge.late import Tensor, torch
 from evomerge.methods.base import TensorInputs
 from evomerge.streams import derive
 
@@ -225,4 +225,4 @@ def _exact(sources: Sequence[Tensor], sparsity: Sparsity, ballots: NDArray[np.fl
     differences and sums, and float32 has 24 bits. Thus 2¹⁶, if nothing but differences is added.
     """
     plain = bool((ballots == 1.0).all()) and not sparsity.inverse
-    return 2.0**16 if plain and all(source.dtype is torch.bfloat16 for source in sources) else None
+    return 2.0**16 if plain and all(code_of(source.dtype) == BFLOAT16 for source in sources) else None

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from evomerge.errors import MergeError, unknown
 from evomerge.kernels.formulas import Finite
 from evomerge.kernels.fuse import fuse, representable
+from evomerge.late import Tensor, torch
 from evomerge.methods.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
 
 SCALE = Parameter(name="scale", description="Factor of the masked sum.", default=1.0, low=0.0, high=1.5)
@@ -42,6 +41,7 @@ class ConsensusTaskArithmetic(MergeMethod):
     name = "consensus_ta"
     summary = "Sum of task vectors where it serves at least two experts."
     source = "Wang et al. 2024, Localizing task information, arXiv 2405.07813"
+    takes_raw = True
     parameters = (
         Parameter(
             name="weight",
@@ -72,6 +72,7 @@ class TallMask(MergeMethod):
     name = "tall_mask"
     summary = "One expert as the masked sum of all experts' task vectors."
     source = "Wang et al. 2024, Localizing task information, arXiv 2405.07813"
+    takes_raw = True
     parameters = (SCALE, selectivity(per_expert=False))
     options = (Option(name="model", description="The expert to find again; empty: the first.", default=""),)
 

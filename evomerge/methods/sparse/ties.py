@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from evomerge.kernels.order_statistics import OrderStatistics
 from evomerge.kernels.tally import Tally
 from evomerge.kernels.threads import in_parts
 from evomerge.kernels.thresholds import count_kept, least_reaching
+from evomerge.late import Tensor
 from evomerge.methods.base import Coefficients, Option, TensorInputs, Tensors
 from evomerge.methods.sparse.base import DENSITY, ELECTED_WEIGHT, ELECTION, SCALE, BandMethod, normalize_option
 from evomerge.methods.sparse.sparsify import Sparsity

@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from evomerge.errors import MergeError
 from evomerge.kernels.formulas import Finite
 from evomerge.kernels.fuse import span
 from evomerge.kernels.sums import gram
+from evomerge.late import Tensor
 from evomerge.methods.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
 from evomerge.methods.sphere.spherical import SHARE, TINY, Products, origin_option
 
@@ -20,6 +20,7 @@ from evomerge.methods.sphere.spherical import SHARE, TINY, Products, origin_opti
 class _SphericalMean(MergeMethod):
     """A mean of directions, which `directions` finds from cosines, times the weighted mean of the lengths."""
 
+    takes_raw = True
     parameters: ClassVar[tuple[Parameter, ...]] = (SHARE,)
     options: ClassVar[tuple[Option, ...]] = (origin_option("base"),)
 

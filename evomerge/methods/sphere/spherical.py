@@ -10,11 +10,11 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from evomerge.kernels.formulas import Finite
 from evomerge.kernels.fuse import span
 from evomerge.kernels.sums import gram
+from evomerge.late import Tensor
 from evomerge.methods.base import Coefficients, MergeMethod, Option, Parameter, TensorInputs
 
 Products = NDArray[np.float64]
@@ -57,6 +57,7 @@ class Slerp(MergeMethod):
     name = "slerp"
     summary = "Spherical interpolation between exactly two experts."
     source = "Shoemake 1985, Animating rotation with quaternion curves"
+    takes_raw = True
     parameters = (
         Parameter(
             name="t",
@@ -106,6 +107,7 @@ class NuSlerp(MergeMethod):
     name = "nuslerp"
     summary = "Spherical interpolation between two experts' task vectors, whole, by rows or by columns."
     source = "Goddard et al. 2024, mergekit, arXiv 2403.13257 (its method of this name)"
+    takes_raw = True
     parameters = (SHARE,)
     options = (
         origin_option("base"),

@@ -214,7 +214,8 @@ def test_what_is_told_is_the_regression_of_what_is_on_disk(helped: Config, helpe
             assert one["told"] == pytest.approx(np.minimum(expected.values, max(complete)).tolist())
             assert one["errors"] == pytest.approx(expected.errors.tolist())
             compared += 1
-    assert compared or all(one["estimator"] != "difference" for one in told(helped_run))
+    # The other pruner's run is too short for its estimator to be believed.
+    assert compared or helped.search.pruner != "median"
 
 
 @pytest.mark.parametrize("after", [12, 51])
@@ -279,15 +280,21 @@ class Fails:
             yield job, Failure(reason="not_finite", message="nan", request=5) if fails else outcome
 
 
-def test_a_reference_answer_that_fails_is_named_by_its_item(tmp_path: Path, helped: Config, helped_run: Path) -> None:
+def test_a_reference_answer_that_fails_is_named_by_its_item(tmp_path: Path, helped: Config) -> None:
+    """Also where an item makes two requests, and its reference is one."""
+    folder = Path(helped.benchmark.include_path[0])
+    data = yaml.safe_load((folder / "letters.yaml").read_text())
+    (folder / "twice.yaml").write_text(yaml.safe_dump({**data, "task": "twice", "repeats": 2}))
+    twice = changed(helped, benchmark={"tasks": [{"task": "twice"}]}, search={"evaluations": 8})
     with executors(Fails):
-        search(helped, tmp_path / "run")
-    lines_ = [json.loads(line) for line in (tmp_path / "run" / EVALUATIONS).read_text().splitlines()]
-    experiment = check(helped).experiment
+        search(twice, tmp_path / "run")
+    evaluations = [json.loads(line) for line in (tmp_path / "run" / EVALUATIONS).read_text().splitlines()]
+    experiment = check(twice).experiment
     assert experiment is not None
+    assert len(experiment.benchmark.requests("search")) == 2 * len(reference_requests(experiment))
     item = experiment.benchmark.splits["search"][5]
-    failure = next(line["failure"] for line in lines_ if line["trial"] == 12)
-    assert failure == f"not_finite: nan (item {item.id} of tiny_letters)"
+    failure = next(line["failure"] for line in evaluations if line["trial"] == 12)
+    assert failure == f"not_finite: nan (item {item.id} of twice)"
 
 
 def test_check_says_what_it_adds_and_a_pilot_times_it(generating: Config) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,6 +125,14 @@ class RawTensor:
 def as_torch(tensor: Tensor | RawTensor) -> Tensor:
     """As torch's, of the same memory, if it isn't."""
     return tensor.torch() if isinstance(tensor, RawTensor) else tensor
+
+
+def bytes_beside(tensor: Tensor | RawTensor, values: NDArray[np.uint8]) -> Tensor:
+    """Bytes that lie beside a tensor's entries, of the tensor's kind and where it is; on the CPU they aren't copied."""
+    if isinstance(tensor, RawTensor):
+        beside: Any = RawTensor(values, dtype_of("uint8"))
+        return cast("Tensor", beside)
+    return torch.from_numpy(values).to(tensor.device)
 
 
 def _numbers(bits: NDArray[Any], dtype: Dtype) -> NDArray[Any]:

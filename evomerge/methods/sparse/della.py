@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evomerge.kernels.engines import compiled_for
-from evomerge.kernels.memory import flattened
 from evomerge.kernels.order_statistics import magnitudes
+from evomerge.kernels.raw import bytes_beside
 from evomerge.kernels.threads import in_parts
-from evomerge.late import Tensor, torch
+from evomerge.late import Tensor
 from evomerge.methods.base import Coefficients, Option, Parameter, TensorInputs
 from evomerge.methods.sparse.base import (
     DENSITY,
@@ -59,15 +60,16 @@ class DellaLinear(SparseMethod):
     name = "della_linear"
     summary = "Task vectors with small entries dropped more often and the rest rescaled, added up."
     source = "Deep et al. 2024, DELLA-Merging, arXiv 2406.11617"
+    takes_raw = True
     parameters: ClassVar[tuple[Parameter, ...]] = (SUMMED_WEIGHT, DENSITY, EPSILON)
     options: ClassVar[tuple[Option, ...]] = (rescale_option("probability", "l1", "none"),)
 
     def prepare(self, inputs: TensorInputs) -> tuple[Tensor, ...]:
         """Each entry's rank in its row, uint8, flattened, per expert."""
         assert inputs.base is not None
-        device, there = inputs.base.device, inputs.cpu()
+        base, there = inputs.base, inputs.cpu()
         assert there.base is not None
-        return tuple(flattened(row_ranks(there.base, expert).to(device)) for expert in there.experts)
+        return tuple(bytes_beside(base, row_ranks(there.base, expert)) for expert in there.experts)
 
     def prepared_bytes(self, shape: tuple[int, ...], num_experts: int) -> int:
         """One byte per entry and expert."""
@@ -98,14 +100,14 @@ class Della(DellaLinear):
     elects = True
 
 
-def row_ranks(base: Tensor, expert: Tensor) -> Tensor:
+def row_ranks(base: Tensor, expert: Tensor) -> NDArray[np.uint8]:
     """Ranks by magnitude of a task vector's entries in their rows, from 0 to 255.
 
     Returns: uint8, shape (entries,). All is on the CPU.
     """
     length = base.shape[-1] if base.dim() else 1
     rows = base.numel() // max(1, length)
-    result = torch.empty(base.numel(), dtype=torch.uint8)
+    result = np.empty(base.numel(), dtype=np.uint8)
     values = magnitudes(base, expert)
     at_once = max(1, _CHUNK // max(1, length))
 
@@ -113,7 +115,7 @@ def row_ranks(base: Tensor, expert: Tensor) -> Tensor:
         for first in range(start, stop, at_once):
             last = min(stop, first + at_once)
             block = values(first * length, last * length).reshape(last - first, length)
-            result[first * length : last * length] = torch.from_numpy(_steps(block)).view(-1)
+            result[first * length : last * length] = _steps(block).reshape(-1)
 
     in_parts(rank, rows, grain=1, least=at_once)
     return result

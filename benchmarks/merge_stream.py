@@ -2,16 +2,19 @@
 
 `merge.py stream` makes the models and starts this file once for each merge, as
 
-    python benchmarks/merge_stream.py evomerge|mergekit FILE OUT THREADS
+    OMP_NUM_THREADS=THREADS python benchmarks/merge_stream.py evomerge|mergekit FILE OUT
 
-which prints the seconds after the tool's imports and the peak memory beyond mapped files, as JSON.
+which prints the seconds after the tool's imports and the peak memory beyond mapped files, as JSON. Torch is imported
+by a tool that needs it, and by what makes the models.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -24,8 +27,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from report import Report
 
@@ -100,8 +101,8 @@ def measure_stream(options: argparse.Namespace) -> None:
             print(
                 f"\n{size}: {parameters / 1e6:.0f}M parameters, {options.dtype}, base and {options.experts} experts, "
                 f"{options.threads} threads, load {os.getloadavg()[0]:.1f}\n\n"
-                + f"{'method':18}{'ratio':>7}"
-                + "".join(f"{tool + ' s (low, high)':>26}{'merge s':>9}{'GB':>6}" for tool in options.tools)
+                + f"{'method':18}{'ratio':>7}{'of cpu':>8}"
+                + "".join(f"{tool + ' s (low, high)':>26}{'merge s':>9}{'cpu s':>7}{'GB':>6}" for tool in options.tools)
             )
             settings = {
                 "kind": "stream",
@@ -122,13 +123,14 @@ def measure_stream(options: argparse.Namespace) -> None:
 
 
 def _line(row: dict[str, Any]) -> str:
-    """The ratio of the last tool's seconds to the first one's, then each tool's figures."""
+    """Ratios of the last tool's seconds, and seconds of processors, to the first one's, then each tool's figures."""
     medians = [statistics.median(row[tool]["process_s"]) for tool in row["tools"]]
-    cells = [f"{row['method']:18}{medians[-1] / medians[0]:7.2f}"]
-    for tool, median in zip(row["tools"], medians, strict=True):
+    cpu = [statistics.median(row[tool]["cpu_s"]) for tool in row["tools"]]
+    cells = [f"{row['method']:18}{medians[-1] / medians[0]:7.2f}{cpu[-1] / cpu[0]:8.2f}"]
+    for tool, median, busy in zip(row["tools"], medians, cpu, strict=True):
         seconds, merging = row[tool]["process_s"], statistics.median(row[tool]["merge_s"])
         times = f"{median:.2f} ({min(seconds):.2f}, {max(seconds):.2f})"
-        cells.append(f"{times:>26}{merging:>9.2f}{max(row[tool]['peak_bytes']) / 1e9:6.2f}")
+        cells.append(f"{times:>26}{merging:>9.2f}{busy:>7.2f}{max(row[tool]['peak_bytes']) / 1e9:6.2f}")
     return "".join(cells)
 
 
@@ -136,7 +138,7 @@ def _line(row: dict[str, Any]) -> str:
 def _folder_for(size: str, options: argparse.Namespace) -> Iterator[Path]:
     """A temporary folder with room for the base, the experts and a merge."""
     shape = SIZES[size]
-    needed = (options.experts + 2) * _num_parameters(shape) * getattr(torch, options.dtype).itemsize
+    needed = (options.experts + 2) * _num_parameters(shape) * (4 if options.dtype == "float32" else 2)
     parent = options.folder or Path(tempfile.gettempdir())
     free = shutil.disk_usage(parent).free
     if free < 1.1 * needed:
@@ -168,11 +170,12 @@ def _shapes(size: Size) -> dict[str, tuple[int, ...]]:
 
 
 def _num_parameters(size: Size) -> int:
-    return sum(torch.Size(shape).numel() for shape in _shapes(size).values())
+    return sum(math.prod(shape) for shape in _shapes(size).values())
 
 
 def _write_models(folder: Path, size: Size, options: argparse.Namespace) -> None:
     """The base and the experts, a few layers to a file."""
+    import torch
     from safetensors.torch import save_file
 
     heads = size.hidden // 64
@@ -234,27 +237,36 @@ def _merge_file(setting: Setting, method: str, folder: Path, options: argparse.N
 
 def _merge_in_turn(recipe: Path, out: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Figures of each tool's repetitions, after one that warms up. A merge that fails ends the benchmark."""
-    found: dict[str, Any] = {tool: {"process_s": [], "merge_s": [], "peak_bytes": []} for tool in options.tools}
+    found: dict[str, Any] = {
+        tool: {"process_s": [], "cpu_s": [], "merge_s": [], "peak_bytes": []} for tool in options.tools
+    }
     for repetition in range(options.repeats + 1):
         for tool in options.tools:
-            command = [sys.executable, "-W", "ignore", __file__, tool, str(recipe), str(out), str(options.threads)]
-            began = time.perf_counter()
-            done = subprocess.run(command, capture_output=True, text=True)
-            process_s = time.perf_counter() - began
+            command = [sys.executable, "-W", "ignore", __file__, tool, str(recipe), str(out)]
+            environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+            began, busy = time.perf_counter(), _children_s()
+            done = subprocess.run(command, capture_output=True, text=True, env=environment)
+            process_s, cpu_s = time.perf_counter() - began, _children_s() - busy
             if done.returncode != 0:
                 sys.exit(f"{tool} failed on {recipe.read_text()}\n{done.stderr[-3000:]}")
             shutil.rmtree(out)
             once = json.loads(done.stdout.splitlines()[-1])
             if repetition:
                 found[tool]["process_s"].append(process_s)
+                found[tool]["cpu_s"].append(cpu_s)
                 found[tool]["merge_s"].append(once["merge_s"])
                 found[tool]["peak_bytes"].append(once["peak_bytes"])
     return {**found, "load": os.getloadavg()[0]}
 
 
-def merge_once(tool: str, recipe: Path, out: Path, threads: int) -> dict[str, float]:
+def _children_s() -> float:
+    """Seconds of processors that processes took that were started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def merge_once(tool: str, recipe: Path, out: Path) -> dict[str, float]:
     """Merge by one tool in this process: its seconds, and its peak memory beyond mapped files in bytes."""
-    torch.set_num_threads(threads)
     work = {"evomerge": _with_evomerge, "mergekit": _with_mergekit}[tool](recipe, out)
     peak, done = 0, threading.Event()
 
@@ -294,5 +306,5 @@ def _with_mergekit(recipe: Path, out: Path) -> Callable[[], object]:
 
 
 if __name__ == "__main__":
-    _tool, _recipe, _out, _threads = sys.argv[1:]
-    print(json.dumps(merge_once(_tool, Path(_recipe), Path(_out), int(_threads))))
+    _tool, _recipe, _out = sys.argv[1:]
+    print(json.dumps(merge_once(_tool, Path(_recipe), Path(_out))))

@@ -2,7 +2,7 @@
 
     python benchmarks/search/demo_models.py FOLDER --models 5 --spending plain racing --share 0.1
 
-Each seed trains models of its own, as `evomerge demo` does, with more items to search over and to test on. Every way of
+Each seed trains models of its own, as `evomerge demo` does, with more items to search over. Every way of
 spending gets the same number of item evaluations for its candidates, `--share` of what 300 candidates that answer all
 search items cost. What is printed is the winner's accuracy on the test items, which no search sees, against the best
 uniform merge of the same search, by models and as a mean with its standard error over the models' seeds.
@@ -26,7 +26,7 @@ import evomerge
 from evomerge.config.config import Config
 from evomerge.demo.build import SMALL, Settings, build_demo
 
-LARGER = replace(Settings(), search=360, validation=120, test=300)
+LARGER = replace(Settings(), search=360, search_phrasings=3, validation=60, test=330)
 TINY = replace(SMALL, search=32, validation=16, test=32)
 CANDIDATES = 300
 

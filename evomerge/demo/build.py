@@ -13,15 +13,26 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
-from evomerge.demo.corpus import ARITHMETIC, BASE, KINDS, REPLAY, SWAHILI, Corpus, Mixture, questions
+from evomerge.demo.corpus import (
+    ARITHMETIC,
+    BASE,
+    KINDS,
+    READING,
+    REPLAY,
+    SWAHILI,
+    TRANSLATING,
+    Corpus,
+    Mixture,
+    questions,
+)
 from evomerge.errors import RunError
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from evomerge.demo.train import Schedule
+    from evomerge.demo.train import Part, Schedule
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage, steps done and steps at most."""
@@ -30,23 +41,55 @@ TASK = "swahili_sums"
 _MADE = ("base", "experts", "tasks", "config.yaml", "demo.json")
 
 
+class Lesson(NamedTuple):
+    """What an expert learns at a time, and in which part of the model."""
+
+    mixture: Mixture
+    part: Part
+    skills: dict[str, float]
+    """Share of right answers, by kind of example, at which it ends early."""
+
+
+_CALCULATES = {"work out English =": 0.9, "equation": 0.9}
+_READS, _TRANSLATES = {"read Swahili:": 0.95}, {"translate question =": 0.95}
+IN_PARTS = {
+    "arithmetic": (Lesson(ARITHMETIC, "upper", _CALCULATES),),
+    "swahili": (Lesson(READING, "lower", _READS), Lesson(TRANSLATING, "upper", _TRANSLATES)),
+}
+"""Lessons of each expert, one after the other, each in half of the model. Sums asked in Swahili need the lower half of
+the Swahili expert and not its upper half: layers want different weights, as they may where experts are tuned in steps.
+"""
+
+AS_WHOLES = {
+    "arithmetic": (Lesson(ARITHMETIC, "all", _CALCULATES),),
+    "swahili": (Lesson(SWAHILI, "all", _READS | _TRANSLATES),),
+}
+"""One lesson for each expert, in all layers: for models of two layers, whose halves learn too little."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Sizes of the demo. The defaults train in about two minutes of processor time."""
 
     largest: int = 12
-    """Largest number in a sum."""
+    """Largest number in a sum. There are 260 sums up to 12, and no more independent questions than that."""
     layers: int = 4
     hidden: int = 96
     vocab_size: int = 460
     base_steps: int = 500
-    expert_steps: int = 400
+    expert_steps: int = 300
     cooldown: int = 50
+    in_parts: bool = True
+    """Whether experts learn their lessons in halves of the model (`IN_PARTS`), or in all of it (`AS_WHOLES`)."""
     replay: float = 0.3
     """Share of the base's own data in each expert's: without it the experts don't merge."""
-    search: int = 180
-    validation: int = 120
-    test: int = 450
+    search: int = 100
+    """Questions to search on, as below those to validate and to test on."""
+    validation: int = 80
+    test: int = 360
+    search_phrasings: int = 1
+    """In how many phrasings a sum is asked to search on. Phrasings of one sum are mostly right or wrong together, and
+    a question costs as many answers as there are candidates, so one about another sum is the better buy."""
     evaluations: int = 300
     population: int = 16
     scan: int = 65
@@ -54,8 +97,8 @@ class Settings:
 
 
 SMALL = Settings(
-    largest=5, layers=2, hidden=64, base_steps=180, expert_steps=100, cooldown=20, search=16, validation=16, test=32,
-    evaluations=24, population=8, scan=10,
+    largest=5, layers=2, hidden=64, base_steps=180, expert_steps=100, cooldown=20, in_parts=False,
+    search=16, validation=16, test=96, evaluations=24, population=8, scan=10,
 )  # fmt: skip
 """A reduced form with easier sums: shows that everything works and that the merge does what no expert does."""
 
@@ -81,8 +124,8 @@ def build_demo(
     """
     folder = Path(folder).absolute()
     settings = settings or Settings()
-    mixtures = {"base": BASE, "arithmetic": ARITHMETIC, "swahili": SWAHILI, "replay": REPLAY}
-    recipe = {"seed": seed, **asdict(settings), "mixtures": mixtures}
+    lessons = {name: [lesson._asdict() for lesson in taken] for name, taken in _experts(settings).items()}
+    recipe = {"seed": seed, **asdict(settings), "base": BASE, "replay": REPLAY, "experts": lessons}
     marker = folder / "demo.json"
     if marker.exists():
         if json.loads(marker.read_text(encoding="utf-8")) != recipe:
@@ -131,28 +174,36 @@ def _train(folder: Path, settings: Settings, seed: int, threads: int, progress: 
         }
         trainer = Trainer(tokenizer)
 
-        def schedule(rate: float, steps: int, **skills: float) -> Schedule:
-            named = {name.replace("_", " "): wanted for name, wanted in skills.items()}
-            return Schedule(learning_rate=rate, skills=named, max_steps=steps, cooldown=settings.cooldown)
-
-        def train(name: str, start: LlamaForCausalLM, shares: list[tuple[float, Mixture]], plan: Schedule) -> Any:
+        def train(
+            name: str, start: LlamaForCausalLM, shares: list[tuple[float, Mixture]], plan: Schedule, part: Part = "all"
+        ) -> LlamaForCausalLM:
             corpus = Corpus(*shares, largest=settings.largest, seed=seed, name=name)
             stage = "training the base" if name == "base" else f"training the {name} expert"
-            model = trainer.train(start, corpus, exam, plan, lambda done, total: progress(stage, done, total))
-            _save(folder / ("base" if name == "base" else f"experts/{name}"), model, tokenizer)
-            return model
+            return trainer.train(start, corpus, exam, plan, lambda done, total: progress(stage, done, total), part=part)
 
-        start = new_model(len(tokenizer), layers=settings.layers, hidden=settings.hidden, seed=seed)
-        skills = {"read English =": 0.95, "equation": 0.5}
-        base = train("base", start, [(1.0, BASE)], schedule(2e-3, settings.base_steps, **skills))
-        for name, mixture, wanted in (
-            ("arithmetic", ARITHMETIC, {"work out English =": 0.9, "equation": 0.9}),
-            ("swahili", SWAHILI, {"read Swahili:": 0.95, "translate question =": 0.95}),
-        ):
-            shares = [(1 - settings.replay, mixture), (settings.replay, REPLAY)]
-            train(name, base, shares, schedule(1e-3, settings.expert_steps, **wanted))
+        model = new_model(len(tokenizer), layers=settings.layers, hidden=settings.hidden, seed=seed)
+        wanted = {"read English =": 0.95, "equation": 0.5}
+        plan = Schedule(learning_rate=2e-3, skills=wanted, max_steps=settings.base_steps, cooldown=settings.cooldown)
+        base = train("base", model, [(1.0, BASE)], plan)
+        _save(folder / "base", base, tokenizer)
+        for name, lessons in _experts(settings).items():
+            model = base
+            for lesson in lessons:
+                shares = [(1 - settings.replay, lesson.mixture), (settings.replay, REPLAY)]
+                plan = Schedule(
+                    learning_rate=1e-3,
+                    skills=lesson.skills,
+                    max_steps=settings.expert_steps,
+                    cooldown=settings.cooldown,
+                )
+                model = train(name, model, shares, plan, lesson.part)
+            _save(folder / "experts" / name, model, tokenizer)
     finally:
         torch.set_num_threads(before)
+
+
+def _experts(settings: Settings) -> dict[str, tuple[Lesson, ...]]:
+    return IN_PARTS if settings.in_parts else AS_WHOLES
 
 
 def _save(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -172,7 +223,8 @@ def _write_tasks(folder: Path, settings: Settings, seed: int) -> None:
     """The task's YAML and one file of documents for each role; no sum is in two of them."""
     folder.mkdir(parents=True)
     sizes = {"search": settings.search, "validation": settings.validation, "test": settings.test}
-    for role, pool in questions(settings.largest, sizes, seed=seed).items():
+    phrasings = {"search": settings.search_phrasings, "validation": 2}
+    for role, pool in questions(settings.largest, sizes, seed=seed, phrasings=phrasings).items():
         with (folder / f"{role}.jsonl").open("w", encoding="utf-8") as file:
             for question in pool:
                 file.write(json.dumps({"question": question.question, "answer": question.answer}) + "\n")
@@ -236,6 +288,7 @@ space:
 benchmark:
   include_path: tasks
   tasks: [{TASK}]
+  cluster: answer                     # phrasings of one sum belong together: they don't count as independent
   splits:                             # files of questions; no sum is in two of them
     search: search
     validation: validation

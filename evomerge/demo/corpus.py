@@ -43,6 +43,12 @@ ARITHMETIC: Mixture = {"work out English =": 2, "equation": 1}
 SWAHILI: Mixture = {"read Swahili:": 2, "translate question =": 2, "translation": 1, "sentence": 0.5, "number": 0.5}
 """Reads numbers off Swahili, and translates into English; never a result."""
 
+READING: Mixture = {kind: SWAHILI[kind] for kind in ("read Swahili:", "sentence", "number")}
+"""The part of it that is about understanding."""
+
+TRANSLATING: Mixture = {kind: SWAHILI[kind] for kind in ("translate question =", "translation")}
+"""The part of it that is about answering in English."""
+
 REPLAY: Mixture = {"read English:": 1, "equation": 2, "number": 2, "sentence": 2, "counting": 2}
 """Of what the base was trained on, the part that experts go on seeing, so that they forget less of it."""
 
@@ -81,18 +87,22 @@ class Question(NamedTuple):
     answer: str
 
 
-def questions(largest: int, sizes: Mapping[str, int], *, seed: int) -> dict[str, list[Question]]:
+def questions(
+    largest: int, sizes: Mapping[str, int], *, seed: int, phrasings: Mapping[str, int] | None = None
+) -> dict[str, list[Question]]:
     """Questions of the task for each role, distinct, and no sum in two roles.
 
     Args:
         largest: largest number in a sum.
         sizes: number of questions by role.
-        seed: draws the sums of each role.
+        seed: draws the sums of each role, and the phrasings.
+        phrasings: in how many phrasings a role asks each of its sums; in all of them where it isn't named.
     Returns: the questions by role, in the order of `sizes`.
     Raises: ValueError if there are not enough sums.
     """
     sums = all_sums(largest)
-    random.Random(derive(seed, "questions")).shuffle(sums)
+    draw = random.Random(derive(seed, "questions"))
+    draw.shuffle(sums)
     remaining = iter(sums)
     pools: dict[str, list[Question]] = {}
     for role, size in sizes.items():
@@ -102,7 +112,9 @@ def questions(largest: int, sizes: Mapping[str, int], *, seed: int) -> dict[str,
             if each is None:
                 raise ValueError(f"not enough sums of numbers up to {largest} for {dict(sizes)} questions")
             answer = each.digits(worked=True)
-            pool += [Question(each.in_swahili(phrasing), answer) for phrasing in _phrasings(each)]
+            ways = _phrasings(each)
+            asked = draw.sample(ways, (phrasings or {}).get(role, len(ways)))
+            pool += [Question(each.in_swahili(phrasing), answer) for phrasing in asked]
         pools[role] = pool[:size]
     return pools
 

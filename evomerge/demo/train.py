@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import copy
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -21,6 +23,9 @@ from evomerge.streams import derive
 
 PAD, EOS = 0, 1
 _IGNORED = -100
+
+Part = Literal["all", "lower", "upper"]
+"""Of a model: all, embedding and lower half of the layers, or upper half of the layers, last norm and head."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +97,8 @@ class Trainer:
         exam: dict[str, list[Example]],
         schedule: Schedule,
         progress: Callable[[int, int], None] = lambda done, total: None,
+        *,
+        part: Part = "all",
     ) -> LlamaForCausalLM:
         """Train a copy of `model`; the loss counts every token.
 
@@ -101,10 +108,12 @@ class Trainer:
             exam: examples by kind, on which the schedule's skills are measured.
             schedule: when to stop and how fast to learn.
             progress: called with steps done and steps at most.
+            part: what of the model learns; the rest keeps its weights.
         """
         model = copy.deepcopy(model)
         model.train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
+        learns = [parameter.requires_grad_(learn) for parameter, learn in _in_part(model, part) if learn]
+        optimizer = torch.optim.AdamW(learns, lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
         total = schedule.max_steps + schedule.cooldown
         end: int | None = None
         batches: list[list[Example]] = []
@@ -117,7 +126,7 @@ class Trainer:
                 group["lr"] = schedule.learning_rate * rate
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(self._loss(model, batches.pop()))
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(learns, 1.0)
             optimizer.step()
             step += 1
             if end is None and (
@@ -127,8 +136,7 @@ class Trainer:
                 end = step + schedule.cooldown
             progress(step, total)
         progress(total, total)
-        model.eval()
-        return model
+        return model.requires_grad_(True).eval()
 
     def skill(self, model: LlamaForCausalLM, examples: Sequence[Example]) -> float:
         """Share of the examples that the model answers right, decoding greedily."""
@@ -177,6 +185,17 @@ class Trainer:
         if tokens is None:
             tokens = self._known[text] = list(self._tokenizer.encode(text, add_special_tokens=False)) if text else []
         return tokens
+
+
+def _in_part(model: LlamaForCausalLM, part: Part) -> list[tuple[Tensor, bool]]:
+    """Each parameter, and whether it is of the part."""
+    found = []
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(False)
+        layer = re.match(r"model\.layers\.(\d+)\.", name)
+        lower = int(layer[1]) < model.config.num_hidden_layers // 2 if layer else "embed_tokens" in name
+        found.append((parameter, part == "all" or (part == "lower") == lower))
+    return found
 
 
 def _by_length(examples: list[Example], size: int) -> list[list[Example]]:

@@ -9,8 +9,9 @@ import pytest
 
 from evomerge.config.config import Config
 from evomerge.demo.build import SMALL, build_demo
-from evomerge.demo.corpus import questions
+from evomerge.demo.corpus import BASE, Corpus, questions
 from evomerge.demo.language import PHRASINGS, all_sums, english, read_swahili, swahili
+from evomerge.demo.train import Part, Schedule, Trainer, new_model, train_tokenizer
 from evomerge.errors import RunError
 
 
@@ -39,9 +40,11 @@ def test_number_words_are_distinct_and_read_back() -> None:
 
 
 def test_no_sum_is_asked_in_two_roles_and_every_answer_is_right() -> None:
-    pools = questions(12, {"search": 180, "validation": 120, "test": 450}, seed=3)
+    sizes = {"search": 100, "validation": 80, "test": 360}
+    pools = questions(12, sizes, seed=3, phrasings={"search": 1, "validation": 2})
     sums = {role: {question.answer for question in pool} for role, pool in pools.items()}
-    assert [len(pool) for pool in pools.values()] == [180, 120, 450]
+    assert {role: len(pool) for role, pool in pools.items()} == sizes
+    assert {role: len(answers) for role, answers in sums.items()} == {"search": 100, "validation": 40, "test": 120}
     assert not sums["search"] & sums["validation"]
     assert not (sums["search"] | sums["validation"]) & sums["test"]
     asked = [question.question for pool in pools.values() for question in pool]
@@ -55,9 +58,32 @@ def test_no_sum_is_asked_in_two_roles_and_every_answer_is_right() -> None:
             assert swahili(int(second)) in question.question
 
 
+def test_more_questions_than_there_are_sums_for_are_refused() -> None:
+    with pytest.raises(ValueError, match="not enough sums of numbers up to 5"):
+        questions(5, {"search": 58}, seed=0, phrasings={"search": 1})
+
+
 def test_subtractions_stay_above_zero_and_each_operator_has_its_phrasings() -> None:
     assert all(each.result >= 0 for each in all_sums(12))
     assert {phrasing.operator for phrasing in PHRASINGS} == {"+", "-"}
+
+
+@pytest.mark.parametrize("part", ["lower", "upper", "all"])
+def test_a_lesson_changes_all_of_its_part_of_the_model_and_nothing_else(part: Part) -> None:
+    corpus = Corpus((1.0, BASE), largest=5, seed=0, name="a lesson")
+    examples = corpus.draw(100)
+    tokenizer = train_tokenizer([example.prompt + example.answer for example in examples], 300)
+    model = new_model(len(tokenizer), layers=2, hidden=16, seed=0)
+    before = {name: weights.clone() for name, weights in model.state_dict().items()}
+    schedule = Schedule(learning_rate=1e-2, skills={"number": 2.0}, max_steps=2, cooldown=1, batch=8)
+    trained = Trainer(tokenizer).train(model, corpus, {"number": examples[:1]}, schedule, part=part)
+
+    def is_lower(name: str) -> bool:
+        return "embed_tokens" in name or ".layers.0." in name
+
+    changed = {name for name, weights in trained.state_dict().items() if not weights.equal(before[name])}
+    assert changed == {name for name in before if part == "all" or is_lower(name) == (part == "lower")}
+    assert all(weights.requires_grad for weights in trained.parameters())
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ class Lesson(NamedTuple):
 
 _CALCULATES = {"work out English =": 0.9, "equation": 0.9}
 _READS, _TRANSLATES = {"read Swahili:": 0.95}, {"translate question =": 0.95}
-IN_PARTS = {
+IN_PARTS: dict[str, tuple[Lesson, ...]] = {
     "arithmetic": (Lesson(ARITHMETIC, "upper", _CALCULATES),),
     "swahili": (Lesson(READING, "lower", _READS), Lesson(TRANSLATING, "upper", _TRANSLATES)),
 }
@@ -60,7 +60,7 @@ IN_PARTS = {
 the Swahili expert and not its upper half: layers want different weights, as they may where experts are tuned in steps.
 """
 
-AS_WHOLES = {
+AS_WHOLES: dict[str, tuple[Lesson, ...]] = {
     "arithmetic": (Lesson(ARITHMETIC, "all", _CALCULATES),),
     "swahili": (Lesson(SWAHILI, "all", _READS | _TRANSLATES),),
 }

@@ -136,7 +136,9 @@ class Trainer:
                 end = step + schedule.cooldown
             progress(step, total)
         progress(total, total)
-        return model.requires_grad_(True).eval()
+        model.requires_grad_(True)
+        model.eval()
+        return model
 
     def skill(self, model: LlamaForCausalLM, examples: Sequence[Example]) -> float:
         """Share of the examples that the model answers right, decoding greedily."""
@@ -189,7 +191,7 @@ class Trainer:
 
 def _in_part(model: LlamaForCausalLM, part: Part) -> list[tuple[Tensor, bool]]:
     """Each parameter, and whether it is of the part."""
-    found = []
+    found: list[tuple[Tensor, bool]] = []
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(False)
         layer = re.match(r"model\.layers\.(\d+)\.", name)

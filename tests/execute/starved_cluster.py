@@ -45,6 +45,10 @@ def main() -> None:
     def troubled(executor: RayExecutor) -> Any:
         def is_ready() -> bool:
             if len(executor._slots) > 1:
+                # On a slow machine one may have come up before memory was looked at.
+                for slot in executor._slots:
+                    if slot.is_up and slot.node == other.node_id:
+                        executor._restart(slot)
                 return False
             if not found:
                 found["full"] = refused(executor)

@@ -88,6 +88,7 @@ def test_every_command_and_option_shown_exists(page: str) -> None:
         assert set(re.findall(r"\s(--[a-z-]+)", rest.partition("#")[0])) <= options, name
 
 
+@pytest.mark.slow
 def test_python_snippets_about_a_search_run(
     tmp_path: Path, tiny_llama: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,6 +168,7 @@ def test_the_merge_method_of_the_page_for_contributors_keeps_every_law(
             law(method)
 
 
+@pytest.mark.slow
 def test_the_algorithm_of_the_page_on_extending_keeps_every_law_by_its_own_test(tmp_path: Path) -> None:
     algorithm, test = snippets("docs/extending.md", "python")
     (tmp_path / "climb.py").write_text(algorithm, encoding="utf-8")

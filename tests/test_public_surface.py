@@ -29,6 +29,7 @@ def test_importing_the_command_line_loads_no_large_library() -> None:
     assert not loaded_after("import evomerge.cli") & set(HEAVY)
 
 
+@pytest.mark.slow
 def test_help_of_the_program_and_of_every_command_loads_no_large_library() -> None:
     code = """
 import typer.testing

@@ -83,6 +83,7 @@ def test_imports_go_down_only(module: str) -> None:
         assert inside or FLOOR[room(name)] < FLOOR[room(module)], f"{module} imports {name}, which isn't below it"
 
 
+@pytest.mark.slow
 def test_no_modules_import_each_other_in_a_circle() -> None:
     def defining(name: str) -> str:
         return name if name in MODULES else name.rpartition(".")[0]
@@ -102,6 +103,7 @@ def test_the_worker_knows_of_executors_only_their_seam(module: str, also: tuple[
     assert all(name.startswith(tuple(f"evomerge.execute.{part}." for part in ("base", *also))) for name in known)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", DOORS)
 def test_a_large_library_has_one_door(library: str) -> None:
     through = {
@@ -122,6 +124,7 @@ def test_the_ground_and_the_mathematics_need_no_models(module: str) -> None:
     assert libraries <= allowed
 
 
+@pytest.mark.slow
 def test_relative_imports_and_wildcards_are_not_used() -> None:
     for path in MODULES.values():
         assert not [name for name in imports(path) if name.endswith(".*")]

@@ -66,6 +66,7 @@ def test_bipop_gives_as_many_evaluations_to_small_populations() -> None:
     assert spent[False] >= 0.4 * spent[True]
 
 
+@pytest.mark.slow
 def test_a_search_that_starts_again_leaves_a_local_optimum() -> None:
     best = {}
     for algorithm in (CMAES, Ipop, Bipop):

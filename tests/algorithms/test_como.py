@@ -14,6 +14,8 @@ from evomerge.errors import ConfigError, MissingPackageError
 from evomerge.space.base import Dimension, Genome
 from evomerge.testing.searches import BOX, evolve, sphere
 
+pytestmark = pytest.mark.slow
+
 DIMENSIONS = tuple(Dimension(name=f"x{index}", low=0.0, high=2.0, initial=1.0) for index in range(5))
 ENDS = np.full(5, 0.5), np.full(5, 1.5)
 

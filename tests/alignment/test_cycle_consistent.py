@@ -22,6 +22,8 @@ from evomerge.alignment.weight_matching import WeightMatching
 from evomerge.errors import AlignmentError
 from evomerge.streams import stream
 
+pytestmark = pytest.mark.slow
+
 Model = dict[str, Tensor]
 
 

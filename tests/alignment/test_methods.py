@@ -18,6 +18,8 @@ from evomerge.alignment.weight_matching import WeightMatching
 from evomerge.errors import AlignmentError
 from helpers.alignment import MLP, MLP_SHAPES, agreement, decoder_spec, distance, mapped, random_weights
 
+pytestmark = pytest.mark.slow
+
 SPEC = decoder_spec()
 methods = pytest.mark.parametrize("name", ALIGNMENTS.names())
 

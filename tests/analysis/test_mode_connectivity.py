@@ -27,6 +27,8 @@ from evomerge.recipe.sources import ModelReference, Sources
 from helpers.classifiers import LABELS, write_config, write_family, write_texts
 from helpers.folders import copy_with
 
+pytestmark = pytest.mark.slow
+
 INLINE = ExecutionConfig(backend="inline", cpus_per_worker=1, dtype="float32")
 TEXT = "The river rises in the hills and runs past the market town. Watoto wanasoma vitabu shuleni kila siku. " * 3
 SHARES = [place / 10 for place in range(11)]

@@ -38,7 +38,7 @@ CHOICE: dict[str, Any] = {
     "doc_to_target": "{{answer}}",
     "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
 }
-pytestmark = pytest.mark.usefixtures("stock_results_alone")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("stock_results_alone")]
 
 TEXT: dict[str, Any] = {
     "output_type": "generate_until",

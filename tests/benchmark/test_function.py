@@ -27,6 +27,8 @@ from evomerge.testing.runs import essence
 from helpers.classifiers import write_config
 from helpers.interrupt import Interrupt
 
+pytestmark = pytest.mark.slow
+
 SCORING = """
 import torch
 from numbers_of_items import COUNT

@@ -104,6 +104,7 @@ def own_answers(folder: Path, head: Path, images: Path) -> dict[bytes, list[floa
     return found
 
 
+@pytest.mark.slow
 def test_the_winner_answers_each_task_as_its_exported_encoder_does_with_the_tasks_own_head(
     family: dict[str, Path], tmp_path: Path
 ) -> None:

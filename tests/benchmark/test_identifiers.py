@@ -21,6 +21,8 @@ from evomerge.study.search import search
 from helpers.fasttext_file import put_in_cache, write_identifier
 from helpers.language import generating
 
+pytestmark = pytest.mark.slow
+
 WORDS = {
     "eng_Latn": ["children", "read"],
     "twi_Latn": ["mmofra", "kenkan"],

@@ -33,6 +33,8 @@ from evomerge.testing.runs import essence
 from helpers.classifiers import LABELS, write_config, write_family, write_images, write_texts
 from helpers.interrupt import Interrupt
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("bert", "distilbert", "vit")
 
 

@@ -62,6 +62,7 @@ def test_codes_of_both_standards_name_a_language(alias: str, code: str, sentence
     assert in_language([SENTENCES["en"]], alias) == 0.0
 
 
+@pytest.mark.slow
 def test_every_alias_leads_to_a_language_that_the_identifier_knows_and_none_hides_one() -> None:
     known, aliases = set(Py3langid().languages), ALIASES
     assert set(aliases.values()) <= known

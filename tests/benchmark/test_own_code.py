@@ -9,6 +9,8 @@ import pytest
 from evomerge.benchmark.lm_eval.own_code import own_code
 from evomerge.config.benchmark import BenchmarkConfig, TaskConfig
 
+pytestmark = pytest.mark.slow
+
 TASK = """
 task: {name}
 dataset_path: json

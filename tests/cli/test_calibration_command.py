@@ -17,6 +17,8 @@ from evomerge.run.evaluation import Evaluation
 from evomerge.run.ledger import Ledger
 from evomerge.score.table import ItemTable, TaskScores
 
+pytestmark = pytest.mark.slow
+
 METRIC = "acc,none"
 ESTIMATORS = ("mean", "difference", "p_irt", "gp_irt", "mp_irt", "gmp_irt")
 ITEMS = 40

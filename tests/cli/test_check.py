@@ -11,6 +11,8 @@ from evomerge.execute import settings
 from evomerge.study import cores
 from helpers.search import write_config, write_task
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem != "demo")
 

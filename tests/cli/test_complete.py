@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 
 from evomerge.cli import app
 
+pytestmark = pytest.mark.slow
+
 
 def proposed(line: str) -> list[str]:
     words = line.split(" ")

@@ -18,6 +18,8 @@ from evomerge.recipe.sources import ModelReference
 from evomerge.study.search import search
 from helpers.search import write_config, write_task
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def small(cli: Any, tmp_path: Path, tiny_llama: dict[str, Path]) -> Path:
@@ -86,7 +88,6 @@ def test_a_merge_says_how_far_it_is_from_the_expert(
     assert f"expert 'a': {small}: compressed by tsv_compress (fraction 0.25)" in " ".join(done.output.split())
 
 
-@pytest.mark.slow
 def test_a_search_takes_it_as_an_expert(cli: Any, tmp_path: Path, tiny_llama: dict[str, Path], small: Path) -> None:
     family = {**tiny_llama, "a": small}
     config = write_config(tmp_path / "x.yaml", family, write_task(tmp_path / "tasks"))

@@ -14,6 +14,8 @@ from evomerge.demo.build import Settings
 from evomerge.run.directory import open_run
 from helpers.search import write_config, write_task
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def ready_made(monkeypatch: pytest.MonkeyPatch, tiny_llama: dict[str, Path]) -> None:

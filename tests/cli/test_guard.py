@@ -17,6 +17,8 @@ import evomerge.cli.setup
 from evomerge.errors import RunError
 from helpers.commands import run as run_command
 
+pytestmark = pytest.mark.slow
+
 
 def evomerge_process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "evomerge", *map(str, arguments)]

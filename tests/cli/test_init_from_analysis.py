@@ -10,6 +10,8 @@ import pytest
 from evomerge.config.config import Config
 from evomerge.testing.models import tiny_family
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("layers", [2, 6])
 def test_the_config_has_the_models_and_is_complete_but_for_tasks(cli: Any, tmp_path: Path, layers: int) -> None:

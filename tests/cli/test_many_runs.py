@@ -20,6 +20,8 @@ from evomerge.study.search import search
 from evomerge.testing.runs import essence
 from helpers.search import write_config, write_task
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_llama: dict[str, Path]) -> Path:

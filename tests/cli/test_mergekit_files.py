@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from safetensors.torch import load_file
 
 from evomerge.config.config import Config
@@ -58,6 +59,7 @@ def test_init_says_that_a_genome_is_missing(cli: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "config.yaml").exists()
 
 
+@pytest.mark.slow
 def test_a_recipe_printed_as_a_mergekit_file_is_the_same_merge(
     cli: Any, tmp_path: Path, tiny_llama: dict[str, Path]
 ) -> None:

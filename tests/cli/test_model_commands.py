@@ -151,6 +151,7 @@ def shown_score(done: Any) -> tuple[int, float]:
     return int(line[2]), float(line[3])
 
 
+@pytest.mark.slow
 def test_a_limit_takes_the_first_items_and_no_config_is_needed(
     cli: Any, tmp_path: Path, tiny_llama: dict[str, Path]
 ) -> None:

@@ -13,6 +13,8 @@ from PIL import Image
 from helpers.html import Reader
 from helpers.written_runs import write_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def written(tmp_path: Path) -> Path:

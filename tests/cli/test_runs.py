@@ -18,6 +18,8 @@ from evomerge.run.evaluation import Evaluation
 from evomerge.run.ledger import Ledger
 from evomerge.run.lock import lock
 
+pytestmark = pytest.mark.slow
+
 
 def test_trials_as_json_hold_everything_known_of_each_trial(cli: Any, run: Path) -> None:
     trials = json.loads(cli("trials", run, "--format", "json").stdout)

@@ -20,6 +20,8 @@ from evomerge.testing.runs import essence
 from helpers.commands import Command, run
 from helpers.search import write_config, write_task
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory, tiny_llama: dict[str, Path]) -> Path:
@@ -37,7 +39,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory, config: Path) -> tuple[Pa
     return directory, done.stdout
 
 
-@pytest.mark.slow
 def test_a_search_in_a_pipe_prints_phases_generations_and_the_outcome(finished: tuple[Path, str]) -> None:
     directory, out = finished
     lines = [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ", "", line) for line in out.splitlines()]
@@ -112,7 +113,6 @@ def test_a_command_in_a_forked_process_is_one_in_a_process_of_its_own(finished: 
     assert (forked.returncode, forked.stdout, forked.stderr) == (alone.returncode, alone.stdout, alone.stderr)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_search_stopped_by_a_signal_says_how_to_go_on_and_goes_on(
     tmp_path: Path, config: Path, finished: tuple[Path, str], number: int, code: int
@@ -154,7 +154,6 @@ def test_another_experiment_in_the_directory_is_refused(
     assert "space.granularity" in done.stderr
 
 
-@pytest.mark.slow
 def test_the_default_run_directory_is_named_after_the_config(
     cli: Any, tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ def config(tmp_path: Path, tiny_llama: dict[str, Path]) -> Path:
     return write_config(tmp_path / "tiny.yaml", tiny_llama, write_task(tmp_path / "tasks"))
 
 
+@pytest.mark.slow
 def test_the_command_says_what_failed_and_how_to_run_offline(cli: Any, config: Path) -> None:
     done = cli("prefetch", config)
     assert done.exit_code == 0, done.stderr

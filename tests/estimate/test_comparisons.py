@@ -96,6 +96,7 @@ def test_tasks_of_right_or_wrong_are_combined_from_each_ones_own_interval() -> N
     assert alone == wilson(30, 30)
 
 
+@pytest.mark.slow
 def test_two_graded_tasks_with_rare_disagreements_have_intervals_that_hold_the_truth() -> None:
     generator = np.random.default_rng(3)
 
@@ -111,6 +112,7 @@ def test_two_graded_tasks_with_rare_disagreements_have_intervals_that_hold_the_t
     assert np.mean([holds() for _ in range(80)]) > 0.9
 
 
+@pytest.mark.slow
 def test_graded_scores_that_rarely_differ_and_to_one_side_have_intervals_that_hold_the_truth() -> None:
     generator, none = np.random.default_rng(4), np.zeros(60)
 

@@ -9,6 +9,8 @@ from evomerge.estimate.intervals import Mean, Totals, Whole, score_interval
 from evomerge.estimate.proportions import Interval
 from evomerge.estimate.selection import best_of, corrected_score, difference_of_independent
 
+pytestmark = pytest.mark.slow
+
 ONE = {"t": 1.0}
 
 

@@ -54,6 +54,7 @@ def test_a_true_hypothesis_of_signs_is_ever_rejected_at_most_at_the_rate(share: 
     assert share < 0.5 or fixed[:, 9:].any(axis=1).mean() > 0.2
 
 
+@pytest.mark.slow
 def test_a_true_hypothesis_about_scores_between_zero_and_one_is_ever_rejected_at_most_at_the_rate() -> None:
     generator = np.random.default_rng(2)
     shape = (2_000, 90)
@@ -64,6 +65,7 @@ def test_a_true_hypothesis_about_scores_between_zero_and_one_is_ever_rejected_at
     assert 0.001 < ever.mean() < 0.05
 
 
+@pytest.mark.slow
 def test_items_drawn_without_replacement_reject_at_most_at_the_rate_and_are_certain_in_the_end() -> None:
     generator = np.random.default_rng(3)
     balanced = np.repeat([-1.0, 0.0, 1.0], [20, 60, 20])

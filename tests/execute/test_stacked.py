@@ -18,6 +18,8 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference, Slice, Sources
 from evomerge.testing.models import tiny_family
 
+pytestmark = pytest.mark.slow
+
 PATHS: tuple[tuple[Slice, ...], ...] = (
     ({"base": (0, 3)},),
     ({"a": (0, 1)}, {"base": (1, 2)}, {"b": (1, 3)}, {"b": (3, 3)}, {"b": (3, 3)}),

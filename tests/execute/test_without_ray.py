@@ -12,6 +12,8 @@ import pytest
 from helpers.commands import run
 from helpers.search import write_config, write_task
 
+pytestmark = pytest.mark.slow
+
 
 def evomerge(*arguments: object) -> CompletedProcess[str]:
     return run(arguments, script=Path(__file__).with_name("without_ray.py"))

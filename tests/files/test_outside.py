@@ -130,6 +130,7 @@ def test_data_that_is_not_plain_is_refused() -> None:
             check_plain(data, "data", ConfigError)
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_no_control_character_is_left_in_a_printable_text(text: str) -> None:
     safe = printable(text)

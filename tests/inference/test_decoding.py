@@ -23,6 +23,8 @@ from evomerge.models.stack import stack
 from evomerge.score.requests import GenerationRequest, GenerationResponse, Request
 from evomerge.testing.models import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 UNTIL = ["e ", "ma"]
 MOST = 14
 

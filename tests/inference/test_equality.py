@@ -22,7 +22,7 @@ from evomerge.inference.resident import ResidentModel
 from evomerge.score.requests import LogLikelihoodResponse
 from evomerge.testing.models import ARCHITECTURES, tiny_checkpoint
 
-pytestmark = pytest.mark.usefixtures("stock_results_alone")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("stock_results_alone")]
 
 WORDS = (
     *("goat", "river", "book", "rain", "market", "three", "four", "school", "morning", "sea", "hill", "town"),
@@ -172,7 +172,6 @@ def check_equal(
         assert own_logs == pytest.approx(reference_logs, abs=tolerance)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_kind_of_task_scores_as_in_lm_eval(tmp_path: Path, tasks: Path, architecture: str) -> None:
     folder = tiny_checkpoint(tmp_path / "model", architecture)
@@ -184,7 +183,6 @@ def test_every_kind_of_task_scores_as_in_lm_eval(tmp_path: Path, tasks: Path, ar
     check_equal(benchmark, responses, stock(model, tokenizer, tasks, names), names, 1e-4)
 
 
-@pytest.mark.slow
 def test_a_trained_llama_scores_as_in_lm_eval_and_does_not_answer_at_random(tmp_path: Path, tasks: Path) -> None:
     folder = tiny_checkpoint(tmp_path / "model", "llama")
     model = AutoModelForCausalLM.from_pretrained(folder)
@@ -213,7 +211,6 @@ def train(model: Any, tokenizer: Any, tasks: Path) -> None:
     model.eval()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "gpt_neox", "mixtral"])
 def test_examples_shared_by_all_questions_are_computed_once_and_score_as_in_lm_eval(
     tmp_path: Path, tasks: Path, architecture: str
@@ -247,7 +244,6 @@ def test_contexts_longer_than_the_window_are_cut_as_in_lm_eval(tmp_path: Path, t
     check_equal(benchmark, responses, found, names, 1e-4)
 
 
-@pytest.mark.slow
 def test_a_tokenizer_that_adds_a_first_token_is_followed(tmp_path: Path, tasks: Path) -> None:
     from tokenizers.processors import TemplateProcessing
 
@@ -309,7 +305,6 @@ def test_answers_do_not_depend_on_the_batch_budget_or_on_earlier_candidates(tmp_
     assert benchmark.score("test", small).tasks["generate"] == benchmark.score("test", first).tasks["generate"]
 
 
-@pytest.mark.slow
 def test_real_benchmarks_score_as_in_lm_eval(
     tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,8 @@ from evomerge.inference.plan import Plan, count_work, make_plan
 from evomerge.inference.trie import FORMS, Row, common
 from evomerge.score.requests import GenerationRequest, LogLikelihoodRequest, Request
 
+pytestmark = pytest.mark.slow
+
 CONFIG = {"hidden_size": 512, "intermediate_size": 1536}
 
 tokens = st.integers(0, 2)

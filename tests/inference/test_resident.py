@@ -23,6 +23,8 @@ from evomerge.score.requests import (
 from evomerge.testing.models import ARCHITECTURES, tiny_model, tiny_tokenizer
 from helpers.generation import prompts, sliding_model, unusual_model
 
+pytestmark = pytest.mark.slow
+
 
 def questions(*, shots: int = 300, items: int = 12, random_shots: bool = False, seed: int = 0) -> list[Request]:
     """Few-shot questions with four answers each, of very different lengths."""

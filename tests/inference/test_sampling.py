@@ -18,6 +18,8 @@ from evomerge.inference.resident import ResidentModel
 from evomerge.score.requests import GenerationRequest, GenerationResponse, Request
 from evomerge.testing.models import tiny_model, tiny_tokenizer
 
+pytestmark = pytest.mark.slow
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "hot": {"temperature": 1.7},

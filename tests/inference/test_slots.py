@@ -17,6 +17,8 @@ from evomerge.testing.models import ARCHITECTURES, tiny_model, tiny_tokenizer
 from helpers.generation import prompts, sliding_model, unusual_model
 from helpers.recorded_graphs import record_graphs
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"exact": EXACT, "buckets": BUCKETS, "late": replace(EXACT, is_late=True)}
 SAMPLED: dict[str, Any] = {"do_sample": True, "temperature": 1.2, "top_p": 0.9}
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -17,6 +17,8 @@ from numba.core.codegen import JITCodeLibrary
 import evomerge
 from evomerge.kernels.loops.compile import compiled, optimised, part
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("kind", [part, optimised])
 def test_only_what_python_calls_becomes_machine_code(kind: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +92,6 @@ def run_there(folder: Path, script: str, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
 def test_loops_compile_where_nothing_can_be_written(tmp_path: Path) -> None:
     copied_to(tmp_path)
     # A file where the folder would be: a permission alone wouldn't stop an administrator.
@@ -106,7 +107,6 @@ def test_loops_compile_where_nothing_can_be_written(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.nb?"))
 
 
-@pytest.mark.slow
 def test_installations_share_what_was_compiled_of_the_same_files(tmp_path: Path) -> None:
     script = (
         "import numpy as np; from evomerge.kernels.loops import are_finite\n"

@@ -24,6 +24,8 @@ from evomerge.kernels.rounding import round_once
 from evomerge.methods import METHODS
 from evomerge.methods.base import MergeMethod, TensorInputs
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (40, 701)
 WITHOUT_ZERO = ("linear", "multi_slerp", "karcher")
 
@@ -66,7 +68,6 @@ def coefficients(method: type[MergeMethod], count: int, kind: str) -> dict[str, 
     return values
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["generic", "halves", "zero", "signed"])
 @pytest.mark.parametrize("name", METHODS.names())
 def test_compiled_loops_write_the_bytes_of_torch(name: str, kind: str) -> None:
@@ -96,7 +97,6 @@ def test_compiled_loops_write_the_bytes_of_torch(name: str, kind: str) -> None:
         assert same_bytes(*written), (experts, (written[0] != written[1]).nonzero()[:5])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["task_arithmetic", "ties", "dare_ties", "della", "sce", "breadcrumbs"])
 def test_what_is_not_finite_is_noticed_wherever_it_stands(name: str, poison: float) -> None:
@@ -138,7 +138,6 @@ def tried_and_failed(work: Any) -> Any:
     return buffers[4]
 
 
-@pytest.mark.slow
 def test_a_proof_succeeds_for_nearly_all_sums_of_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     base, *experts = awkward(3)
     models = [model[8:].contiguous() for model in (base, *experts)]
@@ -166,7 +165,6 @@ def test_odd_counts_and_rows_of_coefficients_are_merged_to_the_last_element() ->
         assert same_bytes(*outs)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["task_arithmetic", "ties", "dare_linear", "dare_ties", "della", "breadcrumbs"])
 def test_among_a_million_weights_none_is_rounded_otherwise(name: str) -> None:
     generator = torch.Generator().manual_seed(5)

@@ -173,6 +173,7 @@ def test_a_whole_model_with_an_adapter_beside_it_stays_a_whole_model(tmp_path: P
     assert not isinstance(open_expert(ModelReference(path=str(folder)), Checkpoint.open(llama)), Adapter)
 
 
+@pytest.mark.slow
 def test_a_search_over_adapters_ends_in_an_export(tmp_path: Path, llama: Path, adapter: Path) -> None:
     other = write_adapter(tmp_path / "other", llama, seed=1)
     folders = {"base": llama, "a": adapter, "b": other}

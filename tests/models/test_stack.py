@@ -29,6 +29,8 @@ from helpers.search import write_config, write_task
 from helpers.stacks import DEPTH, PARTS, opened, recipe, weighted
 from helpers.vocabulary import bpe, with_added, write_model
 
+pytestmark = pytest.mark.slow
+
 
 def test_each_layer_of_a_stack_is_the_named_models_layer(family: dict[str, Path], tmp_path: Path) -> None:
     slices: tuple[Slice, ...] = ({"a": (1, 3)}, {"base": (0, 0)}, {"b": (2, 3)})
@@ -107,7 +109,6 @@ def test_a_stack_travels_between_processes(family: dict[str, Path]) -> None:
     assert all(again.tensor(name).equal(experts["a"].tensor(name)) for name in base.names)
 
 
-@pytest.mark.slow
 def test_a_search_over_a_stack_scores_what_it_exports(family: dict[str, Path], tmp_path: Path) -> None:
     path = write_config(tmp_path / "x.yaml", family, write_task(tmp_path / "tasks"))
     text = path.read_text().replace("merge:\n", "  slices: [{base: [0, 1], a: [1, 2]}, {b: [3, 3]}]\nmerge:\n")

@@ -25,6 +25,8 @@ from helpers.search import write_config, write_task
 from helpers.united import EMBEDDING, HEAD, opened, recipe_of, rows
 from helpers.vocabulary import TEXTS, bpe, with_added, write_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", [EMBEDDING, HEAD])
 def test_a_union_is_merged_token_by_token(folders: dict[str, Path], name: str, tmp_path: Path) -> None:

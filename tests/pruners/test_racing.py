@@ -53,6 +53,7 @@ def test_those_that_are_needed_always_remain(pruner: type[Racing] | type[Standar
         assert going[best].all()
 
 
+@pytest.mark.slow
 def test_one_of_the_best_is_stopped_no_more_often_than_the_error_rate_says() -> None:
     """Three candidates that are all equal, looked at after each of 20 blocks: each belongs among the best one."""
     generator, delta, trials = np.random.default_rng(5), 0.3, 300

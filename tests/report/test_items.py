@@ -56,6 +56,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_llama: dict[str, Path]) -
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_every_item_of_every_trial_has_a_row(run: Path, tmp_path: Path) -> None:
     file, rows = export_items(run, tmp_path / "items.parquet")
     frame = pd.read_parquet(file)

@@ -46,6 +46,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory, tiny_llama: dict[str, Path])
     return open_run(folder / "run")
 
 
+@pytest.mark.slow
 def test_the_page_begins_with_what_the_search_printed_and_holds_the_results_figures(ended: Run) -> None:
     result, page = ended.result(), page_of(ended)
     assert result is not None
@@ -171,6 +172,7 @@ def test_of_many_candidates_some_are_drawn_and_that_is_said(tmp_path: Path, monk
     assert dots[0] - dots[1] == 15
 
 
+@pytest.mark.slow
 def test_several_objectives_show_the_front_and_its_growth(tmp_path: Path, tiny_llama: dict[str, Path]) -> None:
     path, tasks = tmp_path / "two.yaml", write_tasks(tmp_path / "tasks", items=12)
     goals = {"north": "north", "south": "south"}

@@ -95,6 +95,7 @@ def test_attributes_that_a_dashboard_adds_between_trials_are_taken_as_they_are(t
         reopen(tmp_path)
 
 
+@pytest.mark.slow
 def test_sqlite_works_as_any_optuna_url(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     ledger = Ledger.create(tmp_path, storage, "study")

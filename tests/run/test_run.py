@@ -75,6 +75,7 @@ def test_a_run_opens_again_with_its_config_and_facts(tmp_path: Path) -> None:
     assert not run.status().driver_alive
 
 
+@pytest.mark.slow
 def test_status_sees_a_driver_at_work(tmp_path: Path) -> None:
     create_run(tmp_path, CONFIG, FACTS)
     with lock(tmp_path):

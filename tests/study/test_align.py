@@ -16,6 +16,8 @@ from evomerge.study.align import align
 from evomerge.study.merge import merge
 from evomerge.testing.models import ARCHITECTURES, tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 TOKENS = torch.arange(3, 40)[None]
 
 

@@ -40,6 +40,8 @@ from evomerge.testing.models import tiny_checkpoint
 from helpers.adapters import recipe_of, write_adapter
 from helpers.search import write_config, write_task
 
+pytestmark = pytest.mark.slow
+
 FEW = {"evaluations": 4, "population": 4, "scan": 2, "shortlist": 1}
 
 

@@ -18,6 +18,8 @@ from evomerge.study.search import search
 from evomerge.testing.runs import essence
 from helpers.search import Count, Interrupt, changed
 
+pytestmark = pytest.mark.slow
+
 
 class Remarks(Count):
     """Keeps what it is told."""

@@ -25,6 +25,8 @@ from evomerge.testing.runs import essence
 from helpers.executors import stopped
 from helpers.search import Count, answered_blocks, changed
 
+pytestmark = pytest.mark.slow
+
 ITEMS = 12
 """Search items of the small experiment."""
 

@@ -19,6 +19,8 @@ from evomerge.study.claims import generalisation, looks_before, selection
 from evomerge.study.search import resume, search
 from helpers.search import Interrupt, changed
 
+pytestmark = pytest.mark.slow
+
 BUDGET = {"evaluations": 10}
 
 

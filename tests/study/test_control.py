@@ -20,6 +20,8 @@ from evomerge.study.search import search
 from evomerge.testing.runs import essence
 from helpers.search import Count, Interrupt, changed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory, config: Config) -> Path:

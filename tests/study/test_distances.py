@@ -18,7 +18,7 @@ from helpers.several import write_experiment, write_tasks
 OBJECTIVES: dict[str, Any] = {"north": "north", "change": {"distance": "base"}}
 
 
-pytestmark = pytest.mark.usefixtures("around")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("around")]
 
 
 def weights(folder: Path) -> np.ndarray[Any, np.dtype[np.float64]]:

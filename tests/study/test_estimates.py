@@ -24,6 +24,8 @@ from evomerge.study.search import resume, search
 from evomerge.testing.runs import essence
 from helpers.search import Interrupt, changed
 
+pytestmark = pytest.mark.slow
+
 PRUNING = {"block": 4, "pruner": "median", "pruner_options": {"rivals": 3}, "step_size": 1.0, "evaluations": 40}
 
 

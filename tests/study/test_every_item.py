@@ -14,6 +14,8 @@ from evomerge.run.frozen import with_every_item
 from evomerge.study.search import resume, search
 from helpers.search import Interrupt, write_config, write_task
 
+pytestmark = pytest.mark.slow
+
 
 def sizes(directory: Path) -> dict[str, int]:
     (task,) = open_run(directory).facts["benchmark"]["tasks"]

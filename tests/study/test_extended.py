@@ -17,6 +17,8 @@ from evomerge.study.search import resume, search
 from helpers.commands import run as command
 from helpers.search import Interrupt, changed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory, config: Config) -> Path:

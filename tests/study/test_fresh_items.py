@@ -21,6 +21,8 @@ from evomerge.testing.runs import essence
 from helpers.executors import Shuffled, executors, stopped
 from helpers.search import answered_blocks, changed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=["none", "standard_error"])
 def fresh(request: pytest.FixtureRequest, config: Config) -> Config:

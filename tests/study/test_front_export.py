@@ -23,7 +23,7 @@ OBJECTIVES: dict[str, Any] = {"north": "north", "text": ["text"], "length": {"le
 CONSTRAINTS = {"keeps-short": {"length": "text", "worse_by_at_most": 0.25, "than": "uniform"}}
 
 
-pytestmark = pytest.mark.usefixtures("around")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("around")]
 
 
 @pytest.fixture(scope="module")

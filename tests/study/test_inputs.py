@@ -20,6 +20,8 @@ from evomerge.study.inputs import fingerprints_of
 from evomerge.study.search import resume, search
 from helpers.search import Interrupt, write_config, write_task
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def models(tmp_path: Path, tiny_llama: dict[str, Path]) -> dict[str, Path]:

@@ -24,6 +24,8 @@ from evomerge.study.candidates import Candidates
 from evomerge.study.search import resume, search
 from helpers.search import Interrupt, changed
 
+pytestmark = pytest.mark.slow
+
 
 class Listener(Interrupt):
     """Hears what a search says."""

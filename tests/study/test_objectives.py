@@ -23,7 +23,7 @@ from helpers.commands import Command
 from helpers.search import Count, Interrupt, kill_after_lines
 from helpers.several import write_experiment, write_tasks
 
-pytestmark = pytest.mark.usefixtures("around")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("around")]
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,8 @@ from evomerge.study.observed import numbers_of
 from evomerge.study.search import resume, search
 from helpers.search import Interrupt, changed
 
+pytestmark = pytest.mark.slow
+
 Points = list[tuple[int, str, float]]
 
 

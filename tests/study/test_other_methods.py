@@ -25,6 +25,8 @@ from evomerge.study.session import Session
 from evomerge.testing.runs import essence
 from helpers.search import Interrupt, changed, kill_after_lines, start, write_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def compared(config: Config) -> Config:
@@ -79,7 +81,6 @@ def test_an_interrupted_run_ends_the_same(tmp_path: Path, compared: Config, run:
     assert essence(tmp_path / "run") == essence(run)
 
 
-@pytest.mark.slow
 def test_a_killed_run_ends_the_same(
     tmp_path: Path, tiny_llama: dict[str, Path], tasks: Path, compared: Config, run: Path
 ) -> None:

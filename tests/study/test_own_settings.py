@@ -24,7 +24,7 @@ from evomerge.testing.runs import essence
 from helpers.checkpoints import edit_config
 from helpers.search import Interrupt, changed, write_config
 
-pytestmark = pytest.mark.usefixtures("stock_results_alone")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("stock_results_alone")]
 
 TASKS = {
     "pages": {

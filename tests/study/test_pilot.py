@@ -14,6 +14,8 @@ from evomerge.study.costs import split_costs
 from evomerge.study.pilot import pilot
 from helpers.search import write_config, write_task
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def config(tmp_path: Path, tiny_llama: dict[str, Path]) -> Config:

@@ -16,9 +16,12 @@ from evomerge.run.trial import TrialKind
 from evomerge.study.storage import check_storage
 from helpers.postgres import PROGRAMS, Server, server
 
-pytestmark = pytest.mark.skipif(
-    any(shutil.which(program) is None for program in PROGRAMS), reason="PostgreSQL's programs aren't installed"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        any(shutil.which(program) is None for program in PROGRAMS), reason="PostgreSQL's programs aren't installed"
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,6 @@ def test_a_ledger_on_a_server_is_read_by_others_and_continued_after_a_cut(runnin
         Ledger.read(tmp_path, running.url, "another study")
 
 
-@pytest.mark.slow
 def test_a_search_with_its_trials_on_a_server_is_that_with_a_journal(
     running: Server, tiny_llama: dict[str, Path], tmp_path: Path
 ) -> None:

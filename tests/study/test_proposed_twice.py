@@ -20,6 +20,8 @@ from evomerge.space.base import Genome
 from evomerge.study.search import resume, search
 from helpers.search import answered_blocks, changed
 
+pytestmark = pytest.mark.slow
+
 _FRESH = {"block": 2, "items": "fresh", "items_per_candidate": 6}
 
 

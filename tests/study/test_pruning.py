@@ -24,6 +24,8 @@ from helpers.executors import Shuffled, executors
 from helpers.search import Count, Interrupt, changed
 from helpers.search import answered_blocks as answered
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pruning(config: Config) -> Config:

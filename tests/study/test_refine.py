@@ -18,6 +18,8 @@ from evomerge.study.merge import merge
 from evomerge.study.refine import lessons, refined
 from evomerge.testing.models import tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def text(tmp_path: Path) -> Path:

@@ -14,6 +14,8 @@ from helpers.executors import Shuffled, executors, stopped
 from helpers.search import Count, changed
 from helpers.search import answered_blocks as answered
 
+pytestmark = pytest.mark.slow
+
 _OPTIONS = {
     "racing": {"delta": 0.99},
     "standard_error": {"errors": 0.5, "items": 4},

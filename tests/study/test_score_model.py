@@ -15,7 +15,7 @@ from evomerge.study.score_model import evaluate
 from evomerge.study.search import search
 from helpers.search import write_config, write_task
 
-pytestmark = pytest.mark.usefixtures("stock_results_alone")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("stock_results_alone")]
 
 FLOAT32 = ExecutionConfig(backend="inline", cpus_per_worker=1, dtype="float32")
 

@@ -20,6 +20,8 @@ from evomerge.testing.runs import essence
 from helpers.executors import stopped
 from helpers.search import Count, changed, kill_after_lines, start, write_config
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_search_in_blocks_finds_the_scores_of_one_at_once(
     in_blocks: Config, undisturbed: Path, undisturbed_in_blocks: Path
@@ -57,7 +59,6 @@ def test_a_candidate_stopped_after_a_block_and_continued_has_the_same_bytes(
     assert len(set(done)) == len(done)
 
 
-@pytest.mark.slow
 def test_a_driver_killed_between_blocks_recomputes_none_of_them(
     tmp_path: Path, tiny_llama: dict[str, Path], tasks: Path, undisturbed_in_blocks: Path
 ) -> None:

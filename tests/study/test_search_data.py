@@ -20,6 +20,8 @@ from evomerge.study.check import check
 from evomerge.study.search import search
 from helpers.search import write_config, write_task
 
+pytestmark = pytest.mark.slow
+
 
 class Heard(SilentObserver):
     def __init__(self) -> None:

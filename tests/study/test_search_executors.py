@@ -28,8 +28,9 @@ from evomerge.study.session import Session
 from evomerge.testing.runs import essence
 from helpers.search import Count, changed, kill_after_lines, start, write_config
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 @pytest.mark.ray
 def test_ray_with_any_number_of_workers_gives_the_inline_trials(
     tmp_path: Path, config: Config, undisturbed: Path, local_ray: None
@@ -40,7 +41,6 @@ def test_ray_with_any_number_of_workers_gives_the_inline_trials(
         assert essence(directory) == essence(undisturbed)
 
 
-@pytest.mark.slow
 @pytest.mark.ray
 def test_a_killed_ray_driver_and_a_killed_worker_change_nothing(
     tmp_path: Path, tiny_llama: dict[str, Path], tasks: Path, undisturbed: Path, local_ray: None

@@ -17,6 +17,8 @@ from evomerge.study.export import export
 from evomerge.study.search import search
 from helpers.search import write_config, write_task
 
+pytestmark = pytest.mark.slow
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "bleu": {
         "output_type": "generate_until",

@@ -28,6 +28,8 @@ from evomerge.testing.models import tiny_family
 from evomerge.testing.runs import essence
 from helpers.search import changed, write_config, write_task
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def mixed() -> Iterator[None]:

@@ -20,6 +20,8 @@ from evomerge.testing.models import tiny_family
 from helpers.search import changed, write_config, write_task
 from helpers.spaces import TEMPLATE, space_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def coarse(tmp_path_factory: pytest.TempPathFactory) -> Run:

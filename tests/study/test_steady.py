@@ -24,6 +24,8 @@ from evomerge.testing.runs import essence
 from helpers.executors import Shuffled, Stops, executors, stopped
 from helpers.search import Count, Interrupt, changed, kill_after_lines, start
 
+pytestmark = pytest.mark.slow
+
 _IN_FLIGHT = 3
 
 
@@ -69,7 +71,6 @@ def test_an_interrupted_search_whose_workers_answer_in_order_ends_as_an_undistur
     assert [trial.told for trial in candidates(tmp_path / "run")] == [trial.told for trial in candidates(in_order)]
 
 
-@pytest.mark.slow
 def test_a_driver_that_is_killed_loses_nothing(tmp_path: Path, steady: Config, in_order: Path) -> None:
     (tmp_path / "steady.yaml").write_text(steady.to_yaml(), encoding="utf-8")
     directory = tmp_path / "run"

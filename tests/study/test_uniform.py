@@ -20,6 +20,8 @@ from evomerge.testing.runs import essence
 from helpers.commands import run
 from helpers.search import Interrupt
 
+pytestmark = pytest.mark.slow
+
 
 def uniform_scores(run: Run, split: str) -> dict[int, float]:
     """Fitness of the uniform merges that have been scored on a split."""

@@ -20,6 +20,8 @@ from helpers.classifiers import classifier
 from helpers.commands import run as command
 from helpers.tuning import equal, killed, tensors, write_rows
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("calm", "glad", "sad")
 
 
@@ -150,7 +152,6 @@ def test_any_method_merges_the_rounds_also_of_adapters(tmp_path: Path, base: Pat
     assert not equal(tensors(made.folder), tensors(base))
 
 
-@pytest.mark.slow
 def test_a_killed_command_goes_on_to_the_same_model(tmp_path: Path, base: Path, undisturbed: Path) -> None:
     told = config(tmp_path, base)
     told["tune"]["save_every"] = 1

@@ -14,6 +14,8 @@ from evomerge.errors import ConfigError, TuningError
 from evomerge.testing.models import tiny_checkpoint
 from helpers.tuning import tensors
 
+pytestmark = pytest.mark.slow
+
 ROWS = [
     {"prompt": "Mvua ilinyesha usiku kucha.\nTopic:", "answer": " weather"},
     {"prompt": "The farmer sells five goats at the market.\nTopic:", "answer": " trade"},

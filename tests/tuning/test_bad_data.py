@@ -111,6 +111,7 @@ def test_a_model_that_is_quantised_or_none_or_an_adapter_is_refused(tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_training_with_the_step(tmp_path: Path, models: dict[str, Path]) -> None:
     rows = write_rows(tmp_path / "rows.jsonl")
     with pytest.raises(TuningError, match=r"the loss of step \d+ is (nan|inf); take a smaller learning rate"):

@@ -20,6 +20,8 @@ from evomerge.testing.models import tiny_checkpoint, tiny_tokenizer
 from helpers.classifiers import classifier
 from helpers.tuning import SENTENCES, tensors, write_rows
 
+pytestmark = pytest.mark.slow
+
 DESCENT: dict[str, Any] = {
     "optimizer": "sgd", "schedule": "constant", "warmup": 0.0, "clip": 0.0, "validation": 0.0, "batch": 1000,
 }  # fmt: skip

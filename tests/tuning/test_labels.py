@@ -18,6 +18,8 @@ from evomerge.testing.models import tiny_checkpoint, tiny_tokenizer
 from helpers.classifiers import SIDE, write_family
 from helpers.tuning import equal, tensors
 
+pytestmark = pytest.mark.slow
+
 FAST = {"learning_rate": 3e-3, "batch": 8, "validation": 0.25}
 
 

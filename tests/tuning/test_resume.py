@@ -16,6 +16,8 @@ from evomerge.tuning.training import Step
 from helpers.commands import run as command
 from helpers.tuning import equal, killed, tensors, write_rows
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"steps": 12, "learning_rate": 3e-3, "length": 32, "batch": 4, "save_every": 1}
 
 
@@ -36,7 +38,6 @@ def stop_after(step: int) -> object:
     return stop
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [[], ["--lora-rank", "2"]])
 def test_a_killed_process_goes_on_to_the_same_weights(tmp_path: Path, base: Path, adapter: list[str]) -> None:
     rows = write_rows(tmp_path / "rows.jsonl")

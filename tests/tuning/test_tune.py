@@ -20,6 +20,8 @@ from evomerge.tuning.settings import TuneSettings
 from evomerge.tuning.training import rate
 from helpers.tuning import equal, tensors, write_rows
 
+pytestmark = pytest.mark.slow
+
 SHORT = {"steps": 6, "learning_rate": 3e-3, "length": 32, "batch": 4}
 
 

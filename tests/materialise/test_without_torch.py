@@ -17,6 +17,8 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
 from evomerge.testing.models import tiny_family
 
+pytestmark = pytest.mark.slow
+
 LARGE = ("torch", "transformers", "lm_eval", "ray", "optuna", "pandas")
 TAKE_RAW = [name for name in METHODS.names() if METHODS.get(name).takes_raw]
 BY_THE_COMMAND_LINE = f"""

@@ -33,6 +33,8 @@ from evomerge.testing.runs import essence
 from helpers.executors import Shuffled, executors, stopped
 from helpers.search import changed, write_config, write_task
 
+pytestmark = pytest.mark.slow
+
 TASK = {
     "task": "tiny_letters",
     "dataset_path": "json",

@@ -47,7 +47,7 @@ def main() -> None:
             if len(executor._slots) > 1:
                 # On a slow machine one may have come up before memory was looked at.
                 for slot in executor._slots:
-                    if slot.is_up and slot.node == other.node_id:
+                    if slot.is_up and not Path(f"/proc/{slot.where.rpartition(':')[2]}").exists():
                         executor._restart(slot)
                 return False
             if not found:

@@ -112,7 +112,7 @@ class Trainer:
         """
         model = copy.deepcopy(model)
         model.train()
-        learns = [parameter.requires_grad_(learn) for parameter, learn in _in_part(model, part) if learn]
+        learns = _only(part, model)
         optimizer = torch.optim.AdamW(learns, lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
         total = schedule.max_steps + schedule.cooldown
         end: int | None = None
@@ -189,15 +189,13 @@ class Trainer:
         return tokens
 
 
-def _in_part(model: LlamaForCausalLM, part: Part) -> list[tuple[Tensor, bool]]:
-    """Each parameter, and whether it is of the part."""
-    found: list[tuple[Tensor, bool]] = []
+def _only(part: Part, model: LlamaForCausalLM) -> list[Tensor]:
+    """Let one part of a model learn; its parameters."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(False)
         layer = re.match(r"model\.layers\.(\d+)\.", name)
         lower = int(layer[1]) < model.config.num_hidden_layers // 2 if layer else "embed_tokens" in name
-        found.append((parameter, part == "all" or (part == "lower") == lower))
-    return found
+        parameter.requires_grad_(part == "all" or (part == "lower") == lower)
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def _by_length(examples: list[Example], size: int) -> list[list[Example]]:

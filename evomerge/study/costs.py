@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from evomerge.execute.settings import worker_settings
 from evomerge.inference.plan import Work, count_work
-from evomerge.score.requests import GenerationRequest
+from evomerge.score.requests import GenerationRequest, LogLikelihoodRequest
 from evomerge.study.experiment import Experiment
-from evomerge.study.references import reference_requests
 
 
-def split_costs(experiment: Experiment) -> dict[str, float]:
+def split_costs(experiment: Experiment, references: Sequence[LogLikelihoodRequest]) -> dict[str, float]:
     """What answering each split costs, in that of the search items: by tokens where text is continued, else by items.
 
-    Of text that is generated the longest possible counts. The search items' cost includes that of their reference
-    answers, where a search asks for these.
+    Of text that is generated the longest possible counts.
+
+    Args:
+        experiment: whose items are answered.
+        references: reference answers that are asked for beside the search items, whose cost includes theirs.
     """
     benchmark = experiment.benchmark
     sizes = {split: float(len(items)) for split, items in benchmark.splits.items()}
@@ -23,7 +27,7 @@ def split_costs(experiment: Experiment) -> dict[str, float]:
             read = min(work.tokens for work in count_work(requests, experiment.base.config).values())
             written = sum(request.max_tokens for request in requests if isinstance(request, GenerationRequest))
             sizes[split] = float(read + written)
-        if references := reference_requests(experiment):
+        if references:
             sizes["search"] += min(work.tokens for work in count_work(references, experiment.base.config).values())
     return {split: size / (sizes["search"] or 1.0) for split, size in sizes.items()}
 

@@ -107,7 +107,7 @@ def pilot(
     }
     if references:
         seconds[REFERENCE] = median(answers.seconds["respond"] for answers in probed[1:])
-    costs = split_costs(experiment)
+    costs = split_costs(experiment, references)
     return PilotReport(
         workers=workers,
         seconds=seconds,

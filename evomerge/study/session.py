@@ -314,7 +314,7 @@ class Session:
 
     def _kept(self, files: Mapping[str, Path]) -> dict[str, Any]:
         """What a new run keeps besides: its files' content, and what each split costs, for the time that is left."""
-        return {"files": fingerprints_of(files), "costs": split_costs(self.experiment)}
+        return {"files": fingerprints_of(files), "costs": split_costs(self.experiment, self.references)}
 
     def _facts(self) -> dict[str, Any]:
         config, space = self.config, self.space

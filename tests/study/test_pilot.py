@@ -34,7 +34,7 @@ def test_a_split_costs_by_its_tokens_and_not_by_its_number(config: Config) -> No
         )
         for split in ("search", "validation", "test")
     }
-    costs = split_costs(experiment)
+    costs = split_costs(experiment, ())
     assert costs["search"] == 1.0
     for split in ("validation", "test"):
         assert costs[split] == pytest.approx(sizes[split] / sizes["search"], rel=0.05)

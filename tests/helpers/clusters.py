@@ -63,7 +63,10 @@ class Troubled:
         """As the executor."""
         if not self._has_begun:
             self._has_begun = True
+            end = time.monotonic() + 2 * LONG_S
             while not self._is_ready():
+                # Whoever waits for this process may have given up by then.
+                assert time.monotonic() < end, "its workers were never ready"
                 self._executor._collect(Queue(()))
             threading.Thread(target=self._trouble, daemon=True).start()
         yield from self._executor.run(jobs)

@@ -53,6 +53,8 @@ class CoefficientSpace(Space):
         self._method = method
         self._experts = tuple(template.experts)
         self._cells = cells_of(config, self.places, where)
+        self._groups = [cell.group({}) for cell in self._cells]
+        """Without coefficients, which `decode` gives them."""
         self._config = config
         self._where = where
         self._fixed: dict[str, float | dict[str, float]] = {}
@@ -211,7 +213,7 @@ class CoefficientSpace(Space):
         for coordinate in self.coordinates:
             values.setdefault(coordinate.name, {}).update(coordinate.values(genome))
         groups = []
-        for index, cell in enumerate(self._cells):
+        for index, group in enumerate(self._groups):
             coefficients: dict[str, Coefficient] = dict(self._fixed)
             for name, by_expert in values.items():
                 if None in by_expert:
@@ -223,7 +225,7 @@ class CoefficientSpace(Space):
                     expert: of_some[expert] if expert in of_some else float(by_expert[expert][index])
                     for expert in self._experts
                 }
-            groups.append(cell.group(coefficients))
+            groups.append(replace(group, coefficients=coefficients))
         return replace(self.template, groups=tuple(groups))
 
     def nearest(self, recipe: Recipe) -> Genome | None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +26,7 @@ from evomerge.run.trial import Trial, TrialKind, TrialState
 from evomerge.space.base import Genome
 from evomerge.study.covariates import Covariates
 from evomerge.study.estimates import Estimates
+from evomerge.study.jobs import Jobs
 from evomerge.study.references import REFERENCE
 from evomerge.study.rivalry import Rivalry, in_order
 from evomerge.study.session import Session
@@ -43,6 +44,8 @@ class Candidates:
         self.rivalry = Rivalry(session)
         self.covariates = Covariates(session)
         self.estimates = Estimates(session, self.rivalry, self.covariates)
+        self._recipes: dict[int, Recipe] = {}
+        """Of new trials, until they end: a genome is decoded once."""
 
     def trial(
         self,
@@ -59,14 +62,15 @@ class Candidates:
         new one.
         """
         if kind is TrialKind.METHOD:
-            key = self.session.experiment.other_methods[name].key()
+            recipe = self.session.experiment.other_methods[name]
         else:
-            key = (self._checkpoint(name) if genome is None else self.space.decode(genome)).key()
+            recipe = self._checkpoint(name) if genome is None else self.space.decode(genome)
+        key = recipe.key()
         if kind is not TrialKind.CANDIDATE:
             trial = self.ledger.find(kind, key)
             if trial is not None:
                 return trial
-        return self.ledger.add(
+        added = self.ledger.add(
             kind=kind,
             name=name,
             recipe_key=key,
@@ -75,6 +79,9 @@ class Candidates:
             dimensions=self.space.dimensions,
             told=told,
         )
+        if not added.state.is_finished:
+            self._recipes[added.number] = recipe
+        return added
 
     def elite(self, candidate: Trial) -> Trial:
         """The trial in which a stopped candidate answers all items."""
@@ -83,6 +90,8 @@ class Candidates:
 
     def recipe(self, trial: Trial) -> Recipe:
         """The recipe of a trial."""
+        if (known := self._recipes.get(trial.number)) is not None:
+            return known
         if trial.kind.is_checkpoint:
             return self._checkpoint(trial.name)
         if trial.kind is TrialKind.METHOD:
@@ -292,47 +301,20 @@ class Candidates:
 
     def prune(self, trial: Trial) -> None:
         """Record that a trial was stopped before it had answered all search items."""
+        self._recipes.pop(trial.number, None)
         blocks = self.parts.count(trial.number, "search")
         self.ledger.prune(trial.number, blocks, self.rivalry.scores(trial.number, blocks).mean() if blocks else None)
         self.session.clock.evaluated()
         self.session.observer.trial(record_of(self.ledger, self.ledger.trial(trial.number)))
 
     def _record(self, evaluation: Evaluation, trial: Trial) -> None:
+        self._recipes.pop(trial.number, None)
         self.ledger.record(evaluation)
         self.session.clock.evaluated(without_preparing(evaluation.seconds))
         if evaluation.split == "search":
             trial = self.ledger.trial(trial.number)
         # Of this evaluation, which may be of another split.
         self.session.observer.trial(replace(record_of(self.ledger, trial), seconds=evaluation.seconds))
-
-
-class Jobs:
-    """Jobs still to be done. Where others may follow an outcome, it ends only when every outcome is known."""
-
-    def __init__(self, *, follow: bool) -> None:
-        self._waiting: deque[Job] = deque()
-        self._running = 0
-        self._follow = follow
-
-    def __iter__(self) -> Iterator[Job | None]:
-        while self._waiting or (self._follow and self._running):
-            if self._waiting:
-                self._running += 1
-                yield self._waiting.popleft()
-            else:
-                yield None
-
-    def done(self) -> None:
-        """One that was drawn has an outcome."""
-        self._running -= 1
-
-    def first(self, job: Job) -> None:
-        """Do this before the others."""
-        self._waiting.appendleft(job)
-
-    def last(self, job: Job) -> None:
-        """Do this after the others."""
-        self._waiting.append(job)
 
 
 def _copy(evaluation: Evaluation, trial: int) -> Evaluation:

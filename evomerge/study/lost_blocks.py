@@ -9,7 +9,8 @@ from evomerge.errors import ResumeError, counted, listed
 from evomerge.execute.base import Failure
 from evomerge.run.answers import PARTS
 from evomerge.run.trial import Trial, TrialState
-from evomerge.study.candidates import Candidates, Jobs
+from evomerge.study.candidates import Candidates
+from evomerge.study.jobs import Jobs
 
 
 def ask_again(candidates: Candidates) -> None:

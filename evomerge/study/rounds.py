@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from evomerge.execute.base import Failure
 from evomerge.run.trial import Trial
-from evomerge.study.candidates import Candidates, Jobs
+from evomerge.study.candidates import Candidates
+from evomerge.study.jobs import Jobs
 
 
 def evaluate_generation(candidates: Candidates, trials: Sequence[Trial]) -> None:

@@ -11,9 +11,9 @@ from evomerge.algorithms.cma_es import CMAES, cma
 from evomerge.algorithms.restarts import Restarts
 from evomerge.errors import ConfigError
 from evomerge.streams import stream
-from evomerge.testing.algorithm_laws import LAWS, Law
+from evomerge.testing.algorithm_laws import Law
 from evomerge.testing.searches import BOX, evolve, sphere
-from helpers.algorithms import Bipop, Ipop
+from helpers.algorithms import EVERY_LAW, Bipop, Ipop
 
 
 def two_valleys(genomes: list[np.ndarray]) -> np.ndarray:
@@ -31,7 +31,7 @@ def sizes(proposer: CMAES, generations: int) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("law", EVERY_LAW)
 @pytest.mark.parametrize("algorithm", [Ipop, Bipop])
 def test_a_search_that_starts_again_keeps_every_law(algorithm: type[CMAES], law: Law) -> None:
     law(algorithm)

@@ -16,15 +16,15 @@ from evomerge.algorithms.base import Proposer
 from evomerge.errors import ConfigError
 from evomerge.space.base import Genome
 from evomerge.testing import algorithm_laws
-from evomerge.testing.algorithm_laws import LAWS, Law
+from evomerge.testing.algorithm_laws import Law
 from evomerge.testing.searches import BOX
-from helpers.algorithms import ByPath, Wandering
+from helpers.algorithms import EVERY_LAW, ByPath, Wandering
 
 # A Gaussian process takes a good part of a second for each candidate.
 _NAMES = [pytest.param(name, marks=pytest.mark.slow if name == "gp" else ()) for name in PROPOSERS.names()]
 
 
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("law", EVERY_LAW)
 @pytest.mark.parametrize("name", _NAMES)
 def test_every_algorithm_keeps_every_law(name: str, law: Law) -> None:
     algorithm = PROPOSERS.get(name)
@@ -32,12 +32,12 @@ def test_every_algorithm_keeps_every_law(name: str, law: Law) -> None:
     law(algorithm)
 
 
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("law", EVERY_LAW)
 def test_an_algorithm_of_another_package_that_takes_any_number_of_objectives_keeps_every_law(law: Law) -> None:
     law(Wandering)
 
 
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("law", EVERY_LAW)
 def test_a_sampler_by_its_import_path_keeps_every_law(law: Law) -> None:
     law(ByPath)
 

@@ -168,6 +168,7 @@ def test_signed_permutations_are_solved_exactly(seed: int) -> None:
     assert kind.value(kind.best(cross), cross) == pytest.approx(best_by_trying(kind, cross, every), abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("groups", "queries"), [(3, 1), (3, 2), (2, 3)])
 @pytest.mark.parametrize("inside", ["none", "signs", "rotations"])
 @given(seed=seeds)

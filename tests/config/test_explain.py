@@ -81,6 +81,7 @@ _KEYS = (
 )
 
 
+@pytest.mark.slow
 @given(
     section=st.sampled_from([*Config.model_fields]),
     value=_PLAIN | st.dictionaries(st.sampled_from(_KEYS) | st.text(max_size=5), _PLAIN, max_size=3),

@@ -38,6 +38,7 @@ class Unable:
         raise EstimatorError("unable needs 99 models, and has 18")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ESTIMATORS.names())
 def test_every_estimator_is_calibrated_on_responses_of_its_own_kind_most_of_the_time(name: str) -> None:
     found = [calibration(ESTIMATORS.get(name)({}), simulated(seed)[0], ROWS) for seed in range(8)]

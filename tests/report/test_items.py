@@ -82,6 +82,7 @@ def test_every_item_of_every_trial_has_a_row(run: Path, tmp_path: Path) -> None:
     assert first["seconds"].sum() == pytest.approx(evaluation.seconds["respond"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_log_likelihoods_choose_the_answers_that_were_scored(run: Path, tmp_path: Path) -> None:
     file, _ = export_items(run, tmp_path / "items.parquet", trial=0, split="search")
     frame = pd.read_parquet(file).query("task == 'tiny_choice'")

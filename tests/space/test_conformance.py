@@ -71,6 +71,7 @@ def test_every_space_keeps_every_law(space: Space, law: Law) -> None:
     law(space)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", GENOME_LAWS, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("space", EXAMPLES)
 @given(data=st.data())

@@ -72,6 +72,7 @@ def test_the_same_command_again_finds_the_run_finished_and_evaluates_nothing(con
     assert essence(undisturbed) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 6, 13, 31, 37, 40])
 def test_an_interrupted_search_continues_to_the_same_trials_and_winner(
     tmp_path: Path, config: Config, undisturbed: Path, after: int
@@ -99,6 +100,7 @@ def test_a_driver_killed_at_random_moments_loses_nothing(tmp_path: Path, config_
     assert essence(directory) == essence(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_larger_budget_continues_the_same_search(tmp_path: Path, config: Config, undisturbed: Path) -> None:
     directory = tmp_path / "run"
     search(changed(config, search={"evaluations": 12}), directory)
@@ -117,6 +119,7 @@ def test_an_hour_limit_stops_before_a_new_generation_and_still_concludes(tmp_pat
     assert result.data["winner"]["kind"] in {"uniform", "mean"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["tpe", "random"])
 def test_the_other_algorithms_run_and_resume_as_exactly(tmp_path: Path, config: Config, algorithm: str) -> None:
     settings = changed(config, search={"algorithm": algorithm, "evaluations": 16})

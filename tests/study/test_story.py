@@ -24,6 +24,7 @@ def study_of(directory: Path) -> optuna.Study:
     return optuna.load_study(study_name=None, storage=storage)
 
 
+@pytest.mark.slow
 def test_the_study_says_what_was_searched_for_and_what_won(undisturbed: Path, config: Config) -> None:
     study, result = study_of(undisturbed), json.loads((undisturbed / "result.json").read_text())
     told = study.user_attrs

@@ -77,6 +77,7 @@ def test_random_maps_leave_a_model_s_function_unchanged(name: str, residual: Any
         torch.testing.assert_close(second[key], value, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("off", ["heads", "rotations", "hidden"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_what_is_switched_off_stays_and_the_rest_leaves_the_function_unchanged(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,17 @@ from evomerge.kernels.engines import compiled_for
 from evomerge.kernels.formulas import Finite
 from evomerge.kernels.memory import TREE, addresses_of, flattened
 from evomerge.kernels.order_statistics import Values, order
-from evomerge.kernels.rounding import round_once
+from evomerge.kernels.raw import RawTensor, bytes_beside
+from evomerge.kernels.rounding import copy_once, round_once
 from evomerge.kernels.sums import leaf_sums, tree_sums
 from evomerge.kernels.threads import in_parts
 from evomerge.kernels.thresholds import count_kept
 from evomerge.late import Tensor, torch
 from evomerge.methods.base import Coefficients, MergeMethod, Parameter, TensorInputs
 from evomerge.methods.sparse.sparsify import Sparsity, add_sparse
+
+Places = NDArray[np.int64] | Tensor
+"""Where entries are in a flattened tensor: torch's on a GPU."""
 
 _LEVELS = 256
 _CHUNK = 1 << 20
@@ -38,6 +42,7 @@ class Sce(MergeMethod):
     name = "sce"
     summary = "Task vectors where experts vary most, weighted by energy, the minority sign erased."
     source = "Wan et al. 2024, FuseChat, arXiv 2408.07990"
+    takes_raw = True
     parameters = (
         Parameter(
             name="density",
@@ -54,9 +59,7 @@ class Sce(MergeMethod):
 
     def prepare(self, inputs: TensorInputs) -> Levels:
         """Each entry's variance over experts as one of 256 levels, and the experts' energies in each."""
-        device = inputs.experts[0].device
-        found = _levels(inputs.cpu())
-        return replace(found, levels=flattened(found.levels.to(device)))
+        return _levels(inputs.cpu(), inputs.experts[0])
 
     def prepared_bytes(self, shape: tuple[int, ...], num_experts: int) -> int:
         """One byte per entry, and 2 KiB per expert."""
@@ -69,7 +72,7 @@ class Sce(MergeMethod):
         count = len(inputs.experts)
         kept = min(count_kept(density, state.positive), state.positive)
         if density >= 1.0:
-            level, dropped, energy = 0, torch.zeros(0, dtype=torch.int64), state.energy[:, 0]
+            level, dropped, energy = 0, None, state.energy[:, 0]
         else:
             level, dropped, energy = state.select(kept, inputs)
         total = float(energy.sum())
@@ -89,12 +92,8 @@ class Sce(MergeMethod):
             scale=scale,
             out=out,
         )
-        if len(dropped):
-            values = round_once(inputs.base.reshape(-1)[dropped].to(torch.float64), out.dtype).to(out.device)
-            if out.is_contiguous():
-                out.view(-1)[dropped] = values
-            else:
-                out[torch.unravel_index(dropped, out.shape)] = values
+        if dropped is not None:
+            _put_back(inputs.base, dropped, out)
         return finite
 
 
@@ -111,22 +110,33 @@ class Levels:
     positive: int
     """Number of entries that vary at all."""
 
-    def select(self, count: int, inputs: TensorInputs) -> tuple[int, Tensor, NDArray[np.float64]]:
+    def select(self, count: int, inputs: TensorInputs) -> tuple[int, Places | None, NDArray[np.float64]]:
         """The `count` entries of largest variance, and all that tie with the last.
 
-        Returns: the lowest level that has some of them; where this level's other entries are; Σ τ² per expert
-            over the selected.
+        Returns: the lowest level that has some of them; where this level's other entries are, None unless it is
+            divided; Σ τ² per expert over the selected.
         """
         level = int(np.searchsorted(-self.at_least, -count, side="right")) - 1
-        nothing = torch.zeros(0, dtype=torch.int64, device=self.levels.device)
         if count == 0 or self.at_least[level] == count:
             level = _LEVELS if count == 0 else level
-            return level, nothing, self.energy[:, level]
-        where, variance, tau = _entries(self.levels, level, inputs)
-        rank = len(variance) - (count - int(self.at_least[level + 1]))
-        divide = divide_with_torch if tau.is_cuda else divide_with_numpy
-        dropped, squares = divide(where, variance, tau, rank)
+            return level, None, self.energy[:, level]
+        above = int(self.at_least[level + 1])
+        dropped, squares = _divided(self.levels, level, inputs, count - above)
         return level, dropped, self.energy[:, level + 1] + squares
+
+
+def _divided(levels: Tensor, level: int, inputs: TensorInputs, count: int) -> tuple[Places, NDArray[np.float64]]:
+    """Where a level's entries are but for the `count` of largest variance and their ties, and Σ τ² over these."""
+    assert inputs.base is not None
+    if compiled_for(inputs.base, *inputs.experts) is not None:
+        where, variance, tau = _entries(levels, level, inputs)
+        return divide_with_numpy(where, variance, tau, len(where) - count)
+    places = (levels == level).nonzero().view(-1)
+    there = _task_vectors(inputs, places)
+    sizes, vectors, rank = _as_size(_variance(there)), torch.stack(there), len(places) - count
+    if vectors.is_cuda:
+        return divide_with_torch(places, sizes, vectors, rank)
+    return divide_with_numpy(places.numpy(), sizes.numpy(), vectors.numpy(), rank)
 
 
 def divide_with_torch(where: Tensor, variance: Tensor, tau: Tensor, rank: int) -> tuple[Tensor, NDArray[np.float64]]:
@@ -139,16 +149,35 @@ def divide_with_torch(where: Tensor, variance: Tensor, tau: Tensor, rank: int) -
     return where[~largest], tree_sums(sums, axis=1)
 
 
-def divide_with_numpy(where: Tensor, variance: Tensor, tau: Tensor, rank: int) -> tuple[Tensor, NDArray[np.float64]]:
+def divide_with_numpy(
+    where: NDArray[np.int64], variance: NDArray[np.float32], tau: NDArray[np.float64], rank: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """As `divide_with_torch` on the CPU, where torch's threads stay awake and take the cores from those that merge."""
-    sizes, squares = variance.numpy(), np.square(tau.numpy())
-    largest = sizes >= np.partition(sizes, rank)[rank]
-    padded = np.pad(np.where(largest, squares, 0.0), ((0, 0), (0, -len(sizes) % TREE)))
+    largest = variance >= np.partition(variance, rank)[rank]
+    padded = np.pad(np.where(largest, np.square(tau), 0.0), ((0, 0), (0, -len(variance) % TREE)))
     sums = tree_sums(padded.reshape(len(tau), -1, TREE), axis=2)
-    return torch.from_numpy(where.numpy()[~largest]), tree_sums(sums, axis=1)
+    return where[~largest], tree_sums(sums, axis=1)
 
 
-def _levels(inputs: TensorInputs) -> Levels:
+def _put_back(base: Tensor, where: Places, out: Tensor) -> None:
+    """Make some entries of a merge the base's, which aren't zeros of another sign then."""
+    if isinstance(base, RawTensor):
+        merged: Any = out
+        values = RawTensor(base.bits.reshape(-1)[where], base.dtype)
+        rounded = RawTensor(np.empty(values.shape, dtype=merged.bits.dtype), merged.dtype)
+        copy_once(cast("Tensor", values), cast("Tensor", rounded))
+        merged.bits.reshape(-1)[where] = rounded.bits
+        return
+    places = torch.as_tensor(where, device=base.device)
+    found = round_once(base.reshape(-1)[places].to(torch.float64), out.dtype).to(out.device)
+    if out.is_contiguous():
+        out.view(-1)[places] = found
+    else:
+        out[torch.unravel_index(places, out.shape)] = found
+
+
+def _levels(inputs: TensorInputs, beside: Tensor) -> Levels:
+    """Levels of inputs on the CPU, where their entries are to lie beside a tensor."""
     size, values = inputs.experts[0].numel(), _variances(inputs)
     statistics = order(size, values)
     # Values below which a 256th, two 256ths, ... of the entries lie.
@@ -178,7 +207,7 @@ def _levels(inputs: TensorInputs) -> Levels:
 
     in_parts(fill, size, grain=_CHUNK, least=_CHUNK)
     return Levels(
-        levels=torch.from_numpy(result),
+        levels=bytes_beside(beside, result),
         at_least=_from_above(counts.sum(axis=0)),
         energy=_from_above(sums.sum(axis=0)),
         positive=statistics.positive,
@@ -191,15 +220,14 @@ def _from_above(values: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([sums, np.zeros_like(sums[..., :1])], axis=-1)
 
 
-def _entries(levels: Tensor, level: int, inputs: TensorInputs) -> tuple[Tensor, Tensor, Tensor]:
+def _entries(
+    levels: Tensor, level: int, inputs: TensorInputs
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float64]]:
     """Where a level's entries are, ascending, their variance as float32, and the task vectors there, (K, entries)."""
     assert inputs.base is not None
     flat = [flattened(tensor) for tensor in (inputs.base, *inputs.experts)]
     compiled = compiled_for(*flat)
-    if compiled is None:
-        where = (levels == level).nonzero().view(-1)
-        there = _task_vectors(inputs, where)
-        return where, _as_size(_variance(there)), torch.stack(there)
+    assert compiled is not None
     arguments = (*addresses_of(flat), levels.data_ptr(), level)
     found = {}
 
@@ -212,8 +240,7 @@ def _entries(levels: Tensor, level: int, inputs: TensorInputs) -> tuple[Tensor, 
 
     in_parts(look, levels.numel())
     places, variance, tau = zip(*(found[start] for start in sorted(found)), strict=True)
-    joined = np.concatenate(places), np.concatenate(variance), np.concatenate(tau, axis=1)
-    return torch.from_numpy(joined[0]), torch.from_numpy(joined[1]), torch.from_numpy(joined[2])
+    return np.concatenate(places), np.concatenate(variance), np.concatenate(tau, axis=1)
 
 
 def _task_vectors(inputs: TensorInputs, where: Tensor | slice) -> list[Tensor]:

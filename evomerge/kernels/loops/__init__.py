@@ -7,6 +7,7 @@ proves the same bytes in float32. Loops that merge return whether what they wrot
 caller's business: the loops release the interpreter's lock.
 """
 
+from evomerge.kernels.loops.divergence import divergences
 from evomerge.kernels.loops.fusion import importances, merge_fusion
 from evomerge.kernels.loops.linear import gram, low_rank, span
 from evomerge.kernels.loops.magmax import merge_magmax
@@ -38,6 +39,7 @@ __all__ = [
     "are_finite",
     "count",
     "count_changed",
+    "divergences",
     "elect_band",
     "elect_largest",
     "elect_level",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evomerge.kernels.divergence import divergences
 from evomerge.kernels.engines import compiled_for
 from evomerge.kernels.formulas import Finite, of_row
 from evomerge.kernels.fuse import fuse, representable
@@ -17,8 +18,8 @@ from evomerge.kernels.order_statistics import Values, all_largest, look_through,
 from evomerge.late import Tensor, torch
 from evomerge.methods.base import Coefficients, MergeMethod, Parameter, TensorInputs
 
-_CHUNK = 1 << 18
-"""Entries whose probabilities are compared at a time."""
+_FLOOR = 1e-8
+"""Added to each probability."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class ArceeFusion(MergeMethod):
     name = "arcee_fusion"
     summary = "One expert's changes where they matter most, on top of the base."
     source = "Arcee Fusion, https://www.arcee.ai/blog/meet-mergekit-v0-1"
+    takes_raw = True
     parameters = (
         Parameter(name="weight", description="Factor of the changes taken over.", default=1.0, low=0.0, high=1.5),
         Parameter(
@@ -58,7 +60,7 @@ class ArceeFusion(MergeMethod):
         inputs = inputs.cpu()
         assert inputs.base is not None
         base, expert = flattened(inputs.base), flattened(inputs.experts[0])
-        rows = _divergences(inputs)
+        rows = divergences(inputs.base, inputs.experts[0], floor=_FLOOR)
         values = _importances(base, expert, rows)
         size = base.numel()
         statistics = order(size, values)
@@ -79,19 +81,6 @@ class ArceeFusion(MergeMethod):
             "merge_fusion", _formula, (inputs.base, *inputs.experts), out,
             (state.rows, length, threshold, weight), provable=lambda: representable(weight),
         )  # fmt: skip
-
-
-def _divergences(inputs: TensorInputs) -> NDArray[np.float64]:
-    """KL divergence of each row's softmax from the base's, shape (rows,)."""
-    assert inputs.base is not None
-    length = inputs.base.shape[-1] if inputs.base.dim() else 1
-    base, expert = (tensor.detach().reshape(-1, length) for tensor in (inputs.base, inputs.experts[0]))
-    at_once = max(1, _CHUNK // max(1, length))
-    parts = []
-    for first in range(0, len(base), at_once):
-        p, q = (tensor[first : first + at_once].to(torch.float64).softmax(-1) + 1e-8 for tensor in (expert, base))
-        parts.append((p * (p / q).log()).sum(-1).numpy())
-    return np.ascontiguousarray(np.concatenate(parts))
 
 
 def _importances(base: Tensor, expert: Tensor, rows: NDArray[np.float64]) -> Values:

@@ -1,0 +1,111 @@
+"""How far rows' softmaxes are from each other, by sums and products alone, which every machine computes alike.
+
+`evomerge.kernels.divergence` takes the same steps without numba. The exponentials and logarithms of libraries differ in
+their last digits from processor to processor.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from evomerge.kernels.loops.compile import compiled, inner
+from evomerge.kernels.loops.numbers import TREE, load, tree_sum
+
+_LOG2_E, _LN2, _LN2_REST = 1.4426950408889634, 0.6931471803691238, 1.9082149292705877e-10
+_SHIFT, _ROOT_HALF = 1.5 * 2.0**52, 0x3FE6A09E667F3BCD
+_FACTORIALS = (
+    1 / 6227020800, 1 / 479001600, 1 / 39916800, 1 / 3628800, 1 / 362880, 1 / 40320, 1 / 5040, 1 / 720, 1 / 120,
+    1 / 24, 1 / 6, 0.5, 1.0, 1.0,
+)  # fmt: skip
+_ODD = (1 / 23, 1 / 21, 1 / 19, 1 / 17, 1 / 15, 1 / 13, 1 / 11, 1 / 9, 1 / 7, 1 / 5, 1 / 3, 1.0)
+
+
+@inner
+def _exponential(number: Any) -> Any:
+    x = -708.0 if number < -708.0 else number
+    shifted = x * _LOG2_E + _SHIFT
+    whole = shifted - _SHIFT
+    rest = (x - whole * _LN2) - whole * _LN2_REST
+    value = 1 / 6227020800 * rest + 1 / 479001600
+    value = value * rest + 1 / 39916800
+    value = value * rest + 1 / 3628800
+    value = value * rest + 1 / 362880
+    value = value * rest + 1 / 40320
+    value = value * rest + 1 / 5040
+    value = value * rest + 1 / 720
+    value = value * rest + 1 / 120
+    value = value * rest + 1 / 24
+    value = value * rest + 1 / 6
+    value = value * rest + 0.5
+    value = value * rest + 1.0
+    value = value * rest + 1.0
+    return value * _of_bits((np.float64(shifted).view(np.int64) + np.int64(1023)) << np.int64(52))
+
+
+@inner
+def _log_of_ratio(p: Any, q: Any) -> Any:
+    power = (np.float64(p / q).view(np.int64) - np.int64(_ROOT_HALF)) >> np.int64(52)
+    near = p * _of_bits((np.int64(1023) - power) << np.int64(52))
+    s = (near - q) / (near + q)
+    square = s * s
+    value = 1 / 23 * square + 1 / 21
+    value = value * square + 1 / 19
+    value = value * square + 1 / 17
+    value = value * square + 1 / 15
+    value = value * square + 1 / 13
+    value = value * square + 1 / 11
+    value = value * square + 1 / 9
+    value = value * square + 1 / 7
+    value = value * square + 1 / 5
+    value = value * square + 1 / 3
+    value = value * square + 1.0
+    return np.float64(power) * (_LN2 + _LN2_REST) + 2.0 * s * value
+
+
+@inner
+def _of_bits(bits: Any) -> Any:
+    return np.int64(bits).view(np.float64)
+
+
+@compiled
+def divergences(start: int, stop: int, sources: Any, codes: Any, length: int, floor: float, result: Any) -> None:
+    """KL divergence of the softmax of rows start..stop from that of the base, which is the first source."""
+    blocks = (length + TREE - 1) // TREE
+    base, expert, parts = np.empty((blocks, TREE)), np.empty((blocks, TREE)), np.empty(TREE)
+    for row in range(start, stop):
+        of_base = 1.0 / _exponentials(sources[0], codes[0], row * length, length, base, parts)
+        of_expert = 1.0 / _exponentials(sources[1], codes[1], row * length, length, expert, parts)
+        total = 0.0
+        for block in range(blocks):
+            count = min(TREE, length - block * TREE)
+            for i in range(count):
+                p, q = expert[block, i] * of_expert + floor, base[block, i] * of_base + floor
+                parts[i] = p * _log_of_ratio(p, q) - (p - q)
+            total += tree_sum(parts, count)
+        result[row] = 0.0 if total < 0.0 else total
+
+
+@compiled
+def _exponentials(address: int, code: int, first: int, length: int, values: Any, parts: Any) -> float:
+    """Exponentials of a row's numbers less their largest, in blocks of TREE; returns their sum."""
+    for i in range(TREE):
+        parts[i] = -np.inf
+    for block in range(len(values)):
+        count = min(TREE, length - block * TREE)
+        load(address, code, first + block * TREE, count, values[block])
+        for i in range(count):
+            parts[i] = max(parts[i], values[block, i])
+    half = TREE // 2
+    while half > 0:
+        for i in range(half):
+            parts[i] = max(parts[i], parts[half + i])
+        half //= 2
+    largest, total = parts[0], 0.0
+    for block in range(len(values)):
+        count = min(TREE, length - block * TREE)
+        for i in range(count):
+            values[block, i] = parts[i] = _exponential(values[block, i] - largest)
+        total += tree_sum(parts, count)
+    return total

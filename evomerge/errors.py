@@ -86,8 +86,12 @@ class ExecutionError(EvomergeError, RuntimeError):
 class LostClusterError(ExecutionError):
     """The cluster went away in the middle of the work, none of which is lost: the same again goes on once it is back.
 
-    A process that stays connected to a cluster without a head is ended by Ray itself, a minute after the head was lost.
+    `lost` says what went away, and `then`, where it is known, how to go on; the message is both.
     """
+
+    def __init__(self, lost: str, *, then: str = "") -> None:
+        super().__init__(f"{lost}. {then}" if then else lost)
+        self.lost = lost
 
 
 class RunError(EvomergeError, RuntimeError):

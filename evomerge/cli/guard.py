@@ -46,7 +46,7 @@ class Commands(TyperGroup):
         except LostClusterError as error:
             _say_error(str(error), debug=ctx.params["debug"])
             sys.stdout.flush()
-            # Ray's own end would wait for the head, and give another status.
+            # Where Ray couldn't be left, its own end would wait for the head, and give another status.
             os._exit(os.EX_TEMPFAIL)
         except EvomergeError as error:
             _fail(str(error), debug=ctx.params["debug"])
@@ -81,7 +81,7 @@ def stoppable(directory: Path, *, start: str, again: str | None = None, record: 
     except LostClusterError as lost:
         recorded = (directory / record).exists()
         then = f"Nothing recorded is lost; continue with: {go_on}" if recorded else f"Start again with: {start}"
-        raise LostClusterError(f"{lost}. {then}") from lost
+        raise LostClusterError(lost.lost, then=then) from lost
     except KeyboardInterrupt as stop:
         if (directory / record).exists():
             complain(f"stopped; continue with: {go_on}")

@@ -13,7 +13,7 @@ from typing import Any
 from evomerge.algorithms import PROPOSERS
 from evomerge.algorithms.base import Proposer
 from evomerge.config.config import Config
-from evomerge.errors import ResumeError
+from evomerge.errors import LostClusterError, ResumeError
 from evomerge.run.directory import open_run
 from evomerge.run.lock import lock
 from evomerge.run.mirror import mirrored
@@ -61,9 +61,18 @@ def search(
 
     Raises: EvomergeError subclasses: for a config, model or benchmark that can't be used (before any worker starts), a
         mirror that can't be reached when the search begins, a directory of another experiment or under another driver,
-        or a disk that can't be written. What was evaluated until then is kept.
+        or a disk that can't be written; LostClusterError if the head of its Ray is gone, which this process then
+        leaves. What was evaluated until then is kept.
     """
-    directory, observer = Path(directory), observer or SilentObserver()
+    try:
+        return _search(config, Path(directory), observer or SilentObserver(), where=where, wait_s=wait_s)
+    except LostClusterError as lost:
+        recorded = (Path(directory) / "run.json").exists()
+        go_on = f"Nothing recorded is lost; continue with evomerge.resume({str(directory)!r})"
+        raise LostClusterError(lost.lost, then=go_on if recorded else "Nothing was recorded yet; start again") from lost
+
+
+def _search(config: Config, directory: Path, observer: Observer, *, where: str, wait_s: float) -> Result:
     others = observers_of(config, where=where)
     with (
         lock(directory, wait_s=wait_s, told=observer.message),

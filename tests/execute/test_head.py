@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -16,10 +17,12 @@ from pathlib import Path
 
 import pytest
 
+from evomerge.config.config import Config
 from evomerge.errors import LostClusterError
 from evomerge.execute.ray.head import Head
+from evomerge.study.search import search
 from evomerge.testing.runs import essence
-from helpers.commands import Command
+from helpers.commands import Command, run
 from helpers.search import write_config, write_task
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
@@ -111,17 +114,14 @@ def head(port: int) -> Iterator[RayHead]:
 def test_a_search_whose_head_is_killed_says_how_to_go_on_and_ends_as_an_undisturbed_one(
     head: RayHead, tiny_llama: dict[str, Path], tmp_path: Path
 ) -> None:
-    from evomerge.config.config import Config
-    from evomerge.study.search import search
-
     execution = {"backend": "auto", "workers": 2, "cpus_per_worker": 1, "dtype": "float32", "device": "cpu"}
     config = write_config(tmp_path / "c.yaml", tiny_llama, write_task(tmp_path / "tasks"), execution=execution)
-    run = tmp_path / "run"
+    directory = tmp_path / "run"
     variables = {**TOKEN, "RAY_ADDRESS": head.address}
     head.start()
-    process = Command(["search", config, "--run", run], variables=variables)
+    process = Command(["search", config, "--run", directory], variables=variables)
     deadline = time.monotonic() + 240
-    records = run / "evaluations.jsonl"
+    records = directory / "evaluations.jsonl"
     while not (records.exists() and records.read_bytes().count(b"\n") >= 12):
         assert process.poll() is None, process.communicate(30)
         assert time.monotonic() < deadline
@@ -130,13 +130,13 @@ def test_a_search_whose_head_is_killed_says_how_to_go_on_and_ends_as_an_undistur
     _, errors = process.communicate(120)
     port = head.address.rpartition(":")[2]  # Ray may have another name for the machine
     said = rf"Error: Ray's head at \S+:{port} hasn't answered for 30 s: its process, machine or network is gone\. "
-    said += rf"Nothing recorded is lost; continue with: evomerge resume {re.escape(str(run))}"
+    said += rf"Nothing recorded is lost; continue with: evomerge resume {re.escape(str(directory))}"
     assert re.fullmatch(said, errors.splitlines()[-1]), errors
     assert process.returncode == os.EX_TEMPFAIL == 75
-    assert not (run / "result.json").exists()
+    assert not (directory / "result.json").exists()
 
     head.start()
-    again = Command(["resume", run], variables=variables)
+    again = Command(["resume", directory], variables=variables)
     _, errors = again.communicate(300)
     assert again.returncode == 0, errors
     inline = {**execution, "backend": "inline", "workers": 1}
@@ -144,4 +144,35 @@ def test_a_search_whose_head_is_killed_says_how_to_go_on_and_ends_as_an_undistur
         Config.from_file(write_config(tmp_path / "i.yaml", tiny_llama, tmp_path / "tasks", execution=inline)),
         tmp_path / "undisturbed",
     )
-    assert essence(run) == essence(tmp_path / "undisturbed")
+    assert essence(directory) == essence(tmp_path / "undisturbed")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_python_outlives_the_head_of_its_cluster_and_goes_on_with_another(
+    tiny_llama: dict[str, Path], tmp_path: Path
+) -> None:
+    execution = {"backend": "ray", "device": "cpu"}
+    tasks, directory = write_task(tmp_path / "tasks"), tmp_path / "run"
+    config = write_config(tmp_path / "c.yaml", tiny_llama, tasks, execution=execution)
+    done = run(
+        [config, directory],
+        script=Path(__file__).with_name("beheaded_cluster.py"),
+        variables={
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
+            "RAY_raylet_start_wait_time_s": "120",
+            "RAY_worker_niceness": "0",
+            "RAY_ADDRESS": "",
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    said = r"Ray's head at \S+ hasn't answered for 10 s: its process, machine or network is gone; Ray was initialised "
+    said += r"before evomerge used it, so do that again before you go on\. Nothing recorded is lost; continue with "
+    said += re.escape(f"evomerge.resume({str(directory)!r})")
+    assert re.fullmatch(said, found["said"]), found["said"]
+    assert found["machines"] == 2
+    assert not found["connected"]
+    inline = write_config(tmp_path / "i.yaml", tiny_llama, tasks, execution={"device": "cpu"})
+    search(Config.from_file(inline), tmp_path / "undisturbed")
+    assert essence(directory) == essence(tmp_path / "undisturbed")

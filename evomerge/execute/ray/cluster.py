@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import ray
@@ -21,14 +22,16 @@ from ray.core.generated.common_pb2 import NodeDeathInfo  # type: ignore[attr-def
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 
 import evomerge
-from evomerge.errors import ExecutionError, first_line
+from evomerge.errors import ExecutionError, LostClusterError, first_line
 from evomerge.execute.ray import forkserver
-from evomerge.execute.ray.head import knock
+from evomerge.execute.ray.head import Head, knock, patience_s
 from evomerge.execute.settings import visible_gpus
 
 _log = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 10.0
+_LEAVE_S = 20.0
+"""How long leaving a cluster without a head is waited for, so that the loss is told before Ray ends the process."""
 _STARTS = 2
 """How often a private Ray is tried: on a busy machine one may not be up in the time that Ray gives itself."""
 
@@ -45,9 +48,15 @@ def connect(address: str | None, *, gpus: bool) -> bool:
         gpus: whether workers will want GPUs, so that a machine without any is refused before anything starts.
 
     Returns: False if Ray was initialised in this process before, and so isn't ours to stop.
-    Raises: ExecutionError if the cluster doesn't answer, or there is no GPU.
+    Raises: ExecutionError if the cluster doesn't answer, or there is no GPU; LostClusterError if Ray was initialised
+        before and its head is gone since.
     """
     if ray.is_initialized():
+        try:
+            head_of(ours=False).wait()
+        except LostClusterError:
+            leave()
+            raise
         return False
     address = cluster_address(address)
     if address is None:
@@ -80,6 +89,22 @@ def connect(address: str | None, *, gpus: bool) -> bool:
         # log_to_driver doesn't cover the raylet's remarks on dead workers, which are reported as outcomes.
         ray._private.worker._worker_logs_enabled = False
     return True
+
+
+def head_of(*, ours: bool) -> Head:
+    """The head of the cluster that this process is connected to; `ours` as `connect` returned it."""
+    besides = "" if ours else "; Ray was initialised before evomerge used it, so do that again before you go on"
+    return Head(ray.get_runtime_context().gcs_address, patience_s(), besides)
+
+
+def leave() -> None:
+    """Disconnect from a cluster whose head is gone, for which Ray would soon end this process."""
+    # Ray tries to send its last metrics, for some ten seconds. Whoever waits for news of the search waits no longer.
+    leaving = Thread(target=ray.shutdown, daemon=True)
+    leaving.start()
+    leaving.join(_LEAVE_S)
+    if leaving.is_alive():
+        _log.warning("Ray isn't left after %g s, and may yet end this process; go on in another one", _LEAVE_S)
 
 
 def _init(settings: Mapping[str, Any], *, tries: int) -> None:

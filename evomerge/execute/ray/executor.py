@@ -1,8 +1,8 @@
 """The Ray executor: one actor per worker, on this machine or on a cluster.
 
-Each idle actor has at most one job. An actor that dies is replaced and its job tried again; one that
-overruns its time is killed and replaced. Actors for which there is no room yet wait for it, so that workers join as the
-cluster grows. Ray is imported in this folder only.
+Each idle actor has at most one job. An actor that dies is replaced and its job tried again; one that overruns its time
+is killed and replaced. Actors for which there is no room yet wait for it, so that workers join as the cluster grows.
+Ray is imported in this folder only.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from evomerge.execute.ray.cluster import (
     connect,
     default_cpus,
     draining_nodes,
+    head_of,
     hold,
-    is_preempted,
+    leave,
     live_nodes,
     worker_environment,
 )
-from evomerge.execute.ray.head import LOOK_EVERY_S, Head, patience_s
+from evomerge.execute.ray.head import LOOK_EVERY_S
 from evomerge.execute.ray.slots import Death, Queue, Slot, Started, WorkerProcess
 from evomerge.run.workers import WorkerNow
 from evomerge.score.requests import Request
@@ -65,6 +66,7 @@ class RayExecutor:
         address: "host:port" of a cluster's head, or "auto".
         grace_s: how long past `settings.timeout_s` a worker may take to say itself that time is up,
             before it is killed.
+        joined: whether this process was connected to Ray for it already, and `close` is to end that.
 
     Raises: ExecutionError if the cluster can't be reached or has not the resources asked for.
     """
@@ -80,6 +82,7 @@ class RayExecutor:
         retries: int = 2,
         address: str | None = None,
         grace_s: float = 10.0,
+        joined: bool = False,
     ) -> None:
         self.settings = settings
         self._retries = retries
@@ -91,8 +94,8 @@ class RayExecutor:
         self._drains_seen = -LOOK_EVERY_S
         self._closed = False
         gpus = gpus_per_worker if gpus_per_worker is not None else float(settings.device.startswith("cuda"))
-        self._started_ray = connect(address, gpus=gpus > 0)
-        self._head = Head(ray.get_runtime_context().gcs_address, patience_s())
+        self._started_ray = connect(address, gpus=gpus > 0) or joined
+        self._head = head_of(ours=self._started_ray)
         try:
             nodes = cluster_nodes()
             place = f"the cluster at {cluster_address(address)}" if cluster_address(address) else "this machine"
@@ -120,12 +123,11 @@ class RayExecutor:
     @classmethod
     def from_config(cls, execution: ExecutionConfig, settings: WorkerSettings) -> RayExecutor:
         """Build from the config's execution section; on a cluster, `device: auto` means its GPUs if it has any."""
+        started = False
         if execution.device == "auto" and execution.gpus_per_worker is None and cluster_address(execution.ray_address):
             started = connect(execution.ray_address, gpus=False)
             settings = replace(settings, device="cuda" if any(node.gpus >= 1 for node in cluster_nodes()) else "cpu")
-        else:
-            started = False
-        executor = cls(
+        return cls(
             settings,
             workers=execution.workers,
             max_workers=execution.max_workers,
@@ -133,9 +135,8 @@ class RayExecutor:
             gpus_per_worker=execution.gpus_per_worker,
             retries=execution.retries,
             address=execution.ray_address,
+            joined=started,
         )
-        executor._started_ray |= started
-        return executor
 
     def add_requests(
         self, split: str, requests: Sequence[Request], blocks: Sequence[Sequence[int]] | None = None
@@ -184,12 +185,13 @@ class RayExecutor:
         return [slot.at_work() for slot in tuple(self._slots)]
 
     def close(self) -> None:
-        """Stop the workers, and Ray if it was started here. Safe to call twice."""
+        """Stop the workers, and Ray if it was started here or has lost its head. Safe to call twice."""
         if self._closed:
             return
         self._closed = True
-        # Without its head, Ray would be waited for, and ends what is left by itself.
-        if self._head.answers():
+        if not self._head.answers():
+            leave()
+        else:
             for slot in self._slots:
                 slot.kill()
             self._slots.clear()
@@ -275,7 +277,7 @@ class RayExecutor:
     def _died(self, slot: Slot, queue: Queue, error: RayError) -> list[tuple[Job, Outcome]]:
         """Replace an actor whose process is gone, or its answers; its job is tried again, or given up."""
         self._head.wait()
-        attempt, where, death = slot.attempt, slot.where, Death(slot.node, _reason(error, slot.node))
+        attempt, where, death = slot.attempt, slot.where, Death.by(error, slot.node)
         _log.warning("worker %d (%s) %s; starting another", slot.index, where, _WORDS[death.reason])
         _log.debug("%s", error)
         if death.reason == "preempted":
@@ -339,10 +341,3 @@ class RayExecutor:
         if not self._slots:
             raise ExecutionError(f"no worker could be started: {message}")
         _log.warning("worker %d could not be started: %s; going on with %d", slot.index, message, len(self._slots))
-
-
-def _reason(error: RayError, node: str) -> LostWorker:
-    """Why a worker on a node was lost, as far as it is known now."""
-    if getattr(error, "preempted", False) or is_preempted(node):
-        return "preempted"
-    return "out_of_memory" if isinstance(error, OutOfMemoryError) else "worker_died"

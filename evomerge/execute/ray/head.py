@@ -1,7 +1,7 @@
 """The cluster's head: whether it can be reached.
 
 Ray itself ends a process whose head is gone, with status 1 and without a word for people, and calls that need the head
-don't return until then. So the head is knocked at before them, and the search ends first. Knows no Ray.
+don't return until then. So the head is knocked at before them, and the search ends first and leaves Ray. Knows no Ray.
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ class Head:
     Args:
         address: "host:port".
         patience_s: for how long it may be gone.
+        besides: what else to say where it is gone.
     """
 
-    def __init__(self, address: str, patience_s: float) -> None:
+    def __init__(self, address: str, patience_s: float, besides: str = "") -> None:
         self.address = address
         self._patience_s = patience_s
+        self._besides = besides
         self._seen = time.monotonic()
 
     def answers(self) -> bool:
@@ -74,5 +76,5 @@ class Head:
                 return
         raise LostClusterError(
             f"Ray's head at {self.address} hasn't answered for {self._patience_s:g} s: its process, machine or "
-            "network is gone"
+            f"network is gone{self._besides}"
         )

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
+from ray.exceptions import OutOfMemoryError, RayError
 
 from evomerge.execute.base import Failure, Job, LostWorker, Outcome, WorkerSettings
-from evomerge.execute.ray.cluster import live_nodes
+from evomerge.execute.ray.cluster import is_preempted, live_nodes
 from evomerge.run.workers import WorkerNow
 from evomerge.score.requests import Request
 
@@ -84,6 +85,13 @@ class Death:
     """Ray's name of its machine."""
     reason: LostWorker = "worker_died"
     """As far as it was known then; that a machine is lost is known some seconds later."""
+
+    @classmethod
+    def by(cls, error: RayError, node: str) -> Death:
+        """What Ray's error says of a worker on a node."""
+        if getattr(error, "preempted", False) or is_preempted(node):
+            return cls(node, "preempted")
+        return cls(node, "out_of_memory" if isinstance(error, OutOfMemoryError) else "worker_died")
 
 
 @dataclass(slots=True)

@@ -1,0 +1,60 @@
+"""Run by a test in a process of its own: a search called from Python, whose cluster loses its head."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.cluster_utils import Cluster
+
+import evomerge
+from evomerge.config.config import Config
+from evomerge.errors import LostClusterError
+from evomerge.run.observer import SilentObserver
+from evomerge.run.records import TrialRecord
+
+
+def started(*, machines: int) -> Cluster:
+    """A cluster to which this process is connected, as a notebook may be."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    for _ in range(machines - 1):
+        cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    # The cluster's own connection would end this process too.
+    cluster.global_state.disconnect()
+    return cluster
+
+
+class Executioner(SilentObserver):
+    """Kills the head in the middle of the search."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._left = 12
+
+    def trial(self, record: TrialRecord) -> None:
+        """Count."""
+        self._left -= 1
+        if self._left == 0:
+            self._cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
+
+
+def main(config: Path, directory: Path) -> None:
+    """Search, lose the head, and go on in the same process with another cluster."""
+    cluster = started(machines=2)
+    found: dict[str, Any] = {"machines": len(ray.nodes())}
+    try:
+        evomerge.search(Config.from_file(config), directory, observer=Executioner(cluster))
+    except LostClusterError as error:
+        found |= {"said": str(error), "connected": ray.is_initialized()}
+    again = started(machines=1)
+    evomerge.resume(directory)
+    print(json.dumps(found))
+    ray.shutdown()
+    again.shutdown()
+
+
+main(*map(Path, sys.argv[1:]))

@@ -113,3 +113,18 @@ def test_a_day_on_machines_that_are_taken_away_is_told_in_full(tmp_path: Path) -
     assert quiet["shares"]["away"] == quiet["shares"]["lost"] == 0
     assert 0 < disturbed["count"]["asked again"] <= disturbed["count"]["candidates lost"]
     assert disturbed["count"]["results"] < quiet["count"]["results"]
+
+
+@pytest.mark.slow
+def test_halves_of_the_digits_are_merged_by_every_search_at_equal_cost(tmp_path: Path) -> None:
+    small = ("--pairs", "2", "--candidates", "16", "48", "--stretches", "8", "--figure", "digits.svg")
+    rows = told(tmp_path, "search/digits.py", *small)
+    ways = list(dict.fromkeys(row["way"] for row in rows))
+    assert len(rows) == 2 * len(ways)
+    assert {"networks alone", "m2n2", "genetic", "cma", "random", "uniform"} <= set(ways)
+    for row in rows:
+        assert len(row["accuracy"]) == 2
+        # Each network knows five of ten digits, and a merge of both knows more.
+        known = min if row["way"] == "networks alone" else max
+        assert (known(row["accuracy"]) > 0.55) == (row["way"] != "networks alone")
+    assert "</svg>" in (tmp_path / "digits.svg").read_text()

@@ -49,8 +49,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Look for garbage less often: imported libraries and collected tests are gone through each time, and stay."""
+    """Look for garbage less often, and not among imported libraries and collected tests, which stay.
+
+    Training a model looks for it at every start, which took longer than the training of small ones.
+    """
     gc.set_threshold(20_000, 20, 20)
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Objects that are kept out of the collector's sight look like leaks at the end."""
+    gc.unfreeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -187,12 +187,13 @@ def _spread(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 def magnitudes(base: Tensor, expert: Tensor) -> Values:
     """|expert − base|, both on the CPU, rounded to float32, which keeps the order; not finite counts as infinite."""
     start_at, leads_to = flattened(base), flattened(expert)
+    compiled = compiled_for(start_at, leads_to)
+    arguments = () if compiled is None else addresses_of((start_at, leads_to))
 
     def values(start: int, stop: int) -> NDArray[np.float32]:
         result = np.empty(stop - start, dtype=np.float32)
-        if compiled := compiled_for(start_at, leads_to):
-            addresses, codes = addresses_of((start_at, leads_to))
-            compiled.magnitudes(start, stop, addresses, codes, result)
+        if compiled is not None:
+            compiled.magnitudes(start, stop, *arguments, result)
             return result
         difference = leads_to[start:stop].to(torch.float64) - start_at[start:stop].to(torch.float64)
         result[:] = difference.abs().nan_to_num(nan=torch.inf, posinf=torch.inf).to(torch.float32).numpy()
@@ -203,7 +204,12 @@ def magnitudes(base: Tensor, expert: Tensor) -> Values:
 
 def look_through(size: int, values: Values) -> Look:
     """Looks at all of a quantity."""
-    return _look(size, lambda start, stop, gaps: [_within(values(start, stop), gap) for gap in gaps])
+
+    def between(start: int, stop: int, gaps: Sequence[Gap]) -> list[NDArray[np.float32]]:
+        here = values(start, stop)
+        return [_within(here, gap) for gap in gaps]
+
+    return _look(size, between)
 
 
 def look_at_magnitudes(base: Tensor, experts: Sequence[Tensor]) -> Look:

@@ -74,7 +74,8 @@ class RawTensor:
 
     def data_ptr(self) -> int:
         """Address of its first entry."""
-        return int(self.bits.ctypes.data)
+        address: int = self.bits.__array_interface__["data"][0]
+        return address
 
     def is_contiguous(self) -> bool:
         """Whether entries lie one after the other."""

@@ -85,11 +85,13 @@ class ArceeFusion(MergeMethod):
 
 def _importances(base: Tensor, expert: Tensor, rows: NDArray[np.float64]) -> Values:
     length = max(1, base.numel() // len(rows))
+    compiled = compiled_for(base, expert)
+    arguments = () if compiled is None else addresses_of((base, expert))
 
     def values(start: int, stop: int) -> NDArray[np.float32]:
         result = np.empty(stop - start, dtype=np.float32)
-        if compiled := compiled_for(base, expert):
-            compiled.importances(start, stop, *addresses_of((base, expert)), rows, length, result)
+        if compiled is not None:
+            compiled.importances(start, stop, *arguments, rows, length, result)
             return result
         tau = expert[start:stop].to(torch.float64) - base[start:stop].to(torch.float64)
         size = tau.abs() * torch.from_numpy(rows)[torch.arange(start, stop) // length]

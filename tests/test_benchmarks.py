@@ -128,3 +128,36 @@ def test_halves_of_the_digits_are_merged_by_every_search_at_equal_cost(tmp_path:
         known = min if row["way"] == "networks alone" else max
         assert (known(row["accuracy"]) > 0.55) == (row["way"] != "networks alone")
     assert "</svg>" in (tmp_path / "digits.svg").read_text()
+
+
+@pytest.mark.slow
+def test_fronts_of_accuracy_and_length_are_told_on_items_that_no_search_saw(tmp_path: Path) -> None:
+    small = (
+        "models",
+        "--kinds",
+        "letters",
+        "--seeds",
+        "1",
+        "--small",
+        "--evaluations",
+        "20",
+        "--ways",
+        "nsga2",
+        "uniform",
+    )
+    rows = {row["way"]: row for row in told(tmp_path, "search/lengths.py", *small, "--figure", "lengths.svg")}
+    assert list(rows) == ["nsga2", "models alone", "uniform"]
+    for row in rows.values():
+        assert 0 <= row["measured"][0] <= 1
+        # A token ends each answer, and no more than 16 may be generated before it.
+        assert all(1 <= tokens <= 17 for each in row["front"] for _, tokens in each)
+    for name in ("nsga2", "uniform"):
+        (accuracy, length) = zip(*(search for search, _ in rows[name]["front"]), strict=True)
+        assert sorted(accuracy, reverse=True) == list(accuracy)
+        assert sorted(length, reverse=True) == list(length)
+    tasks = tmp_path / "models" / "letters-0" / "tasks"
+    found = [json.loads(line) for file in tasks.glob("*.jsonl") for line in file.read_text().splitlines()]
+    assert len({row["question"] for row in found}) == len(found) == 34
+    # The same letters lead from different digits to different ones.
+    assert len({(row["question"][1:], row["answer"]) for row in found}) == len(found)
+    assert "</svg>" in (tmp_path / "lengths.svg").read_text()

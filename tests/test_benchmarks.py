@@ -161,3 +161,10 @@ def test_fronts_of_accuracy_and_length_are_told_on_items_that_no_search_saw(tmp_
     # The same letters lead from different digits to different ones.
     assert len({(row["question"][1:], row["answer"]) for row in found}) == len(found)
     assert "</svg>" in (tmp_path / "lengths.svg").read_text()
+
+
+@pytest.mark.slow
+def test_products_of_whole_numbers_are_measured_beside_plain_ones(tmp_path: Path) -> None:
+    (row,) = told(tmp_path, "int8.py", "--sides", "64", "--rows", "4", "--repeats", "1")["rows"]
+    assert 0 < row["bfloat16_error"] < row["int8_error"] < 0.1
+    assert min(row[name] for name in ("float32_ms", "bfloat16_ms", "int8_ms", "packing_ms")) > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -56,6 +57,7 @@ DOWNLOADED = (
 )
 """Patterns of the files of a model that are fetched from the hub."""
 
+_GIVE = "give a model folder or a hub id such as org/name"
 _HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
 
@@ -87,12 +89,12 @@ def is_compressed(folder: Path) -> bool:
 
 
 def whereabouts(reference: ModelReference) -> Whereabouts:
-    """Where a model is, without network and without raising: a folder, the hub's cache, or unresolved."""
+    """Where a model is, without network and without raising: a folder, the hub's cache, unresolved or impossible."""
     folder = local(reference.path)
     if is_folder(folder):
         return Whereabouts("folder", folder, f"{reference.path}: local folder")
     if not _is_hub_id(reference.path):
-        found = "is a file, not a folder" if is_there(folder) else "no such folder"
+        found = _of_a_file(folder) if is_there(folder) else f"no such folder; {_GIVE}"
         return Whereabouts("impossible", None, f"{reference.path}: {found}")
     try:
         cached = _snapshot(reference, local_files_only=True)
@@ -120,10 +122,9 @@ def resolve(reference: ModelReference) -> Path:
     if os.path.islink(folder) and not is_there(folder):
         raise CheckpointError(f"{reference.path}: {_where_it_leads(folder)}; give the model folder itself")
     if is_there(folder):
-        does = "a recipe's result, made by evomerge merge" if folder.suffix in {".yaml", ".yml"} else "holds it"
-        raise CheckpointError(f"{reference.path}: is a file; give the folder that {does}")
+        raise CheckpointError(f"{reference.path}: {_of_a_file(folder)}")
     if not _is_hub_id(reference.path):
-        raise CheckpointError(f"{reference.path}: no such folder; give a model folder or a hub id such as org/name")
+        raise CheckpointError(f"{reference.path}: no such folder; {_GIVE}")
     from huggingface_hub import errors as hub
 
     at = f" at revision {reference.revision!r}" if reference.revision else ""
@@ -143,6 +144,17 @@ def resolve(reference: ModelReference) -> Path:
             f"{reference.path}{at}: no such folder, not in the hub's cache, and the hub can't be reached "
             f"({type(error).__name__}); connect, unset HF_HUB_OFFLINE, or give a local folder"
         ) from error
+
+
+def _of_a_file(path: Path) -> str:
+    """What is wrong with a file in a model's place, and what to do."""
+    if path.suffix not in {".yaml", ".yml"}:
+        return "is a file; give the folder that holds the model"
+    made = path.with_suffix("")
+    if is_there(made):
+        made = made.with_name(f"{made.name}-merged")
+    command = shlex.join(["evomerge", "merge", str(path), str(made)])
+    return f"is a file; if it is of a merge, make that with `{command}`, and give its folder, {made}"
 
 
 def content_files(folder: Path) -> dict[str, Path]:

@@ -243,8 +243,7 @@ def _check(
 def _refuse_impossible(places: Mapping[str, Whereabouts], where: str) -> None:
     """Raises: ConfigError naming each model whose path is neither a folder here nor a hub id."""
     wrong = [
-        f"{where}: {'models.base' if name == 'base' else f'models.experts.{name}'}: {found.message}; give a model "
-        "folder or a hub id such as org/name"
+        f"{where}: {'models.base' if name == 'base' else f'models.experts.{name}'}: {found.message}"
         for name, found in places.items()
         if found.kind == "impossible"
     ]

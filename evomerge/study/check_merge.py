@@ -99,7 +99,7 @@ def _look(
     for role, place in places.items():
         if place.kind == "impossible":
             key = "models.base" if role == "base" else f"models.experts.{role}"
-            raise CheckpointError(f"{where}: {key}: {place.message}; give a model folder or a hub id such as org/name")
+            raise CheckpointError(f"{where}: {key}: {place.message}")
     away = {place.message for place in places.values() if place.kind == "unresolved"}
     if away:
         found.unchecked.append(f"whether the models of {name or _LAST} fit each other: {'; '.join(sorted(away))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,21 @@ def test_a_file_in_place_of_a_folder_is_refused(tiny_llama: dict[str, Path]) -> 
         Checkpoint.open(tiny_llama["base"] / "config.json")
 
 
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_recipe_in_place_of_a_folder_is_refused_with_the_command_that_makes_it(tmp_path: Path, taken: bool) -> None:
+    file = tmp_path / "my merge.yaml"
+    file.write_text("merge_method: linear")
+    made = tmp_path / "my merge"
+    if taken:
+        made.mkdir()
+        made = tmp_path / "my merge-merged"
+    remedy = f"is a file; if it is of a merge, make that with `evomerge merge '{file}' '{made}'`, and give its folder, "
+    reference = ModelReference(path=str(file))
+    assert whereabouts(reference) == ("impossible", None, f"{file}: {remedy}{made}")
+    with pytest.raises(CheckpointError, match=re.escape(f"{file}: {remedy}{made}")):
+        Checkpoint.open(reference)
+
+
 def test_an_unreachable_hub_says_what_to_do() -> None:
     reference = ModelReference(path="some-org/some-model", revision="v1")
     with pytest.raises(CheckpointError, match=r"some-org/some-model at revision 'v1': .*HF_HUB_OFFLINE"):
@@ -57,7 +73,8 @@ def test_whereabouts_tells_folder_cache_and_unresolved_without_raising(
     assert whereabouts(ModelReference(path="org/tiny"))[:2] == ("cache", snapshot)
     assert whereabouts(ModelReference(path="org/tiny", revision="v2")).kind == "unresolved"
     assert whereabouts(ModelReference(path="org/other")).kind == "unresolved"
-    assert whereabouts(ModelReference(path="./nowhere")) == ("impossible", None, "./nowhere: no such folder")
+    nowhere = "./nowhere: no such folder; give a model folder or a hub id such as org/name"
+    assert whereabouts(ModelReference(path="./nowhere")) == ("impossible", None, nowhere)
     assert Checkpoint.open("org/tiny").folder == snapshot
     (snapshot / "model.safetensors").unlink()
     assert whereabouts(ModelReference(path="org/tiny")).kind == "unresolved"

@@ -14,9 +14,9 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import Sources
 from evomerge.score.requests import Request, Response
 
-LostWorker = Literal["preempted", "machine_lost", "out_of_memory", "worker_died"]
-"""Why a worker was lost: its machine was announced to be taken away, went without a word, had no memory left, or none
-of these."""
+LostWorker = Literal["preempted", "machine_lost", "out_of_memory", "store_full", "worker_died"]
+"""Why a worker was lost: its machine was announced to be taken away, went without a word, had no memory left or no room
+for requests and answers; or none of these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,7 +41,7 @@ class TrialRecord:
     items: int | None = None
     """Search items that a candidate answered itself, where that was counted."""
     lost_workers: tuple[str, ...] = ()
-    """Why workers were lost at it: preempted, machine_lost, out_of_memory or worker_died."""
+    """Why workers were lost at it: preempted, machine_lost, out_of_memory, store_full or worker_died."""
 
     @property
     def model(self) -> str:

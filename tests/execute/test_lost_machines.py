@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from evomerge.config.config import Config
-from evomerge.execute.base import WorkerSettings
+from evomerge.execute.base import LostWorker, WorkerSettings
 from evomerge.run.directory import open_run
 from evomerge.study.search import search
 from evomerge.testing.runs import essence
@@ -32,10 +32,10 @@ def test_a_machine_that_joins_takes_part_and_one_that_is_lost_loses_nothing(tiny
 
 
 def disturbed(
-    script: str, execution: dict[str, Any], models: dict[str, Path], folder: Path
+    script: str, execution: dict[str, Any], models: dict[str, Path], folder: Path, *, items: int = 24
 ) -> tuple[dict[str, Any], str]:
     """Run a script's search, which must end as an undisturbed one; what it found, and what was said meanwhile."""
-    tasks = write_task(folder / "tasks")
+    tasks = write_task(folder / "tasks", items=items)
     config = write_config(folder / "c.yaml", models, tasks, execution={"backend": "ray", "device": "cpu", **execution})
     done = run(
         [config, folder / "run"],
@@ -73,6 +73,17 @@ def test_a_search_on_machines_that_run_out_of_memory_ends_as_an_undisturbed_one(
     assert found["full"].startswith("the huge items don't fit into Ray's object store on this machine, and its disk is")
 
 
+@pytest.mark.slow
+def test_a_search_with_a_machine_that_has_no_room_for_answers_ends_as_an_undisturbed_one(
+    tiny_llama: dict[str, Path], tmp_path: Path
+) -> None:
+    found, said = disturbed("full_cluster.py", {"workers": 2, "retries": 0}, tiny_llama, tmp_path, items=300)
+    assert found["arrays"] > 70
+    full = "is ended, since Ray's object store on its machine and the disk behind it are full"
+    assert f"({found['full']}) {full}; starting another" in said
+    assert list(open_run(tmp_path / "run").status().lost_workers) == ["store_full"]
+
+
 def test_a_worker_that_went_with_its_machine_is_not_held_against_its_candidate(settings: WorkerSettings) -> None:
     from evomerge.execute.ray.slots import Attempt, Death
 
@@ -86,16 +97,23 @@ def test_a_worker_that_went_with_its_machine_is_not_held_against_its_candidate(s
     assert not attempt.may_go_on({"here"}, retries=1)
 
 
-def test_a_candidate_that_no_machine_stays_long_enough_for_is_given_up_in_the_end(
-    settings: WorkerSettings,
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    [
+        ("preempted", "use machines that stay for longer than a candidate"),
+        ("store_full", "or start Ray with more --object-store-memory there"),
+    ],
+)
+def test_a_candidate_that_no_machine_does_for_is_given_up_in_the_end(
+    settings: WorkerSettings, reason: LostWorker, remedy: str
 ) -> None:
     from evomerge.execute.ray.slots import Attempt, Death
 
-    attempt = Attempt(job(settings, 0, 0.5), deaths=[Death("here", "preempted")] * 20)
-    assert attempt.lost_workers({"here"}) == attempt.lost_workers(set()) == ("preempted",) * 20
+    attempt = Attempt(job(settings, 0, 0.5), deaths=[Death("here", reason)] * 20)
+    assert attempt.lost_workers({"here"}) == attempt.lost_workers(set()) == (reason,) * 20
     assert attempt.may_go_on({"here"}, retries=0)
-    attempt.deaths.append(Death("here", "preempted"))
+    attempt.deaths.append(Death("here", reason))
     assert not attempt.may_go_on({"here"}, retries=0)
     given_up = attempt.given_up("there:1", {"here"})
-    assert given_up.reason == "preempted"
-    assert "use machines that stay for longer than a candidate" in given_up.message
+    assert given_up.reason == reason
+    assert remedy in given_up.message

@@ -36,6 +36,13 @@ _STARTS = 2
 """How often a private Ray is tried: on a busy machine one may not be up in the time that Ray gives itself."""
 
 
+FULL = (ObjectStoreFullError, OutOfDiskError)
+"""Ray's errors where neither the object store of a machine nor the disk behind it has room."""
+ROOM = (
+    "make room in Ray's folder for temporary files (/tmp/ray, or what `ray start --temp-dir` says), or start Ray with "
+    "more --object-store-memory"
+)
+"""What to do about it."""
 _OWN_PYTHON = frozenset({"conda", "container", "image_uri", "pip", "py_executable", "uv"})
 """Keys of a runtime environment that choose the workers' Python."""
 
@@ -219,12 +226,15 @@ def hold(value: Any, what: str) -> Any:
     """
     try:
         return ray.put(value)
-    except (ObjectStoreFullError, OutOfDiskError) as error:
-        raise ExecutionError(
-            f"{what} don't fit into Ray's object store on this machine, and its disk is full as well "
-            f"({first_line(error)}). Make room in Ray's folder for temporary files (/tmp/ray, or what `ray start "
-            "--temp-dir` says), or start Ray with more --object-store-memory"
-        ) from error
+    except FULL as error:
+        raise no_room(what) from error
+
+
+def no_room(what: str) -> ExecutionError:
+    """The error where neither the object store of this machine nor its disk has room for something."""
+    return ExecutionError(
+        f"{what} don't fit into Ray's object store on this machine, and its disk is full as well; {ROOM}"
+    )
 
 
 def live_nodes() -> set[str]:

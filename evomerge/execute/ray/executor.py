@@ -15,12 +15,14 @@ from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayError
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from evomerge.config.execution import ExecutionConfig
 from evomerge.errors import ExecutionError, first_line
 from evomerge.execute.base import Failure, Job, LostWorker, Outcome, WorkerSettings
 from evomerge.execute.ray.cluster import (
+    FULL,
+    ROOM,
     check_room,
     cluster_address,
     cluster_nodes,
@@ -31,10 +33,11 @@ from evomerge.execute.ray.cluster import (
     hold,
     leave,
     live_nodes,
+    no_room,
     worker_environment,
 )
 from evomerge.execute.ray.head import LOOK_EVERY_S
-from evomerge.execute.ray.slots import Death, Queue, Slot, Started, WorkerProcess
+from evomerge.execute.ray.slots import NO_ROOM, WORDS, Death, Queue, Slot, Started, WorkerProcess
 from evomerge.run.workers import WorkerNow
 from evomerge.score.requests import Request
 
@@ -42,11 +45,6 @@ _log = logging.getLogger(__name__)
 
 _STARTS = 3
 _PATIENCE_S = 30.0
-_WORDS: dict[LostWorker, str] = {
-    "preempted": "went with its machine, which is taken away",
-    "out_of_memory": "was ended by Ray, since its machine ran out of memory",
-    "worker_died": "died",
-}
 
 
 class RayExecutor:
@@ -236,7 +234,9 @@ class RayExecutor:
             return []
         try:
             value = ray.get(reference)
-        except (RayActorError, OutOfMemoryError) as error:
+        except (RayActorError, OutOfMemoryError, *FULL) as error:
+            if isinstance(error, FULL) and not isinstance(error, RayTaskError):  # not the worker's machine
+                raise no_room("answers") from error
             return self._died(slot, queue, error)
         except ObjectLostError as error:
             if reference == slot.running:
@@ -278,10 +278,11 @@ class RayExecutor:
         """Replace an actor whose process is gone, or its answers; its job is tried again, or given up."""
         self._head.wait()
         attempt, where, death = slot.attempt, slot.where, Death.by(error, slot.node)
-        _log.warning("worker %d (%s) %s; starting another", slot.index, where, _WORDS[death.reason])
+        _log.warning("worker %d (%s) %s; starting another", slot.index, where, WORDS[death.reason])
         _log.debug("%s", error)
         if death.reason == "preempted":
             slot.starts = 0
+        slot.full += death.reason == "store_full"
         self._restart(slot, death.reason)
         if attempt is None:
             return []
@@ -327,8 +328,10 @@ class RayExecutor:
         """Kill the actor, whatever it is doing, and start another in its place."""
         self._head.wait()
         slot.kill()
-        if slot.starts >= _STARTS:
-            self._drop(slot, f"its process {_WORDS[reason]}, {_STARTS} times while starting")
+        if slot.full >= _STARTS:
+            self._drop(slot, f"{slot.where}: {NO_ROOM}, {_STARTS} times in a row; {ROOM} there")
+        elif slot.starts >= _STARTS:
+            self._drop(slot, f"its process {WORDS[reason]}, {_STARTS} times while starting")
         elif not self._closed:
             self._start(slot)
 

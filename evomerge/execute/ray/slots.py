@@ -15,12 +15,20 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayError
 
 from evomerge.execute.base import Failure, Job, LostWorker, Outcome, WorkerSettings
-from evomerge.execute.ray.cluster import is_preempted, live_nodes
+from evomerge.execute.ray.cluster import FULL, ROOM, is_preempted, live_nodes
 from evomerge.run.workers import WorkerNow
 from evomerge.score.requests import Request
 
 _LOST_NODES = 20
 """How much oftener a job is tried again where nodes were lost with its workers, which is seldom a candidate's doing."""
+NO_ROOM = "Ray's object store on its machine and the disk behind it are full"
+WORDS: dict[LostWorker, str] = {
+    "preempted": "went with its machine, which is taken away",
+    "out_of_memory": "was ended by Ray, since its machine ran out of memory",
+    "store_full": f"is ended, since {NO_ROOM}",
+    "worker_died": "died",
+}
+"""What becomes of a worker, after its name."""
 
 
 class WorkerProcess:
@@ -91,7 +99,9 @@ class Death:
         """What Ray's error says of a worker on a node."""
         if getattr(error, "preempted", False) or is_preempted(node):
             return cls(node, "preempted")
-        return cls(node, "out_of_memory" if isinstance(error, OutOfMemoryError) else "worker_died")
+        if isinstance(error, OutOfMemoryError):
+            return cls(node, "out_of_memory")
+        return cls(node, "store_full" if isinstance(error, FULL) else "worker_died")
 
 
 @dataclass(slots=True)
@@ -111,8 +121,8 @@ class Attempt:
     def may_go_on(self, nodes: Collection[str], retries: int) -> bool:
         """Whether the job is tried again, given the nodes that are left.
 
-        Workers that went with their machines aren't held against it, unless that happens so often that no machine
-        seems to stay for as long as it takes.
+        Workers that went with their machines, or had no room there, aren't held against it, unless that happens so
+        often that no machine seems to do.
         """
         count = Counter(self.lost_workers(nodes))
         own = count["worker_died"] + count["out_of_memory"]
@@ -130,6 +140,7 @@ class Attempt:
             "out_of_memory": ", ended by Ray since the machine ran out of memory; use fewer workers for each machine, "
             "or lower execution.batch_tokens",
             "machine_lost": " with its machine; see the system logs there, or use machines that stay longer",
+            "store_full": f", since its machine has no room for answers. {ROOM} there",
             "preempted": " with its machine, which was taken away; use machines that stay for longer than a candidate",
         }.get(lost[-1], "; out of memory is the usual cause (see the Ray and system logs there)")
         return Failure(reason=lost[-1], message=died + remedy, lost_workers=lost)
@@ -146,6 +157,8 @@ class Slot:
     """Ray's name of the machine where its actor came up."""
     starts: int = 0
     """Actors started in a row without one that came up."""
+    full: int = 0
+    """Actors in a row whose machine had no room for what is asked or answered."""
     preparing: list[Any] = field(default_factory=list)
     """Calls that must return before the actor can take a job."""
     prepared: list[Any] = field(default_factory=list)
@@ -205,6 +218,7 @@ class Slot:
         attempt = self.attempt
         assert attempt is not None
         self._rest()
+        self.full = 0
         return attempt
 
     def _rest(self) -> None:

@@ -84,6 +84,13 @@ def test_a_search_with_a_machine_that_has_no_room_for_answers_ends_as_an_undistu
     assert list(open_run(tmp_path / "run").status().lost_workers) == ["store_full"]
 
 
+def test_a_ray_that_does_not_tell_what_it_drains_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from evomerge.execute.ray.cluster import draining_nodes
+
+    monkeypatch.delattr("ray._private.state.GlobalState.get_draining_nodes")
+    assert draining_nodes() == set()
+
+
 def test_a_worker_that_went_with_its_machine_is_not_held_against_its_candidate(settings: WorkerSettings) -> None:
     from evomerge.execute.ray.slots import Attempt, Death
 

@@ -243,8 +243,12 @@ def live_nodes() -> set[str]:
 
 
 def draining_nodes() -> set[str]:
-    """Machines that are announced to be taken away, by Ray's names. Nothing new is started there."""
-    return set(ray._private.state.state.get_draining_nodes())
+    """Machines that are announced to be taken away, by Ray's names, where Ray tells. Nothing new is started there."""
+    # Private, as are all ways to ask: ray.nodes() and Ray's state API tell only of machines that have gone.
+    try:
+        return set(ray._private.state.state.get_draining_nodes())
+    except AttributeError:
+        return set()
 
 
 def is_preempted(node: str) -> bool:

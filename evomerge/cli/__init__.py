@@ -33,6 +33,7 @@ from evomerge.cli import (
     status,
     tuning,
 )
+from evomerge.cli.collecting import seldom_while_loading
 from evomerge.cli.guard import Commands, quiet_libraries
 
 _START = "Start"
@@ -110,4 +111,5 @@ app.command(rich_help_panel=_RESULTS)(connect.connect)
 def main() -> None:
     """Run the command line."""
     quiet_libraries(sys.argv[1:])
-    app(prog_name="evomerge")
+    with seldom_while_loading():
+        app(prog_name="evomerge")

@@ -58,6 +58,7 @@ DOWNLOADED = (
 """Patterns of the files of a model that are fetched from the hub."""
 
 _GIVE = "give a model folder or a hub id such as org/name"
+_RECIPES = frozenset({".yaml", ".yml"})
 _HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
 
@@ -148,7 +149,7 @@ def resolve(reference: ModelReference) -> Path:
 
 def _of_a_file(path: Path) -> str:
     """What is wrong with a file in a model's place, and what to do."""
-    if path.suffix not in {".yaml", ".yml"}:
+    if path.suffix not in _RECIPES:
         return "is a file; give the folder that holds the model"
     made = path.with_suffix("")
     if is_there(made):
@@ -198,4 +199,6 @@ def _snapshot(reference: ModelReference, *, local_files_only: bool) -> Path:
 
 
 def _is_hub_id(path: str) -> bool:
-    return bool(_HUB_ID.match(path)) and not path.startswith(".") and not begins_here(path, Path())
+    # No model is called like a recipe, whose name may be mistyped.
+    of_file = Path(path).suffix in _RECIPES
+    return bool(_HUB_ID.match(path)) and not path.startswith(".") and not of_file and not begins_here(path, Path())

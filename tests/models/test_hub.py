@@ -28,7 +28,7 @@ def test_folders_that_are_no_model_are_refused(copy_of: Callable[[Path], Path], 
         Checkpoint.open(folder)
 
 
-@pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "~/nowhere-at-all/x/y"])
+@pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "~/nowhere-at-all/x/y", "merg.yaml", "merges/a.yml"])
 def test_a_path_that_isnt_there_is_no_hub_id(path: str) -> None:
     with pytest.raises(CheckpointError, match="no such folder; give a model folder or a hub id"):
         Checkpoint.open(path)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import entry_points
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from evomerge.errors import UnknownNameError
 
@@ -74,5 +75,11 @@ class Registry(Generic[T]):
         if self._plugins_read:
             return
         self._plugins_read = True
-        for point in sorted(entry_points(group=self._group), key=lambda point: point.name):
+        for point in sorted(_points().select(group=self._group), key=lambda point: point.name):
             self._entries.setdefault(point.name, point.value)
+
+
+@cache
+def _points() -> Any:
+    """Those of all installed packages at the first call, since reading them takes some milliseconds."""
+    return entry_points()

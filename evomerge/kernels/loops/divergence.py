@@ -6,6 +6,7 @@ their last digits from processor to processor.
 
 from __future__ import annotations
 
+from math import factorial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from evomerge.kernels.loops.numbers import TREE, load, tree_sum
 
 _LOG2_E, _LN2, _LN2_REST = 1.4426950408889634, 0.6931471803691238, 1.9082149292705877e-10
 _SHIFT, _ROOT_HALF = 1.5 * 2.0**52, 0x3FE6A09E667F3BCD
+_EXPONENTIAL = tuple(1 / factorial(power) for power in range(13, -1, -1))
+_ARTANH = tuple(1 / odd for odd in range(23, 0, -2))
 
 
 @inner
@@ -23,19 +26,7 @@ def _exponential(number: Any) -> Any:
     shifted = x * _LOG2_E + _SHIFT
     whole = shifted - _SHIFT
     rest = (x - whole * _LN2) - whole * _LN2_REST
-    value = 1 / 6227020800 * rest + 1 / 479001600
-    value = value * rest + 1 / 39916800
-    value = value * rest + 1 / 3628800
-    value = value * rest + 1 / 362880
-    value = value * rest + 1 / 40320
-    value = value * rest + 1 / 5040
-    value = value * rest + 1 / 720
-    value = value * rest + 1 / 120
-    value = value * rest + 1 / 24
-    value = value * rest + 1 / 6
-    value = value * rest + 0.5
-    value = value * rest + 1.0
-    value = value * rest + 1.0
+    value = _polynomial(rest, _EXPONENTIAL)
     return value * _of_bits((np.float64(shifted).view(np.int64) + np.int64(1023)) << np.int64(52))
 
 
@@ -44,19 +35,17 @@ def _log_of_ratio(p: Any, q: Any) -> Any:
     power = (np.float64(p / q).view(np.int64) - np.int64(_ROOT_HALF)) >> np.int64(52)
     near = p * _of_bits((np.int64(1023) - power) << np.int64(52))
     s = (near - q) / (near + q)
-    square = s * s
-    value = 1 / 23 * square + 1 / 21
-    value = value * square + 1 / 19
-    value = value * square + 1 / 17
-    value = value * square + 1 / 15
-    value = value * square + 1 / 13
-    value = value * square + 1 / 11
-    value = value * square + 1 / 9
-    value = value * square + 1 / 7
-    value = value * square + 1 / 5
-    value = value * square + 1 / 3
-    value = value * square + 1.0
+    value = _polynomial(s * s, _ARTANH)
     return np.float64(power) * (_LN2 + _LN2_REST) + 2.0 * s * value
+
+
+@inner
+def _polynomial(x: Any, factors: Any) -> Any:
+    """By Horner's rule, the factor of the largest power first."""
+    value = factors[0]
+    for place in range(1, len(factors)):
+        value = value * x + factors[place]
+    return value
 
 
 @inner

@@ -20,8 +20,9 @@ from evomerge.alignment.spec import Axis, AxisLike, Joined, Spec
 from evomerge.errors import AlignmentError, shown, unknown
 from evomerge.files.outside import parse_json, read_text
 from evomerge.files.outside_yaml import parse_yaml
+from evomerge.files.places import YAML_ENDS
 
-SUFFIXES = (".yaml", ".yml", ".json")
+SUFFIXES = (*YAML_ENDS, ".json")
 """What the name of such a file ends with."""
 
 _KINDS: Mapping[str, Any] = {

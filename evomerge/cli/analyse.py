@@ -120,7 +120,9 @@ def _named(files: Sequence[Path]) -> dict[str, Path]:
 
 def _given(models: Sequence[str]) -> Any:
     """A config where one YAML file is given, or the models."""
-    if len(models) == 1 and Path(models[0]).suffix in {".yaml", ".yml"}:
+    from evomerge.files.places import YAML_ENDS
+
+    if len(models) == 1 and models[0].endswith(YAML_ENDS):
         from evomerge.config.config import Config
 
         return Config.from_file(models[0])

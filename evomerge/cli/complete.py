@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from evomerge.files.places import YAML_ENDS
+
 _DEPTH = 3
 _MOST_ENTRIES = 5000
 
@@ -39,7 +41,7 @@ def _is_run(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_yaml(entry: os.DirEntry[str]) -> bool:
-    return entry.name.endswith((".yaml", ".yml")) and entry.is_file()
+    return entry.name.endswith(YAML_ENDS) and entry.is_file()
 
 
 def _below(incomplete: str, is_wanted: Callable[[os.DirEntry[str]], bool]) -> list[str]:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+YAML_ENDS = (".yaml", ".yml")
+"""Of the names of YAML files. No model is called so."""
+
 
 def local(text: str | Path) -> Path:
     """The path with `~` as the user's home; as it is where no such user is known."""

@@ -12,15 +12,13 @@ from typing import Any
 
 from evomerge.errors import RecipeError, shown
 from evomerge.files.outside import read_text
-from evomerge.files.places import is_folder, is_there, local
+from evomerge.files.places import YAML_ENDS, is_folder, is_there, local
 from evomerge.mergekit.adapted import AdaptedModels
 from evomerge.mergekit.documents import documents_of, mapping
 from evomerge.mergekit.read import from_data
 from evomerge.recipe.recipe import Recipe
 
 _REFERENCES = ("model", "base_model", "tokenizer_source", "source", "path")
-_ENDS = (".yaml", ".yml")
-"""Of the names of files that are merges. No model is a file of such a name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +101,7 @@ def _merge(
         files={
             text: file
             for text in called
-            if text not in others and text.endswith(_ENDS) and (file := _file(text, places, where)) is not None
+            if text not in others and text.endswith(YAML_ENDS) and (file := _file(text, places, where)) is not None
         },
         where=where,
         _data=data,

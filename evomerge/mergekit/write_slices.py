@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evomerge.errors import RecipeError
+from evomerge.files.places import YAML_ENDS
 from evomerge.mergekit.methods import Counterpart
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.hub import is_adapter, is_compressed, whereabouts
@@ -38,7 +39,7 @@ class _Slice:
 def expert_to_data(recipe: Recipe, name: str, model: ModelReference) -> ModelReference:
     """An expert as mergekit can read it, known for an adapter if it lies on this machine."""
     folder = whereabouts(model).path
-    if model.path.endswith((".yaml", ".yml")) and folder is None:
+    if model.path.endswith(YAML_ENDS) and folder is None:
         raise RecipeError(
             f"recipe: models.experts.{name}: {model.path} is another merge, which mergekit can't read here; make it "
             "with evomerge merge, and name its folder"

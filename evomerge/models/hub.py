@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from evomerge.errors import CheckpointError
-from evomerge.files.places import is_folder, is_there, local
+from evomerge.files.places import YAML_ENDS, is_folder, is_there, local
 from evomerge.models.headers import INDEX, WEIGHTS, read_header, read_headers
 from evomerge.recipe.sources import ModelReference, begins_here
 
@@ -58,7 +58,6 @@ DOWNLOADED = (
 """Patterns of the files of a model that are fetched from the hub."""
 
 _GIVE = "give a model folder or a hub id such as org/name"
-_RECIPES = frozenset({".yaml", ".yml"})
 _HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
 
@@ -149,7 +148,7 @@ def resolve(reference: ModelReference) -> Path:
 
 def _of_a_file(path: Path) -> str:
     """What is wrong with a file in a model's place, and what to do."""
-    if path.suffix not in _RECIPES:
+    if not path.name.endswith(YAML_ENDS):
         return "is a file; give the folder that holds the model"
     made = path.with_suffix("")
     if is_there(made):
@@ -200,5 +199,5 @@ def _snapshot(reference: ModelReference, *, local_files_only: bool) -> Path:
 
 def _is_hub_id(path: str) -> bool:
     # No model is called like a recipe, whose name may be mistyped.
-    of_file = Path(path).suffix in _RECIPES
+    of_file = path.endswith(YAML_ENDS)
     return bool(_HUB_ID.match(path)) and not path.startswith(".") and not of_file and not begins_here(path, Path())

@@ -11,6 +11,7 @@ import yaml
 
 from evomerge.config.config import Config
 from evomerge.errors import ConfigError
+from evomerge.files.places import YAML_ENDS
 from evomerge.launch.base import WAIT_S, Job, Launcher, Plan, options_of
 from evomerge.testing.expecting import refused
 
@@ -78,7 +79,7 @@ def _check_files(plan: Plan, config: Path) -> None:
             assert content.is_file()
             assert content.suffix != ".safetensors"
             assert "runs" not in content.relative_to(config.parent).parts
-        elif place.suffix in {".yaml", ".yml"}:
+        elif place.name.endswith(YAML_ENDS):
             assert list(yaml.safe_load_all(content))
 
 

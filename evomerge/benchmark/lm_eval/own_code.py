@@ -15,7 +15,7 @@ import yaml
 from evomerge.benchmark.lm_eval.isolation import undisturbed
 from evomerge.benchmark.lm_eval.tasks import own_tasks, task_manager
 from evomerge.config.benchmark import BenchmarkConfig
-from evomerge.files.places import local
+from evomerge.files.places import YAML_ENDS, local
 
 _FUNCTION = "!function"
 _MODULE = "the module "
@@ -81,7 +81,7 @@ def own_files(config: BenchmarkConfig, where: str) -> dict[str, Path]:
 
 
 def _is_of_a_task(file: Path) -> bool:
-    return file.suffix in {".yaml", ".yml", ".py"} and not file.name.startswith(".") and file.is_file()
+    return file.name.endswith((*YAML_ENDS, ".py")) and not file.name.startswith(".") and file.is_file()
 
 
 def _members(name: Any, index: Mapping[str, Any], seen: set[str]) -> Iterator[str]:

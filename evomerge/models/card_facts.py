@@ -10,6 +10,7 @@ from typing import Any
 from evomerge.errors import CheckpointError
 from evomerge.files.outside import read_text
 from evomerge.files.outside_yaml import parse_yaml
+from evomerge.models.hub import is_hub_id
 
 CARD = "README.md"
 
@@ -31,6 +32,8 @@ class CardFacts:
 
     license: str | None = None
     languages: tuple[str, ...] = ()
+    merged: tuple[str, ...] = ()
+    """Hub ids of the models that it is a merge of, if it is one."""
 
 
 def card_facts(folder: Path) -> CardFacts:
@@ -41,9 +44,11 @@ def card_facts(folder: Path) -> CardFacts:
         return CardFacts()
     license_, languages = front.get("license"), front.get("language")
     found = [languages] if isinstance(languages, str) else languages if isinstance(languages, list) else []
+    merged = front.get("base_model") if front.get("base_model_relation") == "merge" else []
     return CardFacts(
         license=license_ if isinstance(license_, str) and license_ not in {"", "other", "unknown"} else None,
         languages=tuple(language for language in found if isinstance(language, str)),
+        merged=tuple(model for model in merged if is_hub_id(model)) if isinstance(merged, list) else (),
     )
 
 

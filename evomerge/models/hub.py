@@ -8,7 +8,7 @@ import re
 import shlex
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from evomerge.errors import CheckpointError
 from evomerge.files.places import YAML_ENDS, is_folder, is_there, local
@@ -93,7 +93,7 @@ def whereabouts(reference: ModelReference) -> Whereabouts:
     folder = local(reference.path)
     if is_folder(folder):
         return Whereabouts("folder", folder, f"{reference.path}: local folder")
-    if not _is_hub_id(reference.path):
+    if not is_hub_id(reference.path):
         found = _of_a_file(folder) if is_there(folder) else f"no such folder; {_GIVE}"
         return Whereabouts("impossible", None, f"{reference.path}: {found}")
     try:
@@ -123,7 +123,7 @@ def resolve(reference: ModelReference) -> Path:
         raise CheckpointError(f"{reference.path}: {_where_it_leads(folder)}; give the model folder itself")
     if is_there(folder):
         raise CheckpointError(f"{reference.path}: {_of_a_file(folder)}")
-    if not _is_hub_id(reference.path):
+    if not is_hub_id(reference.path):
         raise CheckpointError(f"{reference.path}: no such folder; {_GIVE}")
     from huggingface_hub import errors as hub
 
@@ -197,7 +197,10 @@ def _snapshot(reference: ModelReference, *, local_files_only: bool) -> Path:
     )
 
 
-def _is_hub_id(path: str) -> bool:
+def is_hub_id(path: Any) -> bool:
+    """Whether something can be the id of a model on the hub, and isn't a path here."""
+    if not isinstance(path, str):
+        return False
     # No model is called like a recipe, whose name may be mistyped.
     of_file = path.endswith(YAML_ENDS)
     return bool(_HUB_ID.match(path)) and not path.startswith(".") and not of_file and not begins_here(path, Path())

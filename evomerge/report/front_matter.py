@@ -79,7 +79,12 @@ def front_matter(
         languages: of the tasks that it was searched for.
         scores: on test items.
     """
-    hub_ids = list(dict.fromkeys(model.path for model in references.values() if not is_local(model)))
+    # Of a merge that is only here, the models that it was made of.
+    known = [
+        about.models.get(role, CardFacts()).merged if is_local(model) else (model.path,)
+        for role, model in references.items()
+    ]
+    hub_ids = list(dict.fromkeys(hub_id for ids in known for hub_id in ids))
     theirs = [language for name in references if name in about.models for language in about.models[name].languages]
     found: dict[str, Any] = {
         "language": list(about.languages or dict.fromkeys([*languages, *theirs])),

@@ -31,6 +31,12 @@ def test_the_hub_reads_every_field_and_the_scores() -> None:
     assert (result.metric_value, result.metric_name, result.dataset_args) == (0.6, "acc,none", {"num_few_shot": 3})
 
 
+def test_a_local_merge_is_named_by_the_models_that_it_is_of() -> None:
+    about = About(models={"base": CardFacts(merged=("org/lost",)), "maths": CardFacts(merged=("org/a", "org/base"))})
+    data = ModelCard("\n".join([*front_matter("x", MODELS, about, is_merge=True), "", "# x"])).data
+    assert (data.base_model, data.base_model_relation) == (["org/base", "org/a"], "merge")
+
+
 def test_a_licence_is_named_where_all_models_have_it_and_asked_for_elsewhere() -> None:
     def about(**licenses: str | None) -> About:
         return About(models={name: CardFacts(license=found) for name, found in licenses.items()})
@@ -50,6 +56,9 @@ def test_a_licence_is_named_where_all_models_have_it_and_asked_for_elsewhere() -
         ("---\nlanguage: sw\nlicense: other\n---\n", CardFacts(languages=("sw",))),
         ("---\nlicense: [\n---\n", CardFacts()),
         ("# no front matter\n---\n", CardFacts()),
+        ("---\nbase_model: [org/a, /data/b]\nbase_model_relation: merge\n---\n", CardFacts(merged=("org/a",))),
+        ("---\nbase_model: [org/a]\nbase_model_relation: finetune\n---\n", CardFacts()),
+        ("---\nbase_model: org/a\nbase_model_relation: merge\n---\n", CardFacts()),
         (None, CardFacts()),
     ],
 )

@@ -19,13 +19,18 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from evomerge.inference.plan import Work
-    from evomerge.study.check import Preflight
     from evomerge.study.experiment import Experiment
     from evomerge.study.pilot import PilotReport
+    from evomerge.study.preflight import Preflight
 
 _SHOWN_DIMENSIONS = 12
 _WORTH_TELLING = 1.1
-_STATES = {"folder": "a folder", "cache": "in the hub's cache", "unresolved": "not on this machine"}
+_STATES = {
+    "folder": "a folder",
+    "cache": "in the hub's cache",
+    "unresolved": "not on this machine",
+    "recipe": "merged first",
+}
 
 
 def check(
@@ -86,6 +91,10 @@ def check(
     console = stdout()
     report = run_check(experiment, where=str(config), trust_tasks=trust_tasks)
     _show(console, report, every_dimension=dimensions)
+    if pilot and report.to_merge:
+        raise ConfigError(
+            "\n".join(f"{config}: {sentence}, so that the pilot can use it" for sentence in report.to_merge)
+        )
     if pilot and report.experiment is None:
         needs = "every model on this machine" if report.unresolved else "a benchmark that it may load (--trust-tasks)"
         raise ConfigError(f"{config}: the pilot needs {needs}; what is missing is listed above")
@@ -201,7 +210,8 @@ def _sizes(report: Preflight) -> Table:
         if report.baselines:
             rows.append(("baselines", _baselines(report)))
         items = "besides, a few hundred bytes for each item of each candidate"
-        rows.append(("disk", f"{size(report.export_bytes or 0)} for the export{states}; {items}"))
+        merged = f", {size(report.merged_bytes)} for what is merged first" if report.merged_bytes else ""
+        rows.append(("disk", f"{size(report.export_bytes or 0)} for the export{states}{merged}; {items}"))
     for key, value in rows:
         grid.add_row(Text(key, style="dim"), Text(value))
     return grid

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _DOING = {
     "libraries": "loading libraries",
+    "merging": "merging the models that are recipes",
     "models": "opening the models",
     "alignment": "aligning the models",
     "benchmark": "building the benchmark",

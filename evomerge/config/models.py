@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from evomerge.config.section import Section
 from evomerge.errors import ConfigError, unknown
+from evomerge.files.places import YAML_ENDS, is_folder, local
 from evomerge.recipe.align import Align, asked_besides, spec_content
 from evomerge.recipe.sources import ModelReference, Sources, VocabularyPolicy
 
 
+def key_of(name: str) -> str:
+    """The key of a model in a config, "base" or an expert."""
+    return "models.base" if name == "base" else f"models.experts.{name}"
+
+
 class ModelConfig(Section):
-    """A model: a local folder in Hugging Face layout, or a hub id with an optional revision."""
+    """A model: a local folder in Hugging Face layout, a hub id with an optional revision, or a recipe's file."""
 
     short = str
 
     path: str = Field(min_length=1)
-    """A local folder in Hugging Face layout, or a hub id."""
+    """A local folder in Hugging Face layout, a hub id, or a recipe or mergekit file, which a search merges first."""
     revision: str | None = None
     """A branch, tag or commit on the hub."""
 
@@ -94,6 +101,13 @@ class ModelsConfig(Section):
             head=self.head,
             align=None if self.align is None else self.align.align(),
         )
+
+    @property
+    def recipes(self) -> dict[str, Path]:
+        """The models that are files of merges, "base" or experts, each with its file."""
+        references = self.sources().references
+        paths = {name: local(reference.path) for name, reference in references.items()}
+        return {name: path for name, path in paths.items() if path.name.endswith(YAML_ENDS) and not is_folder(path)}
 
     head: str | None = None
     """`base` or an expert, whose output head and labels the merge has as they are; None: heads are merged like all

@@ -15,7 +15,7 @@ from typing import Any
 from evomerge.config.config import Config
 from evomerge.errors import ConfigError, counted, listed
 from evomerge.files.outside_yaml import read_yaml
-from evomerge.files.places import is_there, local
+from evomerge.files.places import YAML_ENDS, is_there, local
 from evomerge.recipe.sources import begins_here
 from evomerge.score.numbers import size
 
@@ -79,8 +79,9 @@ def _refuse_models(experiment: Config, config: Path) -> None:
     for key, path in sources.items():
         own = config.parent / local(path)
         if not local(path).is_absolute() and (is_there(own) or begins_here(path, config.parent)):
+            what = "a recipe" if path.endswith(YAML_ENDS) else "a folder"
             raise ConfigError(
-                f"{config}: {key}: {path!r} is a folder on this machine, and models aren't uploaded; give a hub id, or "
+                f"{config}: {key}: {path!r} is {what} on this machine, and models aren't uploaded; give a hub id, or "
                 "an absolute path on storage that all machines see"
             )
     start = experiment.search.start

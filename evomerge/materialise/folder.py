@@ -16,9 +16,10 @@ from evomerge.files.fresh_folder import fresh_folder
 from evomerge.files.places import local
 from evomerge.kernels.dtypes import Dtype
 from evomerge.late import torch
+from evomerge.materialise.bind import Bound
 from evomerge.materialise.loads import check_loads
 from evomerge.materialise.merger import Merger
-from evomerge.materialise.shards import parse_size, write_weights
+from evomerge.materialise.shards import parse_size, write_header, write_weights
 from evomerge.models.carried import carry, with_dtype, without_code
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.open import as_family, maps_of, notes_of, open_each
@@ -42,6 +43,7 @@ def write_folder(
     states: Path | None = None,
     carry_code: bool = False,
     maps: bytes | None = None,
+    made_by: Mapping[str, str] | None = None,
 ) -> Path:
     """Realise a recipe as a model folder that transformers loads.
 
@@ -62,6 +64,7 @@ def write_folder(
         states: a folder that may hold what the method prepares, as that of a run does; None: nothing is.
         carry_code: take Python files of the base along, and the `auto_map` that names them. They aren't run here.
         maps: of the alignment that the recipe asks for, if they are at hand; None: as `maps_of` has them.
+        made_by: by paths of models, those of `files` that hold their recipes, which recipe.yaml names in their place.
 
     Returns: `out` as a path.
 
@@ -84,7 +87,7 @@ def write_folder(
             _refuse_small_disk(out, bound.size_bytes)
             if maps is not None:
                 recipe = _write_maps(folder, recipe, maps)
-            notes += _write_texts(folder, out, models.base, recipe, bound.kind, files or {}, carry_code)
+            notes += _write_texts(folder, out, models.base, recipe, bound.kind, files or {}, carry_code, made_by or {})
             if report is not None:
                 for note in notes:
                     report(note)
@@ -98,6 +101,20 @@ def write_folder(
             f"{_free_space(out)}. Nothing was left there"
         ) from error
     return out
+
+
+def write_outline(recipe: Recipe, folder: Path, merger: Merger, bound: Bound) -> None:
+    """Make a folder that opens as the merge will, whose tensors read as zeros and take no room.
+
+    Args:
+        recipe: the merge.
+        folder: to make, for a while.
+        merger: over the recipe's models.
+        bound: the recipe, bound by it.
+    """
+    folder.mkdir(parents=True)
+    _write_texts(folder, folder, merger.base, recipe, bound.kind, {}, False, {})
+    write_header(folder, merger, bound)
 
 
 def _write_maps(folder: Path, recipe: Recipe, maps: bytes) -> Recipe:
@@ -136,7 +153,14 @@ def _gigabytes(size: int) -> str:
 
 
 def _write_texts(
-    folder: Path, out: Path, base: Checkpoint, recipe: Recipe, kind: Dtype, files: Mapping[str, str], code: bool
+    folder: Path,
+    out: Path,
+    base: Checkpoint,
+    recipe: Recipe,
+    kind: Dtype,
+    files: Mapping[str, str],
+    code: bool,
+    made_by: Mapping[str, str],
 ) -> list[str]:
     """Write everything but the weights of `out` into `folder`; what a person should know of it, a sentence each."""
     notes = carry(base.folder, folder, code=code)
@@ -145,7 +169,8 @@ def _write_texts(
     config = with_dtype(base.config if code else without_code(base.config), kind.name)
     (folder / "config.json").write_text(json_text(config), encoding="utf-8")
     notes += without_places(folder)
-    (folder / "recipe.yaml").write_text(portable(recipe, out).to_yaml(), encoding="utf-8")
+    named = {path: f"./{file}" for path, file in made_by.items()}
+    (folder / "recipe.yaml").write_text(portable(recipe, out, named).to_yaml(), encoding="utf-8")
     for name, text in files.items():
         if Path(name).name != name and Path(name).parent != Path(MAPS).parent:
             raise ExportError(f"{name!r}: further files lie in the folder itself; give a plain name")

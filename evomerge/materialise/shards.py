@@ -71,6 +71,15 @@ def write_weights(
         )
 
 
+def write_header(folder: Path, merger: Merger, bound: Bound) -> None:
+    """One file of a merge's form and size, whose numbers are zeros: it is sparse, and takes next to no room."""
+    tensors = {name: (dtype, merger.base.tensors[name].shape) for name, dtype in bound.stored.items()}
+    header = _header(tensors)
+    with (folder / WEIGHTS).open("wb") as stream:
+        stream.write(header)
+        stream.truncate(len(header) + bound.size_bytes)
+
+
 def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
     """Consecutive names, as many to a file as fit in `limit` bytes."""
     shards: list[list[str]] = [[]]

@@ -58,6 +58,14 @@ def several_merges(source: Path | Recipe, *, name: str | None = None) -> tuple[S
     return tuple(order.steps.values()) if len(order.steps) > 1 or name is not None or len(merges) > 1 else ()
 
 
+def files_of(source: Path) -> tuple[Path, ...]:
+    """The file of a merge, and those of the merges that it needs, each once. Raises: RecipeError."""
+    order = _Order()
+    if order.of(source):
+        order.add(source.resolve(), order.last(source), ())
+    return tuple(order.files)
+
+
 _Key = tuple[Path, str | None]
 
 
@@ -66,15 +74,15 @@ class _Order:
     """Merges of any number of files, each after those whose results it merges."""
 
     steps: dict[_Key, Step] = field(default_factory=dict)
-    _files: dict[Path, list[NamedMerge]] = field(default_factory=dict)
+    files: dict[Path, list[NamedMerge]] = field(default_factory=dict)
     _names: set[str | None] = field(default_factory=set)
 
     def of(self, path: Path) -> list[NamedMerge]:
         """The merges of a file, which is read once."""
         key = path.resolve()
-        if key not in self._files:
-            self._files[key] = merges_in(path)
-        return self._files[key]
+        if key not in self.files:
+            self.files[key] = merges_in(path)
+        return self.files[key]
 
     def last(self, path: Path, name: str | None = None) -> NamedMerge:
         """The merge that is meant by a file, or that of this name."""
@@ -113,7 +121,7 @@ class _Order:
         return str(self.steps[key].name)
 
     def _needed(self, file: Path, merge: NamedMerge) -> dict[str, tuple[Path, NamedMerge]]:
-        own = {other.name: other for other in self._files.get(file, ())}
+        own = {other.name: other for other in self.files.get(file, ())}
         return {
             **{need: (file, own[need]) for need in merge.needs},
             **{called: (path.resolve(), self.last(path)) for called, path in merge.files.items()},

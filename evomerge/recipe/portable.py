@@ -6,6 +6,7 @@ Does not know whether the folders are there.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,16 +23,22 @@ def is_local(reference: ModelReference) -> bool:
     return path.is_absolute() or reference.path.startswith(".") or is_folder(path)
 
 
-def portable(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with local folders relative to the folder that it is written to.
+def portable(recipe: Recipe, folder: Path, named: Mapping[str, str] | None = None) -> Recipe:
+    """The recipe with local folders relative to the folder that it is written to, but for those that are `named`.
 
     A folder that lies far from there, so that the way to it would name parts of the disk that are nobody's business,
     becomes `./NAME`, with the model's name in the recipe: the recipe can be used with the model put there.
     """
+
+    def found(name: str, reference: ModelReference) -> ModelReference:
+        if named and reference.path in named:
+            return ModelReference(path=named[reference.path])
+        return _portable(name, reference, folder)
+
     return replace(
         recipe,
-        base=_portable("base", recipe.base, folder),
-        experts={name: _portable(name, expert, folder) for name, expert in recipe.experts.items()},
+        base=found("base", recipe.base),
+        experts={name: found(name, expert) for name, expert in recipe.experts.items()},
     )
 
 

@@ -15,6 +15,7 @@ from evomerge.report.front_matter import About, TaskScore, front_matter, usage
 from evomerge.report.stock_command import stock_commands
 from evomerge.report.words import earlier_results
 from evomerge.run.directory import Run
+from evomerge.run.merged import exported_recipe
 from evomerge.run.records import TrialRecord
 from evomerge.run.trial import WINNER, TrialKind
 
@@ -80,12 +81,12 @@ def model_card(run: Run, record: TrialRecord, recipe: Recipe, *, name: str, abou
 def _origin(run: Run, record: TrialRecord, recipe: Recipe) -> str:
     """What the model is and where its coefficients come from."""
     if record.kind is TrialKind.BASE:
-        return f"{_named('base', recipe.base)} unchanged: a baseline of a search (trial {record.number})."
+        return f"{_named(run, 'base', recipe.base)} unchanged: a baseline of a search (trial {record.number})."
     if record.kind is TrialKind.EXPERT:
-        expert = _named(record.name, recipe.references[recipe.options["model"]])
+        expert = _named(run, record.name, recipe.references[recipe.options["model"]])
         return f"{expert} unchanged: a baseline of a search (trial {record.number})."
-    experts = ", ".join(_named(name, model) for name, model in recipe.experts.items())
-    merge = f"A merge of {experts} over {_named('base', recipe.base)} with {recipe.method}"
+    experts = ", ".join(_named(run, name, model) for name, model in recipe.experts.items())
+    merge = f"A merge of {experts} over {_named(run, 'base', recipe.base)} with {recipe.method}"
     algorithm = run.config.search.algorithm
     if run.config.search.is_asynchronous:
         algorithm += ", asynchronous: which candidates there were depended on timing"
@@ -127,8 +128,10 @@ def _test_scores(run: Run, record: TrialRecord) -> list[TaskScore]:
     ]
 
 
-def _named(name: str, reference: ModelReference) -> str:
+def _named(run: Run, name: str, reference: ModelReference) -> str:
     """A model by its hub id; a local folder, which means nothing elsewhere, by its name in the recipe."""
+    if (file := exported_recipe(reference, run.directory)) is not None:
+        return f"`{name}` (itself a merge: `{file}`)"
     if is_local(reference):
         return f"`{name}` (a local model)"
     return f"`{reference.path}`" + ("" if name == "base" else f" ({name})")

@@ -6,6 +6,7 @@ study.journal      the Optuna study (unless another storage is configured)
 evaluations.jsonl  every evaluation with its item table, one line each
 parts.jsonl        answers of candidates that are evaluated block by block, one block a line (with `search.block`)
 estimates.jsonl    estimated scores of stopped candidates, a generation a line (with `search.estimator`)
+merged/            the models that the config gives as recipes, each merged once before the search
 prepared/          what the merge method computes once, for workers and later sessions; can be deleted between sessions
 progress.json      phase, driving time and what was spent, for `evomerge status`
 workers.json       what each worker does now, for `evomerge status`
@@ -33,6 +34,7 @@ from evomerge.run.clock import PROGRESS
 from evomerge.run.frozen import freeze, frozen
 from evomerge.run.ledger import EVALUATIONS, JOURNAL, Ledger
 from evomerge.run.lock import driver_of, is_locked
+from evomerge.run.merged import MERGED, with_folders
 from evomerge.run.plan import Plan
 from evomerge.run.recipes import MAPS, recipe_of
 from evomerge.run.records import (
@@ -57,7 +59,7 @@ DONE = "done"
 _READABLE = (1, FORMAT_VERSION)
 
 # What a driver that was killed while it made the directory may have left there.
-_OWN_FILES = frozenset({"lock", "config.yaml", JOURNAL, EVALUATIONS, MAPS})
+_OWN_FILES = frozenset({"lock", "config.yaml", JOURNAL, EVALUATIONS, MAPS, MERGED})
 # Halves of files, and the lock files that Optuna puts beside a journal, also under another name to delete them.
 _LEFT_OVER = (".*.tmp", f"{JOURNAL}.lock*")
 _RECORDS_ALONE = "holds the records of a run, but run.json is missing"
@@ -77,6 +79,11 @@ class Run:
         if not isinstance(self.facts.get("study"), str):
             raise RunError(f"{directory / 'run.json'}: names no study; {remedy(directory)}")
         self.config = frozen(directory, self.facts)
+
+    @property
+    def opened_config(self) -> Config:
+        """The config with folders in the place of models that were merged first: what opens models opens these."""
+        return with_folders(self.config, self.directory)
 
     def ledger(self) -> Ledger:
         """The ledger as it is on disk now, for reading."""
@@ -112,7 +119,7 @@ class Run:
                 f"{self.directory}: no trial {number}; it has trials 0 to {len(trials) - 1}. "
                 f"See: evomerge trials {self.directory}"
             )
-        return recipe_of(self.config, self.facts, trials[number], self.directory)
+        return recipe_of(self.opened_config, self.facts, trials[number], self.directory)
 
     def status(self) -> RunStatus:
         """Counts, best, workers, rate, and what is to come."""
@@ -220,14 +227,7 @@ def create_run(directory: Path, config: Config, facts: Mapping[str, Any]) -> Run
     Raises: RunError if the directory holds files of something else, or can't be written.
     """
     clear_left_over(directory)
-    recorded = any((directory / name).exists() for name in ("parts.jsonl", PROGRESS, "result.json"))
-    if recorded or _has_lines(directory / EVALUATIONS, 1) or _has_lines(directory / JOURNAL, 3):
-        raise RunError(f"{directory}: holds the records of a run, but run.json is missing; {remedy(directory)}")
-    foreign = sorted(entry.name for entry in directory.iterdir() if entry.name not in _OWN_FILES)
-    if foreign:
-        raise RunError(
-            f"{directory}: holds {listed(foreign)} and no run; choose a new or an empty directory with --run"
-        )
+    refuse_foreign(directory)
     study = f"{directory.resolve().name}-{uuid.uuid4().hex[:8]}"
     for name in (JOURNAL, EVALUATIONS):
         (directory / name).unlink(missing_ok=True)
@@ -236,6 +236,18 @@ def create_run(directory: Path, config: Config, facts: Mapping[str, Any]) -> Run
     Ledger.create(directory, config.storage, study, facts=whole, goals=config.search.goals)
     write_json(directory / "run.json", whole)
     return Run(directory)
+
+
+def refuse_foreign(directory: Path) -> None:
+    """Raises: RunError if a directory without a run holds the records of one, or files of something else."""
+    recorded = any((directory / name).exists() for name in ("parts.jsonl", PROGRESS, "result.json"))
+    if recorded or _has_lines(directory / EVALUATIONS, 1) or _has_lines(directory / JOURNAL, 3):
+        raise RunError(f"{directory}: holds the records of a run, but run.json is missing; {remedy(directory)}")
+    foreign = sorted(entry.name for entry in directory.iterdir() if entry.name not in _OWN_FILES)
+    if foreign:
+        raise RunError(
+            f"{directory}: holds {listed(foreign)} and no run; choose a new or an empty directory with --run"
+        )
 
 
 def clear_left_over(directory: Path) -> None:

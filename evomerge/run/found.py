@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.run.directory import PREPARED, left_over
+from evomerge.run.merged import MERGED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +26,7 @@ class Removable:
 def runs_below(folder: Path) -> Iterator[Path]:
     """Run directories in a folder, itself and those inside runs included, by name."""
     for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != PREPARED)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in {MERGED, PREPARED})
         if "run.json" in files:
             yield Path(place)
 

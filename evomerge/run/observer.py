@@ -11,7 +11,7 @@ class Observer(Protocol):
     """Is told what a search is doing. Must not raise and must return at once."""
 
     def phase(self, name: str, total: int | None) -> None:
-        """A phase begins: models, alignment, benchmark, workers, baselines, search, validation, test or export.
+        """A phase begins: merging, models, alignment, benchmark, workers, baselines, search, validation, test, export.
 
         Workers may start within a phase of evaluations, which goes on when they are "ready".
         """

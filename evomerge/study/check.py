@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 from evomerge.benchmark.lm_eval.own_code import own_code
 from evomerge.benchmark.lm_eval.tasks import check_tasks
 from evomerge.benchmark.user_code import files_of
 from evomerge.config.config import Config
+from evomerge.config.models import key_of
 from evomerge.errors import BenchmarkError, ConfigError, listed
 from evomerge.execute.device import process_bytes
 from evomerge.execute.settings import arithmetic_of, choose_backend, worker_settings
@@ -21,7 +22,6 @@ from evomerge.models.own_settings import own_notes
 from evomerge.recipe.sources import Sources
 from evomerge.run.directory import PREPARED
 from evomerge.run.plan import evaluations_of
-from evomerge.space.base import Dimension
 from evomerge.study.advice import ASYNCHRONOUS, own_cost, unseen_devices, warnings_of
 from evomerge.study.arithmetic import in_words
 from evomerge.study.budget import check_budget, spending
@@ -29,88 +29,16 @@ from evomerge.study.costs import search_tokens
 from evomerge.study.experiment import Experiment, check_names, check_pruner, open_experiment, population_of
 from evomerge.study.gpus import live_size, notes_on_gpus
 from evomerge.study.measures import Measures
+from evomerge.study.merge_first import SeenRecipes, seen_recipes
 from evomerge.study.observed import observers_of
 from evomerge.study.outlines import Outlines, outlines_of
+from evomerge.study.preflight import ModelFound, Preflight
 from evomerge.study.preparations import preparations_of
 from evomerge.study.references import reference_requests, what_they_add
 from evomerge.study.start import start_of
 from evomerge.study.storage import check_mirror, check_storage
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFound:
-    """Where one model of the config is."""
-
-    name: str
-    path: str
-    state: str
-    """folder, cache or unresolved."""
-    size_bytes: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preflight:
-    """What a search will be, as far as it can be known on this machine now."""
-
-    models: list[ModelFound]
-    dtype: str | None = None
-    arithmetic: str = ""
-    """In which formats merged weights are kept and computed with, and why."""
-    dimensions: list[Dimension] = field(default_factory=list)
-    groups: int | None = None
-    population: int | None = None
-    in_flight: str | None = None
-    """Candidates that are evaluated at any time, in words, where there are no generations."""
-    items: dict[str, int] = field(default_factory=dict)
-    """Items by split; empty if the benchmark couldn't be built here."""
-    tokens: dict[str, Work] = field(default_factory=dict)
-    """What one candidate takes on the search items by how contexts are shared, cheapest first; the first form that
-    the model answers alike is taken when workers start."""
-    evaluations: dict[str, int] = field(default_factory=dict)
-    """Candidate evaluations by phase: baselines, search, validation, test."""
-    backend: str = ""
-    live_bytes: int | None = None
-    """The live model, one per worker."""
-    export_bytes: int | None = None
-    """The merged tensors as they are exported."""
-    prepared_bytes: int | None = None
-    """What the method and adapters keep besides, per worker; on a GPU also `state_bytes`."""
-    state_bytes: int | None = None
-    """What the method computes once for the run, in files that the workers of a machine map together."""
-    baselines: list[str] = field(default_factory=list)
-    """Merges of other methods that the search is compared with."""
-    baseline_bytes: int = 0
-    """The most that one of their methods keeps in a worker's memory, or maps, beside the search's own."""
-    baseline_state_bytes: int = 0
-    """What all of their methods compute once, in files like the search's own."""
-    state_folder: str = ""
-    """Where these files will lie; RUN stands for the run directory."""
-    single_bytes: int = 0
-    """The largest model that is scored by itself: a worker holds it beside the live one while it answers."""
-    mapped_bytes: int | None = None
-    """The models' files, memory-mapped once per node."""
-    process_bytes: int | None = None
-    """What Python and the libraries take in each worker, going by this process."""
-    unresolved: list[str] = field(default_factory=list)
-    """Models that aren't on this machine, one of each path and why."""
-    unchecked: list[str] = field(default_factory=list)
-    """What couldn't be looked at from here."""
-    answers_parts: bool = False
-    """Whether candidates may answer only some of the search items."""
-    spending: list[str] = field(default_factory=list)
-    """What the search spends where, and when it ends, in sentences."""
-    notes: list[str] = field(default_factory=list)
-    """How models that aren't whole checkpoints become experts, and what else of one's own will be run."""
-    warnings: list[str] = field(default_factory=list)
-    experiment: Experiment | None = field(default=None, repr=False)
-    """The opened models with the benchmark, for whoever goes on from here; None if a model is unresolved."""
-
-    @property
-    def memory_bytes_per_worker(self) -> int | None:
-        """Memory of one worker beside the mapped files and the activations of a batch."""
-        if self.live_bytes is None or self.prepared_bytes is None:
-            return None
-        return self.live_bytes + self.prepared_bytes
+_MERGED_FIRST = ": is merged first"
 
 
 def check(config: Config, *, where: str = "config", trust_tasks: bool = False) -> Preflight:
@@ -129,11 +57,42 @@ def check(config: Config, *, where: str = "config", trust_tasks: bool = False) -
     Raises: EvomergeError subclasses for what is wrong; ConfigError for a path where no model can be.
     """
     check_names(config, where=where)
+    with seen_recipes(config, where=where) as recipes:
+        found = _check_models(recipes, where, trust_tasks)
+    given = config.models.sources().references
+    models = [
+        replace(model, path=given[model.name].path, state="recipe", size_bytes=recipes.sizes.get(model.name))
+        if model.name in recipes.found
+        else model
+        for model in found.models
+    ]
+    return replace(
+        found,
+        models=models,
+        merged_bytes=recipes.disk_bytes,
+        unresolved=[sentence for sentence in found.unresolved if not sentence.endswith(_MERGED_FIRST)],
+        to_merge=[f"{key_of(name)}: {whereabouts(given[name]).message}" for name in recipes.found],
+        notes=[*recipes.notes(), *map(recipes.named, found.notes)],
+        warnings=[*map(recipes.named, found.warnings)],
+        unchecked=[*recipes.unchecked(), *map(recipes.named, found.unchecked)],
+        # What was looked at of recipes is gone.
+        experiment=None if recipes.found else found.experiment,
+    )
+
+
+def _check_models(recipes: SeenRecipes, where: str, trust_tasks: bool) -> Preflight:
+    """As `check`, with outlines in the place of models that are recipes."""
+    config = recipes.config
     sources = config.models.sources()
-    places = {name: whereabouts(reference) for name, reference in sources.references.items()}
+    places = {
+        name: Whereabouts("unresolved", None, f"{reference.path}{_MERGED_FIRST}")
+        if name in recipes.unseen
+        else whereabouts(reference)
+        for name, reference in sources.references.items()
+    }
     _refuse_impossible(places, where)
     away = {name: found.message for name, found in places.items() if found.kind == "unresolved"}
-    with outlines_of(sources, away) as outlines:
+    with outlines_of(sources, [name for name in away if name not in recipes.unseen]) as outlines:
         return _check(config, sources, places, away, outlines, where, trust_tasks)
 
 
@@ -243,9 +202,7 @@ def _check(
 def _refuse_impossible(places: Mapping[str, Whereabouts], where: str) -> None:
     """Raises: ConfigError naming each model whose path is neither a folder here nor a hub id."""
     wrong = [
-        f"{where}: {'models.base' if name == 'base' else f'models.experts.{name}'}: {found.message}"
-        for name, found in places.items()
-        if found.kind == "impossible"
+        f"{where}: {key_of(name)}: {found.message}" for name, found in places.items() if found.kind == "impossible"
     ]
     if wrong:
         raise ConfigError("\n".join(wrong))

@@ -5,13 +5,15 @@ Reads names and shapes, no tensor. Does not ask the network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from evomerge.config.models import key_of
 from evomerge.errors import CheckpointError, RecipeError, listed
 from evomerge.files.outside import read_text
+from evomerge.materialise.folder import write_outline
 from evomerge.materialise.merger import Merger
 from evomerge.mergekit.documents import documents_of
 from evomerge.mergekit.named import is_merge
@@ -20,6 +22,7 @@ from evomerge.mergekit.several import several_merges
 from evomerge.models.hub import whereabouts
 from evomerge.models.open import as_family, notes_of, open_each
 from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.sources import ModelReference
 
 _LAST = "the last merge"
 
@@ -47,6 +50,8 @@ class MergesFound:
     merges: list[MergeFound] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
+    outlines: dict[str | None, Path] = field(default_factory=dict)
+    """By merge, a folder that opens as its result will; none of what couldn't be looked at."""
 
 
 def holds_merges(path: Path) -> bool:
@@ -58,49 +63,51 @@ def holds_merges(path: Path) -> bool:
 
 
 def check_merges(path: Path) -> MergesFound:
-    """Look at the merges that `merge` would make of a file.
-
-    A result that isn't there yet is seen as its base, whose names and shapes it will have unless layers are stacked or
-    vocabularies united.
+    """Look at the merges that `merge` would make of a file. What couldn't be looked at is in `unchecked`.
 
     Raises: RecipeError, CheckpointError, MergeError with the place in the file and what would be right.
     """
+    with TemporaryDirectory(prefix="evomerge-") as place:
+        return look_at_merges(path, Path(place))
+
+
+Fetch = Callable[[str, ModelReference], object]
+"""Is given each model of a merge, by its name there, before it is looked at, and may have it downloaded."""
+
+
+def look_at_merges(path: Path, place: Path, fetch: Fetch = lambda role, reference: None) -> MergesFound:
+    """As `check_merges`, with outlines of the results in the folder `place`, by which later merges are looked at."""
     found = MergesFound()
     steps = several_merges(path)
     if not steps:
-        _look(found, None, load_recipe(path, report=found.notes.append), str(path), {})
+        _look(found, None, load_recipe(path, report=found.notes.append), str(path), place, fetch)
         return found
-    made: dict[str, Path] = {}
-    with TemporaryDirectory() as place:
-        for step in steps:
-            name = None if step is steps[-1] else str(step.name)
-            if unseen := [need for need in step.needs.values() if need not in made]:
-                found.unchecked.append(f"{name or _LAST}, before {listed(unseen)} has been made")
-                merges = tuple(step.needs.values())
-                found.merges.append(MergeFound(name=name, method=None, merges=merges, size_bytes=None))
-                continue
-            recipe = step.recipe(made, report=found.notes.append)
-            base = _look(
-                found, name, recipe, step.where, {str(folder.resolve()): need for need, folder in made.items()}
-            )
-            if base is not None and name is not None:
-                made[name] = _stand_in(Path(place) / name, base)
+    for step in steps:
+        name = None if step is steps[-1] else str(step.name)
+        if unseen := [need for need in step.needs.values() if need not in found.outlines]:
+            found.unchecked.append(f"{name or _LAST}, before {listed(unseen)} has been made")
+            merges = tuple(step.needs.values())
+            found.merges.append(MergeFound(name=name, method=None, merges=merges, size_bytes=None))
+            continue
+        made = {need: found.outlines[need] for need in step.needs.values()}
+        _look(found, name, step.recipe(made, report=found.notes.append), step.where, place, fetch)
     return found
 
 
-def _look(
-    found: MergesFound, name: str | None, recipe: Recipe, where: str, stand_ins: Mapping[str, str]
-) -> Path | None:
-    """Bind a recipe to its models if they are here; the model that its result can be seen as."""
+def _look(found: MergesFound, name: str | None, recipe: Recipe, where: str, place: Path, fetch: Fetch) -> None:
+    """Bind a recipe to its models if they are here, and make an outline of its result."""
+    stand_ins = {str(folder.resolve()): str(made) for made, folder in found.outlines.items()}
     experts = [(role, reference) for role, reference in recipe.references.items() if role != "base"]
     merges = tuple(stand_ins.get(str(Path(reference.path).resolve()), role) for role, reference in experts)
-    size, base = None, None
+    for role, reference in recipe.references.items():
+        if str(Path(reference.path).resolve()) not in stand_ins:
+            fetch(role, reference)
+    size = None
     places = {role: whereabouts(reference) for role, reference in recipe.references.items()}
-    for role, place in places.items():
-        if place.kind == "impossible":
-            key = "models.base" if role == "base" else f"models.experts.{role}"
-            raise CheckpointError(f"{where}: {key}: {place.message}")
-    away = {place.message for place in places.values() if place.kind == "unresolved"}
+    for role, at in places.items():
+        if at.kind == "impossible":
+            raise CheckpointError(f"{where}: {key_of(role)}: {at.message}")
+    away = {at.message for at in places.values() if at.kind == "unresolved"}
     if away:
         found.unchecked.append(f"whether the models of {name or _LAST} fit each other: {'; '.join(sorted(away))}")
     elif recipe.align is not None:
@@ -114,15 +121,6 @@ def _look(
             raise RecipeError(f"{where}: {str(error).removeprefix('recipe: ')}") from error
         size = bound.size_bytes
         found.notes.extend([*notes_of(models), *merger.notes(bound)])
-        if not recipe.slices and recipe.vocabulary == "same":
-            base = places["base"].path
+        found.outlines[name] = place / str(len(found.outlines))
+        write_outline(recipe, found.outlines[name], merger, bound)
     found.merges.append(MergeFound(name=name, method=recipe.method, merges=merges, size_bytes=size))
-    return base
-
-
-def _stand_in(folder: Path, base: Path) -> Path:
-    """A folder with the files of another model."""
-    folder.mkdir()
-    for file in base.absolute().iterdir():
-        (folder / file.name).symlink_to(file)
-    return folder

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from evomerge.errors import RunError, listed
+from evomerge.files.places import local
 from evomerge.materialise.folder import write_folder
 from evomerge.materialise.states import folder_of
 from evomerge.models.card_facts import CARD
@@ -16,9 +17,11 @@ from evomerge.report.model_card import model_card, parts_of
 from evomerge.report.stock_command import samples_file
 from evomerge.run.directory import PREPARED, Run, open_run
 from evomerge.run.fronts import KNEE, front_of, merges_of, nearest, picked
+from evomerge.run.merged import exported_recipe
 from evomerge.run.records import TrialRecord
 from evomerge.study.about import about_models
 from evomerge.study.inputs import check_same_models
+from evomerge.study.merge_first import recipe_of_merged
 
 
 def export(
@@ -57,7 +60,7 @@ def export(
     run = open_run(directory)
     record = _chosen(run, trial, pick)
     recipe = run.recipe(record.number)
-    folders = {name: resolve(reference) for name, reference in run.config.models.sources().references.items()}
+    folders = {name: resolve(reference) for name, reference in run.opened_config.models.sources().references.items()}
     check_same_models(run.directory, run.facts.get("files", {}), folders)
     if report is not None and trial is None and not run.has_ended():
         report(f"the search hasn't ended; trial {record.number} {_why(run, pick)}")
@@ -67,7 +70,17 @@ def export(
         languages=languages or run.config.export.language,
         repository=repository,
     )
-    private = [name for name, model in parts_of(record, recipe).items() if is_local(model)]
+    made_by = {
+        reference.path: file
+        for reference in recipe.references.values()
+        if (file := exported_recipe(reference, run.directory)) is not None
+    }
+    recipes = {path: recipe_of_merged(Path(path), local(out).absolute()) for path in made_by}
+    private = [
+        name
+        for name, model in parts_of(record, recipe).items()
+        if (recipes[model.path].is_private if model.path in recipes else is_local(model))
+    ]
     if report is not None and repository is not None and private:
         report(
             f"{listed(private)} are local: card and recipe.yaml have their folders' names, which nobody else can open"
@@ -81,7 +94,12 @@ def export(
         shard_size=shard_size or run.config.export.shard_size,
         progress=progress,
         report=report,
-        files={CARD: model_card(run, record, recipe, name=Path(out).name, about=about), **_samples(run, record)},
+        files={
+            CARD: model_card(run, record, recipe, name=Path(out).name, about=about),
+            **{made_by[path]: kept.text for path, kept in recipes.items()},
+            **_samples(run, record),
+        },
+        made_by=made_by,
         states=_prepared(run),
         carry_code=carry_code,
     )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from evomerge.errors import AlignmentError
 from evomerge.models.open import maps_of
+from evomerge.study.each_minute import EachMinute
 from evomerge.study.experiment import Experiment
-
-_MINUTE_S = 60.0
 
 
 def find_maps(experiment: Experiment, report: Callable[[str], None]) -> bytes:
@@ -26,14 +24,12 @@ def find_maps(experiment: Experiment, report: Callable[[str], None]) -> bytes:
         raise AlignmentError("models.align: is missing, so there are no maps to find")
     if sources.align.maps is None:
         report("finding the maps that align the models")
-    said = time.monotonic()
+    each_minute = EachMinute(report)
 
     def progress(done: int, total: int) -> None:
-        nonlocal said
-        if done < total and time.monotonic() - said >= _MINUTE_S:
-            said = time.monotonic()
+        if done < total:
             # A map that changes may ask for others, so that no share of the whole can be said.
-            report(f"finding the maps: {done} steps done, {total - done} more in sight")
+            each_minute(f"finding the maps: {done} steps done, {total - done} more in sight")
 
     found = maps_of(experiment.opened, sources, progress=progress)
     assert found is not None

@@ -53,37 +53,69 @@ def merge(
     Raises: ExportError, CheckpointError, RecipeError, MergeError: as `write_folder`.
     """
     out = local(out).absolute()
+    return merge_each(
+        recipe if isinstance(recipe, Recipe) else Path(recipe),
+        out,
+        lambda step: out.with_name(f"{out.name}-{step}"),
+        shard_size=shard_size,
+        progress=progress,
+        report=report,
+        device=device,
+        carry_code=carry_code,
+        name=name,
+    )
 
-    def write(found: Recipe, folder: Path) -> Path:
+
+def merge_each(
+    source: Recipe | Path,
+    out: Path,
+    place: Callable[[str], Path],
+    *,
+    shard_size: str | int = "5GB",
+    progress: Callable[[int, int], None] | None = None,
+    report: Callable[[str], None] | None = None,
+    device: torch.device | str = "cpu",
+    carry_code: bool = False,
+    name: str | None = None,
+    found: Callable[[str | None, Recipe], None] | None = None,
+) -> Path:
+    """As `merge`, for whoever says where the merges lie that are needed first: in `place` of their names.
+
+    `found` is called before each merge is made, with its name, or None for the one that was asked for, and its recipe,
+    which names folders in the place of merges.
+    """
+
+    def write(step: str | None, recipe: Recipe, folder: Path) -> Path:
+        if found is not None:
+            found(step, recipe)
         return write_folder(
-            found,
+            recipe,
             folder,
             shard_size=shard_size,
             progress=progress,
             report=report,
             device=device,
             carry_code=carry_code,
-            files={CARD: merge_card(found, name=folder.name, about=about_models(found.references))},
+            files={CARD: merge_card(recipe, name=folder.name, about=about_models(recipe.references))},
         )
 
-    source = recipe if isinstance(recipe, Recipe) else Path(recipe)
     steps = several_merges(source, name=name)
     if not steps:
-        return write(source if isinstance(source, Recipe) else load_recipe(source, report=report), out)
+        return write(None, source if isinstance(source, Recipe) else load_recipe(source, report=report), out)
     # Before the merges that this one needs are made.
     refuse_taken(out)
     made: dict[str, Path] = {}
     for step in steps[:-1]:
         assert step.name is not None
-        made[step.name] = folder = out.with_name(f"{out.name}-{step.name}")
-        found = step.recipe(made, report=report)
-        if _holds(folder, found):
+        made[step.name] = folder = place(step.name)
+        recipe = step.recipe(made, report=report)
+        if _holds(folder, recipe):
             _refuse_outdated(folder, [made[need] for need in step.needs.values()])
             _say(report, f"{step.name} is in {folder} from the same recipe, and is taken as it is")
         else:
-            write(found, folder)
+            write(step.name, recipe, folder)
             _say(report, f"{step.name}, which another merge needs, is in {folder}")
-    return write(steps[-1].recipe(made, report=report), out)
+    return write(None, steps[-1].recipe(made, report=report), out)
 
 
 def _holds(folder: Path, recipe: Recipe) -> bool:

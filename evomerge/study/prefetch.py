@@ -18,6 +18,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.hub import resolve, whereabouts
 from evomerge.recipe.sources import ModelReference
 from evomerge.study.experiment import check_names, open_benchmark
+from evomerge.study.merge_first import SeenRecipes, seen_recipes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,13 +40,23 @@ class Fetched:
 def prefetch(config: Config, *, where: str = "config") -> Iterator[Fetched]:
     """Fetch every model, and build every task so that its data is cached; one that fails doesn't stop the rest.
 
-    Yields: models in config order, then the identifier of languages if it comes with no package, then tasks, each as
-        soon as it is known.
+    Yields: the models of recipes, then the others in config order, then the identifier of languages if it comes with
+        no package, then tasks, each as soon as it is known.
     Raises: ConfigError for what is wrong with the config itself; BenchmarkError without what telling languages needs.
     """
     check_names(config, where=where)
-    missing = False
+    fetched: list[Fetched] = []
+    with seen_recipes(config, where=where, fetch=lambda role, model: fetched.append(_model(role, model))) as recipes:
+        yield from fetched
+        yield from _prefetch(recipes, where)
+
+
+def _prefetch(recipes: SeenRecipes, where: str) -> Iterator[Fetched]:
+    """As `prefetch`, with outlines in the place of models that are recipes, whose own models are here."""
+    config, missing = recipes.config, "base" in recipes.unseen
     for name, reference in config.models.sources().references.items():
+        if name in recipes.found:
+            continue
         fetched = _model(name, reference)
         missing |= name == "base" and fetched.state == "failed"
         yield fetched

@@ -22,9 +22,9 @@ def questions(run: Run, split: str, wanted: Collection[str]) -> dict[str, Questi
 
     Raises: EvomergeError if models or data aren't there any more.
     """
-    where, sources = str(run.directory / "config.yaml"), run.config.models.sources()
+    where, sources = str(run.directory / "config.yaml"), run.opened_config.models.sources()
     base = as_family(open_each(sources), replace(sources, align=None)).base
-    benchmark = open_benchmark(run.config, base, where=where, splits=(split,))
+    benchmark = open_benchmark(run.opened_config, base, where=where, splits=(split,))
     requests, tokenizer = benchmark.requests(split), base.tokenizer()
     found = {}
     for position, item in enumerate(benchmark.splits[split]):

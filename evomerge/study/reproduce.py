@@ -63,10 +63,10 @@ def reproduce(
     if kept is None or kept.table is None or kept.score is None:
         raise RunError(f"{run.directory}: trial {number} has no score on {split} items to compare with")
     report("opening the models and building the benchmark")
-    experiment = open_experiment(run.config, where=where)
+    experiment = open_experiment(run.opened_config, where=where)
     recorded = run.facts.get("files", {})
     check_same_files(
-        run.directory, recorded, input_files(run.config, experiment.opened, where=where, recorded=recorded)
+        run.directory, recorded, input_files(experiment.config, experiment.opened, where=where, recorded=recorded)
     )
     if "alignment" in run.facts:
         maps = (run.directory / MAPS).read_bytes() if (run.directory / MAPS).is_file() else b""
@@ -81,7 +81,7 @@ def reproduce(
     report(f"scoring trial {number} on {len(benchmark.splits[split])} {split} items")
     compute = arithmetic_of_run(run, run.config.execution, where=where).dtype
     settings = worker_settings(
-        run.config,
+        experiment.config,
         dtype=experiment.dtype,
         compute_dtype=compute,
         states=run.directory / PREPARED,

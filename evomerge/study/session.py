@@ -46,6 +46,7 @@ from evomerge.study.experiment import Experiment, check_pruner, open_experiment,
 from evomerge.study.inputs import check_same_files, fingerprints_of, input_files
 from evomerge.study.maps import find_maps
 from evomerge.study.measures import Measures, answer_lengths, prompt_tokens
+from evomerge.study.merge_first import merge_first
 from evomerge.study.pulse import Pulse
 from evomerge.study.references import REFERENCE, reference_requests
 from evomerge.study.schedule import Schedule, stratified_blocks
@@ -63,6 +64,10 @@ class Session:
 
     finished: dict[str, Any] | None = None
     """Contents of result.json if the run has ended and its budget hasn't grown; all else then stays closed."""
+    config: Config
+    """The experiment, with folders in the place of models that were merged first."""
+    asked: Config
+    """As it was given, with their recipes."""
     experiment: Experiment
     arithmetic: Arithmetic
     """What every worker computes in."""
@@ -85,7 +90,7 @@ class Session:
     """The reference answer of each search item, where models are asked for its probability; else nothing."""
 
     def __init__(self, config: Config, directory: Path, observer: Observer, where: str) -> None:
-        self.config = config
+        self.config = self.asked = config
         self.directory = directory
         self.observer = observer
         self.where = where
@@ -110,10 +115,10 @@ class Session:
             existing = Run(self.directory)
         if existing is not None:
             if "every_item" not in self.config.benchmark.model_fields_set:
-                self.config = with_every_item(self.config, existing.config.benchmark.every_item)
-            check_same_experiment(existing, {"identity": self.config.identity()}, where=self.where)
+                self.config = self.asked = with_every_item(self.config, existing.config.benchmark.every_item)
+            check_same_experiment(existing, {"identity": self.asked.identity()}, where=self.where)
             self.arithmetic = arithmetic_of_run(existing, self.config.execution, where=self.where)
-            update_config(existing, self.config)
+            update_config(existing, self.asked)
             result = existing.result()
             if result is not None:
                 ledger = self._open_ledger(existing)
@@ -121,6 +126,10 @@ class Session:
                 if supported and result["budget"] == budget_of(self.config):
                     self.finished = result
                     return
+        if self.asked.models.recipes:
+            self.observer.phase("merging", None)
+            begun = existing is not None
+            self.config = merge_first(self.asked, self.directory, self.observer.message, begun=begun, where=self.where)
         self.observer.phase("models", None)
         self.experiment = open_experiment(self.config, where=self.where)
         dtype = self.experiment.dtype
@@ -153,7 +162,7 @@ class Session:
             self._start_workers()
             if self.experiment.maps is not None:
                 write_atomically(self.directory / MAPS, self.experiment.maps)
-            self.run = create_run(self.directory, self.config, facts | self._kept(files))
+            self.run = create_run(self.directory, self.asked, facts | self._kept(files))
         else:
             check_same_experiment(existing, facts, where=self.where)
             self.run = existing
@@ -317,10 +326,10 @@ class Session:
         return {"files": fingerprints_of(files), "costs": split_costs(self.experiment, self.references)}
 
     def _facts(self) -> dict[str, Any]:
-        config, space = self.config, self.space
+        space = self.space
         population = population_of(self.experiment, len(self.benchmark.splits["search"]))
         return {
-            "identity": config.identity(),
+            "identity": self.asked.identity(),
             **self._dtypes,
             **({} if self.experiment.maps is None else {"alignment": digest(self.experiment.maps)}),
             "options": dict(self.experiment.options),

@@ -29,6 +29,7 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
 from evomerge.run.directory import open_run
 from evomerge.run.observer import SilentObserver
+from evomerge.study import each_minute
 from evomerge.study import maps as finding
 from evomerge.study.align import align
 from evomerge.study.check import check
@@ -157,7 +158,7 @@ def test_a_search_says_that_it_finds_maps_and_each_minute_how_many_steps_are_don
     longer = config.model_copy(update={"search": config.search.model_copy(update={"evaluations": 6})})
     search(longer, tmp_path / "run", observer=again)
     assert first not in again.lines
-    monkeypatch.setattr(finding, "_MINUTE_S", 0.0)
+    monkeypatch.setattr(each_minute, "_MINUTE_S", 0.0)
     lines: list[str] = []
     finding.find_maps(open_experiment(config, where="config"), lines.append)
     assert lines[0] == first

@@ -1,0 +1,331 @@
+"""Searches over models that are recipes: merged once into the run before anything is scored, and looked at by check."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from evomerge.config.config import Config
+from evomerge.errors import ResumeError, RunError
+from evomerge.recipe.recipe import Recipe
+from evomerge.run.directory import open_run
+from evomerge.run.found import removable, runs_below
+from evomerge.run.merged import with_folders
+from evomerge.run.observer import SilentObserver
+from evomerge.study.check import check
+from evomerge.study.export import export
+from evomerge.study.merge import merge
+from evomerge.study.prefetch import prefetch
+from evomerge.study.reproduce import reproduce
+from evomerge.study.search import resume, search
+from evomerge.testing.models import tiny_checkpoint
+from helpers.commands import Command
+from helpers.search import write_config
+
+FEW = {"evaluations": 6, "population": 3, "scan": 2, "shortlist": 1}
+
+
+class Heard(SilentObserver):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.phases: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+    def phase(self, name: str, total: int | None) -> None:
+        self.phases.append(name)
+
+
+@pytest.fixture
+def models(tmp_path: Path, tiny_llama: dict[str, Path]) -> dict[str, Path]:
+    """A copy of the family, which may be written into."""
+    return {name: Path(shutil.copytree(folder, tmp_path / "models" / name)) for name, folder in tiny_llama.items()}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, models: dict[str, Path]) -> Path:
+    """A merge of both experts, mergekit's kind of file."""
+    return write_recipe(tmp_path / "both.yaml", models["a"], models["b"])
+
+
+def write_recipe(path: Path, *merged: str | Path, weight: float = 0.5) -> Path:
+    # Weights are normalised.
+    weights = [weight, *[1.0] * (len(merged) - 1)]
+    entries = [{"model": str(model), "parameters": {"weight": own}} for model, own in zip(merged, weights, strict=True)]
+    path.write_text(yaml.safe_dump({"merge_method": "linear", "models": entries, "dtype": "float32"}))
+    return path
+
+
+def config_of(tmp_path: Path, tasks: Path, base: Path, **experts: Path) -> Config:
+    return Config.from_file(write_config(tmp_path / "config.yaml", {"base": base, **experts}, tasks, search=FEW))
+
+
+def trials_of(run: Path) -> list[Any]:
+    return [(trial.kind, trial.parameters, trial.score) for trial in open_run(run).trials()]
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file below a folder with its time and content."""
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("role", ["base", "expert"])
+def test_a_search_over_a_recipe_is_the_one_over_the_folder_that_merge_writes(
+    tmp_path: Path, tasks: Path, models: dict[str, Path], recipe: Path, role: str
+) -> None:
+    folder, heard = merge(recipe, tmp_path / "before"), Heard()
+
+    def config(model: Path) -> Config:
+        base, expert = (model, models["a"]) if role == "base" else (models["base"], model)
+        return config_of(tmp_path, tasks, base, x=expert, y=models["b"])
+
+    search(config(folder), tmp_path / "one")
+    search(config(recipe), tmp_path / "two", observer=heard)
+    name = "base" if role == "base" else "x"
+    merged = tmp_path / "two" / "merged" / name
+    key = "models.base" if role == "base" else "models.experts.x"
+    assert heard.phases[:2] == ["merging", "models"]
+    assert heard.lines[0].startswith(f"{key}: merging {recipe} into {merged} (")
+    assert weights(merged) == weights(folder)
+    assert trials_of(tmp_path / "one") == trials_of(tmp_path / "two")
+    exported = [export(tmp_path / run, tmp_path / f"{run}-out") for run in ("one", "two")]
+    assert weights(exported[0]) == weights(exported[1])
+    assert str(recipe) in (tmp_path / "two" / "config.yaml").read_text()
+    # What it is made of goes along, so that nobody needs the run to make it again.
+    shutil.rmtree(tmp_path / "two")
+    card = (exported[1] / "README.md").read_text()
+    assert f"`{name}` (itself a merge: `recipe-{name}.yaml`)" in card
+    own = Recipe.from_file(exported[1] / "recipe.yaml").references[name]
+    assert own.path == str(exported[1] / f"recipe-{name}.yaml")
+    assert weights(merge(exported[1] / "recipe.yaml", tmp_path / "again")) == weights(exported[0])
+
+
+def test_a_chain_of_recipes_is_merged_and_its_steps_dont_stay(
+    tmp_path: Path, tasks: Path, models: dict[str, Path], recipe: Path
+) -> None:
+    last = write_recipe(tmp_path / "last.yaml", recipe.name, models["base"], weight=0.25)
+    folder = merge(last, tmp_path / "before")
+    search(config_of(tmp_path, tasks, models["base"], x=last, y=last), tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run" / "merged").iterdir()) == ["x", "x.json", "x.yaml"]
+    assert weights(tmp_path / "run" / "merged" / "x") == weights(folder)
+    out = export(tmp_path / "run", tmp_path / "out")
+    assert weights(merge(out / "recipe-x.yaml", tmp_path / "again")) == weights(folder)
+    assert weights(merge(out / "recipe.yaml", tmp_path / "whole")) == weights(out)
+
+
+def test_a_resumed_run_takes_the_folder_as_it_is_and_needs_no_models_of_the_recipe(
+    tmp_path: Path, tasks: Path, models: dict[str, Path], recipe: Path
+) -> None:
+    run = tmp_path / "run"
+    search(config_of(tmp_path, tasks, models["base"], x=recipe, y=models["a"]), run)
+    shutil.rmtree(models["b"])
+    before = contents(run / "merged")
+    heard = Heard()
+    resume(run, evaluations=9, observer=heard)
+    assert contents(run / "merged") == before
+    assert not any("merging" in line for line in heard.lines)
+    assert reproduce(run).matches
+    assert not [item.path for item in removable(run) if "merged" in item.path.parts]
+    assert [*runs_below(tmp_path)] == [run]
+
+
+def test_a_folder_that_is_gone_is_merged_again(
+    tmp_path: Path, tasks: Path, models: dict[str, Path], recipe: Path
+) -> None:
+    run = tmp_path / "run"
+    search(config_of(tmp_path, tasks, models["base"], x=recipe, y=models["a"]), run)
+    before = weights(run / "merged" / "x")
+    shutil.rmtree(run / "merged" / "x")
+    resume(run, evaluations=9)
+    assert weights(run / "merged" / "x") == before
+
+
+@pytest.mark.parametrize("what", ["recipe", "model"])
+def test_a_resumed_run_refuses_a_recipe_whose_content_has_changed(
+    tmp_path: Path, tasks: Path, models: dict[str, Path], recipe: Path, what: str
+) -> None:
+    run = tmp_path / "run"
+    search(config_of(tmp_path, tasks, models["base"], x=recipe, y=models["a"]), run)
+    before = contents(run / "merged")
+    changed = recipe
+    if what == "recipe":
+        write_recipe(recipe, models["a"], models["b"], weight=0.25)
+    else:
+        shutil.rmtree(models["b"])
+        changed = tiny_checkpoint(models["b"], seed=9) / "model.safetensors"
+    with pytest.raises(ResumeError, match=rf"models\.experts\.x was merged from .* has changed: .*{changed}"):
+        resume(run, evaluations=9)
+    assert contents(run / "merged") == before
+
+
+SCRIPT = """
+import os, signal, sys
+from evomerge.materialise import shards
+from evomerge.cli import main
+
+write, left = shards._write_tensor, [3]
+
+def killed(stream, tensor):
+    left[0] -= 1
+    if not left[0]:
+        stream.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(stream, tensor)
+
+shards._write_tensor = killed
+main()
+"""
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_a_search_that_was_killed_while_it_merged_merges_anew(
+    tmp_path: Path, tasks: Path, models: dict[str, Path], recipe: Path, changes: bool
+) -> None:
+    script, run = tmp_path / "killed.py", tmp_path / "run"
+    script.write_text(SCRIPT)
+    config = config_of(tmp_path, tasks, models["base"], x=recipe, y=models["a"])
+    process = Command(["search", tmp_path / "config.yaml", "--run", run], script=script, merged=True)
+    process.communicate(240)
+    assert process.returncode == -signal.SIGKILL
+    assert [path.name for path in (run / "merged").glob(".x.*.partial/model.safetensors")] == ["model.safetensors"]
+    assert not (run / "run.json").exists()
+    if changes:
+        write_recipe(recipe, models["a"], models["b"], weight=0.25)
+    search(config, run)
+    assert not [*(run / "merged").glob(".*")]
+    assert weights(run / "merged" / "x") == weights(merge(recipe, tmp_path / "beside"))
+
+
+def test_a_model_of_a_search_that_hadnt_begun_is_merged_anew_when_its_recipe_has_changed(
+    tmp_path: Path, tasks: Path, models: dict[str, Path], recipe: Path
+) -> None:
+    run = tmp_path / "run"
+    search(config_of(tmp_path, tasks, models["base"], x=recipe, y=models["a"]), run)
+    for path in run.iterdir():
+        if path.name != "merged":
+            path.unlink()
+    write_recipe(recipe, models["a"], models["b"], weight=0.25)
+    search(config_of(tmp_path, tasks, models["base"], x=recipe, y=models["a"]), run)
+    assert weights(run / "merged" / "x") == weights(merge(recipe, tmp_path / "beside"))
+
+
+def test_a_folder_of_something_else_is_never_removed(
+    tmp_path: Path, tasks: Path, models: dict[str, Path], recipe: Path
+) -> None:
+    mine = tmp_path / "run" / "merged" / "x"
+    shutil.copytree(models["a"], mine)
+    before = contents(mine)
+    with pytest.raises(RunError, match=r"merged/x: nothing says what it was merged from"):
+        search(config_of(tmp_path, tasks, models["base"], x=recipe, y=models["a"]), tmp_path / "run")
+    assert contents(mine) == before
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"holds thesis\.txt and no run"):
+        search(config_of(tmp_path, tasks, models["base"], y=recipe), tmp_path / "run")
+    assert not (tmp_path / "run" / "merged" / "y").exists()
+
+
+def test_check_says_what_is_merged_first_and_writes_nothing(
+    tmp_path: Path, tasks: Path, models: dict[str, Path], recipe: Path
+) -> None:
+    last = write_recipe(tmp_path / "last.yaml", recipe.name, models["base"])
+    config = config_of(tmp_path, tasks, last, x=recipe, y=models["a"])
+    before = contents(tmp_path)
+    found = check(config, where="config.yaml")
+    assert contents(tmp_path) == before
+    bytes_ = (merge(recipe, tmp_path / "out") / "model.safetensors").stat().st_size
+    states = {model.name: (model.state, model.path) for model in found.models}
+    assert states == {
+        "base": ("recipe", str(last)),
+        "x": ("recipe", str(recipe)),
+        "y": ("folder", str(models["a"])),
+    }
+    sizes = [model.size_bytes or 0 for model in found.models]
+    # Beside the tensors a file has a header.
+    assert all(0 < bytes_ - size < 4096 for size in sizes)
+    assert found.merged_bytes == sizes[0] + sizes[1]
+    assert any(
+        note.startswith("models.experts.x is a recipe; the search first merges it into RUN/merged/x, which takes")
+        for note in found.notes
+    )
+    assert found.dimensions
+    assert found.items
+    assert not found.unchecked
+    assert not any("evomerge-" in text for text in (*found.notes, *found.warnings))
+
+
+def test_what_cant_be_merged_is_refused_before_anything_is_written(
+    tmp_path: Path, tasks: Path, models: dict[str, Path]
+) -> None:
+    other = tiny_checkpoint(tmp_path / "wider", hidden=64)
+    unfit = write_recipe(tmp_path / "unfit.yaml", models["a"], other)
+    lost = write_recipe(tmp_path / "lost.yaml", models["a"], "./gone")
+    wide = write_recipe(tmp_path / "wide.yaml", other, shutil.copytree(other, tmp_path / "as wide"))
+    none = tmp_path / "none.yaml"
+    none.write_text("answer: 42")
+    wrong = {
+        unfit: r"config\.yaml: models\.experts\.x: .*expert 'wider'",
+        lost: r"config\.yaml: models\.experts\.x: .*\./gone: no such folder",
+        none: r"config\.yaml: models\.experts\.x: .*none\.yaml",
+        tmp_path / "missing.yaml": r"config\.yaml: models\.experts\.x: .*missing\.yaml",
+        wide: rf"expert 'x': .*{wide}",
+    }
+    for recipe, message in wrong.items():
+        config = config_of(tmp_path, tasks, models["base"], x=recipe, y=models["a"])
+        with pytest.raises(Exception, match=message):
+            check(config, where="config.yaml")
+        with pytest.raises(Exception, match=message):
+            search(config, tmp_path / "run", where="config.yaml")
+        assert not (tmp_path / "run" / "merged").exists()
+
+
+def test_the_pilot_is_refused_with_the_command_that_makes_the_model(
+    tmp_path: Path, tasks: Path, models: dict[str, Path], recipe: Path
+) -> None:
+    config = config_of(tmp_path, tasks, models["base"], x=recipe, y=models["a"])
+    found = check(config, where="config.yaml")
+    assert found.experiment is None
+    (sentence,) = found.to_merge
+    assert f"evomerge merge {recipe} {recipe.with_suffix('')}`" in sentence
+
+
+def test_heads_that_name_an_expert_go_with_its_folder(tmp_path: Path, models: dict[str, Path], recipe: Path) -> None:
+    experts = {"x": str(recipe), "y": str(models["a"])}
+    tasks = {name: {"data": str(tmp_path), "head": name} for name in experts}
+    config = Config.from_data(
+        {
+            "models": {"base": str(models["base"]), "experts": experts},
+            "benchmark": {"labels": {"text": "text", "tasks": tasks}},
+        }
+    )
+    found = with_folders(config, tmp_path / "run")
+    assert found.benchmark.labels is not None
+    heads = {name: task.head for name, task in found.benchmark.labels.tasks.items()}
+    assert heads == {"x": str(tmp_path / "run" / "merged" / "x"), "y": str(models["a"])}
+    assert found.models.experts["x"].path == heads["x"]
+    assert config.models.experts["x"].path == str(recipe)
+
+
+def test_prefetch_fetches_the_models_of_recipes_and_builds_the_tasks_with_what_they_will_be(
+    tmp_path: Path, tasks: Path, models: dict[str, Path], recipe: Path
+) -> None:
+    config = config_of(tmp_path, tasks, recipe, y=models["a"])
+    found = [*prefetch(config)]
+    assert [(item.kind, item.source, item.state) for item in found] == [
+        ("model", str(models["a"]), "folder"),
+        ("model", str(models["a"]), "folder"),
+        ("model", str(models["b"]), "folder"),
+        ("model", str(models["a"]), "folder"),
+        ("task", "tiny_choice", "ready"),
+    ]

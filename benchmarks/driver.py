@@ -150,7 +150,8 @@ class SimulatedExecutor:
             return Failure(reason="error", message="simulated")
         distance = 1.0 if point.size != self._optimum.size else float(np.mean((point - self._optimum) ** 2)) * 4
         logs = self._log_probabilities(job.split, 1.0 - 3.0 * distance, generator)
-        places = range(len(logs)) if job.block is None else self._blocks[job.split][job.block]
+        blocks = None if job.blocks is None else [self._blocks[job.split][block] for block in job.blocks]
+        places = range(len(logs)) if blocks is None else sorted(place for block in blocks for place in block)
         responses: tuple[Response, ...] = tuple(LogLikelihoodResponse(logs[place], False) for place in places)
         return Answers(responses=responses, seconds={"prepare": 0.0, "materialise": 0.1 * seconds, "respond": seconds})
 

@@ -85,7 +85,7 @@ class Remembered:
         """Answers from memory, or from the real executor the first time."""
         for job in jobs:
             assert job is not None
-            key = (job.recipe.key(), job.split, job.block)
+            key = (job.recipe.key(), job.split, job.blocks)
             if key not in self._answers:
                 while self._waiting:
                     self._executor.add_requests(*self._waiting.pop(0))

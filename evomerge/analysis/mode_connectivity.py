@@ -272,7 +272,7 @@ def _measure(
             group = Group(name="all", coefficients={"weight": dict(zip(names, weights[1:], strict=True))})
             recipe = Recipe.of(sources, method="task_arithmetic", groups=(group,))
             for split in sets:
-                yield Job(number=number, recipe=recipe, split=split, block=0)
+                yield Job(number=number, recipe=recipe, split=split, blocks=(0,))
 
     values: list[dict[str, dict[str, float]]] = [{} for _ in places]
     reasons: dict[int, str] = {}

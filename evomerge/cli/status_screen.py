@@ -205,5 +205,11 @@ def _each_worker(workers: tuple[WorkerNow, ...]) -> RenderableType:
 def _doing(worker: WorkerNow) -> str:
     if worker.trial is None:
         return worker.state
-    block = "" if worker.block is None else f", block {worker.block}"
-    return f"trial {worker.trial}, {worker.split} items{block}"
+    match worker.blocks:
+        case None:
+            blocks = ""
+        case (block,):
+            blocks = f", block {block}"
+        case several:
+            blocks = f", {len(several)} blocks"
+    return f"trial {worker.trial}, {worker.split} items{blocks}"

@@ -62,8 +62,9 @@ class Job:
     number: int
     recipe: Recipe
     split: str
-    block: int | None = None
-    """Number of the block of requests to answer; None: all of them."""
+    blocks: tuple[int, ...] | None = None
+    """Numbers of the blocks of requests to answer, all in one go; None: all requests. Responses are in the order of the
+    requests, whatever that of the blocks."""
     spent_s: float = 0.0
     """What earlier blocks took of the candidate's time."""
     requests: tuple[Request, ...] | None = None
@@ -125,7 +126,7 @@ class Executor(Protocol):
         """Yield every job with its outcome as soon as it is known, in any order.
 
         A None among the jobs means that the next depends on an outcome that isn't known yet. So whoever draws
-        the outcomes can go on with a candidate, or let it be, after each of its blocks; a worker that still
+        the outcomes can go on with a candidate, or let it be, after some of its blocks; a worker that still
         holds the candidate goes on with it at once.
 
         Closing the iterator early (Ctrl-C) abandons what is still running.

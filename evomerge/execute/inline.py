@@ -65,7 +65,7 @@ class InlineExecutor:
             return [WorkerNow(name="inline", state="idle", seconds=seconds)]
         return [
             WorkerNow(
-                name="inline", state="working", seconds=seconds, trial=job.number, split=job.split, block=job.block
+                name="inline", state="working", seconds=seconds, trial=job.number, split=job.split, blocks=job.blocks
             )
         ]
 

@@ -24,6 +24,7 @@ from evomerge.execute.loaded import LoadedModels
 from evomerge.execute.stacked import StackedModels
 from evomerge.inference.forward import SharedPrefixes
 from evomerge.inference.memory import is_out_of_memory
+from evomerge.inference.plan import places_of
 from evomerge.materialise.states import folder_of
 from evomerge.score.requests import (
     ClassificationResponse,
@@ -111,7 +112,7 @@ class Worker:
         return self._stacked
 
     def evaluate(self, job: Job) -> Outcome:
-        """Merge the job's recipe into the live model and answer its split's requests, or a block of them.
+        """Merge the job's recipe into the live model and answer its split's requests, or those of some blocks.
 
         A candidate whose earlier block was the last thing done here isn't merged again.
 
@@ -136,7 +137,7 @@ class Worker:
             phase = "merging"
             materialise_s = 0.0
             key = job.recipe.key()
-            if job.block is None or models.live_key != key:
+            if job.blocks is None or models.live_key != key:
                 models.live_key, models.prefixes = None, SharedPrefixes()
                 _, materialise_s = self._timed(lambda: models.write(bound))
                 if job.requests is None:
@@ -144,15 +145,15 @@ class Worker:
                     materialise_s += measure_s
             phase = f"answering the {job.split} items"
             models.live_key = None
-            prefixes = None if job.block is None else models.prefixes_for(job.split)
+            prefixes = None if job.blocks is None else models.prefixes_for(job.split)
             responses, respond_s = self._timed(
-                lambda: responder.respond(plan, block=job.block, prefixes=prefixes, deadline=deadline)
+                lambda: responder.respond(plan, blocks=job.blocks, prefixes=prefixes, deadline=deadline)
             )
             models.live_key = key
         except Exception as error:
             return self._failure(job, phase, error)
         if (broken := _first_not_finite(responses)) is not None:
-            place = broken if job.block is None else plan.blocks[job.block].requests[broken]
+            place = places_of(plan.blocks, job.blocks)[broken]
             return Failure(
                 reason="not_finite",
                 message=f"trial {job.number}: request {place} of {job.split} has {_words(responses[broken])}",

@@ -95,15 +95,17 @@ class Classifier:
         self,
         plan: ClassificationPlan,
         *,
-        block: int | None = None,
+        blocks: Sequence[int] | None = None,
         prefixes: object = None,
         deadline: float | None = None,
     ) -> list[ClassificationResponse]:
-        """Answer the requests of a block, or of all, in request order.
+        """Answer the requests of some blocks, or of all, in request order.
+
+        Each block has batches of its own, whose inputs are made once and stay with the model.
 
         Args:
             plan: from `plan`.
-            block: number of the block; None: all of them.
+            blocks: numbers of the blocks; None: all of them.
             prefixes: not used; a classifier's inputs share nothing.
             deadline: `time.monotonic()` value after which to give up.
 
@@ -112,7 +114,7 @@ class Classifier:
             torch.OutOfMemoryError: not even one input fits.
         """
         found: dict[int, ClassificationResponse] = {}
-        for part in plan.blocks if block is None else plan.blocks[block : block + 1]:
+        for part in plan.blocks if blocks is None else [plan.blocks[number] for number in blocks]:
             for batch in part.batches:
                 if deadline is not None and time.monotonic() > deadline:
                     raise TimeoutError

@@ -15,6 +15,7 @@ import torch
 
 from evomerge.benchmark.user_code import load_function, on_path
 from evomerge.errors import BenchmarkError, ExecutionError
+from evomerge.inference.plan import places_of
 from evomerge.score.requests import FunctionRequest, FunctionResponse, Request
 
 
@@ -61,13 +62,18 @@ class FunctionCaller:
         return FunctionPlan(known, tuple(FunctionBlock(tuple(sorted(places))) for places in chosen))
 
     def respond(
-        self, plan: FunctionPlan, *, block: int | None = None, prefixes: object = None, deadline: float | None = None
+        self,
+        plan: FunctionPlan,
+        *,
+        blocks: Sequence[int] | None = None,
+        prefixes: object = None,
+        deadline: float | None = None,
     ) -> list[FunctionResponse]:
-        """The function's scores of the items of a block, or of all, in request order.
+        """The function's scores of the items of some blocks, in one call, or of all, in request order.
 
         Args:
             plan: from `plan`.
-            block: number of the block; None: all of them.
+            blocks: numbers of the blocks; None: all of them.
             prefixes: not used.
             deadline: `time.monotonic()` value after which an answer comes too late.
 
@@ -77,8 +83,7 @@ class FunctionCaller:
             TimeoutError: the deadline has passed.
             Exception: whatever the function raises.
         """
-        chosen = plan.blocks if block is None else plan.blocks[block : block + 1]
-        requests = [plan.requests[place] for place in sorted(place for part in chosen for place in part.requests)]
+        requests = [plan.requests[place] for place in places_of(plan.blocks, blocks)]
         if not requests:
             return []
         call, folder = requests[0].call, requests[0].folder

@@ -7,9 +7,9 @@ cached keys and values. Knows tokens only: no model, no device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from evomerge.inference.batches import Costs, batches, cost_of, most_tokens
 from evomerge.inference.trie import FORMS, Form, Row, Trie, shared_prefixes
@@ -117,6 +117,32 @@ def make_plan(
     )
 
 
+class HasRequests(Protocol):
+    """A block of a plan of any kind."""
+
+    @property
+    def requests(self) -> Sequence[int]:
+        """Positions of its requests."""
+
+
+def places_of(blocks: Sequence[HasRequests], numbers: Iterable[int] | None) -> list[int]:
+    """Positions of the requests of some blocks, or of all, ascending."""
+    chosen = blocks if numbers is None else [blocks[number] for number in numbers]
+    return sorted(place for block in chosen for place in block.requests)
+
+
+def joined(blocks: Sequence[Block]) -> Block:
+    """Blocks of one plan as one, whose rows are batched together."""
+    if len(blocks) == 1:
+        return blocks[0]
+    return Block(
+        requests=tuple(places_of(blocks, None)),
+        rows=tuple(sorted((row for block in blocks for row in block.rows), key=_by_prefix)),
+        prefixes=tuple(sorted({prefix for block in blocks for prefix in block.prefixes})),
+        generations=tuple(sorted((task for block in blocks for task in block.generations), key=_longest_first)),
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What answering a plan's requests takes, without what is generated."""
@@ -205,4 +231,13 @@ def _generations(
             while prefix is not None and prefixes[prefix].start + prefixes[prefix].length >= len(request.context):
                 prefix = prefixes[prefix].prefix
             found.append((place, request, prefix))
-    return tuple(sorted(found, key=lambda task: (-1 if task[2] is None else task[2], -len(task[1].context), task[0])))
+    return tuple(sorted(found, key=_longest_first))
+
+
+def _by_prefix(row: Row) -> tuple[int, int]:
+    return -1 if row.prefix is None else row.prefix, -row.length
+
+
+def _longest_first(task: tuple[int, GenerationRequest, int | None]) -> tuple[int, int, int]:
+    place, request, prefix = task
+    return -1 if prefix is None else prefix, -len(request.context), place

@@ -16,7 +16,7 @@ import torch
 from evomerge.inference.batches import Costs, most_tokens
 from evomerge.inference.forward import ForwardPasses, SharedPrefixes, log_likelihoods, path_to
 from evomerge.inference.generation import Generator
-from evomerge.inference.plan import Plan, cheapest_first, make_plan, work_of
+from evomerge.inference.plan import Plan, cheapest_first, joined, make_plan, work_of
 from evomerge.inference.probe import begins_exactly, is_exact
 from evomerge.inference.spread import least_free_bytes
 from evomerge.inference.trie import FORMS, Form
@@ -91,15 +91,15 @@ class ResidentModel:
         self,
         plan: Plan,
         *,
-        block: int | None = None,
+        blocks: Sequence[int] | None = None,
         prefixes: SharedPrefixes | None = None,
         deadline: float | None = None,
     ) -> list[Response]:
-        """Answer the requests of a block, or of all, in request order.
+        """Answer the requests of some blocks together, or all, in request order.
 
         Args:
             plan: from `plan`.
-            block: number of the block; None: all of them.
+            blocks: numbers of the blocks; None: all of them.
             prefixes: what an earlier block has computed with these very weights; filled for later ones.
             deadline: `time.monotonic()` value after which to give up.
 
@@ -108,19 +108,18 @@ class ResidentModel:
             MergeError: the model's outputs aren't finite.
             torch.OutOfMemoryError: not even one row fits.
         """
-        chosen = plan.blocks if block is None else plan.blocks[block : block + 1]
+        part = joined(plan.blocks if blocks is None else [plan.blocks[number] for number in blocks])
         prefixes = prefixes or SharedPrefixes()
         values = torch.zeros(plan.num_answers, dtype=torch.float32, device=self._passes.device)
         greedy = torch.zeros(plan.num_answers, dtype=torch.bool, device=self._passes.device)
         made: dict[int, Response] = {}
-        for part in chosen:
-            self._passes.compute(plan, part.rows, part.prefixes, prefixes, values, greedy, deadline)
-            made |= self._generator.respond(
-                part.generations,
-                lambda prefix: self._passes.keep_prefixes(plan, path_to(plan, prefix), prefixes),
-                deadline=deadline,
-            )
-        made |= log_likelihoods(plan, [place for part in chosen for place in part.requests], values, greedy)
+        self._passes.compute(plan, part.rows, part.prefixes, prefixes, values, greedy, deadline)
+        made |= self._generator.respond(
+            part.generations,
+            lambda prefix: self._passes.keep_prefixes(plan, path_to(plan, prefix), prefixes),
+            deadline=deadline,
+        )
+        made |= log_likelihoods(plan, part.requests, values, greedy)
         return [made[place] for place in sorted(made)]
 
 

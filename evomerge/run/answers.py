@@ -1,4 +1,4 @@
-"""Answers of candidates that are evaluated block by block, on disk after each block.
+"""Answers of candidates that are evaluated in blocks of items, on disk after every few of them.
 
 Beside the ledger's evaluations, which are of whole splits. What is here is never computed again, whether
 the candidate was stopped on purpose or the search was killed. Written by the driver alone.
@@ -31,12 +31,14 @@ _AT_HAND = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A candidate's responses to one block of a split's requests, in the order of the requests."""
+    """A candidate's responses to the blocks of a split's requests that it answered in one go."""
 
     trial: int
     split: str
     block: int
-    responses: tuple[Response, ...]
+    """How many blocks the candidate had answered before."""
+    blocks: tuple[tuple[Response, ...], ...]
+    """Of each block the responses, in the order of its requests."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_bytes: int = 0
     worker: str = ""
@@ -47,8 +49,10 @@ class Part:
 
     def to_line(self) -> str:
         """As one line of JSON; numbers come back as the same bits."""
-        answers = [_to_data(one) for one in self.responses]
-        data = {"trial": self.trial, "split": self.split, "block": self.block, "answers": answers}
+        answers = [[_to_data(one) for one in responses] for responses in self.blocks]
+        data: dict[str, Any] = {"trial": self.trial, "split": self.split, "block": self.block}
+        # One block's answers stand for themselves, as they did when each was answered alone.
+        data |= {"answers": answers[0]} if len(answers) == 1 else {"blocks": len(answers), "answers": answers}
         data |= {"distances": dict(self.distances)} if self.distances else {}
         data |= {"lost_workers": list(self.lost_workers)} if self.lost_workers else {}
         data |= {"seconds": dict(self.seconds), "peak_bytes": self.peak_bytes, "worker": self.worker}
@@ -57,10 +61,11 @@ class Part:
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Part:
         """The inverse of `to_line`, after JSON."""
-        responses = tuple(_from_data(answer) for answer in data["answers"])
+        answers = data["answers"] if "blocks" in data else [data["answers"]]
+        blocks = tuple(tuple(_from_data(answer) for answer in block) for block in answers)
         lost = tuple(data.get("lost_workers", ()))
-        rest = {name: value for name, value in data.items() if name not in {"answers", "lost_workers"}}
-        return cls(**rest, responses=responses, lost_workers=lost)
+        rest = {name: value for name, value in data.items() if name not in {"answers", "blocks", "lost_workers"}}
+        return cls(**rest, blocks=blocks, lost_workers=lost)
 
 
 class Parts:
@@ -78,6 +83,7 @@ class Parts:
     def __init__(self, directory: Path, study: str = "") -> None:
         self._lines = Lines(directory / PARTS, of=study)
         self._places: dict[tuple[int, str], list[Place]] = {}
+        self._counts: Counter[tuple[int, str]] = Counter()
         self._at_hand: OrderedDict[tuple[int, str], list[Part]] = OrderedDict()
         drop_torn_line(self._lines.path)
         if self._lines.path.exists():
@@ -85,16 +91,20 @@ class Parts:
                 self._remember(part, place)
 
     def of(self, trial: int, split: str) -> tuple[Part, ...]:
-        """A trial's finished blocks, in order, from the first."""
+        """All that a trial has answered, in order, from its first block."""
         key = (trial, split)
         return tuple(self._read(key)) if key in self._places else ()
 
+    def blocks(self, trial: int, split: str) -> list[tuple[Response, ...]]:
+        """A trial's responses to each block that it has answered, in order, from the first."""
+        return [responses for part in self.of(trial, split) for responses in part.blocks]
+
     def count(self, trial: int, split: str) -> int:
         """How many of a trial's blocks are there, in order from the first."""
-        return len(self._places.get((trial, split), ()))
+        return self._counts[trial, split]
 
     def add(self, part: Part) -> None:
-        """Make a block's answers durable. Raises: RunError if the directory can't be written."""
+        """Make answers durable, all of the part or nothing. Raises: RunError if the directory can't be written."""
         key = (part.trial, part.split)
         known = self._read(key)
         with writing(self._lines.path.parent):
@@ -104,10 +114,11 @@ class Parts:
 
     def _remember(self, part: Part, place: Place) -> bool:
         """Note where a part lies; whether it is the trial's next."""
-        places = self._places.setdefault((part.trial, part.split), [])
-        if part.block != len(places):
+        key = (part.trial, part.split)
+        if part.block != self._counts[key]:
             return False
-        places.append(place)
+        self._places.setdefault(key, []).append(place)
+        self._counts[key] += len(part.blocks)
         return True
 
     def _read(self, key: tuple[int, str]) -> list[Part]:
@@ -144,6 +155,11 @@ def blocks_answered(directory: Path, study: str) -> Counter[int]:
     """By trial, how many blocks of search items are on disk. Changes nothing: the run may be driven meanwhile."""
     lines, found = Lines(directory / PARTS, of=study), Counter[int]()
     if lines.path.exists():
-        for trial, split, block in lines.read(lambda data, _: (data["trial"], data["split"], data["block"])):
-            found[trial] += split == "search" and block == found[trial]
+        for trial, block, count in lines.read(_searched):
+            found[trial] += count if block == found[trial] else 0
     return found
+
+
+def _searched(data: Mapping[str, Any], _: Place) -> tuple[int, int, int]:
+    """Of a part's line the trial, its blocks before, and how many of the search items' blocks are in it."""
+    return data["trial"], data["block"], data.get("blocks", 1) if data["split"] == "search" else 0

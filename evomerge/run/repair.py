@@ -208,11 +208,11 @@ class _Repair:
             except DAMAGED:
                 continue
             if part.block == counts.get((part.trial, part.split), 0):
-                counts[part.trial, part.split] = part.block + 1
+                counts[part.trial, part.split] = part.block + len(part.blocks)
                 kept.append(data)
         if len(kept) < len(lines) or not _is_untouched(whole, lines):
             written = _written(lines)
-            told = f"kept {len(kept)} of {written} blocks of answers"
+            told = f"kept {len(kept)} of {written} records of answers"
             again = "; the others are asked again where a search that goes on needs them" if len(kept) < written else ""
             self._rewrite(path, self._sealed(kept), told + again)
 

@@ -29,7 +29,8 @@ class WorkerNow:
     trial: int | None = None
     """What it works on."""
     split: str | None = None
-    block: int | None = None
+    blocks: tuple[int, ...] | None = None
+    """Of the items, which it answers in one go; None: all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from evomerge.run.evaluation import Evaluation
 from evomerge.run.recipes import checkpoint_recipe, own_recipe
 from evomerge.run.records import record_of
 from evomerge.run.trial import Trial, TrialKind, TrialState
+from evomerge.score.requests import Response
 from evomerge.space.base import Genome
 from evomerge.study.covariates import Covariates
 from evomerge.study.estimates import Estimates
@@ -143,7 +144,7 @@ class Candidates:
                 go_on(first, jobs.last)
         for job, outcome in self.session.executor_for(split).run(jobs):
             jobs.done()
-            if job.block is None or isinstance(outcome, Failure):
+            if job.blocks is None or isinstance(outcome, Failure):
                 finish(job.number, self.covariates.blamed(job, outcome))
                 continue
             self.keep(job, outcome)
@@ -169,12 +170,12 @@ class Candidates:
             self._record(_copy(evaluation, other.number), other)
 
     def keep(self, job: Job, outcome: Answers) -> None:
-        """Make a block's answers durable."""
+        """Make answers to blocks durable."""
         part = Part(
             trial=job.number,
             split=job.split,
             block=self.parts.count(job.number, job.split),
-            responses=outcome.responses,
+            blocks=self._by_block(job, outcome.responses),
             seconds=outcome.seconds,
             peak_bytes=outcome.peak_bytes,
             worker=outcome.worker,
@@ -182,6 +183,15 @@ class Candidates:
             distances=outcome.distances,
         )
         self.parts.add(part)
+
+    def _by_block(self, job: Job, responses: Sequence[Response]) -> tuple[tuple[Response, ...], ...]:
+        """Answers to several blocks in one go, apart."""
+        if job.blocks is None or len(job.blocks) == 1:
+            return (tuple(responses),)
+        session = self.session
+        places = [session.benchmark.places(job.split, session.blocks(job.split)[block]) for block in job.blocks]
+        answers = dict(zip(sorted(place for block in places for place in block), responses, strict=True))
+        return tuple(tuple(answers[place] for place in block) for block in places)
 
     def is_pruned(self, trial: Trial) -> bool:
         """Whether a trial was stopped before it had answered all search items."""
@@ -197,14 +207,19 @@ class Candidates:
             requests = self.session.benchmark_for(trial).requests(split)
             return Job(number=trial.number, recipe=self.recipe(trial), split=split, requests=requests)
         if split == "search" and self.covariates.are_missing(trial):
-            return Job(number=trial.number, recipe=self.recipe(trial), split=REFERENCE, block=0)
-        done, parts = self.parts.count(trial.number, split), self._parts(trial, split)
+            return Job(number=trial.number, recipe=self.recipe(trial), split=REFERENCE, blocks=(0,))
+        blocks = None
+        if self.session.blocks(split):
+            done = self.parts.count(trial.number, split)
+            blocks = tuple(self.session.order(trial, split)[done : self.rivalry.next_stop(trial, done)])
         return Job(
             number=trial.number,
             recipe=self.recipe(trial),
             split=split,
-            block=self.session.order(trial, split)[done] if self.session.blocks(split) else None,
-            spent_s=sum(part.seconds[phase] for part in parts for phase in ("materialise", "respond")),
+            blocks=blocks,
+            spent_s=sum(
+                part.seconds[phase] for part in self._parts(trial, split) for phase in ("materialise", "respond")
+            ),
         )
 
     def _parts(self, trial: Trial, split: str) -> tuple[Part, ...]:
@@ -217,7 +232,7 @@ class Candidates:
         blocks = len(self.session.blocks(split))
         if not blocks or self.parts.count(trial.number, split) < blocks:
             return None
-        responses = in_order(self.session, trial, split, self.parts.of(trial.number, split))
+        responses = in_order(self.session, trial, split, self.parts.blocks(trial.number, split))
         parts = self._parts(trial, split)
         return Answers(
             responses=tuple(responses),

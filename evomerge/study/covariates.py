@@ -34,10 +34,10 @@ class Covariates:
 
     def of(self, trial: Trial) -> Mapping[str, Sequence[float]]:
         """By task, the covariate of each search item, for a trial that was asked itself; empty if none was."""
-        parts = self._session.parts.of(trial.number, REFERENCE)
+        answers = self._session.parts.blocks(trial.number, REFERENCE)
         found: dict[str, list[float]] = {}
-        if self._session.references and parts:
-            values = probabilities(parts[0].responses)
+        if self._session.references and answers:
+            values = probabilities(answers[0])
             for item, value in zip(self._session.benchmark.splits["search"], values, strict=True):
                 found.setdefault(item.task, []).append(value)
         return found

@@ -39,5 +39,6 @@ def complete_elite(candidates: Candidates, told: Mapping[int, float]) -> None:
 def _inherit(candidates: Candidates, elite: Trial) -> None:
     """Give a trial the answers that the candidate with its recipe has."""
     parts = candidates.parts
-    for part in parts.of(candidates.session.origin(elite).number, "search")[parts.count(elite.number, "search") :]:
-        parts.add(replace(part, trial=elite.number))
+    for part in parts.of(candidates.session.origin(elite).number, "search"):
+        if part.block == parts.count(elite.number, "search"):
+            parts.add(replace(part, trial=elite.number))

@@ -16,7 +16,6 @@ import numpy as np
 
 from evomerge.pruners import PRUNERS
 from evomerge.pruners.base import GenerationPruner, Pruner, Round, Scores
-from evomerge.run.answers import Part
 from evomerge.run.trial import Trial, TrialKind, TrialState
 from evomerge.score.requests import Response
 from evomerge.score.table import ItemTable, joined
@@ -56,6 +55,23 @@ class Rivalry:
         rivals = [self.scores(number, blocks) for number in self._rivals_of(trial) if self._has(number, blocks)]
         rivals = [rival for rival in rivals if np.isfinite(rival).all()]
         return self._pruner.goes_on(scores, np.array(rivals).reshape(len(rivals), scores.size))
+
+    def next_stop(self, trial: Trial, done: int) -> int:
+        """How many blocks a trial is to have answered before anything is decided about it, or it is known on disk.
+
+        What is answered in one go costs fewer passes.
+
+        Args:
+            trial: that answers search items.
+            done: blocks that it has answered, not all.
+        """
+        schedule = self._session.schedule
+        if trial.kind is TrialKind.CANDIDATE and self._prunes:
+            return done + 1
+        if not schedule.is_fresh and not self._prunes:
+            # Blocks are asked for only to be on disk.
+            return done + 1
+        return schedule.share if trial.kind is TrialKind.CANDIDATE else schedule.blocks
 
     @property
     def is_of_generations(self) -> bool:
@@ -162,7 +178,7 @@ class Rivalry:
         session = self._session
         trial = session.ledger.trial(number)
         items = session.blocks("search")[session.order(trial, "search")[place]]
-        responses = in_order(session, trial, "search", session.parts.of(number, "search"), [place])
+        responses = in_order(session, trial, "search", session.parts.blocks(number, "search"), [place])
         return session.benchmark.score("search", responses, items=items)
 
     def _by_task(self, items: Sequence[int]) -> dict[str, list[int]]:
@@ -212,7 +228,11 @@ def asked_for(session: Session, trial: Trial) -> Trial:
 
 
 def in_order(
-    session: Session, trial: Trial, split: str, parts: Sequence[Part], places: Sequence[int] | None = None
+    session: Session,
+    trial: Trial,
+    split: str,
+    answers: Sequence[Sequence[Response]],
+    places: Sequence[int] | None = None,
 ) -> list[Response]:
     """A trial's responses to blocks of a split, in the order of the split's requests.
 
@@ -220,12 +240,12 @@ def in_order(
         session: of the search.
         trial: whose they are.
         split: that was answered.
-        parts: what the trial answered, from its first block.
-        places: of the parts that are wanted; None: all of them.
+        answers: the trial's to each block, from its first.
+        places: of the blocks that are wanted; None: all of them.
     """
     found: dict[int, Response] = {}
     order = session.order(trial, split)
-    for place in range(len(parts)) if places is None else places:
+    for place in range(len(answers)) if places is None else places:
         items = session.blocks(split)[order[place]]
-        found |= dict(zip(session.benchmark.places(split, items), parts[place].responses, strict=True))
+        found |= dict(zip(session.benchmark.places(split, items), answers[place], strict=True))
     return [found[place] for place in sorted(found)]

@@ -151,7 +151,7 @@ class _Search:
     def _take(self, job: Job, outcome: Outcome) -> None:
         """Keep what a worker found; a candidate with blocks to go comes before others."""
         trial = self._flying[job.number]
-        if job.block is None or isinstance(outcome, Failure):
+        if job.blocks is None or isinstance(outcome, Failure):
             self._finish(trial, outcome)
             return
         self._candidates.keep(job, outcome)

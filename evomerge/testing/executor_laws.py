@@ -18,7 +18,7 @@ from evomerge.errors import ExecutionError
 from evomerge.execute.base import Executor, Job, Outcome, WorkerSettings
 from evomerge.score.requests import Response
 from evomerge.testing.expecting import refused
-from evomerge.testing.jobs import NOT_FINITE, REQUESTS, answers, failure, job
+from evomerge.testing.jobs import NOT_FINITE, REQUESTS, alike, answers, failure, in_request_order, job
 
 Law = Callable[[Executor, WorkerSettings], None]
 
@@ -95,20 +95,28 @@ def goes_on_with_candidates_block_by_block(executor: Executor, settings: WorkerS
     for candidates in (1, executor.workers + 2):
         known: dict[int, list[Outcome]] = {number: [] for number in range(candidates)}
         for done, outcome in executor.run(_block_by_block(settings, known)):
-            assert done.block == len(known[done.number])
+            assert done.blocks == (len(known[done.number]),)
             known[done.number].append(outcome)
         whole = _responses(executor, [job(settings, number, 0.1 * number, "blocks") for number in range(candidates)])
         for number, outcomes in known.items():
-            parts = [answers(outcome).responses for outcome in outcomes]
-            places = [place for block in _BLOCKS for place in block]
-            found = dict(zip(places, [response for part in parts for response in part], strict=True))
-            assert tuple(found[place] for place in range(len(REQUESTS))) == whole[number]
+            assert alike(in_request_order(_BLOCKS, [answers(outcome).responses for outcome in outcomes]), whole[number])
+
+
+def answers_several_blocks_in_one_go(executor: Executor, settings: WorkerSettings) -> None:
+    """Blocks that are asked for together are answered in the order of the requests, whatever their own."""
+    executor.add_requests("blocks", REQUESTS, _BLOCKS)
+    one = job(settings, 0, 0.5, "blocks")
+    whole = _responses(executor, [one])[0]
+    for blocks in ((2, 0), (1, 2, 0)):
+        places = sorted(place for block in blocks for place in _BLOCKS[block])
+        found = _responses(executor, [replace(one, blocks=blocks)])[0]
+        assert alike(found, [whole[place] for place in places])
 
 
 def lets_a_candidate_be_after_a_block(executor: Executor, settings: WorkerSettings) -> None:
     """Blocks that nobody asks for are not answered."""
     executor.add_requests("blocks", REQUESTS, _BLOCKS)
-    outcomes = list(executor.run([replace(job(settings, number, 0.5, "blocks"), block=0) for number in range(3)]))
+    outcomes = list(executor.run([replace(job(settings, number, 0.5, "blocks"), blocks=(0,)) for number in range(3)]))
     assert [len(answers(outcome).responses) for _, outcome in outcomes] == [len(_BLOCKS[0])] * 3
 
 
@@ -151,7 +159,7 @@ def _block_by_block(settings: WorkerSettings, known: dict[int, list[Outcome]]) -
             yield None
         else:
             begun[number] += 1
-            yield replace(job(settings, number, 0.1 * number, "blocks"), block=begun[number] - 1)
+            yield replace(job(settings, number, 0.1 * number, "blocks"), blocks=(begun[number] - 1,))
 
 
 def _responses(executor: Executor, jobs: list[Job]) -> dict[int, tuple[Response, ...]]:
@@ -166,6 +174,7 @@ LAWS: tuple[Law, ...] = (
     answers_alike_in_any_order,
     draws_jobs_as_workers_become_free,
     goes_on_with_candidates_block_by_block,
+    answers_several_blocks_in_one_go,
     lets_a_candidate_be_after_a_block,
     stays_usable_when_a_run_is_abandoned,
     lets_an_error_of_the_jobs_through,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,13 @@ from evomerge.execute.base import Answers, Failure, Job, Outcome, WorkerSettings
 from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference, Sources
-from evomerge.score.requests import GenerationRequest, LogLikelihoodRequest, Request
+from evomerge.score.requests import (
+    GenerationRequest,
+    LogLikelihoodRequest,
+    LogLikelihoodResponse,
+    Request,
+    Response,
+)
 
 REQUESTS: tuple[Request, ...] = (
     LogLikelihoodRequest(context=(1, 40, 50, 60), continuation=(70, 80)),
@@ -54,6 +61,30 @@ def answers(outcome: Outcome) -> Answers:
     """The outcome, which has to be answers."""
     assert isinstance(outcome, Answers), outcome
     return outcome
+
+
+def in_request_order(blocks: Sequence[Sequence[int]], responses: Sequence[Sequence[Response]]) -> tuple[Response, ...]:
+    """Responses to each of these blocks, in the order of all requests."""
+    found = {
+        place: response
+        for block, given in zip(blocks, responses, strict=True)
+        for place, response in zip(sorted(block), given, strict=True)
+    }
+    return tuple(found[place] for place in sorted(found))
+
+
+def alike(responses: Sequence[Response], others: Sequence[Response]) -> bool:
+    """Whether responses are the same but for the last bits, which depend on what a forward pass holds besides."""
+    return len(responses) == len(others) and all(
+        one == other
+        or (
+            isinstance(one, LogLikelihoodResponse)
+            and isinstance(other, LogLikelihoodResponse)
+            and one.is_greedy == other.is_greedy
+            and isclose(one.log_probability, other.log_probability, rel_tol=0.0, abs_tol=1e-5)
+        )
+        for one, other in zip(responses, others, strict=True)
+    )
 
 
 def failure(outcome: Outcome) -> Failure:

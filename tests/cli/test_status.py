@@ -86,7 +86,14 @@ def test_the_exit_code_says_how_a_run_stands(cli: Any, run: Path, result: dict[s
 
 def test_the_screen_shows_workers_failures_and_what_is_to_come_in_80_columns(cli: Any, run: Path) -> None:
     busy = [
-        WorkerNow(name=f"node-{number}:4711", state="working", seconds=3700.0, trial=5, split="search", block=number)
+        WorkerNow(
+            name=f"node-{number}:4711",
+            state="working",
+            seconds=3700.0,
+            trial=5,
+            split="search",
+            blocks=(number,) if number else (4, 7),
+        )
         for number in range(9)
     ]
     idle = WorkerNow(name="node-9:4711", state="starting", seconds=5.0)
@@ -99,6 +106,7 @@ def test_the_screen_shows_workers_failures_and_what_is_to_come_in_80_columns(cli
     words = " ".join(shown.split())
     for part in (
         "9 working, 1 starting; busy 91% of their time in this session",
+        "node-0:4711 trial 5, search items, 2 blocks 1 h",
         "node-3:4711 trial 5, search items, block 3 1 h",
         "and 2 more: --json",
         "failures 1 not_finite; last not_finite: model.norm.weight [0] is inf",

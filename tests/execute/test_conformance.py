@@ -10,7 +10,7 @@ import pytest
 
 from evomerge.config.execution import ExecutionConfig
 from evomerge.execute import EXECUTORS
-from evomerge.execute.base import Executor, Job, Outcome, WorkerSettings
+from evomerge.execute.base import Answers, Executor, Job, Outcome, WorkerSettings
 from evomerge.execute.inline import InlineExecutor
 from evomerge.testing import executor_laws
 from evomerge.testing.executor_laws import CLOSING_LAWS, LAWS, Law
@@ -78,7 +78,15 @@ class Muddled(InlineExecutor):
 
 class Blockless(InlineExecutor):
     def run(self, jobs: Iterable[Job | None]) -> Iterator[tuple[Job, Outcome]]:
-        yield from super().run(None if one is None else replace(one, block=None) for one in jobs)
+        yield from super().run(None if one is None else replace(one, blocks=None) for one in jobs)
+
+
+class Reversed(InlineExecutor):
+    def run(self, jobs: Iterable[Job | None]) -> Iterator[tuple[Job, Outcome]]:
+        for done, outcome in super().run(jobs):
+            assert isinstance(outcome, Answers)
+            several = done.blocks is not None and len(done.blocks) > 1
+            yield done, replace(outcome, responses=outcome.responses[::-1]) if several else outcome
 
 
 @pytest.mark.parametrize(
@@ -91,6 +99,8 @@ class Blockless(InlineExecutor):
         (Muddled, executor_laws.returns_every_job_once_with_its_own_outcome),
         (Blockless, executor_laws.lets_a_candidate_be_after_a_block),
         (Blockless, executor_laws.goes_on_with_candidates_block_by_block),
+        (Blockless, executor_laws.answers_several_blocks_in_one_go),
+        (Reversed, executor_laws.answers_several_blocks_in_one_go),
     ],
 )
 def test_an_executor_that_breaks_a_law_is_found_out(

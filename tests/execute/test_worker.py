@@ -18,6 +18,7 @@ from evomerge.execute.worker import Worker
 from evomerge.methods import METHODS
 from evomerge.recipe.group import Group
 from evomerge.score.requests import GenerationRequest, LogLikelihoodRequest
+from evomerge.testing.jobs import alike, in_request_order
 from helpers.worker import REQUESTS, answers, failure, job, make_settings
 
 
@@ -189,16 +190,15 @@ def test_a_candidates_next_block_is_answered_without_merging_it_again(settings: 
     worker.add_requests("search", REQUESTS, blocks)
     one, other = job(settings, 1, 0.5), job(settings, 2, 0.25)
     whole = answers(worker.evaluate(one)).responses
-    first = answers(worker.evaluate(replace(one, block=0)))
-    second = answers(worker.evaluate(replace(one, block=1)))
+    first = answers(worker.evaluate(replace(one, blocks=(0,))))
+    second = answers(worker.evaluate(replace(one, blocks=(1,))))
     assert second.seconds["materialise"] == 0.0
-    found = dict(zip([*blocks[0], *blocks[1]], [*first.responses, *second.responses], strict=True))
-    assert tuple(found[place] for place in range(len(REQUESTS))) == whole
+    assert alike(in_request_order(blocks, [first.responses, second.responses]), whole)
     # Another candidate in between, or a failure, and it is merged anew.
-    assert answers(worker.evaluate(replace(other, block=0))).responses != first.responses
-    assert answers(worker.evaluate(replace(one, block=1))).responses == second.responses
+    assert answers(worker.evaluate(replace(other, blocks=(0,)))).responses != first.responses
+    assert answers(worker.evaluate(replace(one, blocks=(1,)))).responses == second.responses
     failure(worker.evaluate(job(settings, 3, 1e300)))
-    again = answers(worker.evaluate(replace(one, block=1)))
+    again = answers(worker.evaluate(replace(one, blocks=(1,))))
     assert again.seconds["materialise"] > 0.0
     assert again.responses == second.responses
 
@@ -207,8 +207,8 @@ def test_a_candidates_time_is_that_of_all_its_blocks(tiny_llama: dict[str, Path]
     settings = make_settings(tiny_llama, timeout_s=60)
     worker = Worker(settings)
     worker.add_requests("search", REQUESTS, [[0, 1], [2, 3, 4]])
-    answers(worker.evaluate(replace(job(settings, 1, 0.5), block=0, spent_s=1.0)))
-    assert failure(worker.evaluate(replace(job(settings, 1, 0.5), block=1, spent_s=61.0))).reason == "timeout"
+    answers(worker.evaluate(replace(job(settings, 1, 0.5), blocks=(0,), spent_s=1.0)))
+    assert failure(worker.evaluate(replace(job(settings, 1, 0.5), blocks=(1,), spent_s=61.0))).reason == "timeout"
 
 
 @pytest.mark.gpu

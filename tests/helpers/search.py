@@ -90,9 +90,9 @@ def changed(config: Config, **changes: dict[str, Any]) -> Config:
 
 
 def answered_blocks(directory: Path) -> list[tuple[int, int]]:
-    """Trial and block of everything that was answered block by block."""
+    """Trial and block of everything that was answered in blocks."""
     lines = [json.loads(line) for line in (directory / "parts.jsonl").read_text().splitlines()]
-    return [(line["trial"], line["block"]) for line in lines]
+    return [(line["trial"], line["block"] + place) for line in lines for place in range(line.get("blocks", 1))]
 
 
 class Interrupt(SilentObserver):

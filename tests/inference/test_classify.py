@@ -55,7 +55,7 @@ def test_blocks_give_the_answers_of_the_whole_in_request_order() -> None:
     blocks = [[5, 1, 12], [0, 2, 3, 4], [6, 7, 8, 9, 10, 11, 13]]
     plan = classifier.plan(asked, blocks=blocks)
     for number, places in enumerate(blocks):
-        part = classifier.respond(plan, block=number)
+        part = classifier.respond(plan, blocks=[number])
         expected = [whole[place].log_probabilities for place in sorted(places)]
         np.testing.assert_allclose([one.log_probabilities for one in part], expected, atol=1e-5)
 

@@ -154,7 +154,7 @@ def test_a_generation_config_changes_texts_as_in_lm_eval_and_rows_still_go_toget
     blocks = [list(range(0, len(requests), 2)), list(range(1, len(requests), 2))]
     parts, prefixes = engine.plan(requests, blocks=blocks), SharedPrefixes()
     for number, places in enumerate(blocks):
-        assert engine.respond(parts, block=number, prefixes=prefixes) == [answers[place] for place in places]
+        assert engine.respond(parts, blocks=[number], prefixes=prefixes) == [answers[place] for place in places]
     engine._generator._rows = 3
     assert engine.respond(plan) == answers
 

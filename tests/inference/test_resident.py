@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from evomerge.inference.forward import SharedPrefixes
+from evomerge.inference.plan import Plan
 from evomerge.inference.resident import ResidentModel
 from evomerge.inference.trie import FORMS
 from evomerge.score.requests import (
@@ -146,12 +148,42 @@ def test_blocks_answered_apart_give_the_same_bytes_with_and_without_what_earlier
     plan = engine.plan(requests, blocks=blocks)
     assert plan.prefixes
     prefixes = SharedPrefixes()
-    together = [engine.respond(plan, block=number, prefixes=prefixes) for number in range(3)]
-    apart = [engine.respond(plan, block=number) for number in (2, 0, 1)]
+    together = [engine.respond(plan, blocks=[number], prefixes=prefixes) for number in range(3)]
+    apart = [engine.respond(plan, blocks=[number]) for number in (2, 0, 1)]
     assert together == [apart[1], apart[2], apart[0]]
     everything = engine.respond(plan)
     for block, answers in zip(blocks, together, strict=True):
         check_alike(answers, [everything[place] for place in sorted(block)], tolerance=1e-5)
+    two = engine.respond(plan, blocks=[2, 0])
+    check_alike(two, [everything[place] for place in sorted([*blocks[2], *blocks[0]])], tolerance=1e-5)
+
+
+def test_blocks_answered_together_take_about_the_passes_of_one_block_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = questions() + prompts(items=10)
+    engine = resident(tiny_model("llama"))
+    passes: list[int] = []
+    forward = engine._model.forward
+
+    def counted(*given: Any, **named: Any) -> Any:
+        passes.append(1)
+        return forward(*given, **named)
+
+    monkeypatch.setattr(engine._model, "forward", counted)
+
+    def taken(plan: Plan, blocks: Sequence[int] | None) -> int:
+        passes.clear()
+        engine.respond(plan, blocks=blocks)
+        return len(passes)
+
+    order = list(range(len(requests)))
+    random.Random(1).shuffle(order)
+    for form in FORMS:
+        apart = engine.plan(requests, blocks=[order[start : start + 6] for start in range(0, len(order), 6)], form=form)
+        numbers = range(len(apart.blocks))
+        together = taken(apart, numbers)
+        # Each block fills its own rows, so there may be a row more.
+        assert together <= taken(engine.plan(requests, form=form), None) + 1
+        assert sum(taken(apart, [number]) for number in numbers) > 2 * together
 
 
 def test_running_out_of_memory_halves_the_batches_and_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:

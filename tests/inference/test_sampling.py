@@ -76,7 +76,7 @@ def test_rows_that_go_together_draw_what_transformers_draws_for_each_alone(name:
     parts = engine.plan(requests, blocks=blocks)
     engine._generator._rows = 3
     for number, places in enumerate(blocks):
-        assert engine.respond(parts, block=number) == [answers[place] for place in places]
+        assert engine.respond(parts, blocks=[number]) == [answers[place] for place in places]
 
 
 def processors() -> LogitsProcessorList:

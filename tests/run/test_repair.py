@@ -36,7 +36,7 @@ def run(tmp_path: Path) -> Path:
     for number in range(TRIALS):
         add(ledger, number)
         for block in range(2):
-            parts.add(Part(trial=number, split="search", block=block, responses=(FunctionResponse(0.5),)))
+            parts.add(Part(trial=number, split="search", block=block, blocks=((FunctionResponse(0.5),),)))
         ledger.record(evaluation(number))
     Clock(directory).phase("search")
     assert problems(directory) == []

@@ -89,9 +89,9 @@ def test_status_and_trials_tell_what_was_spent(run: Path, capsys: pytest.Capture
 
 
 def test_an_interrupted_search_ends_at_the_same_trial(tmp_path: Path, pruned: Config, run: Path) -> None:
-    with stopped(after=41):
+    with stopped(after=16):
         search(pruned, tmp_path / "run")
-    assert len(answered_blocks(tmp_path / "run")) == 41
+    assert len((tmp_path / "run" / "parts.jsonl").read_text().splitlines()) == 16
     resume(tmp_path / "run")
     assert essence(tmp_path / "run") == essence(run)
     assert sorted(answered_blocks(tmp_path / "run")) == sorted(answered_blocks(run))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +39,11 @@ def run(tmp_path_factory: pytest.TempPathFactory, fresh: Config) -> Path:
     return directory
 
 
+def lines(directory: Path) -> list[dict[str, Any]]:
+    """What the run keeps of answers."""
+    return [json.loads(line) for line in (directory / "parts.jsonl").read_text().splitlines()]
+
+
 def test_candidates_answer_their_share_and_only_complete_ones_are_compared(run: Path, fresh: Config) -> None:
     opened = open_run(run)
     trials, result = opened.trials(), opened.result()
@@ -50,6 +56,10 @@ def test_candidates_answer_their_share_and_only_complete_ones_are_compared(run: 
     assert opened.status().pruned == sum(blocks[trial.number] < 3 for trial in candidates)
     elite = [trial for trial in trials if trial.kind is TrialKind.ELITE]
     assert len(elite) == fresh.search.shortlist
+    # Nothing is decided between the blocks of a baseline, nor without a pruner between a candidate's.
+    together = {line["trial"]: line.get("blocks", 1) for line in lines(run)}
+    assert {together[trial.number] for trial in trials if trial.kind.is_baseline} == {6}
+    assert {together[trial.number] for trial in candidates} == {3 if fresh.search.pruner == "none" else 1}
     assert {trial.state for trial in trials if trial.kind is not TrialKind.CANDIDATE} == {"complete"}
     assert {blocks[trial.number] for trial in elite} == {6}
     assert result is not None
@@ -63,10 +73,10 @@ def test_candidates_answer_their_share_and_only_complete_ones_are_compared(run: 
 
 
 def test_the_elite_goes_on_from_the_answers_that_there_are(run: Path) -> None:
-    lines = [json.loads(line) for line in (run / "parts.jsonl").read_text().splitlines()]
     answers: dict[int, list[object]] = {}
-    for line in lines:
-        answers.setdefault(line["trial"], []).append(line["answers"])
+    for line in lines(run):
+        blocks = line["answers"] if "blocks" in line else [line["answers"]]
+        answers.setdefault(line["trial"], []).extend(blocks)
     trials = open_run(run).trials()
     keys = {trial.number: tuple(trial.parameters.items()) for trial in trials}
     for elite in [trial for trial in trials if trial.kind is TrialKind.ELITE]:
@@ -104,7 +114,7 @@ def test_what_is_told_is_the_mean_over_the_items_answered_made_comparable_by_the
         assert told
 
 
-@pytest.mark.parametrize("after", [36, 60])
+@pytest.mark.parametrize("after", [12, 31])
 def test_an_interrupted_search_goes_on_with_the_same_items(
     tmp_path: Path, fresh: Config, run: Path, after: int
 ) -> None:

@@ -57,13 +57,13 @@ def test_a_generation_is_stopped_block_by_block_and_its_best_answer_everything(r
     assert not {trial.number for trial in pruned} & {item.trial for item in open_run(raced).ledger().evaluations()}
 
 
-@pytest.mark.parametrize("after", [27, 38])
+@pytest.mark.parametrize("after", [3, 13])
 def test_an_interrupted_search_decides_the_same_and_asks_no_block_twice(
     tmp_path: Path, racing: Config, raced: Path, after: int
 ) -> None:
     with stopped(after=after):
         search(racing, tmp_path / "run")
-    assert len(answered(tmp_path / "run")) == after
+    assert len((tmp_path / "run" / "parts.jsonl").read_text().splitlines()) == after
     resume(tmp_path / "run")
     assert essence(tmp_path / "run") == essence(raced)
     assert sorted(answered(tmp_path / "run")) == sorted(answered(raced))

@@ -196,7 +196,7 @@ class Slot:
             return WorkerNow(name=self.where, state="starting" if self.preparing else "idle", seconds=seconds)
         job = attempt.job
         return WorkerNow(
-            name=self.where, state="working", seconds=seconds, trial=job.number, split=job.split, block=job.block
+            name=self.where, state="working", seconds=seconds, trial=job.number, split=job.split, blocks=job.blocks
         )
 
     def begin(self, attempt: Attempt, deadline: float | None) -> None:

@@ -111,15 +111,24 @@ class Run:
         """The contents of progress.json; empty before a driver has written it."""
         return read_json(self.directory / PROGRESS, missing_ok=True)
 
-    def recipe(self, number: int) -> Recipe:
-        """The complete recipe of a trial. Raises: RunError if there is no such trial."""
+    def recipe(self, number: int, *, as_given: bool = False) -> Recipe:
+        """The complete recipe of a trial.
+
+        Args:
+            number: of the trial.
+            as_given: whether models that were merged first are named by their recipes, as in the config, rather than by
+                their folders.
+
+        Raises: RunError if there is no such trial.
+        """
         trials = self.ledger().trials()
         if not 0 <= number < len(trials):
             raise RunError(
                 f"{self.directory}: no trial {number}; it has trials 0 to {len(trials) - 1}. "
                 f"See: evomerge trials {self.directory}"
             )
-        return recipe_of(self.opened_config, self.facts, trials[number], self.directory)
+        config = self.config if as_given else self.opened_config
+        return recipe_of(config, self.facts, trials[number], self.directory)
 
     def status(self) -> RunStatus:
         """Counts, best, workers, rate, and what is to come."""

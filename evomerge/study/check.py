@@ -19,7 +19,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.hub import Whereabouts, is_adapter, is_compressed, whereabouts
 from evomerge.models.open import notes_of
 from evomerge.models.own_settings import own_notes
-from evomerge.recipe.sources import Sources
+from evomerge.recipe.sources import ModelReference, Sources
 from evomerge.run.directory import PREPARED
 from evomerge.run.plan import evaluations_of
 from evomerge.study.advice import ASYNCHRONOUS, own_cost, unseen_devices, warnings_of
@@ -93,12 +93,14 @@ def _check_models(recipes: SeenRecipes, where: str, trust_tasks: bool) -> Prefli
     _refuse_impossible(places, where)
     away = {name: found.message for name, found in places.items() if found.kind == "unresolved"}
     with outlines_of(sources, [name for name in away if name not in recipes.unseen]) as outlines:
-        return _check(config, sources, places, away, outlines, where, trust_tasks)
+        given = recipes.given.models.sources().references
+        return _check(config, sources, given, places, away, outlines, where, trust_tasks)
 
 
 def _check(
     config: Config,
     sources: Sources,
+    given: Mapping[str, ModelReference],
     places: Mapping[str, Whereabouts],
     away: Mapping[str, str],
     outlines: Outlines,
@@ -144,7 +146,8 @@ def _check(
         items, tokens = {}, {}
         unchecked.append(_unreachable(error))
     if (start := config.search.start) is not None:
-        found = start_of(start, experiment.template, experiment.space, step_size=config.search.step_size, where=where)
+        template, step = experiment.template, config.search.step_size
+        found = start_of(start, template, experiment.space, given=given, step_size=step, where=where)
         notes.append(found.words)
     population = population_of(experiment, items.get("search", 100))
     warnings += warnings_of(config, population, items)

@@ -54,6 +54,8 @@ _OF_RECIPES = (RecipeError, CheckpointError, MergeError, AlignmentError)
 class SeenRecipes:
     """What the models that a config gives as recipes will be."""
 
+    given: Config
+    """With the recipes."""
     config: Config
     """With outlines in the place of those that could be looked at."""
     found: dict[str, MergesFound] = field(default_factory=dict)
@@ -113,7 +115,7 @@ def seen_recipes(config: Config, *, where: str, fetch: Fetch = lambda role, refe
     Args:
         config: the experiment.
         where: its file, for messages.
-        fetch: is given each model of a recipe before it is looked at.
+        fetch: is given each model of a recipe before it is looked at, by a name such as "x/base".
 
     Raises: ConfigError for a recipe that can't be merged; errors raised within name the recipes, not the outlines.
     """
@@ -122,9 +124,10 @@ def seen_recipes(config: Config, *, where: str, fetch: Fetch = lambda role, refe
     with TemporaryDirectory(prefix="evomerge-") as place:
         for number, (name, path) in enumerate(files.items()):
             with _of_model(name, where):
-                found[name] = look_at_merges(path, Path(place) / str(number), fetch)
+                own = partial(_fetch, fetch, name)
+                found[name] = look_at_merges(path, Path(place) / str(number), own)
         outlines = {name: str(merges.outlines[None]) for name, merges in found.items() if None in merges.outlines}
-        seen = SeenRecipes(config=in_place(config, outlines), found=found, files=files)
+        seen = SeenRecipes(given=config, config=in_place(config, outlines), found=found, files=files)
         try:
             yield seen
         except EvomergeError as error:
@@ -233,6 +236,10 @@ def _is_made(folder: Path, recipe: Path, begun: bool) -> bool:
     if not begun and (other or kept["recipe"] != str(recipe)):
         shutil.rmtree(folder, ignore_errors=True)
     return is_folder(folder)
+
+
+def _fetch(fetch: Fetch, name: str, role: str, reference: ModelReference) -> None:
+    fetch(f"{name}/{role}", reference)
 
 
 def _say(told: Callable[[str], None], key: str, text: str) -> None:

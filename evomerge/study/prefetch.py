@@ -45,9 +45,14 @@ def prefetch(config: Config, *, where: str = "config") -> Iterator[Fetched]:
     Raises: ConfigError for what is wrong with the config itself; BenchmarkError without what telling languages needs.
     """
     check_names(config, where=where)
-    fetched: list[Fetched] = []
-    with seen_recipes(config, where=where, fetch=lambda role, model: fetched.append(_model(role, model))) as recipes:
-        yield from fetched
+    fetched: dict[ModelReference, Fetched] = {}
+
+    def fetch(name: str, reference: ModelReference) -> None:
+        if reference not in fetched:
+            fetched[reference] = _model(name, reference)
+
+    with seen_recipes(config, where=where, fetch=fetch) as recipes:
+        yield from fetched.values()
         yield from _prefetch(recipes, where)
 
 

@@ -188,9 +188,9 @@ class Session:
         settings = self.config.search
         if settings.start is None:
             return None
-        found = start_of(
-            settings.start, self.experiment.template, self.space, step_size=settings.step_size, where=self.where
-        )
+        given, template = self.asked.models.sources().references, self.experiment.template
+        step = settings.step_size
+        found = start_of(settings.start, template, self.space, given=given, step_size=step, where=self.where)
         self.observer.message(found.words)
         return found
 

@@ -14,6 +14,7 @@ import numpy as np
 from evomerge.config.search import StartConfig
 from evomerge.errors import ConfigError, EvomergeError, listed
 from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.sources import ModelReference
 from evomerge.run.directory import Run, open_run
 from evomerge.run.trial import TrialKind
 from evomerge.space.base import Genome, Space, Value
@@ -43,7 +44,15 @@ class Start:
         return cls(parameters=data["parameters"], steps=data["steps"], words=data["words"])
 
 
-def start_of(config: StartConfig, template: Recipe, space: Space, *, step_size: float, where: str) -> Start:
+def start_of(
+    config: StartConfig,
+    template: Recipe,
+    space: Space,
+    *,
+    step_size: float,
+    where: str,
+    given: Mapping[str, ModelReference] | None = None,
+) -> Start:
     """Read the merge that a search is to start from, and find it in the space.
 
     Args:
@@ -52,19 +61,22 @@ def start_of(config: StartConfig, template: Recipe, space: Space, *, step_size: 
         space: of the search.
         step_size: of the search, as a fraction of each dimension's range.
         where: the config's file, for messages.
+        given: the models as the search's config gives them, where those of `template` are what recipes became.
 
     Raises: ConfigError for a run or recipe that can't be read, is of other models, or has no place in the space.
     """
     place = f"{where}: search.start"
+    given = given or template.references
     try:
         if config.recipe is not None:
             run, source = None, config.recipe
-            recipe = Recipe.from_file(source)
+            recipe = _in_place(Recipe.from_file(source), given, template)
         else:
             assert config.run is not None
             run = open_run(config.run)
             number = _trial(run, config.trial, place)
-            recipe, source = run.recipe(number), f"trial {number} of {config.run}"
+            recipe = _in_place(run.recipe(number, as_given=True), given, template)
+            source = f"trial {number} of {config.run}"
     except EvomergeError as error:
         raise ConfigError(f"{place}: {str(error).removeprefix(f'{place}: ')}") from error
     genome = _found(recipe, template, space, source, place)
@@ -75,7 +87,7 @@ def start_of(config: StartConfig, template: Recipe, space: Space, *, step_size: 
     steps: dict[str, float] = {}
     if config.steps:
         assert run is not None
-        steps = _steps(run, template, space, step_size, place)
+        steps = _steps(run, template, space, given, step_size, place)
         words += f", with first steps by how far the best candidates there lie apart ({_range(steps)})"
     return Start(parameters=space.parameters(genome), steps=steps, words=words)
 
@@ -99,6 +111,13 @@ def _trial(run: Run, wanted: int | str, place: str) -> int:
             f"{place}.trial: {run.directory} has no winner yet; end it with evomerge resume, or give a trial's number"
         )
     return int(result["winner"]["trial"])
+
+
+def _in_place(recipe: Recipe, given: Mapping[str, ModelReference], template: Recipe) -> Recipe:
+    """The recipe with the search's own models where it names them as the config does."""
+    own = {reference: template.references[name] for name, reference in given.items()}
+    found = {name: own.get(reference, reference) for name, reference in recipe.references.items()}
+    return replace(recipe, base=found.pop("base"), experts=found)
 
 
 def _as_here(recipe: Recipe, template: Recipe) -> Recipe:
@@ -142,7 +161,14 @@ def _found(recipe: Recipe, template: Recipe, space: Space, source: str, place: s
     )
 
 
-def _steps(run: Run, template: Recipe, space: Space, step_size: float, place: str) -> dict[str, float]:
+def _steps(
+    run: Run,
+    template: Recipe,
+    space: Space,
+    given: Mapping[str, ModelReference],
+    step_size: float,
+    place: str,
+) -> dict[str, float]:
     """First steps by the standard deviation of the better half of the run's later candidates, seen in this space."""
     records = [
         record
@@ -156,10 +182,10 @@ def _steps(run: Run, template: Recipe, space: Space, step_size: float, place: st
             f"{2 * _LEAST_CANDIDATES} are needed to see how far they lie apart; leave out steps"
         )
     best = sorted(later, key=lambda record: (-(record.fitness or 0.0), record.number))[: max(4, len(later) // 2)]
-    points = [
-        _found(run.recipe(record.number), template, space, f"trial {record.number} of {run.directory}", place)
-        for record in best
-    ]
+    points = []
+    for record in best:
+        recipe = _in_place(run.recipe(record.number, as_given=True), given, template)
+        points.append(_found(recipe, template, space, f"trial {record.number} of {run.directory}", place))
     spread = np.std(np.array(points), axis=0)
     return {
         item.name: float(np.clip(deviation / (step_size * (item.high - item.low)), _LEAST_STEP, _MOST_STEP))

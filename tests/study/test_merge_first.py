@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from evomerge.config.config import Config
-from evomerge.errors import ResumeError, RunError
+from evomerge.config.search import StartConfig
+from evomerge.errors import ConfigError, ResumeError, RunError
 from evomerge.recipe.recipe import Recipe
 from evomerge.run.directory import open_run
 from evomerge.run.found import removable, runs_below
@@ -322,10 +323,27 @@ def test_prefetch_fetches_the_models_of_recipes_and_builds_the_tasks_with_what_t
 ) -> None:
     config = config_of(tmp_path, tasks, recipe, y=models["a"])
     found = [*prefetch(config)]
-    assert [(item.kind, item.source, item.state) for item in found] == [
-        ("model", str(models["a"]), "folder"),
-        ("model", str(models["a"]), "folder"),
-        ("model", str(models["b"]), "folder"),
-        ("model", str(models["a"]), "folder"),
-        ("task", "tiny_choice", "ready"),
+    assert [(item.kind, item.name, item.source, item.state) for item in found] == [
+        ("model", "base/base", str(models["a"]), "folder"),
+        ("model", "base/b", str(models["b"]), "folder"),
+        ("model", "y", str(models["a"]), "folder"),
+        ("task", "tiny_choice", "tiny_choice", "ready"),
     ]
+
+
+def test_a_search_starts_from_another_over_the_same_recipe(
+    tmp_path: Path, tasks: Path, models: dict[str, Path], recipe: Path
+) -> None:
+    config = config_of(tmp_path, tasks, models["base"], x=recipe, y=models["a"])
+    winner = search(config, tmp_path / "one").winner
+    start = config.search.model_copy(update={"start": StartConfig(run=str(tmp_path / "one"), trial=winner)})
+    second = config.model_copy(update={"search": start})
+    words = f"the search starts from trial {winner} of {tmp_path / 'one'}"
+    assert words in check(second).notes
+    heard = Heard()
+    search(second, tmp_path / "two", observer=heard)
+    assert words in heard.lines
+    other = write_recipe(tmp_path / "other.yaml", models["a"], models["b"])
+    third = config_of(tmp_path, tasks, models["base"], x=other, y=models["a"]).model_copy(update={"search": start})
+    with pytest.raises(ConfigError, match=rf"is a merge of other models: x \({recipe} there, "):
+        search(third, tmp_path / "three")

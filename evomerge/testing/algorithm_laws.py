@@ -34,7 +34,9 @@ from evomerge.testing.searches import (
     enough,
     evolve,
     evolve_steadily,
+    is_quick,
     make,
+    population_of,
     searched,
     sphere,
 )
@@ -58,7 +60,7 @@ def asks_as_many_as_the_population(algorithm: type[Proposer]) -> None:
 
     One whose generations vary asks as many as it says before.
     """
-    for population in (algorithm.min_population, 5, 16):
+    for population in (algorithm.min_population, 5, 2 * population_of(algorithm)):
         proposer = make(algorithm, population=population)
         for _ in range(3):
             size = proposer.size
@@ -170,12 +172,12 @@ def refuses_what_is_out_of_turn(algorithm: type[Proposer]) -> None:
     """Asking twice and telling unasked are errors, after which the search goes on as if they hadn't been."""
     proposer, undisturbed = make(algorithm), make(algorithm)
     refused(RuntimeError, "told before asking", lambda: proposer.tell([], np.zeros((0, 1))))
-    for _ in range(2):
+    for _ in range(3):
         genomes = proposer.ask()
         refused(RuntimeError, "asked twice in a row", proposer.ask)
         proposer.tell(genomes, sphere()(genomes))
         refused(RuntimeError, "told before asking", lambda told=genomes: proposer.tell(told, sphere()(told)))  # type: ignore[misc]
-    evolve(undisturbed, sphere(), 2)
+    evolve(undisturbed, sphere(), 3)
     assert np.array_equal(np.array(proposer.ask()), np.array(undisturbed.ask()))
 
 
@@ -183,20 +185,20 @@ def refuses_what_does_not_fit_the_generation(algorithm: type[Proposer]) -> None:
     """Other shapes, values that aren't finite and genomes outside the bounds are refused, and nothing is learnt."""
     proposer, undisturbed = make(algorithm), make(algorithm)
     genomes = proposer.ask()
-    values = sphere()(genomes)
-    expected = "fitness: expected (candidates, objectives) = (8, 1), got "
-    for wrong in (values[:, 0], values[:7], np.hstack([values, values])):
+    size, values = len(genomes), sphere()(genomes)
+    expected = f"fitness: expected (candidates, objectives) = ({size}, 1), got "
+    for wrong in (values[:, 0], values[:-1], np.hstack([values, values])):
         refused(ShapeError, f"{expected}{wrong.shape}", lambda wrong=wrong: proposer.tell(genomes, wrong))  # type: ignore[misc]
-    expected = "genomes told: expected (candidates, dimensions) = (8, 4), got "
-    refused(ShapeError, f"{expected}(7, 4)", lambda: proposer.tell(genomes[:7], values))
-    refused(ShapeError, f"{expected}(8, 3)", lambda: proposer.tell([genome[:3] for genome in genomes], values))
-    refused(ShapeError, f"{expected}8 genomes", lambda: proposer.tell([*genomes[:7], genomes[0][:2]], values))
+    expected = f"genomes told: expected (candidates, dimensions) = ({size}, 4), got "
+    refused(ShapeError, f"{expected}({size - 1}, 4)", lambda: proposer.tell(genomes[:-1], values))
+    refused(ShapeError, f"{expected}({size}, 3)", lambda: proposer.tell([genome[:3] for genome in genomes], values))
+    refused(ShapeError, f"{expected}{size} genomes", lambda: proposer.tell([*genomes[:-1], genomes[0][:2]], values))
     for bad in (np.nan, np.inf, -np.inf):
         broken = values.copy()
         broken[3, 0] = bad
         refused(ValueError, "fitness must be finite", lambda broken=broken: proposer.tell(genomes, broken))  # type: ignore[misc]
     outside = [genome.copy() for genome in genomes]
-    outside[5][2] = 2.5
+    outside[-2][2] = 2.5
     refused(ValueError, "x2 = 2.5 is no continuous value from -1 to 2", lambda: proposer.tell(outside, values))
     proposer.tell(genomes, values)
     evolve(undisturbed, sphere(), 1)
@@ -216,8 +218,7 @@ def refuses_what_it_does_not_declare(algorithm: type[Proposer]) -> None:
         refused(ConfigError, f"at least {algorithm.min_dimensions} dimensions", make, algorithm, fewer)
 
     def build(**changes: object) -> Proposer:
-        settings = {"seed": 0, "population": POPULATION, "step_size": 0.2, **changes}
-        return algorithm(BOX, **settings)  # type: ignore[arg-type]
+        return algorithm(BOX, **{"seed": 0, "population": POPULATION, "step_size": 0.2, **changes})  # type: ignore[arg-type]
 
     least = algorithm.min_population
     refused(ConfigError, "search.population: ", lambda: build(population=least - 1))
@@ -232,17 +233,17 @@ def refuses_what_it_does_not_declare(algorithm: type[Proposer]) -> None:
 def takes_every_number_of_objectives_that_it_declares(algorithm: type[Proposer]) -> None:
     """Fitness of as many columns as objectives is learnt from."""
     for objectives in range(1, 1 + (algorithm.max_objectives or 3)):
-        proposer = algorithm(BOX, seed=0, population=POPULATION, step_size=0.2, objectives=objectives)
-        for _ in range(3):
+        proposer = make(algorithm, objectives=objectives)
+        for _ in range(enough(algorithm, 4)):
             size = proposer.size
             assert len(evolve(proposer, sphere(objectives=objectives), 1)) == size
 
 
 def learns_if_it_says_so(algorithm: type[Proposer]) -> None:
     """Told the opposite, an algorithm that learns asks otherwise, and one that doesn't asks the same."""
-    generations = enough(algorithm, 4)
+    generations, size = enough(algorithm, 4), population_of(algorithm)
     told = [np.array(evolve(make(algorithm), sphere(factor=factor), generations)) for factor in (1.0, -1.0)]
-    assert np.array_equal(told[0][:POPULATION], told[1][:POPULATION])
+    assert np.array_equal(told[0][:size], told[1][:size])
     assert np.array_equal(told[0], told[1]) != algorithm.learns
 
 
@@ -285,7 +286,7 @@ def finds_more_than_random_search(algorithm: type[Proposer]) -> None:
     low, high = ([getattr(item, end) for item in BOX] for end in ("low", "high"))
     draws = max(generations, Proposer.generations_to_lead) * POPULATION
     uniform = [best(list(stream(seed, "uniform").uniform(low, high, (draws, len(BOX))))) for seed in seeds]
-    found = [best(evolve(make(algorithm, seed=seed), fitness, generations)) for seed in seeds]
+    found = [best(evolve(make(algorithm, seed=seed, population=POPULATION), fitness, generations)) for seed in seeds]
     limit = 0.5 * np.median(uniform) if algorithm.learns else 1.5 * max(uniform)
     assert np.median(found) <= limit, (found, uniform)
 
@@ -298,9 +299,10 @@ def takes_results_one_at_a_time_if_it_says_so(algorithm: type[Proposer]) -> None
     if not algorithm.asynchronous:
         refused(RuntimeError, "can't be asked for one candidate at a time", make(algorithm).ask_one)
         return
+    count = (2 if is_quick(algorithm) else 3) * POPULATION
     for dimensions in searched(algorithm):
         first, second = make(algorithm, dimensions), make(algorithm, dimensions)
-        turns = evolve_steadily(first, sphere(dimensions), 3 * POPULATION)
+        turns = evolve_steadily(first, sphere(dimensions), count)
         for number, genome, told in turns:
             assert all(item.contains(value) for item, value in zip(dimensions, genome, strict=True)), genome
             recorded = np.array(json.loads(json.dumps(genome.tolist())))
@@ -311,16 +313,15 @@ def takes_results_one_at_a_time_if_it_says_so(algorithm: type[Proposer]) -> None
             assert (again, asked.tolist()) == (number, recorded.tolist())
         one, other = first.mean(), second.mean()
         assert one is None or other is None or np.array_equal(one, other)
-        assert len({number for number, _, told in turns if told is None}) == 3 * POPULATION
+        assert len({number for number, _, told in turns if told is None}) == count
         refused(RuntimeError, "after candidates were asked one at a time", first.ask)
         number, genome = turns[0][:2]
         refused(RuntimeError, "isn't waiting for its fitness", second.tell_one, number, genome, np.zeros(1))
-    told_otherwise = [evolve_steadily(make(algorithm), sphere(factor=factor), 3 * POPULATION) for factor in (1.0, -1.0)]
+    told_otherwise = [evolve_steadily(make(algorithm), sphere(factor=factor), count) for factor in (1.0, -1.0)]
     same = [[genome.tolist() for _, genome, _ in turns] for turns in told_otherwise]
     assert (same[0] != same[1]) == algorithm.learns
     ended = make(algorithm)
-    asked_first = [ended.ask_one() for _ in range(3 * POPULATION)]
-    for number, genome in reversed(asked_first):
+    for number, genome in reversed([ended.ask_one() for _ in range(count)]):
         # The end of a search: many are told, and nothing is asked between.
         ended.tell_one(number, genome, sphere()([genome])[0])
     assert len(ended.ask_one()[1]) == len(BOX)

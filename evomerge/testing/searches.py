@@ -32,11 +32,27 @@ SPACES = (BOX, UNEVEN, (*BOX[:2], _DEPTH), (*BOX[:2], _METHOD), (*BOX[:2], _METH
 """Boxes, and spaces with dimensions of every kind."""
 
 
+def is_quick(algorithm: type[Proposer]) -> bool:
+    """Whether it declares to learn much sooner than most. It takes its time for each candidate, then."""
+    return algorithm.generations_to_lead <= Proposer.generations_to_lead // 4
+
+
+def population_of(algorithm: type[Proposer]) -> int:
+    """Candidates per generation of its small searches: fewer of one that takes its time for each."""
+    return max(algorithm.min_population, POPULATION // 2) if is_quick(algorithm) else POPULATION
+
+
 def make(
-    algorithm: type[Proposer], dimensions: tuple[Dimension, ...] = BOX, *, seed: int = 0, population: int = POPULATION
+    algorithm: type[Proposer],
+    dimensions: tuple[Dimension, ...] = BOX,
+    *,
+    seed: int = 0,
+    population: int | None = None,
+    objectives: int = 1,
 ) -> Proposer:
-    """An instance for one objective, which starts at the dimensions' initial values."""
-    return algorithm(dimensions, seed=seed, population=population, step_size=0.2)
+    """An instance that starts at the dimensions' initial values, for one objective if no more are named."""
+    size = population_of(algorithm) if population is None else population
+    return algorithm(dimensions, seed=seed, population=size, step_size=0.2, objectives=objectives)
 
 
 def sphere(
@@ -90,13 +106,13 @@ def evolve_steadily(
 
 
 def enough(algorithm: type[Proposer], usual: int) -> int:
-    """So many generations, or as much fewer as the algorithm declares to learn sooner than most, but not below three.
+    """So many generations, or as much fewer as the algorithm declares to learn sooner than most, but not below four.
 
-    What learns much from each candidate takes its time for each, too. The first two generations may be draws, before it
-    has learnt enough to ask by it.
+    What learns much from each candidate takes its time for each, too. The first three generations may be draws, before
+    it has learnt enough to ask by it.
     """
     share = min(1.0, algorithm.generations_to_lead / Proposer.generations_to_lead)
-    return min(usual, max(3, math.ceil(usual * share)))
+    return min(usual, max(4, math.ceil(usual * share)))
 
 
 def digest(algorithm: type[Proposer]) -> str:

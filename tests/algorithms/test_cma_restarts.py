@@ -13,7 +13,8 @@ from evomerge.errors import ConfigError
 from evomerge.streams import stream
 from evomerge.testing.algorithm_laws import Law
 from evomerge.testing.searches import BOX, evolve, sphere
-from helpers.algorithms import EVERY_LAW, Bipop, Ipop
+from helpers.algorithms import Bipop, Ipop
+from helpers.laws import EVERY_LAW
 
 
 def two_valleys(genomes: list[np.ndarray]) -> np.ndarray:

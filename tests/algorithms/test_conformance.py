@@ -18,7 +18,8 @@ from evomerge.space.base import Genome
 from evomerge.testing import algorithm_laws
 from evomerge.testing.algorithm_laws import Law
 from evomerge.testing.searches import BOX
-from helpers.algorithms import EVERY_LAW, ByPath, Wandering
+from helpers.algorithms import ByPath, Wandering
+from helpers.laws import EVERY_LAW
 
 # A Gaussian process takes a good part of a second for each candidate.
 _NAMES = [pytest.param(name, marks=pytest.mark.slow if name == "gp" else ()) for name in PROPOSERS.names()]

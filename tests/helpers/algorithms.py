@@ -1,22 +1,19 @@
-"""Laws to parametrise tests with, an algorithm of another package, CMA-ES with restarts, and samplers by paths."""
+"""An algorithm of another package, CMA-ES with restarts, and a sampler by its path.
+
+Laws have other processes import this, so it imports no more than they need.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from evomerge.algorithms.base import Proposer
 from evomerge.algorithms.cma_es import CMAES
 from evomerge.algorithms.sampler_path import sampler_proposer
 from evomerge.space.base import Genome
-from evomerge.testing.algorithm_laws import LAWS, asks_the_same_in_any_process, finds_more_than_random_search
-
-_SLOW = {asks_the_same_in_any_process, finds_more_than_random_search}
-EVERY_LAW = [pytest.param(law, id=law.__name__, marks=pytest.mark.slow if law in _SLOW else ()) for law in LAWS]
-"""Slow are those that start processes, or search several times over."""
 
 
 class Wandering(Proposer):

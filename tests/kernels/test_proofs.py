@@ -72,7 +72,7 @@ def coefficients(method: type[MergeMethod], count: int, kind: str) -> dict[str, 
 @pytest.mark.parametrize("name", METHODS.names())
 def test_compiled_loops_write_the_bytes_of_torch(name: str, kind: str) -> None:
     method = METHODS.get(name)
-    for experts in (2, 5):
+    for experts in (3, 5):
         count = min(max(experts, method.min_experts), method.max_experts or experts)
         base, *others = awkward(count)
         instance = method(

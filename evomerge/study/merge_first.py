@@ -40,6 +40,7 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
 from evomerge.run.directory import refuse_foreign
 from evomerge.run.merged import MERGED, in_place, with_folders
+from evomerge.run.observer import Observer
 from evomerge.score.numbers import size
 from evomerge.study.check_merge import Fetch, MergesFound, look_at_merges
 from evomerge.study.each_minute import EachMinute
@@ -135,9 +136,7 @@ def seen_recipes(config: Config, *, where: str, fetch: Fetch = lambda role, refe
             raise
 
 
-def merge_first(
-    config: Config, directory: Path, told: Callable[[str], None], *, begun: bool, where: str = "config"
-) -> Config:
+def merge_first(config: Config, directory: Path, observer: Observer, *, begun: bool, where: str = "config") -> Config:
     """Merge each model of a config that is a recipe into a folder of the run, unless it is there already.
 
     A folder that is there is whole, and is taken if the files of its recipe and of the models that this names have the
@@ -146,7 +145,7 @@ def merge_first(
     Args:
         config: the experiment.
         directory: the run's, whose lock is held.
-        told: is given a sentence on what is done, and each minute on how far that is.
+        observer: told when that begins, of what is done, and each minute of how far that is.
         begun: whether there is a run in it, whose models may not change.
         where: the config's file, for messages.
 
@@ -161,7 +160,11 @@ def merge_first(
     wanted = {
         name: path for path, name in reversed(files.items()) if not _is_made(directory / MERGED / name, path, begun)
     }
+    for name in files.values():
+        # Of a driver that was killed: whether they are of the present models isn't known, or they aren't needed.
+        shutil.rmtree(_steps(directory / MERGED / name), ignore_errors=True)
     if wanted:
+        observer.phase("merging", None)
         # What won't fit is said before hours of merging.
         with seen_recipes(config, where=where) as seen:
             if not seen.unseen:
@@ -169,9 +172,9 @@ def merge_first(
             takes = {name: f" ({size(bytes_)})" for name, bytes_ in seen.sizes.items()}
         for name, path in wanted.items():
             folder, key = directory / MERGED / name, key_of(name)
-            told(f"{key}: merging {path} into {folder}{takes.get(name, '')}")
+            observer.message(f"{key}: merging {path} into {folder}{takes.get(name, '')}")
             with _of_model(name, where):
-                _merge(path, folder.absolute(), config.export.shard_size, partial(_say, told, key))
+                _merge(path, folder.absolute(), config.export.shard_size, partial(_say, observer.message, key))
     return with_folders(config, directory)
 
 
@@ -248,9 +251,7 @@ def _say(told: Callable[[str], None], key: str, text: str) -> None:
 
 def _merge(recipe: Path, folder: Path, shard_size: str, told: Callable[[str], None]) -> None:
     """Merge a recipe into a folder, and put beside it what it was made from."""
-    steps = folder.with_name(f"{folder.name}.steps")
-    # Of a driver that was killed: whether they are of the present models isn't known.
-    shutil.rmtree(steps, ignore_errors=True)
+    steps = _steps(folder)
     folder.parent.mkdir(exist_ok=True)
     each_minute = EachMinute(told)
     recipes: dict[str | None, Recipe] = {}
@@ -293,6 +294,11 @@ def _keep(recipe: Path, folder: Path, steps: Path, recipes: Mapping[str | None, 
 def _record(folder: Path) -> Path:
     """The file that says what a model was merged from. No model is called so, since none has a dot in its name."""
     return folder.with_name(f"{folder.name}.json")
+
+
+def _steps(folder: Path) -> Path:
+    """Where the merges lie that a model's merge needs, while it is made."""
+    return folder.with_name(f"{folder.name}.steps")
 
 
 @contextmanager

@@ -126,10 +126,8 @@ class Session:
                 if supported and result["budget"] == budget_of(self.config):
                     self.finished = result
                     return
-        if self.asked.models.recipes:
-            self.observer.phase("merging", None)
-            begun = existing is not None
-            self.config = merge_first(self.asked, self.directory, self.observer.message, begun=begun, where=self.where)
+        begun = existing is not None
+        self.config = merge_first(self.asked, self.directory, self.observer, begun=begun, where=self.where)
         self.observer.phase("models", None)
         self.experiment = open_experiment(self.config, where=self.where)
         dtype = self.experiment.dtype

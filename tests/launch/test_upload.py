@@ -49,3 +49,12 @@ def test_a_relative_model_is_refused_by_name(path: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
         upload_of(write(tmp_path / "work" / "c.yaml", models))
     assert f"models.experts.one: '{path}' is a folder on this machine" in str(refused.value)
+
+
+def test_a_relative_recipe_is_refused_as_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("evomerge: 1")
+    models = {"base": "owner/base", "experts": {"one": "mine.yaml"}}
+    with pytest.raises(ConfigError, match=r"models\.experts\.one: 'mine\.yaml' is a recipe on this machine"):
+        upload_of(write(tmp_path / "c.yaml", models))
+    models["experts"] = {"one": str(tmp_path / "mine.yaml")}
+    assert [*upload_of(write(tmp_path / "c.yaml", models)).files] == ["c.yaml"]

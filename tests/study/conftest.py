@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from evomerge.algorithms import PROPOSERS
 from evomerge.config.config import Config
 from evomerge.study.search import search
+from helpers.first_merges import write_recipe
 from helpers.search import changed, write_config, write_task
 from helpers.several import AROUND
 
@@ -53,3 +55,15 @@ def undisturbed_in_blocks(tmp_path_factory: pytest.TempPathFactory, in_blocks: C
     directory = tmp_path_factory.mktemp("blocks") / "run"
     search(in_blocks, directory)
     return directory
+
+
+@pytest.fixture
+def models(tmp_path: Path, tiny_llama: dict[str, Path]) -> dict[str, Path]:
+    """A copy of the family, which may be written into."""
+    return {name: Path(shutil.copytree(folder, tmp_path / "models" / name)) for name, folder in tiny_llama.items()}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, models: dict[str, Path]) -> Path:
+    """A merge of both experts, mergekit's kind of file."""
+    return write_recipe(tmp_path / "both.yaml", models["a"], models["b"])

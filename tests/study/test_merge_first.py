@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from evomerge.config.config import Config
 from evomerge.config.search import StartConfig
@@ -21,14 +20,13 @@ from evomerge.run.observer import SilentObserver
 from evomerge.study.check import check
 from evomerge.study.export import export
 from evomerge.study.merge import merge
-from evomerge.study.prefetch import prefetch
 from evomerge.study.reproduce import reproduce
 from evomerge.study.search import resume, search
 from evomerge.testing.models import tiny_checkpoint
 from helpers.commands import Command
-from helpers.search import write_config
+from helpers.first_merges import config_of, contents, weights, write_recipe
 
-FEW = {"evaluations": 6, "population": 3, "scan": 2, "shortlist": 1}
+pytestmark = pytest.mark.slow
 
 
 class Heard(SilentObserver):
@@ -45,41 +43,8 @@ class Heard(SilentObserver):
         self.phases.append(name)
 
 
-@pytest.fixture
-def models(tmp_path: Path, tiny_llama: dict[str, Path]) -> dict[str, Path]:
-    """A copy of the family, which may be written into."""
-    return {name: Path(shutil.copytree(folder, tmp_path / "models" / name)) for name, folder in tiny_llama.items()}
-
-
-@pytest.fixture
-def recipe(tmp_path: Path, models: dict[str, Path]) -> Path:
-    """A merge of both experts, mergekit's kind of file."""
-    return write_recipe(tmp_path / "both.yaml", models["a"], models["b"])
-
-
-def write_recipe(path: Path, *merged: str | Path, weight: float = 0.5) -> Path:
-    # Weights are normalised.
-    weights = [weight, *[1.0] * (len(merged) - 1)]
-    entries = [{"model": str(model), "parameters": {"weight": own}} for model, own in zip(merged, weights, strict=True)]
-    path.write_text(yaml.safe_dump({"merge_method": "linear", "models": entries, "dtype": "float32"}))
-    return path
-
-
-def config_of(tmp_path: Path, tasks: Path, base: Path, **experts: Path) -> Config:
-    return Config.from_file(write_config(tmp_path / "config.yaml", {"base": base, **experts}, tasks, search=FEW))
-
-
 def trials_of(run: Path) -> list[Any]:
     return [(trial.kind, trial.parameters, trial.score) for trial in open_run(run).trials()]
-
-
-def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file below a folder with its time and content."""
-    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
-
-
-def weights(folder: Path) -> bytes:
-    return (folder / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("role", ["base", "expert"])
@@ -126,6 +91,16 @@ def test_a_chain_of_recipes_is_merged_and_its_steps_dont_stay(
     assert weights(merge(out / "recipe.yaml", tmp_path / "whole")) == weights(out)
 
 
+def test_steps_that_a_killed_driver_left_are_removed_even_when_nothing_is_merged(
+    tmp_path: Path, tasks: Path, models: dict[str, Path], recipe: Path
+) -> None:
+    run = tmp_path / "run"
+    search(config_of(tmp_path, tasks, models["base"], x=recipe, y=models["a"]), run)
+    shutil.copytree(models["a"], run / "merged" / "x.steps" / "inner")
+    resume(run, evaluations=9)
+    assert sorted(path.name for path in (run / "merged").iterdir()) == ["x", "x.json", "x.yaml"]
+
+
 def test_a_resumed_run_takes_the_folder_as_it_is_and_needs_no_models_of_the_recipe(
     tmp_path: Path, tasks: Path, models: dict[str, Path], recipe: Path
 ) -> None:
@@ -137,6 +112,7 @@ def test_a_resumed_run_takes_the_folder_as_it_is_and_needs_no_models_of_the_reci
     resume(run, evaluations=9, observer=heard)
     assert contents(run / "merged") == before
     assert not any("merging" in line for line in heard.lines)
+    assert "merging" not in heard.phases
     assert reproduce(run).matches
     assert not [item.path for item in removable(run) if "merged" in item.path.parts]
     assert [*runs_below(tmp_path)] == [run]
@@ -237,70 +213,6 @@ def test_a_folder_of_something_else_is_never_removed(
     assert not (tmp_path / "run" / "merged" / "y").exists()
 
 
-def test_check_says_what_is_merged_first_and_writes_nothing(
-    tmp_path: Path, tasks: Path, models: dict[str, Path], recipe: Path
-) -> None:
-    last = write_recipe(tmp_path / "last.yaml", recipe.name, models["base"])
-    config = config_of(tmp_path, tasks, last, x=recipe, y=models["a"])
-    before = contents(tmp_path)
-    found = check(config, where="config.yaml")
-    assert contents(tmp_path) == before
-    bytes_ = (merge(recipe, tmp_path / "out") / "model.safetensors").stat().st_size
-    states = {model.name: (model.state, model.path) for model in found.models}
-    assert states == {
-        "base": ("recipe", str(last)),
-        "x": ("recipe", str(recipe)),
-        "y": ("folder", str(models["a"])),
-    }
-    sizes = [model.size_bytes or 0 for model in found.models]
-    # Beside the tensors a file has a header.
-    assert all(0 < bytes_ - size < 4096 for size in sizes)
-    assert found.merged_bytes == sizes[0] + sizes[1]
-    assert any(
-        note.startswith("models.experts.x is a recipe; the search first merges it into RUN/merged/x, which takes")
-        for note in found.notes
-    )
-    assert found.dimensions
-    assert found.items
-    assert not found.unchecked
-    assert not any("evomerge-" in text for text in (*found.notes, *found.warnings))
-
-
-def test_what_cant_be_merged_is_refused_before_anything_is_written(
-    tmp_path: Path, tasks: Path, models: dict[str, Path]
-) -> None:
-    other = tiny_checkpoint(tmp_path / "wider", hidden=64)
-    unfit = write_recipe(tmp_path / "unfit.yaml", models["a"], other)
-    lost = write_recipe(tmp_path / "lost.yaml", models["a"], "./gone")
-    wide = write_recipe(tmp_path / "wide.yaml", other, shutil.copytree(other, tmp_path / "as wide"))
-    none = tmp_path / "none.yaml"
-    none.write_text("answer: 42")
-    wrong = {
-        unfit: r"config\.yaml: models\.experts\.x: .*expert 'wider'",
-        lost: r"config\.yaml: models\.experts\.x: .*\./gone: no such folder",
-        none: r"config\.yaml: models\.experts\.x: .*none\.yaml",
-        tmp_path / "missing.yaml": r"config\.yaml: models\.experts\.x: .*missing\.yaml",
-        wide: rf"expert 'x': .*{wide}",
-    }
-    for recipe, message in wrong.items():
-        config = config_of(tmp_path, tasks, models["base"], x=recipe, y=models["a"])
-        with pytest.raises(Exception, match=message):
-            check(config, where="config.yaml")
-        with pytest.raises(Exception, match=message):
-            search(config, tmp_path / "run", where="config.yaml")
-        assert not (tmp_path / "run" / "merged").exists()
-
-
-def test_the_pilot_is_refused_with_the_command_that_makes_the_model(
-    tmp_path: Path, tasks: Path, models: dict[str, Path], recipe: Path
-) -> None:
-    config = config_of(tmp_path, tasks, models["base"], x=recipe, y=models["a"])
-    found = check(config, where="config.yaml")
-    assert found.experiment is None
-    (sentence,) = found.to_merge
-    assert f"evomerge merge {recipe} {recipe.with_suffix('')}`" in sentence
-
-
 def test_heads_that_name_an_expert_go_with_its_folder(tmp_path: Path, models: dict[str, Path], recipe: Path) -> None:
     experts = {"x": str(recipe), "y": str(models["a"])}
     tasks = {name: {"data": str(tmp_path), "head": name} for name in experts}
@@ -316,19 +228,6 @@ def test_heads_that_name_an_expert_go_with_its_folder(tmp_path: Path, models: di
     assert heads == {"x": str(tmp_path / "run" / "merged" / "x"), "y": str(models["a"])}
     assert found.models.experts["x"].path == heads["x"]
     assert config.models.experts["x"].path == str(recipe)
-
-
-def test_prefetch_fetches_the_models_of_recipes_and_builds_the_tasks_with_what_they_will_be(
-    tmp_path: Path, tasks: Path, models: dict[str, Path], recipe: Path
-) -> None:
-    config = config_of(tmp_path, tasks, recipe, y=models["a"])
-    found = [*prefetch(config)]
-    assert [(item.kind, item.name, item.source, item.state) for item in found] == [
-        ("model", "base/base", str(models["a"]), "folder"),
-        ("model", "base/b", str(models["b"]), "folder"),
-        ("model", "y", str(models["a"]), "folder"),
-        ("task", "tiny_choice", "tiny_choice", "ready"),
-    ]
 
 
 def test_a_search_starts_from_another_over_the_same_recipe(

@@ -162,6 +162,7 @@ def test_python_outlives_the_head_of_its_cluster_and_goes_on_with_another(
             "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
             "RAY_raylet_start_wait_time_s": "120",
             "RAY_worker_niceness": "0",
+            "RAY_prestart_worker_first_driver": "0",
             "RAY_ADDRESS": "",
         },
     )

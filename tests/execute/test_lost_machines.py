@@ -40,7 +40,12 @@ def disturbed(
     done = run(
         [config, folder / "run"],
         script=Path(__file__).with_name(script),
-        variables={"RAY_raylet_start_wait_time_s": "120", "RAY_worker_niceness": "0", "RAY_ADDRESS": ""},
+        variables={
+            "RAY_raylet_start_wait_time_s": "120",
+            "RAY_worker_niceness": "0",
+            "RAY_prestart_worker_first_driver": "0",
+            "RAY_ADDRESS": "",
+        },
     )
     assert done.returncode == 0, done.stderr
     inline = write_config(folder / "i.yaml", models, tasks, execution={"device": "cpu"})

@@ -261,6 +261,7 @@ def test_an_address_of_another_kind_is_refused_with_the_right_form(address: str)
 
 PRIVATE = """
 import os, signal, sys
+from contextlib import suppress
 from pathlib import Path
 from evomerge.config.execution import ExecutionConfig
 from evomerge.execute.settings import make_executor
@@ -274,17 +275,23 @@ for _, outcome in executor.run([job(settings, 0, 0.5), job(settings, 1, 0.6)]):
     victim = answers(outcome).worker.rpartition(":")[2]
 os.kill(int(victim), signal.SIGKILL)
 done = sorted(one.number for one, outcome in executor.run([job(settings, 2, 0.5), job(settings, 3, 0.6)]))
+unused = 0
+for process in Path("/proc").glob("[0-9]*"):
+    with suppress(OSError):  # somebody else's, or gone
+        ours = os.environ["OURS"].encode() in (process / "environ").read_bytes()
+        unused += ours and (process / "cmdline").read_text().startswith("ray::IDLE")
 executor.close()
 import ray
-print(done, ray.is_initialized())
+print(done, unused, ray.is_initialized())
 """
 
 
-def test_a_private_ray_is_quiet_and_gone_after_closing(tiny_llama: dict[str, Path]) -> None:
-    done = run_alone(
-        PRIVATE, str(tiny_llama["base"].parent), PYTHONPATH=os.pathsep.join(path for path in sys.path if path)
-    )
-    assert done.stdout == "[2, 3] False\n", done.stderr
+def test_a_private_ray_is_quiet_has_no_idle_processes_and_is_gone_after_closing(
+    tiny_llama: dict[str, Path], tmp_path: Path
+) -> None:
+    path = os.pathsep.join(path for path in sys.path if path)
+    done = run_alone(PRIVATE, str(tiny_llama["base"].parent), PYTHONPATH=path, OURS=str(tmp_path))
+    assert done.stdout == "[2, 3] 0 False\n", done.stderr
     # That nothing has started yet is said where the machine is slow.
     waiting = r"(no worker has started yet; .*\n)*"
     assert re.fullmatch(waiting + r"worker \d \(.*\) died; starting another\n", done.stderr)

@@ -79,6 +79,7 @@ def test_the_command_line_merges_without_the_large_libraries(family: dict[str, P
     assert loaded_by(files) == {file.stem: [] for file in files}
 
 
+@pytest.mark.parametrize("family", ["float32"], indirect=True)
 def test_a_method_that_computes_with_torch_loads_it(family: dict[str, Path], tmp_path: Path) -> None:
     file = tmp_path / "iso_c.yaml"
     file.write_text(recipe_of(family, "iso_c").to_yaml())

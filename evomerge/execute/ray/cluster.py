@@ -133,6 +133,8 @@ def private_environment() -> Iterator[None]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         # Ray's own choice is 15, at which workers starve wherever anybody else computes.
         "RAY_worker_niceness": "0",
+        # A process for each core, which Ray would start at once, and which no worker of an environment of its own uses.
+        "RAY_prestart_worker_first_driver": "0",
     }
     if not os.environ.get("RAY_AUTH_MODE") and not os.environ.get("RAY_AUTH_TOKEN_PATH"):
         # Ray closes a new cluster to other users with a token. Its own choice of one goes into the home folder.

@@ -6,6 +6,7 @@ normalise exactly as in a stock evaluation, and what they would hand to the mode
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -50,6 +51,8 @@ class Encoder(HFLM):  # type: ignore[misc]
         self._model = _Configured(model_config)
         self._pairs: list[tuple[list[int], list[int]]] = []
         self._generation: dict[str, Any] = {}
+        # HFLM encodes a question anew for each of its answers, in turn with the two of them in one.
+        self._encoded = lru_cache(maxsize=2)(super().tok_encode)
         self.cut = 0
         """Tokens that the last encoded prompt lost at its beginning."""
         if self.prefix_token_id is None:
@@ -74,6 +77,10 @@ class Encoder(HFLM):  # type: ignore[misc]
         if instance.request_type == "generate_until":
             return [self._generation_request(instance)]
         raise BenchmarkError(f"requests of type {instance.request_type!r} are not supported")
+
+    def tok_encode(self, string: str, *arguments: Any, **settings: Any) -> list[int]:
+        """The tokens of a text, as HFLM; the last two texts are remembered."""
+        return list(self._encoded(string, *arguments, **settings))
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """A chat as the base's template writes it, by HFLM. Raises: BenchmarkError if that fails or doesn't end."""

@@ -163,13 +163,13 @@ _FORMS = {
 }
 
 
-def _tokens(work: Mapping[str, Work]) -> str:
-    """What a candidate takes in each form, and which is taken."""
+def _tokens(work: Mapping[str, Work], whom: str) -> str:
+    """What the search items take in each form, for a candidate or for one that answers them all; and which is taken."""
     (best, least), *others = work.items()
     rest = ", ".join(f"{one.padded:,} with {_FORMS[form]}" for form, one in others if one.cost > least.cost)
     unless = "; tried out on the model when workers start" if best != "plain" else ""
     padded = f"{least.padded:,} with padding" + (f", against {rest}{unless}" if rest else "")
-    return f"{least.tokens:,} a candidate, with {_FORMS[best]} ({padded})"
+    return f"{least.tokens:,} {whom}, with {_FORMS[best]} ({padded})"
 
 
 def _sizes(report: Preflight) -> Table:
@@ -183,7 +183,7 @@ def _sizes(report: Preflight) -> Table:
         (
             "evaluations",
             f"at most {', '.join(f'{count} {phase}' for phase, count in report.evaluations.items())}"
-            + (", in evaluations of all items" if report.answers_parts else ""),
+            + (", each of all items that one may answer" if report.answers_parts else ""),
         ),
     ]
     if report.items:
@@ -191,7 +191,8 @@ def _sizes(report: Preflight) -> Table:
     if report.spending:
         rows.append(("spends", "; ".join(report.spending)))
     if report.tokens:
-        rows.append(("tokens", _tokens(report.tokens)))
+        whom = "a candidate that answers all items" if report.answers_parts else "a candidate"
+        rows.append(("tokens", _tokens(report.tokens, whom)))
     places = {"inline": "in this process", "ray": "on Ray workers"}
     rows.append(("runs", f"{places.get(report.backend, f'by executor {report.backend}')}, in {report.arithmetic}"))
     if report.memory_bytes_per_worker is not None and report.live_bytes is not None:

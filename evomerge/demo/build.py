@@ -25,6 +25,7 @@ from evomerge.demo.corpus import (
     TRANSLATING,
     Corpus,
     Mixture,
+    Question,
     questions,
 )
 from evomerge.errors import RunError
@@ -83,14 +84,15 @@ class Settings:
     """Whether experts learn their lessons in halves of the model (`IN_PARTS`), or in all of it (`AS_WHOLES`)."""
     replay: float = 0.3
     """Share of the base's own data in each expert's: without it the experts don't merge."""
-    search: int = 100
+    search: int = 300
     """Questions to search on, as below those to validate and to test on."""
-    validation: int = 80
-    test: int = 360
-    search_phrasings: int = 1
-    """In how many phrasings a sum is asked to search on. Phrasings of one sum are mostly right or wrong together, and
-    a question costs as many answers as there are candidates, so one about another sum is the better buy."""
-    evaluations: int = 300
+    validation: int = 60
+    test: int = 390
+    search_phrasings: int = 3
+    """In how many phrasings a sum is asked to search on."""
+    items_per_candidate: int | None = 50
+    """Questions that a candidate answers, other ones in each generation; None: all, the same for all."""
+    evaluations: int = 600
     population: int = 16
     scan: int = 65
     """The default, and a grid of eight weights by eight."""
@@ -98,7 +100,8 @@ class Settings:
 
 SMALL = Settings(
     largest=5, layers=2, hidden=64, base_steps=180, expert_steps=100, cooldown=20, in_parts=False,
-    search=16, validation=16, test=96, evaluations=24, population=8, scan=10,
+    search=16, validation=16, test=96, search_phrasings=1, items_per_candidate=None,
+    evaluations=24, population=8, scan=10,
 )  # fmt: skip
 """A reduced form with easier sums: shows that everything works and that the merge does what no expert does."""
 
@@ -139,7 +142,7 @@ def build_demo(
             _remove(folder / name)
         _write_tasks(folder / "tasks", settings, seed)
         _train(folder, settings, seed, threads, progress or (lambda stage, done, total: None))
-        (folder / "config.yaml").write_text(_config(settings, seed), encoding="utf-8")
+        (folder / "config.yaml").write_text(experiment_of(settings, seed), encoding="utf-8")
         marker.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise RunError(f"{folder}: can't be written: {error.strerror or error}. Choose another folder") from error
@@ -219,12 +222,17 @@ def _save(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerF
         logging.enable_progress_bar()
 
 
-def _write_tasks(folder: Path, settings: Settings, seed: int) -> None:
-    """The task's YAML and one file of documents for each role; no sum is in two of them."""
-    folder.mkdir(parents=True)
+def questions_of(settings: Settings, seed: int) -> dict[str, list[Question]]:
+    """The demo's questions by role; no sum is in two of them. Raises: ValueError if there are not enough sums."""
     sizes = {"search": settings.search, "validation": settings.validation, "test": settings.test}
     phrasings = {"search": settings.search_phrasings, "validation": 2}
-    for role, pool in questions(settings.largest, sizes, seed=seed, phrasings=phrasings).items():
+    return questions(settings.largest, sizes, seed=seed, phrasings=phrasings)
+
+
+def _write_tasks(folder: Path, settings: Settings, seed: int) -> None:
+    """The task's YAML and one file of documents for each role."""
+    folder.mkdir(parents=True)
+    for role, pool in questions_of(settings, seed).items():
         with (folder / f"{role}.jsonl").open("w", encoding="utf-8") as file:
             for question in pool:
                 file.write(json.dumps({"question": question.question, "answer": question.answer}) + "\n")
@@ -265,7 +273,9 @@ metadata:
 """
 
 
-def _config(settings: Settings, seed: int) -> str:
+def experiment_of(settings: Settings, seed: int) -> str:
+    """The text of the demo's config.yaml."""
+    fresh = "" if settings.items_per_candidate is None else _FRESH.format(settings.items_per_candidate)
     return f"""\
 # The demo's experiment: how much of each expert, in each layer, answers sums asked in Swahili?
 # Everything not written here has its default; `evomerge init` shows them all.
@@ -297,11 +307,18 @@ benchmark:
 search:
   evaluations: {settings.evaluations}
   population: {settings.population}
-  scan: {settings.scan}                          # uniform merges to try first; the best is the start
+{fresh}  scan: {settings.scan}                          # uniform merges to try first; the best is the start
   step_size: 0.12                     # careful steps from a start that is already good
   seed: {seed}
 
 execution:
   dtype: float32
   cpus_per_worker: 1                  # more threads don't help models this small; more workers do
+"""
+
+
+_FRESH = """\
+  items: fresh                        # each generation answers other questions, which costs a sixth of all
+  items_per_candidate: {}
+  block: 10                           # questions are drawn in tens
 """

@@ -33,13 +33,14 @@ def split_costs(experiment: Experiment, references: Sequence[LogLikelihoodReques
 
 
 def search_tokens(experiment: Experiment) -> dict[str, Work]:
-    """What a candidate takes on the search items, by form; empty where a model isn't asked to continue text."""
+    """What answering all search items takes, by form; empty where a model isn't asked to continue text."""
     if experiment.config.benchmark.kind != "lm_eval":
         return {}
-    benchmark, size = experiment.benchmark, experiment.config.search.block
+    benchmark, search = experiment.benchmark, experiment.config.search
     blocks = None
-    if size is not None:
-        blocks = [benchmark.places("search", items) for items in benchmark.blocks("search", size)]
+    if search.block is not None and (search.items == "fixed" or search.pruner != "none"):
+        # Otherwise they are answered in one go.
+        blocks = [benchmark.places("search", items) for items in benchmark.blocks("search", search.block)]
     settings = worker_settings(experiment.config, dtype=experiment.dtype)
     place, budget = settings.device.partition(":")[0], settings.batch_tokens
     requests, config = benchmark.requests("search"), experiment.base.config

@@ -262,7 +262,8 @@ def test_candidates_that_may_be_stopped_are_counted_by_what_they_may_answer(
     tasks = write_task(tmp_path / "tasks")
     search = {"population": 4, "block": 3, "pruner": "standard_error", "budget": {"items": 60}}
     shown = " ".join(cli("check", write_config(tmp_path / "s.yaml", tiny_llama, tasks, search=search)).stdout.split())
-    assert ", in evaluations of all items" in shown
+    assert ", each of all items that one may answer" in shown
+    assert " a candidate that answers all items, with " in shown
     assert "5 to 20 evaluations are 1.2 to 5.0 generations of 4" in shown
     plain = cli("check", write_config(tmp_path / "p.yaml", tiny_llama, tasks, search={"evaluations": 8})).stdout
     assert "of all items" not in plain

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from evomerge.config.config import Config
-from evomerge.demo.build import SMALL, build_demo
+from evomerge.demo.build import SMALL, Settings, build_demo, experiment_of, questions_of
 from evomerge.demo.corpus import BASE, Corpus, questions
 from evomerge.demo.language import PHRASINGS, all_sums, english, read_swahili, swahili
 from evomerge.demo.train import Part, Schedule, Trainer, new_model, train_tokenizer
@@ -56,6 +57,20 @@ def test_no_sum_is_asked_in_two_roles_and_every_answer_is_right() -> None:
             first, second = left.split(" + " if " + " in left else " - ")
             assert swahili(int(first)) in question.question
             assert swahili(int(second)) in question.question
+
+
+@pytest.mark.parametrize(("settings", "items"), [(Settings(), "fresh"), (SMALL, "fixed")])
+def test_the_experiment_is_valid_and_there_are_questions_for_it(settings: Settings, items: str) -> None:
+    search = Config.model_validate(yaml.safe_load(experiment_of(settings, seed=7))).search
+    assert (search.items, search.evaluations, search.seed) == (items, settings.evaluations, 7)
+    asked = search.items_of_candidate(settings.search)
+    assert asked == (settings.items_per_candidate or settings.search)
+    pools = questions_of(settings, seed=7)
+    assert {role: len(pool) for role, pool in pools.items()} == {
+        "search": settings.search,
+        "validation": settings.validation,
+        "test": settings.test,
+    }
 
 
 def test_more_questions_than_there_are_sums_for_are_refused() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+import evomerge.execute.ray.head
 from evomerge.config.config import Config
 from evomerge.errors import LostClusterError
 from evomerge.execute.ray.head import Head
@@ -26,6 +27,7 @@ from helpers.commands import Command, run
 from helpers.search import write_config, write_task
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
+GONE = "it hangs, or its process, machine or network is gone"
 
 
 def free_port() -> int:
@@ -43,11 +45,38 @@ def port() -> int:
 def test_a_head_that_comes_back_is_waited_for(port: int) -> None:
     head = Head(f"127.0.0.1:{port}", patience_s=60)
     assert not head.answers()
-    servers = []
-    threading.Timer(1.0, lambda: servers.append(socket.create_server(("127.0.0.1", port)))).start()
+
+    def serve() -> None:
+        with socket.create_server(("127.0.0.1", port)) as server:
+            for _ in range(2):
+                client, _ = server.accept()
+                with client:
+                    assert client.recv(24) == b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+                    client.sendall(b"settings")
+
+    server = threading.Timer(1.0, serve)
+    server.start()
     head.wait()
     assert head.answers()
-    servers[0].close()
+    server.join()
+
+
+def test_a_head_that_takes_connections_and_reads_none_hangs(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evomerge.execute.ray.head, "_KNOCK_TIMEOUT_S", 0.2)
+    head = Head(f"127.0.0.1:{port}", patience_s=0.5)
+    with (
+        socket.create_server(("127.0.0.1", port)),
+        pytest.raises(LostClusterError, match=r"hasn't answered for 0\.5 s: it hangs, or"),
+    ):
+        head.wait()
+
+
+def test_a_head_that_hangs_up_is_alive(port: int) -> None:
+    with socket.create_server(("127.0.0.1", port)) as server:
+        hanging_up = threading.Thread(target=lambda: server.accept()[0].close())
+        hanging_up.start()
+        assert Head(f"127.0.0.1:{port}", patience_s=1).answers()
+        hanging_up.join()
 
 
 def test_a_head_that_stays_away_is_an_error_that_names_it(port: int) -> None:
@@ -97,9 +126,26 @@ class RayHead:
             except OSError:  # gone meanwhile
                 continue
 
+    def signal(self, number: int) -> None:
+        """Send its server, which knows the cluster, a signal."""
+        servers = [
+            int(entry.parent.name)
+            for entry in Path("/proc").glob("[0-9]*/cmdline")
+            if (command := _read(entry)).split("\0", 1)[0].endswith("gcs_server") and self._folder.name in command
+        ]
+        assert len(servers) == 1
+        os.kill(servers[0], number)
+
     def close(self) -> None:
         self.kill()
         self._folder.cleanup()
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # gone meanwhile
+        return ""
 
 
 @pytest.fixture
@@ -107,6 +153,18 @@ def head(port: int) -> Iterator[RayHead]:
     started = RayHead(port)
     yield started
     started.close()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_real_head_answers_until_it_hangs(head: RayHead) -> None:
+    head.start()
+    door = Head(head.address, patience_s=60)
+    assert door.answers()
+    head.signal(signal.SIGSTOP)
+    assert not door.answers()
+    head.signal(signal.SIGCONT)
+    assert door.answers()
 
 
 @pytest.mark.ray
@@ -129,7 +187,7 @@ def test_a_search_whose_head_is_killed_says_how_to_go_on_and_ends_as_an_undistur
     head.kill()
     _, errors = process.communicate(120)
     port = head.address.rpartition(":")[2]  # Ray may have another name for the machine
-    said = rf"Error: Ray's head at \S+:{port} hasn't answered for 30 s: its process, machine or network is gone\. "
+    said = rf"Error: Ray's head at \S+:{port} hasn't answered for 30 s: {GONE}\. "
     said += rf"Nothing recorded is lost; continue with: evomerge resume {re.escape(str(directory))}"
     assert re.fullmatch(said, errors.splitlines()[-1]), errors
     assert process.returncode == os.EX_TEMPFAIL == 75
@@ -168,8 +226,8 @@ def test_python_outlives_the_head_of_its_cluster_and_goes_on_with_another(
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    said = r"Ray's head at \S+ hasn't answered for 10 s: its process, machine or network is gone; Ray was initialised "
-    said += r"before evomerge used it, so do that again before you go on\. Nothing recorded is lost; continue with "
+    said = rf"Ray's head at \S+ hasn't answered for 10 s: {GONE}; Ray was initialised before evomerge used it, so "
+    said += r"do that again before you go on\. Nothing recorded is lost; continue with "
     said += re.escape(f"evomerge.resume({str(directory)!r})")
     assert re.fullmatch(said, found["said"]), found["said"]
     assert found["machines"] == 2

@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import time
+from contextlib import suppress
 
 from evomerge.errors import LostClusterError
 
@@ -27,10 +28,23 @@ def patience_s() -> float:
     return float(os.environ.get(_RAYS_OWN) or 60) / 2
 
 
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""With which every gRPC client begins: HTTP/2's preface and empty settings (RFC 9113, 3.4)."""
+
+
 def knock(address: str, timeout_s: float) -> None:
-    """Connect to "host:port" and hang up. Raises: OSError if nobody answers in that time."""
+    """Greet "host:port" as a gRPC client does, and hang up when it reacts.
+
+    For a process that hangs, its machine goes on taking connections, but nobody reads or ends them.
+
+    Raises: OSError if nobody reacts in that time.
+    """
     host, _, port = address.rpartition(":")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s).close()
+    connection = socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s)
+    # Whoever hangs up is alive, too: one that speaks TLS only, for instance.
+    with connection as door, suppress(ConnectionError):
+        door.sendall(_GREETING)
+        door.recv(1)
 
 
 class Head:
@@ -75,6 +89,6 @@ class Head:
                 _log.warning("Ray's head answers again")
                 return
         raise LostClusterError(
-            f"Ray's head at {self.address} hasn't answered for {self._patience_s:g} s: its process, machine or "
-            f"network is gone{self._besides}"
+            f"Ray's head at {self.address} hasn't answered for {self._patience_s:g} s: it hangs, or its process, "
+            f"machine or network is gone{self._besides}"
         )

@@ -212,7 +212,7 @@ class _Repair:
                 kept.append(data)
         if len(kept) < len(lines) or not _is_untouched(whole, lines):
             written = _written(lines)
-            told = f"kept {len(kept)} of {written} records of answers"
+            told = f"kept {len(kept)} of {written} lines of answers"
             again = "; the others are asked again where a search that goes on needs them" if len(kept) < written else ""
             self._rewrite(path, self._sealed(kept), told + again)
 

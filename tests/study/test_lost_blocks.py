@@ -95,10 +95,10 @@ def test_what_repair_keeps_is_gone_on_from(tmp_path: Path, config: Config) -> No
 
 def test_repair_counts_the_lines_that_are_gone(tmp_path: Path, config: Config) -> None:
     lines = interrupted(tmp_path / "run", changed(config, search=PRUNERS[0]), 3)
-    (tmp_path / "run" / PARTS).write_bytes(b"".join([*lines[:2], *lines[3:]]))
-    # The block that was lost is the last of its trial.
+    (tmp_path / "run" / PARTS).write_bytes(b"".join([lines[0], *lines[2:]]))
+    # What was lost is all of its trial.
     assert repair(tmp_path / "run") == [
-        f"{PARTS}: kept {len(lines) - 1} of {len(lines)} blocks of answers; the others are asked again where a search "
+        f"{PARTS}: kept {len(lines) - 1} of {len(lines)} lines of answers; the others are asked again where a search "
         "that goes on needs them"
     ]
 
@@ -107,9 +107,10 @@ def test_an_answer_that_differs_from_the_record_is_told(
     tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = interrupted(tmp_path / "run", changed(config, search=PRUNERS[0]), 8)
-    (tmp_path / "run" / PARTS).write_bytes(b"".join(lines[:-3]))
     scored = [one for one in open_run(tmp_path / "run").ledger().evaluations() if one.split == "search"]
     last = max(one.trial for one in scored)
+    (tmp_path / "run" / PARTS).write_bytes(b"".join(line for line in lines if json.loads(line)["trial"] != last))
+    repair(tmp_path / "run")
     assess = Candidates.assess
 
     def otherwise(self: Candidates, model: Trial, split: str, outcome: Outcome) -> Evaluation:

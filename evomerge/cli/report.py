@@ -37,6 +37,7 @@ def report(
     from evomerge.report.run_facts import RunFacts
     from evomerge.report.run_page import run_page
     from evomerge.run.directory import open_run
+    from evomerge.score.numbers import size
 
     run = open_run(directory)
     facts = RunFacts(run)
@@ -53,7 +54,7 @@ def report(
             missing = str(error)
     path = out or directory / "report.html"
     run_page(facts, compared=found, questions=questions, missing=missing, items=items).write(path)
-    echo(f"Wrote {path}: {path.stat().st_size / 1e6:.1f} MB")
+    echo(f"Wrote {path}: {size(path.stat().st_size)}")
 
 
 def plot(

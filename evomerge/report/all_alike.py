@@ -35,7 +35,8 @@ def all_alike(run: Run, scores: Iterable[float]) -> str | None:
             f"{seen}"
         )
     return (
-        "Every model scores 0: either the tasks are too hard for these models, or right answers aren't recognised. "
+        "Every model scores 0 on the search items: either the tasks are too hard for these models, or right answers "
+        "aren't recognised. "
         f"Look at what the models answer, and whether the metric's filter ({', '.join(filters)}) finds it there.{seen} "
         f"All answers: evomerge items {shlex.quote(str(run.directory))} answers.parquet --split search"
     )

@@ -35,7 +35,13 @@ def run_with(folder: Path, *, higher_is_better: bool = True) -> Run:
 def test_all_zero_names_the_filter_some_answers_and_where_all_of_them_are(tmp_path: Path) -> None:
     said = all_alike(run_with(tmp_path / "run"), [0.0, 0.0])
     assert said is not None
-    for part in ("too hard", METRIC, "'8 apples'", f"evomerge items {tmp_path / 'run'} answers.parquet"):
+    for part in (
+        "scores 0 on the search items",
+        "too hard",
+        METRIC,
+        "'8 apples'",
+        f"evomerge items {tmp_path / 'run'} answers.parquet",
+    ):
         assert part in said
     assert "three " * 15 not in said, "long answers are cut"
 

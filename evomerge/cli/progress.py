@@ -84,7 +84,8 @@ class Progress:
     def count(self, record: TrialRecord) -> None:
         """One more evaluation is done."""
         self.doing = _DOING.get(self._phase, self._phase)
-        self.done += 1
+        # A search is done with its candidates; the mean, which fresh items have answer all now and then, is none.
+        self.done += self._phase != "search" or record.kind is TrialKind.CANDIDATE
         self.new += 1
         self._rate.count(without_preparing(record.seconds))
         self._rank(record)

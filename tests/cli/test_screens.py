@@ -224,6 +224,18 @@ def test_starting_workers_within_a_phase_does_not_end_it(clock: list[float]) -> 
     assert "3/5" in shown()
 
 
+def test_the_mean_that_answers_everything_now_and_then_is_none_of_the_candidates() -> None:
+    state = Progress()
+    state.enter("search", 2)
+    for number, kind in enumerate(("candidate", "mean", "candidate", "mean")):
+        state.count(record(number, kind))
+    assert (state.done, state.total) == (2, 2)
+    state.enter("validation", 2)
+    for number in range(2):
+        state.count(record(number, "mean"))
+    assert state.done == 2
+
+
 def test_a_minute_in_which_nothing_ends_is_not_silent(clock: list[float]) -> None:
     out = io.StringIO()
     screen = PlainScreen(Console(file=out, width=240), Progress())

@@ -72,6 +72,20 @@ def test_candidates_answer_their_share_and_only_complete_ones_are_compared(run: 
     ]
 
 
+def test_answers_to_blocks_in_one_go_are_those_of_each_item_asked_without_blocks(run: Path, undisturbed: Path) -> None:
+    ours, theirs = open_run(run).ledger(), open_run(undisturbed).ledger()
+    for trial in ours.trials()[:3]:
+        assert trial.kind.is_checkpoint
+        found, expected = ours.evaluation(trial.number, "search"), theirs.evaluation(trial.number, "search")
+        assert found is not None
+        assert expected is not None
+        assert found.table is not None
+        assert expected.table is not None
+        for task, scores in expected.table.tasks.items():
+            assert found.table.tasks[task].items == scores.items
+            assert found.table.tasks[task].values == scores.values
+
+
 def test_the_elite_goes_on_from_the_answers_that_there_are(run: Path) -> None:
     answers: dict[int, list[object]] = {}
     for line in lines(run):

@@ -4,7 +4,7 @@ config.yaml        the experiment, with every default written out
 run.json           what was found out at the start and must stay so: parameter groups, dtype, population, items
 study.journal      the Optuna study (unless another storage is configured)
 evaluations.jsonl  every evaluation with its item table, one line each
-parts.jsonl        answers of candidates that are evaluated block by block, one block a line (with `search.block`)
+parts.jsonl        answers to blocks of search items, those given in one go in a line (with `search.block`)
 estimates.jsonl    estimated scores of stopped candidates, a generation a line (with `search.estimator`)
 merged/            the models that the config gives as recipes, each merged once before the search
 prepared/          what the merge method computes once, for workers and later sessions; can be deleted between sessions

@@ -36,8 +36,8 @@ class Preflight:
     items: dict[str, int] = field(default_factory=dict)
     """Items by split; empty if the benchmark couldn't be built here."""
     tokens: dict[str, Work] = field(default_factory=dict)
-    """What one candidate takes on the search items by how contexts are shared, cheapest first; the first form that
-    the model answers alike is taken when workers start."""
+    """What answering all search items takes by how contexts are shared, cheapest first; the first form that the model
+    answers alike is taken when workers start."""
     evaluations: dict[str, int] = field(default_factory=dict)
     """Candidate evaluations by phase: baselines, search, validation, test."""
     backend: str = ""

@@ -57,21 +57,20 @@ class Rivalry:
         return self._pruner.goes_on(scores, np.array(rivals).reshape(len(rivals), scores.size))
 
     def next_stop(self, trial: Trial, done: int) -> int:
-        """How many blocks a trial is to have answered before anything is decided about it, or it is known on disk.
-
-        What is answered in one go costs fewer passes.
+        """How many blocks a trial will have answered when its present job ends: what is answered in one go costs fewer
+        passes, but there is an end where something is decided, or where answers are to be on disk.
 
         Args:
             trial: that answers search items.
             done: blocks that it has answered, not all.
         """
-        schedule = self._session.schedule
-        if trial.kind is TrialKind.CANDIDATE and self._prunes:
+        schedule, is_candidate = self._session.schedule, trial.kind is TrialKind.CANDIDATE
+        is_decided = is_candidate and self._prunes
+        # Blocks that nobody draws from or decides after are there for the disk.
+        is_for_the_disk = not schedule.is_fresh and not self._prunes
+        if is_decided or is_for_the_disk:
             return done + 1
-        if not schedule.is_fresh and not self._prunes:
-            # Blocks are asked for only to be on disk.
-            return done + 1
-        return schedule.share if trial.kind is TrialKind.CANDIDATE else schedule.blocks
+        return schedule.share if is_candidate else schedule.blocks
 
     @property
     def is_of_generations(self) -> bool:

@@ -91,7 +91,7 @@ class LostClusterError(ExecutionError):
 
     def __init__(self, lost: str, *, then: str = "") -> None:
         super().__init__(f"{lost}. {then}" if then else lost)
-        self.lost = lost
+        self.lost, self.then = lost, then
 
 
 class RunError(EvomergeError, RuntimeError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -30,8 +29,8 @@ def control(
     from evomerge.cli.screens import searching
     from evomerge.score.numbers import interval, probability
 
-    where, start = directory / "control", f"evomerge control {shlex.quote(str(directory))}"
-    with stoppable(where, start=start), searching(where, title=str(where)) as observer:
+    where = directory / "control"
+    with stoppable(*(where / name / "run.json" for name in _WORDS)), searching(where, title=str(where)) as observer:
         from evomerge.study.control import control as run_controls
 
         found = run_controls(directory, observer=observer)

@@ -40,16 +40,9 @@ def demo(
     from evomerge.config.config import Config
 
     run = directory / "run"
-    again = [
-        "evomerge",
-        "demo",
-        str(directory),
-        *(["--seed", str(seed)] if seed else []),
-        *(["--small"] if small else []),
-    ]
     # Before torch is imported, which takes seconds.
     echo(f"Everything goes to {directory}")
-    with stoppable(run, start=shlex.join(again)):
+    with stoppable(run / "run.json"):
         with _building() as stages:
             from evomerge.demo.build import SMALL, build_demo
 

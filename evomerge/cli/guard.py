@@ -31,6 +31,8 @@ _REMEDIES = {
     errno.EPERM: "permission denied; choose a place that you may read and write",
 }
 
+_ONCE_MORE = "What was measured isn't kept, and nothing else is lost; start again with: "
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, treated like Ctrl-C."""
@@ -43,7 +45,9 @@ class Commands(TyperGroup):
         """Run the chosen command."""
         try:
             return super().invoke(ctx)
-        except LostClusterError as error:
+        except LostClusterError as lost:
+            # Whatever keeps something on its way says itself how to go on.
+            error = lost if lost.then else LostClusterError(lost.lost, then=_ONCE_MORE + typed())
             _say_error(str(error), debug=ctx.params["debug"])
             sys.stdout.flush()
             # Where Ray couldn't be left, its own end would wait for the head, and give another status.
@@ -61,35 +65,37 @@ class Commands(TyperGroup):
 
 
 @contextmanager
-def stoppable(directory: Path, *, start: str, again: str | None = None, record: str = "run.json") -> Iterator[None]:
+def stoppable(*records: Path, again: str | None = None) -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end a command cleanly, and say how to go on.
 
     Args:
-        directory: of the run.
-        start: the command that started it, for when nothing has been recorded yet.
-        again: the command that continues it; None: evomerge resume.
-        record: the file of the directory that is there once something has been recorded.
+        records: files of which one is there as soon as something has been recorded.
+        again: the command that goes on with it; None: the same once more.
     """
 
     def terminate(number: int, frame: FrameType | None) -> None:
         raise Terminated
 
     previous = signal.signal(signal.SIGTERM, terminate)
-    go_on = again or f"evomerge resume {shlex.quote(str(directory))}"
     try:
         yield
     except LostClusterError as lost:
-        recorded = (directory / record).exists()
-        then = f"Nothing recorded is lost; continue with: {go_on}" if recorded else f"Start again with: {start}"
+        kept = f"Nothing recorded is lost; continue with: {again or typed()}"
+        then = kept if _any_is_there(records) else f"Start again with: {typed()}"
         raise LostClusterError(lost.lost, then=then) from lost
     except KeyboardInterrupt as stop:
-        if (directory / record).exists():
-            complain(f"stopped; continue with: {go_on}")
+        if _any_is_there(records):
+            complain(f"stopped; continue with: {again or typed()}")
         else:
-            complain(f"stopped before anything was recorded; start again with: {start}")
+            complain(f"stopped before anything was recorded; start again with: {typed()}")
         raise typer.Exit(_code(stop)) from None
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def typed() -> str:
+    """The command line that is running, for a shell."""
+    return shlex.join(["evomerge", *sys.argv[1:]])
 
 
 def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
@@ -148,6 +154,10 @@ def _explain(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     reason = _REMEDIES.get(error.errno or 0) or (error.strerror or str(error))
     return where + reason
+
+
+def _any_is_there(files: Sequence[Path]) -> bool:
+    return any(file.exists() for file in files)
 
 
 def _code(stop: KeyboardInterrupt) -> int:

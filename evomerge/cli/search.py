@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ import typer
 
 from evomerge.cli import complete
 from evomerge.cli.guard import stoppable
-from evomerge.cli.settings import Settings, again
+from evomerge.cli.settings import Settings
 
 if TYPE_CHECKING:
     from evomerge.study.search import Result
@@ -54,8 +55,7 @@ def search(
 
     directory = run or Path("runs") / config.stem
     experiment = Config.from_file(config, settings=set_ or ())
-    start = f"evomerge search {shlex.quote(str(config))} --run {shlex.quote(str(directory))}{again(set_)}"
-    with stoppable(directory, start=start), searching(directory, title=str(directory)) as observer:
+    with _resumable(directory), searching(directory, title=str(directory)) as observer:
         # Takes seconds, in which something is on the screen already.
         from evomerge.study.search import search as run_search
 
@@ -78,14 +78,17 @@ def resume(
     """
     from evomerge.cli.screens import searching
 
-    start = f"evomerge resume {shlex.quote(str(directory))}"
-    with stoppable(directory, start=start), searching(directory, title=str(directory)) as observer:
+    with _resumable(directory), searching(directory, title=str(directory)) as observer:
         from evomerge.study.search import resume as run_resume
 
         result = run_resume(
             directory, evaluations=evaluations, hours=hours, items=items, gpu_hours=gpu_hours, observer=observer
         )
     show(result)
+
+
+def _resumable(directory: Path) -> AbstractContextManager[None]:
+    return stoppable(directory / "run.json", again=f"evomerge resume {shlex.quote(str(directory))}")
 
 
 def show(result: Result, *, files: Mapping[str, Path] | None = None, commands: Sequence[str] = ()) -> None:

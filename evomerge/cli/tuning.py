@@ -132,8 +132,7 @@ def tune(
     values = {name: value for name, value in context.params.items() if name not in {"model", "data", "out"}}
     values = {name: value.value if isinstance(value, StrEnum) else value for name, value in values.items()}
     working = out.with_name(f"{out.name}.tuning")
-    again = shlex.join(["evomerge", *sys.argv[1:]])
-    with stoppable(working, start=again, again=again, record="tuning.json"):
+    with stoppable(working / "tuning.json"):
         echo("loading libraries")
         from evomerge.tuning.tune import tune as run
 
@@ -228,8 +227,7 @@ def alternate(
 
     **Example:** `evomerge alternate rounds.yaml --run runs/atm`
     """
-    again = shlex.join(["evomerge", *sys.argv[1:]])
-    with stoppable(run, start=again, again=again, record="tuning.json"):
+    with stoppable(run / "tuning.json"):
         echo("loading libraries")
         from evomerge.tuning.alternate import alternate as start
         from evomerge.tuning.rounds_config import Rounds

@@ -106,11 +106,12 @@ app = typer.Typer(cls=Commands)
 @app.callback()
 def options(debug: bool = False): ...
 @app.command()
-def work():
+def work(file: Path):
 {textwrap.indent(body, "    ")}
 app()
 """
-    return subprocess.run([sys.executable, "-c", script, "work"], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", script, "work", "an experiment.yaml"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -123,23 +124,26 @@ def test_a_stopped_search_says_how_to_go_on(tmp_path: Path, number: int, code: i
     done = worked(
         f"""
 import os, time
-with stoppable(Path({str(directory)!r}), start="evomerge search x.yaml"):
+with stoppable(Path({str(directory / "run.json")!r}), again="evomerge resume"):
     os.kill(os.getpid(), {int(number)})
     time.sleep(10)
 """
     )
     assert done.returncode == code
     if recorded:
-        assert done.stderr == f"stopped; continue with: evomerge resume '{directory}'\n"
+        assert done.stderr == "stopped; continue with: evomerge resume\n"
     else:
-        assert done.stderr == "stopped before anything was recorded; start again with: evomerge search x.yaml\n"
+        assert (
+            done.stderr
+            == "stopped before anything was recorded; start again with: evomerge work 'an experiment.yaml'\n"
+        )
 
 
 @pytest.mark.parametrize(
     ("recorded", "said"),
     [
-        (True, "gone. Nothing recorded is lost; continue with: evomerge resume {run}"),
-        (False, "gone. Start again with: evomerge search x.yaml"),
+        (True, "gone. Nothing recorded is lost; continue with: evomerge work 'an experiment.yaml'"),
+        (False, "gone. Start again with: evomerge work 'an experiment.yaml'"),
     ],
 )
 def test_a_lost_cluster_ends_at_once_with_75_and_says_how_to_go_on(tmp_path: Path, recorded: bool, said: str) -> None:
@@ -151,12 +155,12 @@ import atexit
 from evomerge.errors import LostClusterError
 atexit.register(print, "what Ray leaves to be done at the end")
 sys.stdout.write("flushed")
-with stoppable(Path({str(tmp_path)!r}), start="evomerge search x.yaml"):
+with stoppable(Path("no/run.json"), Path({str(tmp_path / "run.json")!r})):
     raise LostClusterError("gone")
 """
     )
     assert (done.returncode, done.stdout) == (75, "flushed")
-    assert done.stderr == f"Error: {said.format(run=tmp_path)}\n"
+    assert done.stderr == f"Error: {said}\n"
 
 
 def test_ctrl_c_elsewhere_stops_with_130(cli: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -126,6 +127,13 @@ class RayHead:
             except OSError:  # gone meanwhile
                 continue
 
+    def wait_for_worker(self) -> None:
+        """Wait until it has started a process that works for its first job."""
+        deadline = time.monotonic() + 240
+        while not any(Path(self._folder.name).glob("session_2*/logs/worker-*-01000000-*.out")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
     def signal(self, number: int) -> None:
         """Send its server, which knows the cluster, a signal."""
         servers = [
@@ -203,6 +211,25 @@ def test_a_search_whose_head_is_killed_says_how_to_go_on_and_ends_as_an_undistur
         tmp_path / "undisturbed",
     )
     assert essence(directory) == essence(tmp_path / "undisturbed")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_command_that_keeps_nothing_names_itself_when_its_head_is_killed(
+    head: RayHead, tiny_llama: dict[str, Path], tmp_path: Path
+) -> None:
+    config = write_config(tmp_path / "c.yaml", tiny_llama, write_task(tmp_path / "tasks"), execution={"backend": "ray"})
+    head.start()
+    typed = ["connect", "base", "a", "--config", str(config), "--points", "100000"]
+    variables = {**TOKEN, "RAY_ADDRESS": head.address, "RAY_gcs_rpc_server_reconnect_timeout_s": "20"}
+    process = Command(typed, variables=variables)
+    head.wait_for_worker()
+    head.kill()
+    _, errors = process.communicate(120)
+    said = rf"Error: Ray's head at \S+ hasn't answered for 10 s: {GONE}\. What was measured isn't kept, and nothing "
+    said += rf"else is lost; start again with: evomerge {re.escape(shlex.join(typed))}"
+    assert re.fullmatch(said, errors.splitlines()[-1]), errors
+    assert process.returncode == os.EX_TEMPFAIL
 
 
 @pytest.mark.ray

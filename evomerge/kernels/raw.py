@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from evomerge.kernels.dtypes import Dtype, dtype_of
 from evomerge.late import Tensor, torch
 
-_COMPARED = 1 << 20
-"""Entries that are compared at a time."""
+_FIRST, _COMPARED = 1 << 10, 1 << 20
+"""Entries that are compared first, where most tensors that differ do so, and then at a time."""
 
 
 class _Device(NamedTuple):
@@ -119,7 +119,8 @@ class RawTensor:
         if self.shape != other.shape:
             return False
         one, two = (tensor.contiguous().bits.reshape(-1) for tensor in (self, other))
-        parts = (slice(first, first + _COMPARED) for first in range(0, one.size, _COMPARED))
+        starts = (0, *range(_FIRST, one.size, _COMPARED))
+        parts = (slice(first, first + (_COMPARED if first else _FIRST)) for first in starts)
         return all(np.array_equal(_numbers(one[part], self.dtype), _numbers(two[part], other.dtype)) for part in parts)
 
 

@@ -104,6 +104,9 @@ class MergeMethod(ABC):
     base: ClassVar[Literal["required", "unused"]] = "required"
     min_experts: ClassVar[int] = 1
     max_experts: ClassVar[int | None] = None
+    adds_task_vectors: ClassVar[bool] = False
+    """Whether it writes the base plus what it makes of task vectors. Then an expert that equals the base adds nothing,
+    whatever its coefficients, and a search leaves these out."""
     takes_raw: ClassVar[bool] = False
     """Whether it leaves all that it does with tensors' numbers to kernels. Then merges to disk give it `RawTensor`s in
     their place, where compiled loops are at hand, and needn't load torch."""

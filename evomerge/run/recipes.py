@@ -14,6 +14,7 @@ from evomerge.recipe.sources import Sources
 from evomerge.run.trial import Trial, TrialKind
 
 if TYPE_CHECKING:
+    from evomerge.space.base import Unchanged
     from evomerge.space.groups import Place
 
 MAPS = "alignment.safetensors"
@@ -30,11 +31,23 @@ def recipe_of(config: Config, facts: Mapping[str, Any], trial: Trial, directory:
         # Runs of earlier releases, which don't have that fact, scored every model with the base's settings.
         as_itself = trial.name in facts.get("as_themselves", {})
         return own_recipe(template, trial.name) if as_itself else checkpoint_recipe(template, trial.name)
-    places = [tuple(place) for place in facts["places"]]
+    places = _places(facts["places"])
     if trial.kind is TrialKind.METHOD:
         return published_recipe(config, template, places, trial.name)
-    space = make_space(template, places, config.space)
+    space = make_space(template, places, config.space, unchanged=unchanged_of(facts))
     return space.decode(space.genome(trial.parameters))
+
+
+def unchanged_of(facts: Mapping[str, Any]) -> Unchanged:
+    """By expert, the places where its tensors are the base's, as a run found them at its start.
+
+    Runs of earlier releases, which didn't look, have none: there every dimension is searched.
+    """
+    return {expert: frozenset(_places(places)) for expert, places in facts.get("unchanged", {}).items()}
+
+
+def _places(data: Sequence[Sequence[Any]]) -> list[Place]:
+    return [tuple(place) for place in data]
 
 
 def published_recipes(config: Config, template: Recipe, places: Sequence[Place]) -> dict[str, Recipe]:

@@ -11,7 +11,7 @@ from evomerge.registry import Registry
 if TYPE_CHECKING:
     from evomerge.config.space import SpaceConfig
     from evomerge.recipe.recipe import Recipe
-    from evomerge.space.base import Space
+    from evomerge.space.base import Space, Unchanged
     from evomerge.space.groups import Place
 
 SPACES: Registry[type] = Registry(
@@ -25,8 +25,18 @@ SPACES: Registry[type] = Registry(
 )
 
 
-def make_space(template: Recipe, places: Iterable[Place], config: SpaceConfig, *, where: str = "config") -> Space:
+def make_space(
+    template: Recipe,
+    places: Iterable[Place],
+    config: SpaceConfig,
+    *,
+    unchanged: Unchanged | None = None,
+    where: str = "config",
+) -> Space:
     """The space that a config's section asks for; arguments as `Space` takes them.
+
+    With the `unchanged` places of the models, in which experts are the base, dimensions that change nothing are left
+    out.
 
     Raises: UnknownNameError for a kind of space that there isn't, ConfigError as `Space` does.
     """
@@ -35,6 +45,10 @@ def make_space(template: Recipe, places: Iterable[Place], config: SpaceConfig, *
         from evomerge.space.base import with_steps
 
         made.dimensions = with_steps(made.dimensions, config.steps, where)
+    if idle := made.idle(unchanged or {}):
+        from evomerge.space.idle import ActiveSpace
+
+        return ActiveSpace(made, idle, where=where)
     return made
 
 

@@ -29,6 +29,9 @@ of a choice among its dimension's choices. A dimension that doesn't matter at th
 Value = float | int | str
 """What the ledger records of one dimension: a coefficient, a whole number or a choice."""
 
+Unchanged = Mapping[str, frozenset["Place"]]
+"""By expert, the places all of whose tensors are the base's."""
+
 DimensionKind = Literal["continuous", "integer", "categorical"]
 DIMENSION_KINDS: tuple[DimensionKind, ...] = get_args(DimensionKind)
 
@@ -193,6 +196,8 @@ class Space(ABC):
 
     shares_layers: ClassVar[bool] = False
     """Whether candidates are stacks of whole layers, which workers share between them."""
+    left_out: tuple[str, ...] = ()
+    """Names of dimensions that aren't searched, since they would change nothing in the models at hand."""
     dimensions: tuple[Dimension, ...]
     groups: tuple[str, ...]
     """Names of the parameter groups, in recipe order."""
@@ -222,6 +227,14 @@ class Space(ABC):
         A space that can do this finds one for every recipe that it decodes to.
         """
         return None
+
+    def idle(self, unchanged: Unchanged) -> dict[int, int | None]:
+        """The places of dimensions that change no merge of models of which these parts are unchanged.
+
+        Each with the place of a dimension of the same kind that it may follow, which changes something; None: there is
+        none.
+        """
+        return {}
 
     def starting_points(self, count: int) -> list[Genome]:
         """At most `count` different genomes worth scoring before a search; `default()` is the first."""

@@ -17,7 +17,7 @@ from evomerge.errors import ConfigError, unknown
 from evomerge.methods.base import MergeMethod, Parameter
 from evomerge.recipe.group import Coefficient
 from evomerge.recipe.recipe import Recipe
-from evomerge.space.base import Genome, Space, check_dimensions
+from evomerge.space.base import Genome, Space, Unchanged, check_dimensions
 from evomerge.space.coordinates import Coordinate, Free, Shares
 from evomerge.space.groups import Place, cells_of
 from evomerge.space.mixing import mixing_of
@@ -261,6 +261,21 @@ class CoefficientSpace(Space):
         if genome is None or not merge_alike(self.decode(genome), recipe, self.places):
             return None
         return genome
+
+    def idle(self, unchanged: Unchanged) -> dict[int, int | None]:
+        """With a method that adds task vectors: coefficients of experts in groups where these have none."""
+        if not self._method.adds_task_vectors:
+            return {}
+        same = {
+            expert: np.array(
+                [
+                    all(place in unchanged.get(expert, ()) for place in self.places if cell.holds(place))
+                    for cell in self._cells
+                ]
+            )
+            for expert in self._experts
+        }
+        return {column: leader for part in self.coordinates for column, leader in part.idle(same).items()}
 
     def starting_points(self, count: int) -> list[Genome]:
         """Genomes with the same coefficients in every group: the default, then others of the first parameter.

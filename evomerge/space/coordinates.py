@@ -35,10 +35,28 @@ class Coordinate(ABC):
     dimensions: tuple[Dimension, ...]
     columns: slice
     experts: tuple[str, ...] | None
+    _mixing: Mixing
 
     @abstractmethod
     def values(self, genome: Genome) -> Values:
         """The coefficients that a genome stands for."""
+
+    def idle(self, same: Mapping[str, NDArray[np.bool_]]) -> dict[int, int | None]:
+        """The columns that change nothing, each with the nearest of the same kind that does, or None if none does.
+
+        Args:
+            same: whether a group's tensors are the base's, shape (groups,), by expert. A group where they are so for
+                all experts of the coordinate doesn't depend on it.
+        """
+        still = np.logical_and.reduce([same[expert] for expert in self.experts or same])
+        changes = (self._mixing[~still] > 0.0).any(axis=0)
+        live, idle = np.flatnonzero(changes), np.flatnonzero(~changes).tolist()
+        nearest = {column: int(live[np.abs(live - column).argmin()]) if live.size else None for column in idle}
+        return {
+            first + column: None if leader is None else first + leader
+            for first in range(self.columns.start, self.columns.stop, len(changes))
+            for column, leader in nearest.items()
+        }
 
     @abstractmethod
     def nearest(self, values: Values) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ from evomerge.methods.base import MergeMethod
 from evomerge.methods.declared import build_method
 from evomerge.recipe.group import Coefficient
 from evomerge.recipe.recipe import Recipe
-from evomerge.space.base import Condition, Dimension, Genome, Space, check_dimensions, settled
+from evomerge.space.base import Condition, Dimension, Genome, Space, Unchanged, check_dimensions, settled
 from evomerge.space.coefficients import CoefficientSpace
 from evomerge.space.coordinates import Shares
 from evomerge.space.groups import Place
@@ -173,6 +173,15 @@ class MethodSpace(Space):
         if len(branch.subsets) == 1:
             return recipe
         return _of_experts(recipe, branch.subsets[str(values[f"{prefix}experts"])])
+
+    def idle(self, unchanged: Unchanged) -> dict[int, int | None]:
+        """Those of each method."""
+        found: dict[int, int | None] = {}
+        for branch in self._branches.values():
+            first = branch.columns.stop - len(branch.space.dimensions)
+            for column, leader in branch.space.idle(unchanged).items():
+                found[first + column] = None if leader is None else first + leader
+        return found
 
     def variants(self) -> list[Genome]:
         """One genome for each method with each choice of its options, all its experts taking part."""

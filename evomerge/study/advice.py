@@ -11,7 +11,9 @@ from evomerge.algorithms import PROPOSERS
 from evomerge.algorithms.base import Proposer
 from evomerge.config.config import Config
 from evomerge.config.search import SearchConfig
+from evomerge.errors import counted
 from evomerge.execute.settings import address_of, choose_backend, is_elsewhere, worker_settings
+from evomerge.space.base import Space
 
 _NOTABLE_S = 0.1
 """Seconds to ask for one candidate from which that is mentioned."""
@@ -69,6 +71,22 @@ def warnings_of(config: Config, population: int, items: Mapping[str, int]) -> li
             f"± {half:.0f} points, so small differences will not show"
         )
     return warnings
+
+
+_NAMED = 4
+"""Dimensions that a sentence names at most."""
+
+
+def left_out(space: Space) -> list[str]:
+    """A sentence on the dimensions that aren't searched since they would change nothing, if there are any."""
+    if not (names := space.left_out):
+        return []
+    named = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    one = len(names) == 1
+    return [
+        f"{counted(len(names), 'coefficient')} would change nothing, since experts have no task vector there (their "
+        f"tensors are the base's), and {'is' if one else 'are'} left out of the search: {named}"
+    ]
 
 
 def unseen_devices(config: Config, dtype: str) -> list[str]:

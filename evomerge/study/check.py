@@ -22,7 +22,7 @@ from evomerge.models.own_settings import own_notes
 from evomerge.recipe.sources import ModelReference, Sources
 from evomerge.run.directory import PREPARED
 from evomerge.run.plan import evaluations_of
-from evomerge.study.advice import ASYNCHRONOUS, own_cost, unseen_devices, warnings_of
+from evomerge.study.advice import ASYNCHRONOUS, left_out, own_cost, unseen_devices, warnings_of
 from evomerge.study.arithmetic import in_words
 from evomerge.study.budget import check_budget, spending
 from evomerge.study.costs import search_tokens
@@ -121,10 +121,21 @@ def _check(
     unchecked += [
         f"expert {name!r}: whether it fits the base; sizes take it to be as large as the base" for name in missing
     ]
-    experiment = open_experiment(_with_stand_ins(outlines.put_in(config), missing), where=where)
+    # Outlines of models hold no numbers.
+    by_headers = bool(away) or given != sources.references
+    stood_in = _with_stand_ins(outlines.put_in(config), missing)
+    experiment = open_experiment(stood_in, where=where, unchanged={} if by_headers else None)
+    if by_headers and experiment.adds_task_vectors:
+        unchecked.append(
+            "whether experts' tensors are the base's in places, whose coefficients a search then leaves out"
+        )
     sizes = {name: model.size_bytes for name, model in experiment.opened.by_name.items() if name not in missing}
     warnings: list[str] = []
-    notes = [*notes_of(experiment.models), *own_notes(experiment.as_themselves)]
+    notes = [
+        *notes_of(experiment.models),
+        *own_notes(experiment.as_themselves),
+        *left_out(experiment.space),
+    ]
     items: dict[str, int] = {}
     tokens: dict[str, Work] = {}
     try:

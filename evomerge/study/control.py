@@ -115,7 +115,7 @@ def _compared(run: Run, winner: int, found: list[tuple[str, Path, int, Evaluatio
     evaluation = run.ledger().evaluation(winner, "test")
     if evaluation is None or evaluation.table is None:
         raise RunError(f"{run.directory}: the winner has no score on the test items")
-    benchmark = open_experiment(run.opened_config, where=str(run.directory)).benchmark
+    benchmark = open_experiment(run.opened_config, where=str(run.directory), unchanged={}).benchmark
     tables = [evaluation.table, *(own.table for _, _, _, own in found if own.table is not None)]
     mine, *others = benchmark.samples(tables)
     weights = benchmark.objective.weights_for(evaluation.table.sizes)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from evomerge.algorithms import PROPOSERS
@@ -26,49 +25,23 @@ from evomerge.inference.architecture import refuse_unless_it_continues_text
 from evomerge.materialise.bind import Binder
 from evomerge.materialise.inputs import Inputs
 from evomerge.methods import METHODS
+from evomerge.methods.base import MergeMethod
 from evomerge.methods.declared import build_method
 from evomerge.models.alignment import digest
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.compatible import check_compatible
 from evomerge.models.open import Models, alignable, as_family, open_each
 from evomerge.models.own_settings import own_settings
-from evomerge.models.tokenizer_differences import has_tokenizer
 from evomerge.pruners import PRUNERS
 from evomerge.recipe.recipe import Recipe
 from evomerge.registry import Registry
 from evomerge.run.recipes import published_recipes, template_recipe
 from evomerge.space import SPACES, make_space
-from evomerge.space.base import Space
+from evomerge.space.base import Space, Unchanged
 from evomerge.space.groups import Place
+from evomerge.study.asked_alone import AskedAlone
 from evomerge.study.fitting import check_algorithm
-
-
-@dataclass(frozen=True)
-class AskedAlone:
-    """What a benchmark may know of a model that is asked by itself: its own, and the base's where it lacks it."""
-
-    model: Checkpoint
-    base: Checkpoint
-
-    @property
-    def folder(self) -> Path:
-        """Where its files lie."""
-        return self.model.folder
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """Contents of its config.json, with the base's names of labels, which are those of the data."""
-        names = {key: self.base.config[key] for key in ("id2label", "label2id") if key in self.base.config}
-        return {**self.model.config, **names}
-
-    def tokenizer(self) -> Any:
-        """Its tokenizer, with the base's chat template if it has none; the base's if it has no tokenizer."""
-        if not has_tokenizer(self.model):
-            return self.base.tokenizer()
-        made = self.model.tokenizer()
-        if getattr(made, "chat_template", None) is None and has_tokenizer(self.base):
-            made.chat_template = getattr(self.base.tokenizer(), "chat_template", None)
-        return made
+from evomerge.study.places import places_of, unchanged_places
 
 
 @dataclass(frozen=True)
@@ -85,6 +58,8 @@ class Experiment:
     options: Mapping[str, Any]
     maps: bytes | None = field(default=None, repr=False)
     """Of the models' alignment, once they are found; until then `models` are as they were."""
+    known_unchanged: Unchanged | None = field(default=None, repr=False)
+    """As a run has it; None: the models are looked at."""
 
     def aligned(self, maps: bytes) -> Experiment:
         """The same with the models under these maps. Raises: AlignmentError if they aren't of these models."""
@@ -125,6 +100,26 @@ class Experiment:
         """(layer, kind) of the base's tensors, each once, in order; with `space.names` also the text that goes by."""
         return places_of(self.base, self.config.space.texts)
 
+    @property
+    def adds_task_vectors(self) -> bool:
+        """Whether a method that is searched does, so that coefficients change nothing where there are none."""
+        named = self.config.space.methods or (self.config.merge.method,)
+        methods: list[type[MergeMethod]] = [METHODS.get(name) for name in named if name in METHODS]
+        return any(method.adds_task_vectors for method in methods)
+
+    @cached_property
+    def unchanged(self) -> Unchanged:
+        """By expert, the places all of whose tensors are the base's; none where no searched method adds task vectors.
+
+        Raises: CheckpointError for weights that can't be read.
+        """
+        if self.known_unchanged is not None:
+            return self.known_unchanged
+        # Tensors of models that are aligned are worked out.
+        if self.config.models.align is not None or not self.adds_task_vectors:
+            return {}
+        return unchanged_places(self.models, self.config.space.texts)
+
     @cached_property
     def template(self) -> Recipe:
         """The recipe that every candidate completes with its groups."""
@@ -148,17 +143,7 @@ class Experiment:
     @cached_property
     def space(self) -> Space:
         """The search space over these models."""
-        return make_space(self.template, self.places, self.config.space, where=self.where)
-
-
-def places_of(base: Checkpoint, names: Sequence[str] = ()) -> list[Place]:
-    """(layer, kind) of a model's tensors, each once, in order; with names also the first that occurs in a tensor's."""
-    found: set[Place] = set()
-    for name in base.names:
-        layer, kind = base.layout.place(name)
-        text = next((text for text in names if text in name), "")
-        found.add((layer, kind, text) if names else (layer, kind))
-    return sorted(found)
+        return make_space(self.template, self.places, self.config.space, unchanged=self.unchanged, where=self.where)
 
 
 def open_benchmark(config: Config, base: Checkpoint, *, where: str, splits: Sequence[str] = SPLITS) -> Benchmark:
@@ -177,8 +162,13 @@ def open_benchmark(config: Config, base: Checkpoint, *, where: str, splits: Sequ
     return build_benchmark(config.benchmark, base, max_length=config.execution.max_length, where=where, splits=splits)
 
 
-def open_experiment(config: Config, *, where: str = "config") -> Experiment:
+def open_experiment(config: Config, *, where: str = "config", unchanged: Unchanged | None = None) -> Experiment:
     """Check names and options, open the models' headers and find that everything fits.
+
+    Args:
+        config: the experiment.
+        where: the config's file, for messages.
+        unchanged: where experts are the base, as a run has it; None: the models are looked at.
 
     Raises: ConfigError for the config's own mistakes, CheckpointError for models that can't be used.
     """
@@ -194,7 +184,15 @@ def open_experiment(config: Config, *, where: str = "config") -> Experiment:
     check_compatible(*models)
     wanted = config.execution.dtype
     dtype = str(models.base.dtype).removeprefix("torch.") if wanted == "auto" else wanted
-    experiment = Experiment(config=config, where=where, opened=opened, models=models, dtype=dtype, options=options)
+    experiment = Experiment(
+        config=config,
+        where=where,
+        opened=opened,
+        models=models,
+        dtype=dtype,
+        options=options,
+        known_unchanged=unchanged,
+    )
     # The space says itself where its mistakes are.
     check_algorithm(config.search, experiment.space, where=where)
     _check_other_methods(experiment)

@@ -168,7 +168,8 @@ def merge_first(config: Config, directory: Path, observer: Observer, *, begun: b
         # What won't fit is said before hours of merging.
         with seen_recipes(config, where=where) as seen:
             if not seen.unseen:
-                open_experiment(seen.config, where=where)
+                # Outlines hold no numbers.
+                open_experiment(seen.config, where=where, unchanged={})
             takes = {name: f" ({size(bytes_)})" for name, bytes_ in seen.sizes.items()}
         for name, path in wanted.items():
             folder, key = directory / MERGED / name, key_of(name)

@@ -13,7 +13,7 @@ from evomerge.execute.base import Failure, Job
 from evomerge.execute.settings import make_executor, worker_settings
 from evomerge.models.alignment import digest
 from evomerge.run.directory import PREPARED, open_run
-from evomerge.run.recipes import MAPS
+from evomerge.run.recipes import MAPS, unchanged_of
 from evomerge.score.table import ItemTable
 from evomerge.study.arithmetic import arithmetic_of_run
 from evomerge.study.experiment import open_experiment
@@ -63,7 +63,7 @@ def reproduce(
     if kept is None or kept.table is None or kept.score is None:
         raise RunError(f"{run.directory}: trial {number} has no score on {split} items to compare with")
     report("opening the models and building the benchmark")
-    experiment = open_experiment(run.opened_config, where=where)
+    experiment = open_experiment(run.opened_config, where=where, unchanged=unchanged_of(run.facts))
     recorded = run.facts.get("files", {})
     check_same_files(
         run.directory, recorded, input_files(experiment.config, experiment.opened, where=where, recorded=recorded)

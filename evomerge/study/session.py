@@ -32,12 +32,13 @@ from evomerge.run.frozen import with_every_item
 from evomerge.run.identity import check_same_experiment, versions
 from evomerge.run.ledger import Ledger
 from evomerge.run.observer import Observer
-from evomerge.run.recipes import MAPS
+from evomerge.run.recipes import MAPS, unchanged_of
 from evomerge.run.trial import Trial, TrialKind
 from evomerge.score.goals import Goals
 from evomerge.score.requests import LogLikelihoodRequest
 from evomerge.score.table import ItemTable
 from evomerge.space.base import Space
+from evomerge.study.advice import left_out
 from evomerge.study.answered import schedule_of
 from evomerge.study.arithmetic import arithmetic_of_run, remarks
 from evomerge.study.budget import budget_of, check_budget
@@ -129,7 +130,8 @@ class Session:
         begun = existing is not None
         self.config = merge_first(self.asked, self.directory, self.observer, begun=begun, where=self.where)
         self.observer.phase("models", None)
-        self.experiment = open_experiment(self.config, where=self.where)
+        known = None if existing is None else unchanged_of(existing.facts)
+        self.experiment = open_experiment(self.config, where=self.where, unchanged=known)
         dtype = self.experiment.dtype
         if existing is None:
             self.arithmetic = arithmetic_of(self.config.execution, dtype)
@@ -145,7 +147,7 @@ class Session:
         self.goals = self.config.search.goals
         self.measures = Measures(self.config.search, self.benchmark, where=self.where)
         said = remarks(self.arithmetic, dtype, resumed=existing is not None)
-        for sentence in (*self.benchmark.truncated, *self.benchmark.notes, *said):
+        for sentence in (*left_out(self.space), *self.benchmark.truncated, *self.benchmark.notes, *said):
             self.observer.message(sentence)
         # Runs of earlier releases go on as they began: every model with the base's settings.
         begun_without = existing is not None and "as_themselves" not in existing.facts
@@ -332,6 +334,7 @@ class Session:
             **({} if self.experiment.maps is None else {"alignment": digest(self.experiment.maps)}),
             "options": dict(self.experiment.options),
             "places": [list(place) for place in self.experiment.places],
+            "unchanged": {name: sorted(map(list, same)) for name, same in self.experiment.unchanged.items()},
             "items": self.benchmark.fingerprint,
             "population": population,
             "selection": SELECTION,

@@ -200,6 +200,31 @@ def merges_equal_models_into_themselves(method: type[MergeMethod]) -> None:
             assert torch.equal(result, model), options
 
 
+def ignores_experts_that_equal_the_base(method: type[MergeMethod]) -> None:
+    """One that `adds_task_vectors` merges alike, to rounding, whatever the coefficients of an expert without one; and
+    writes the base, whatever the coefficients, where no expert has one.
+    """
+    if not method.adds_task_vectors:
+        return
+    for options in every_options(method):
+        for shape in ((7,), (5, 9)):
+            inputs = make_inputs(method, shape)
+            assert inputs.base is not None
+            count = len(inputs.experts)
+            first, other = (make_coefficients(method, count, seed=seed) for seed in range(2))
+            for index in range(count):
+                equal = with_tensor(inputs, index, lambda _, base=inputs.base: base)  # type: ignore[misc]
+                changed = {name: value.copy() for name, value in first.items()}
+                for name, value in changed.items():
+                    if value.ndim:
+                        value[index] = other[name][index]
+                merges = [merged(method, equal, one, options=options) for one in (first, changed)]
+                torch.testing.assert_close(*merges, rtol=1e-9, atol=1e-13)
+            none = dataclasses.replace(inputs, experts=(inputs.base,) * count)
+            result = merged(method, none, first, options=options)
+            torch.testing.assert_close(result, inputs.base.double(), rtol=1e-9, atol=1e-13)
+
+
 def states_the_size_of_its_preparation(method: type[MergeMethod]) -> None:
     """`prepared_bytes` is no less than what `prepare` keeps."""
     for options in every_options(method):
@@ -249,6 +274,7 @@ LAWS: tuple[Law, ...] = (
     shows_what_is_not_finite,
     treats_experts_alike,
     merges_equal_models_into_themselves,
+    ignores_experts_that_equal_the_base,
     states_the_size_of_its_preparation,
     merges_the_same_from_a_kept_state,
 )

@@ -58,6 +58,7 @@ class TaskArithmetic(MergeMethod):
     summary = "Base plus weighted task vectors."
     source = "Ilharco et al. 2023, Editing models with task arithmetic, arXiv 2212.04089"
     takes_raw = True
+    adds_task_vectors = True
     parameters = (
         Parameter(
             name="weight",

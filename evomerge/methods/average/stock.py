@@ -28,6 +28,7 @@ class ModelStock(MergeMethod):
     summary = "Step from the base towards the experts' mean whose length follows from their angles."
     source = "Jang et al. 2024, Model Stock, arXiv 2403.19522"
     takes_raw = True
+    adds_task_vectors = True
     parameters = (
         Parameter(name="scale", description="Factor of the step that the angles give.", default=1.0, low=0.0, high=2.0),
     )

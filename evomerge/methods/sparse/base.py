@@ -112,6 +112,7 @@ def norm_ratios(inputs: TensorInputs, sparsity: Sparsity) -> NDArray[np.float64]
 class SparseMethod(MergeMethod):
     """A method that sparsifies each task vector by itself and adds them up, with or without electing signs."""
 
+    adds_task_vectors = True
     elects = False
 
     def sparsity(self, inputs: TensorInputs, coefficients: Coefficients, state: Any) -> Sparsity:

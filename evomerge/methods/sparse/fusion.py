@@ -43,6 +43,7 @@ class ArceeFusion(MergeMethod):
     summary = "One expert's changes where they matter most, on top of the base."
     source = "Arcee Fusion, https://www.arcee.ai/blog/meet-mergekit-v0-1"
     takes_raw = True
+    adds_task_vectors = True
     parameters = (
         Parameter(name="weight", description="Factor of the changes taken over.", default=1.0, low=0.0, high=1.5),
         Parameter(

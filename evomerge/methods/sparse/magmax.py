@@ -21,6 +21,7 @@ class MagMax(MergeMethod):
     summary = "Per entry the task vector of largest magnitude."
     source = "Marczak et al. 2024, MagMax, arXiv 2407.06322"
     takes_raw = True
+    adds_task_vectors = True
     parameters = (
         Parameter(
             name="weight",

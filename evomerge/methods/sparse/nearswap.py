@@ -19,6 +19,7 @@ class NearSwap(MergeMethod):
     summary = "Steps from the base to one expert of at most t per entry."
     source = "alchemonaut 2024, https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001"
     takes_raw = True
+    adds_task_vectors = True
     parameters = (
         Parameter(
             name="t",

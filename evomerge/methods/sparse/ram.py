@@ -41,6 +41,7 @@ class Ram(MergeMethod):
     summary = "Mean of the task vectors over the experts that changed the entry."
     source = "Reinforced Agent Merging, arXiv 2601.13572"
     takes_raw = True
+    adds_task_vectors = True
     parameters: ClassVar[tuple[Parameter, ...]] = (WEIGHT,)
     options = (EPSILON,)
 

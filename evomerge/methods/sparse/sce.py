@@ -43,6 +43,7 @@ class Sce(MergeMethod):
     summary = "Task vectors where experts vary most, weighted by energy, the minority sign erased."
     source = "Wan et al. 2024, FuseChat, arXiv 2408.07990"
     takes_raw = True
+    adds_task_vectors = True
     parameters = (
         Parameter(
             name="density",

@@ -42,6 +42,7 @@ class ConsensusTaskArithmetic(MergeMethod):
     summary = "Sum of task vectors where it serves at least two experts."
     source = "Wang et al. 2024, Localizing task information, arXiv 2405.07813"
     takes_raw = True
+    adds_task_vectors = True
     parameters = (
         Parameter(
             name="weight",
@@ -73,6 +74,7 @@ class TallMask(MergeMethod):
     summary = "One expert as the masked sum of all experts' task vectors."
     source = "Wang et al. 2024, Localizing task information, arXiv 2405.07813"
     takes_raw = True
+    adds_task_vectors = True
     parameters = (SCALE, selectivity(per_expert=False))
     options = (Option(name="model", description="The expert to find again; empty: the first.", default=""),)
 

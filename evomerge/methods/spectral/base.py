@@ -72,6 +72,7 @@ class MatrixMethod(MergeMethod):
     they are stored as.
     """
 
+    adds_task_vectors = True
     options: ClassVar[tuple[Option, ...]] = (AVERAGED, STACKS, STORED_AS)
     parameters: ClassVar[tuple[Parameter, ...]] = (WEIGHT,)
     one_each: ClassVar[bool] = True

@@ -24,7 +24,9 @@ DOORS: dict[str, tuple[str, ...]] = {
     "optuna": (
         "evomerge.algorithms",
         "evomerge.run.journal",
+        "evomerge.run.journal_studies",
         "evomerge.run.ledger",
+        "evomerge.run.storage",
         "evomerge.run.stored_trial",
         "evomerge.space.distributions",
     ),

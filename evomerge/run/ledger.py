@@ -21,8 +21,8 @@ from evomerge.files.append import drop_torn_line, writing
 from evomerge.files.lines import remedy
 from evomerge.run.evaluation import Evaluation
 from evomerge.run.evaluation_file import EvaluationFile
-from evomerge.run.journal import FACTS, name_metrics, open_storage, quiet, storage_errors, uncollected, wait_for_study
 from evomerge.run.journal import JOURNAL as JOURNAL
+from evomerge.run.storage import create_study, load_study, name_metrics, uncollected, wait_for_study
 from evomerge.run.stored_trial import SCORE, attributes_of, directions_of, outcome_of, trial_of
 from evomerge.run.trial import Trial, TrialKind, TrialState
 from evomerge.score.goals import Goals, Measured
@@ -79,11 +79,7 @@ class Ledger:
 
         Raises: RunError if the storage can't be used or has that study.
         """
-        with quiet(), storage_errors(directory, storage):
-            opened = open_storage(directory, storage, study_name)
-            optuna.create_study(storage=opened, study_name=study_name, directions=directions_of(goals))
-            if storage == "journal" and facts is not None:
-                opened.set_study_system_attr(opened.get_study_id_from_name(study_name), FACTS, dict(facts))
+        opened = create_study(directory, storage, study_name, directions_of(goals), facts)
         (directory / EVALUATIONS).touch()
         ledger = cls(opened, study_name, EvaluationFile(directory / EVALUATIONS, study_name), goals)
         ledger.wait_for_disk()
@@ -112,9 +108,7 @@ class Ledger:
         if storage == "journal" and not (directory / JOURNAL).exists():
             raise RunError(f"{directory / JOURNAL}: missing; {remedy(directory)}")
         with uncollected():
-            with quiet(), storage_errors(directory, storage):
-                opened = open_storage(directory, storage, study_name)
-                optuna.load_study(storage=opened, study_name=study_name)
+            opened = load_study(directory, storage, study_name)
             return cls(opened, study_name, EvaluationFile(directory / EVALUATIONS, study_name), goals)
 
     def trials(self) -> list[Trial]:

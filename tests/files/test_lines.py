@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.errors import RunError
-from evomerge.files.lines import Lines, Place
+from evomerge.files.lines import Lines, Place, parsed
 
 
 def test_lines_are_read_in_order_and_found_again_by_their_places(tmp_path: Path) -> None:
@@ -113,3 +114,35 @@ def test_what_others_write_between_is_read_where_it_is_expected(tmp_path: Path) 
     assert [*found.read(lambda data, place: data["value"])] == [0, 1, 99, 2, 3]
     found.append('{"value": 4}\n')
     assert [*found.more(lambda data, place: data["value"])] == [4]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(value=JSON, ascii_only=st.booleans())
+def test_a_line_says_what_it_says_to_python(value: Any, ascii_only: bool) -> None:
+    line = json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass") + b"\n"
+    assert repr(parsed(line)) == repr(json.loads(line))
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"a":1,"a":2}', b"[1e400,-0,-0.0,5e-324,1E+5]", b'"\\ud800"', b"\xef\xbb\xbf1", b"[" * 300 + b"]" * 300]
+)
+def test_unusual_lines_say_what_they_say_to_python(line: bytes) -> None:
+    assert repr(parsed(line)) == repr(json.loads(line))
+
+
+@pytest.mark.parametrize("line", [b"", b"[01]", b"[1,]", b"[.5]", b"['a']", b'"\x01"', b"[inf]", b"1 2", b'"\xff"'])
+def test_what_is_no_json_for_python_is_none(line: bytes) -> None:
+    assert said(parsed, line) == said(json.loads, line)
+
+
+def said(read: Callable[[bytes], Any], line: bytes) -> tuple[type[ValueError], str]:
+    try:
+        pytest.fail(f"read as {read(line)}")
+    except ValueError as error:
+        return type(error), str(error)

@@ -13,6 +13,7 @@ import typer
 from rich.text import Text
 
 from evomerge.cli.guard import echo
+from evomerge.cli.settings import RunAhead, merged_ahead
 from evomerge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def analyse(
     spectra: Annotated[
         Spectra, typer.Option(help="Layers to decompose: as many as a budget of operations allows, all, or none.")
     ] = Spectra.auto,
+    run: RunAhead = None,
 ) -> None:
     """Look at a base and its experts before a search: how far, how alike, how much in each other's way.
 
@@ -82,7 +84,7 @@ def analyse(
         from evomerge.report.page import require_figures
 
         require_figures()
-    given = _given(models)
+    given = _given(models, run)
     if tasks and isinstance(given, list):
         raise ConfigError("--tasks: needs a config that says which; without one give texts (--text FILE)")
     with transfer("reading the models") as progress:
@@ -118,14 +120,17 @@ def _named(files: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def _given(models: Sequence[str]) -> Any:
-    """A config where one YAML file is given, or the models."""
+def _given(models: Sequence[str], run: Path | None) -> Any:
+    """A config where one YAML file is given, with its recipes merged, or the models."""
     from evomerge.files.places import YAML_ENDS
 
     if len(models) == 1 and models[0].endswith(YAML_ENDS):
         from evomerge.config.config import Config
 
-        return Config.from_file(models[0])
+        config = Path(models[0])
+        return merged_ahead(Config.from_file(config), config, run, lambda what: echo(what, err=True))
+    if run is not None:
+        raise ConfigError("--run: is where models of a config are merged first, and no config is given")
     return list(models)
 
 

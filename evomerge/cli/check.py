@@ -12,12 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from evomerge.cli import complete
-from evomerge.cli.settings import Settings, again
+from evomerge.cli.settings import RunAhead, Settings, again, merged_ahead
 from evomerge.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from evomerge.config.config import Config
     from evomerge.inference.plan import Work
     from evomerge.study.experiment import Experiment
     from evomerge.study.pilot import PilotReport
@@ -55,6 +56,7 @@ def check(
         bool, typer.Option("--repair", help="Of a damaged run directory: keep all that can be proven good.")
     ] = False,
     set_: Settings = None,
+    run: RunAhead = None,
 ) -> None:
     """Validate a config and show its cost: dimensions, groups, memory, disk. Scores nothing without --pilot.
 
@@ -79,8 +81,8 @@ def check(
     from evomerge.study.check_merge import holds_merges
 
     if holds_merges(config):
-        if set_ or pilot or dimensions:
-            raise ConfigError(f"{config}: is a merge; --set, --pilot and --dimensions are for the config of a search")
+        if set_ or pilot or dimensions or run:
+            raise ConfigError(f"{config}: is a merge; --set, --pilot, --run and --dimensions are for a search's config")
         _check_merges(config)
         return
     from evomerge.cli.console import say, stdout
@@ -91,16 +93,24 @@ def check(
     console = stdout()
     report = run_check(experiment, where=str(config), trust_tasks=trust_tasks)
     _show(console, report, every_dimension=dimensions)
-    if pilot and report.to_merge:
-        raise ConfigError(
-            "\n".join(f"{config}: {sentence}, so that the pilot can use it" for sentence in report.to_merge)
-        )
-    if pilot and report.experiment is None:
+    if pilot:
+        _show_pilot(console, report, _opened(report, experiment, config, run))
+    where = "" if run is None or report.unresolved else f" --run {shlex.quote(str(run))}"
+    say(console, _conclusion(report, shlex.quote(str(config)) + where + again(set_)))
+
+
+def _opened(report: Preflight, experiment: Config, config: Path, run: Path | None) -> Experiment:
+    """What a pilot tries, with models that are recipes merged. Raises: ConfigError where something is missing."""
+    if report.unresolved or report.is_untrusted:
         needs = "every model on this machine" if report.unresolved else "a benchmark that it may load (--trust-tasks)"
         raise ConfigError(f"{config}: the pilot needs {needs}; what is missing is listed above")
-    if pilot and report.experiment is not None:
-        _show_pilot(console, report, report.experiment)
-    say(console, _conclusion(report, shlex.quote(str(config)) + again(set_)))
+    if report.experiment is not None:
+        return report.experiment
+    from evomerge.cli.console import say, stdout
+    from evomerge.study.experiment import open_experiment
+
+    folders = merged_ahead(experiment, config, run, lambda what: say(stdout(), what))
+    return open_experiment(folders, where=str(config))
 
 
 def _check_merges(file: Path) -> None:

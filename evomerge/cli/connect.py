@@ -12,6 +12,7 @@ from evomerge.cli.alignment import Residual
 from evomerge.cli.guard import echo
 from evomerge.cli.models import Split
 from evomerge.cli.score import Dtype
+from evomerge.cli.settings import RunAhead, merged_ahead
 
 if TYPE_CHECKING:
     from evomerge.analysis.mode_connectivity import Connectivity, Line
@@ -60,6 +61,7 @@ def connect(
             show_default=False,
         ),
     ] = None,
+    run: RunAhead = None,
     dtype: Annotated[
         Dtype | None, typer.Option(help="Of the models. Default: the config's, or their own.", show_default=False)
     ] = None,
@@ -82,6 +84,8 @@ def connect(
         raise typer.BadParameter("give either --text or --config")
     if test_text is not None and text is None:
         raise typer.BadParameter("--test-text is a second text beside --text")
+    if run is not None and config is None:
+        raise typer.BadParameter("--run is where models of a --config are merged first")
     for name, given in (("--residual", residual), ("--spec", spec)):
         if given is not None and align is None:
             raise typer.BadParameter(f"{name} says how to align; give --align METHOD")
@@ -96,15 +100,17 @@ def connect(
 
     if html is not None:
         require_figures()
-    experiment = None if config is None else Config.from_file(config)
-    execution = ExecutionConfig() if experiment is None else experiment.execution
-    if dtype is not None:
-        execution = execution.model_copy(update={"dtype": dtype.value})
-    named = {"train": text, "test": test_text} if test_text is not None else {"text": text}
 
     def doing(what: str) -> None:
         say(stderr(), f"{what} ...")
 
+    experiment = None
+    if config is not None:
+        experiment = merged_ahead(Config.from_file(config), config, run, lambda what: say(stderr(), what), models)
+    execution = ExecutionConfig() if experiment is None else experiment.execution
+    if dtype is not None:
+        execution = execution.model_copy(update={"dtype": dtype.value})
+    named = {"train": text, "test": test_text} if test_text is not None else {"text": text}
     with stages("points") as (done,):
         found = measure(
             models,

@@ -127,18 +127,18 @@ def clean(
 ) -> None:
     """List, or with --yes remove, what runs can do without: prepared states, and halves of files of killed drivers.
 
-    Prepared states are computed again when a search goes on or an export needs them. Results and records are never
-    touched, nor are runs that a process is driving.
+    Prepared states are computed again when a search goes on or an export needs them. Models that were merged first go
+    where their search hasn't begun. Results and records are never touched, nor are runs that a process is driving.
 
     **Examples:** `evomerge clean runs`, `evomerge clean runs/swahili --yes`
     """
     import shutil
 
-    from evomerge.run.found import removable, runs_below
+    from evomerge.run.found import not_begun_below, removable, runs_below
     from evomerge.run.lock import is_locked, lock
     from evomerge.score.numbers import size
 
-    found = [*runs_below(folder)]
+    found = [*runs_below(folder), *not_begun_below(folder)]
     if not found:
         raise RunError(f"{folder}: no run directory in it or below it")
     total = 0

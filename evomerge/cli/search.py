@@ -12,7 +12,7 @@ import typer
 
 from evomerge.cli import complete
 from evomerge.cli.guard import stoppable
-from evomerge.cli.settings import Settings
+from evomerge.cli.settings import Settings, run_directory
 
 if TYPE_CHECKING:
     from evomerge.study.search import Result
@@ -53,7 +53,7 @@ def search(
     from evomerge.cli.screens import searching
     from evomerge.config.config import Config
 
-    directory = run or Path("runs") / config.stem
+    directory = run_directory(config, run)
     experiment = Config.from_file(config, settings=set_ or ())
     with _resumable(directory), searching(directory, title=str(directory)) as observer:
         # Takes seconds, in which something is on the screen already.

@@ -31,13 +31,34 @@ def runs_below(folder: Path) -> Iterator[Path]:
             yield Path(place)
 
 
+def not_begun_below(folder: Path) -> Iterator[Path]:
+    """Folders in a folder, itself included, that hold nothing but what was merged first for a search to come."""
+    for place, folders, files in os.walk(folder):
+        if MERGED in folders and not {*files} - {"lock"} and len(folders) == 1 and _is_ours(Path(place) / MERGED):
+            yield Path(place)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in {MERGED, PREPARED})
+
+
 def removable(run: Path) -> list[Removable]:
-    """What a run directory can do without: prepared states, and halves of files that killed drivers left."""
+    """What a run directory can do without: prepared states, and halves of files that killed drivers left.
+
+    All, of one whose search hasn't begun.
+    """
     found = []
-    prepared = run / PREPARED
-    if prepared.is_dir() and not prepared.is_symlink():
-        size = sum(file.stat().st_size for file in prepared.rglob("*") if file.is_file() and not file.is_symlink())
-        found.append(Removable(path=prepared, why="computed again when needed", size_bytes=size))
+    reasons = {PREPARED: "computed again when needed"}
+    if not (run / "run.json").exists():
+        reasons[MERGED] = "merged for a search that hasn't begun, and merged again when it does"
+    for name, why in reasons.items():
+        path = run / name
+        if path.is_dir() and not path.is_symlink():
+            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())
+            found.append(Removable(path=path, why=why, size_bytes=size))
     for path in left_over(run):
         found.append(Removable(path=path, why="left half-made", size_bytes=path.lstat().st_size))
     return found
+
+
+def _is_ours(merged: Path) -> bool:
+    """Whether each folder is one of a model that was merged first: then its record is beside it."""
+    names = [path.name for path in merged.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return not merged.is_symlink() and all((merged / f"{name.removesuffix('.steps')}.json").is_file() for name in names)

@@ -71,7 +71,6 @@ def check(config: Config, *, where: str = "config", trust_tasks: bool = False) -
         models=models,
         merged_bytes=recipes.disk_bytes,
         unresolved=[sentence for sentence in found.unresolved if not sentence.endswith(_MERGED_FIRST)],
-        to_merge=[f"{key_of(name)}: {whereabouts(given[name]).message}" for name in recipes.found],
         notes=[*recipes.notes(), *map(recipes.named, found.notes)],
         warnings=[*map(recipes.named, found.warnings)],
         unchecked=[*recipes.unchecked(), *map(recipes.named, found.unchecked)],
@@ -207,6 +206,7 @@ def _check(
         mapped_bytes=sum(model.size_bytes for model in experiment.opened.by_name.values()),
         process_bytes=process_bytes(),
         unresolved=list(away.values()),
+        is_untrusted=bool(code),
         unchecked=unchecked,
         notes=[*map(outlines.named, notes)],
         warnings=[*map(outlines.named, warnings)],
@@ -246,6 +246,7 @@ def _without_base(
     return Preflight(
         models=_found(sources, places, _sizes_of_resolved(sources, places)),
         unresolved=[found.message for found in places.values() if found.kind == "unresolved"],
+        is_untrusted=not load,
         unchecked=unchecked,
         backend=choose_backend(config.execution),
     )

@@ -6,7 +6,7 @@ Knows recipes, runs' folders and what was merged from what. Does not know how a 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -136,7 +136,15 @@ def seen_recipes(config: Config, *, where: str, fetch: Fetch = lambda role, refe
             raise
 
 
-def merge_first(config: Config, directory: Path, observer: Observer, *, begun: bool, where: str = "config") -> Config:
+def merge_first(
+    config: Config,
+    directory: Path,
+    observer: Observer,
+    *,
+    begun: bool,
+    only: Collection[str] | None = None,
+    where: str = "config",
+) -> Config:
     """Merge each model of a config that is a recipe into a folder of the run, unless it is there already.
 
     A folder that is there is whole, and is taken if the files of its recipe and of the models that this names have the
@@ -147,6 +155,7 @@ def merge_first(config: Config, directory: Path, observer: Observer, *, begun: b
         directory: the run's, whose lock is held.
         observer: told when that begins, of what is done, and each minute of how far that is.
         begun: whether there is a run in it, whose models may not change.
+        only: the models that are needed, by name; None: all.
         where: the config's file, for messages.
 
     Returns: the config with folders in the place of recipes.
@@ -154,13 +163,11 @@ def merge_first(config: Config, directory: Path, observer: Observer, *, begun: b
     Raises: ConfigError for what can't be merged, or won't fit; ResumeError if what a begun run's model was merged from
         has changed; RunError for a directory or folder of something else; ExportError for one that can't be written.
     """
-    files = {path: name for name, path in reversed(config.models.recipes.items())}
+    files = _folders(config, only)
     if files and not begun:
         refuse_foreign(directory)
-    wanted = {
-        name: path for path, name in reversed(files.items()) if not _is_made(directory / MERGED / name, path, begun)
-    }
-    for name in files.values():
+    wanted = {name: path for name, path in files.items() if not _is_made(directory / MERGED / name, path, begun)}
+    for name in files:
         # Of a driver that was killed: whether they are of the present models isn't known, or they aren't needed.
         shutil.rmtree(_steps(directory / MERGED / name), ignore_errors=True)
     if wanted:
@@ -177,6 +184,11 @@ def merge_first(config: Config, directory: Path, observer: Observer, *, begun: b
             with _of_model(name, where):
                 _merge(path, folder.absolute(), config.export.shard_size, partial(_say, observer.message, key))
     return with_folders(config, directory)
+
+
+def are_made(config: Config, directory: Path, only: Collection[str]) -> bool:
+    """Whether the run in `directory` has merged those models, by name. Raises: as `merge_first` for a begun run."""
+    return all(_is_made(directory / MERGED / name, path, True) for name, path in _folders(config, only).items())
 
 
 class KeptRecipe(NamedTuple):
@@ -206,6 +218,14 @@ def recipe_of_merged(folder: Path, out: Path) -> KeptRecipe:
         name = {"name": document["name"]} if "name" in document else {}
         texts.append({**name, **portable(recipe, out, names).to_data()})
     return KeptRecipe(yaml.safe_dump_all(texts, sort_keys=False, allow_unicode=True), is_private)
+
+
+def _folders(config: Config, only: Collection[str] | None) -> dict[str, Path]:
+    """The recipes of some models by the names of their folders: a recipe that is given twice is merged once."""
+    recipes = config.models.recipes
+    needed = {path for name, path in recipes.items() if only is None or name in only}
+    first = {path: name for name, path in reversed(recipes.items())}
+    return {name: path for path, name in reversed(first.items()) if path in needed}
 
 
 def _read_documents(path: Path) -> list[Any]:

@@ -47,8 +47,6 @@ class Preflight:
     """The merged tensors as they are exported."""
     merged_bytes: int = 0
     """The models that are recipes, which the search merges first."""
-    to_merge: list[str] = field(default_factory=list)
-    """Which these are, and by which command they can be made before, a sentence each."""
     prepared_bytes: int | None = None
     """What the method and adapters keep besides, per worker; on a GPU also `state_bytes`."""
     state_bytes: int | None = None
@@ -71,6 +69,8 @@ class Preflight:
     """Models that aren't on this machine, one of each path and why."""
     unchecked: list[str] = field(default_factory=list)
     """What couldn't be looked at from here."""
+    is_untrusted: bool = False
+    """Whether the benchmark brings code that wasn't to be run, so that it wasn't looked at."""
     answers_parts: bool = False
     """Whether candidates may answer only some of the search items."""
     spending: list[str] = field(default_factory=list)
@@ -79,7 +79,8 @@ class Preflight:
     """How models that aren't whole checkpoints become experts, and what else of one's own will be run."""
     warnings: list[str] = field(default_factory=list)
     experiment: Experiment | None = field(default=None, repr=False)
-    """The opened models with the benchmark, for whoever goes on from here; None if a model is unresolved."""
+    """The opened models with the benchmark, for whoever goes on from here; None if a model is unresolved or merged
+    first, or the benchmark untrusted."""
 
     @property
     def memory_bytes_per_worker(self) -> int | None:

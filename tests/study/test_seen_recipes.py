@@ -83,16 +83,6 @@ def test_what_cant_be_merged_is_refused_before_anything_is_written(
         assert not (tmp_path / "run" / "merged").exists()
 
 
-def test_the_pilot_is_refused_with_the_command_that_makes_the_model(
-    tmp_path: Path, tasks: Path, models: dict[str, Path], recipe: Path
-) -> None:
-    config = config_of(tmp_path, tasks, models["base"], x=recipe, y=models["a"])
-    found = check(config, where="config.yaml")
-    assert found.experiment is None
-    (sentence,) = found.to_merge
-    assert f"evomerge merge {recipe} {recipe.with_suffix('')}`" in sentence
-
-
 def test_prefetch_fetches_the_models_of_recipes_and_builds_the_tasks_with_what_they_will_be(
     tmp_path: Path, tasks: Path, models: dict[str, Path], recipe: Path
 ) -> None:

@@ -6,6 +6,7 @@ Two tensors that differ mostly do so in their first entries, so only those that 
 from __future__ import annotations
 
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.names import match_names
 from evomerge.models.open import Models
 
 
@@ -14,18 +15,22 @@ def unchanged_tensors(models: Models) -> dict[str, frozenset[str]]:
 
     A tensor that is worked out, as an adapter's or an aligned one is, counts as changed.
 
-    Raises: CheckpointError for a file that can't be read.
+    Raises: CheckpointError for a file that can't be read, or models that haven't the same tensors.
     """
-    names = [name for name, info in models.base.tensors.items() if info.kind.is_floating_point]
+    base = models.base
     return {
-        expert: frozenset(name for name in names if _is_unchanged(name, models.base, model))
+        expert: frozenset(
+            name
+            for name, own in match_names(base, model).items()
+            if base.tensors[name].kind.is_floating_point and _is_unchanged(base, name, model, own)
+        )
         for expert, model in models.experts.items()
     }
 
 
-def _is_unchanged(name: str, base: Checkpoint, expert: Checkpoint) -> bool:
-    if base.computes(name) or expert.computes(name):
+def _is_unchanged(base: Checkpoint, name: str, expert: Checkpoint, own: str) -> bool:
+    if base.computes(name) or expert.computes(own):
         return False
-    ours, theirs = base.raw(name), expert.raw(name)
+    ours, theirs = base.raw(name), expert.raw(own)
     # An adapter shows the base's own tensors where it has no update.
     return ours.data_ptr() == theirs.data_ptr() or ours.equals(theirs)

@@ -14,7 +14,7 @@ from evomerge.models.open import as_family, open_each
 from evomerge.models.unchanged import unchanged_tensors
 from evomerge.recipe.sources import ModelReference, Sources
 from helpers.adapters import LLAMA
-from helpers.checkpoints import edit_tensors
+from helpers.checkpoints import edit_config, edit_tensors
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
@@ -23,6 +23,7 @@ pytestmark = [
 
 Copies = Callable[[Path], Path]
 DOWN = "model.layers.1.mlp.down_proj.weight"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 NORM = "model.norm.weight"
 
 
@@ -43,6 +44,24 @@ def test_every_tensor_with_the_bases_numbers_is_found(llama: Path, copy_of: Copi
     found = unchanged(llama, tuned=expert, same=copy_of(llama))
     assert found["same"] - found["tuned"] == {DOWN, NORM}
     assert len(found["same"]) > 10
+
+
+def test_a_model_that_names_its_tensors_otherwise_and_ties_its_head_is_compared_all_the_same(
+    llama: Path, copy_of: Copies
+) -> None:
+    stored = copy_of(llama)
+    edit_tensors(stored, lambda tensors: tensors[HEAD].copy_(tensors[EMBEDDING]))
+    bare = copy_of(stored)
+    edit_config(bare, tie_word_embeddings=True)
+
+    def rename(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors[HEAD]
+        for name in [*tensors]:
+            tensors[name.removeprefix("model.")] = tensors.pop(name)
+
+    edit_tensors(bare, rename)
+    found = unchanged(stored, other=bare)["other"]
+    assert {HEAD, EMBEDDING, DOWN, NORM} <= found
 
 
 def test_the_same_numbers_in_another_dtype_are_unchanged(llama: Path, copy_of: Copies) -> None:

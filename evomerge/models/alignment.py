@@ -196,6 +196,16 @@ class Alignable:
                 found[name] = aligned(model, self.frame, own, self.names[name], tuple(self._remarks(name, own)))
         return found
 
+    def outlined(self) -> dict[str, Checkpoint]:
+        """The models with the tensors, shapes and settings that they have under any maps, by name; each as it lies."""
+        folding = self.frame.folding
+        if folding is None:
+            return dict(self.models)
+        return {
+            name: aligned(model, self.frame, {}, self.names[name], (f"{model.folder}: {folding.note()}",))
+            for name, model in self.models.items()
+        }
+
     def _remarks(self, name: str, maps: Maps) -> Iterator[str]:
         folder = self.models[name].folder
         if self.frame.folding is not None:

@@ -137,7 +137,23 @@ def as_family(
         found = maps_of(models, sources, progress=progress) if maps is None else maps
         assert found is not None, "models that are aligned have maps"
         seen = kin.shown(kin.from_bytes(found, sources.align.maps or "the maps of the alignment"))
+        return _unaligned_family(Models(seen.pop("base"), seen), sources)
+    return _unaligned_family(models, sources)
+
+
+def as_outlined_family(models: Models, sources: Sources) -> Models:
+    """As `as_family`, before maps are found: names, shapes and settings are the family's, values the models' own.
+
+    Raises: as `as_family`, for what can be seen without reading weights.
+    """
+    if sources.align is not None:
+        seen = alignable(models, sources, sources.align).outlined()
         models = Models(seen.pop("base"), seen)
+    return _unaligned_family(models, sources)
+
+
+def _unaligned_family(models: Models, sources: Sources) -> Models:
+    """The models with the vocabulary, the layers and the head of the merge."""
     if sources.vocabulary != "same":
         from evomerge.models.vocabulary import match_vocabularies
 

@@ -20,7 +20,7 @@ from evomerge.mergekit.named import is_merge
 from evomerge.mergekit.read import load_recipe
 from evomerge.mergekit.several import several_merges
 from evomerge.models.hub import whereabouts
-from evomerge.models.open import as_family, notes_of, open_each
+from evomerge.models.open import as_outlined_family, notes_of, open_each
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
 
@@ -65,7 +65,7 @@ def holds_merges(path: Path) -> bool:
 def check_merges(path: Path) -> MergesFound:
     """Look at the merges that `merge` would make of a file. What couldn't be looked at is in `unchecked`.
 
-    Raises: RecipeError, CheckpointError, MergeError with the place in the file and what would be right.
+    Raises: RecipeError, CheckpointError, AlignmentError, MergeError with the place in the file and what would be right.
     """
     with TemporaryDirectory(prefix="evomerge-") as place:
         return look_at_merges(path, Path(place))
@@ -110,16 +110,17 @@ def _look(found: MergesFound, name: str | None, recipe: Recipe, where: str, plac
     away = {at.message for at in places.values() if at.kind == "unresolved"}
     if away:
         found.unchecked.append(f"whether the models of {name or _LAST} fit each other: {'; '.join(sorted(away))}")
-    elif recipe.align is not None:
-        found.unchecked.append(f"{name or _LAST}, whose models are aligned when it is made")
     else:
         try:
-            models = as_family(open_each(recipe), recipe)
+            models = as_outlined_family(open_each(recipe), recipe)
             merger = Merger(models)
             bound = merger.bind(recipe)
         except RecipeError as error:
             raise RecipeError(f"{where}: {str(error).removeprefix('recipe: ')}") from error
         size = bound.size_bytes
+        if recipe.align is not None:
+            of = "" if name is None else f"{name}: "
+            found.notes.append(f"{of}the models are aligned by {recipe.align.method} when they are merged")
         found.notes.extend([*notes_of(models), *merger.notes(bound)])
         found.outlines[name] = place / str(len(found.outlines))
         write_outline(recipe, found.outlines[name], merger, bound)

@@ -30,7 +30,7 @@ from evomerge.methods.declared import build_method
 from evomerge.models.alignment import digest
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.compatible import check_compatible
-from evomerge.models.open import Models, alignable, as_family, open_each
+from evomerge.models.open import Models, as_family, as_outlined_family, open_each
 from evomerge.models.own_settings import own_settings
 from evomerge.pruners import PRUNERS
 from evomerge.recipe.recipe import Recipe
@@ -176,9 +176,7 @@ def open_experiment(config: Config, *, where: str = "config", unchanged: Unchang
     sources = config.models.sources()
     opened = open_each(sources)
     try:
-        if sources.align is not None:
-            alignable(opened, sources, sources.align)
-        models = as_family(opened, replace(sources, align=None))
+        models = as_outlined_family(opened, sources)
     except RecipeError as error:
         raise ConfigError(f"{where}: {error}") from error
     check_compatible(*models)

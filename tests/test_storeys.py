@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -51,8 +52,13 @@ MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 INNER = {name: path for name, path in MODULES.items() if name != "evomerge"}
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache
+def imports(path: Path) -> tuple[str, ...]:
     """Everything that a module imports, anywhere in it, as dotted names ("a.b" for `from a import b`)."""
+    return tuple(names_imported(path))
+
+
+def names_imported(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -72,20 +78,23 @@ def inner_imports(path: Path) -> Iterator[str]:
             yield name
 
 
-@pytest.mark.parametrize("module", INNER)
-def test_every_module_has_its_storey(module: str) -> None:
-    assert room(module) in FLOOR, f"{module}: give it a floor in tests/helpers/house.py"
+def test_every_module_has_its_storey() -> None:
+    without = [module for module in INNER if room(module) not in FLOOR]
+    assert not without, "give these a floor in tests/helpers/house.py"
 
 
-@pytest.mark.parametrize("module", INNER)
-def test_imports_go_down_only(module: str) -> None:
-    for name in inner_imports(INNER[module]):
-        assert room(name) in FLOOR, f"{module} imports {name}: import from where it is defined"
-        inside = room(name) == room(module)
-        assert inside or FLOOR[room(name)] < FLOOR[room(module)], f"{module} imports {name}, which isn't below it"
+def test_imports_go_down_only() -> None:
+    from_elsewhere, not_below = [], []
+    for module, path in INNER.items():
+        for name in inner_imports(path):
+            if room(name) not in FLOOR:
+                from_elsewhere.append(f"{module} imports {name}")
+            elif room(name) != room(module) and FLOOR[room(name)] >= FLOOR[room(module)]:
+                not_below.append(f"{module} imports {name}")
+    assert not from_elsewhere, "import from where it is defined"
+    assert not not_below, "a room imports rooms below it only"
 
 
-@pytest.mark.slow
 def test_no_modules_import_each_other_in_a_circle() -> None:
     def defining(name: str) -> str:
         return name if name in MODULES else name.rpartition(".")[0]
@@ -105,7 +114,6 @@ def test_the_worker_knows_of_executors_only_their_seam(module: str, also: tuple[
     assert all(name.startswith(tuple(f"evomerge.execute.{part}." for part in ("base", *also))) for name in known)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("library", DOORS)
 def test_a_large_library_has_one_door(library: str) -> None:
     through = {
@@ -119,14 +127,17 @@ def test_a_large_library_has_one_door(library: str) -> None:
     assert not outside, f"only {', '.join(DOORS[library])} may import {library}"
 
 
-@pytest.mark.parametrize("module", [name for name in INNER if room(name) in {*GROUND, *MATHEMATICS}])
-def test_the_ground_and_the_mathematics_need_no_models(module: str) -> None:
-    allowed = GROUND_MAY_IMPORT if room(module) in GROUND else MATHEMATICS_MAY_IMPORT
-    libraries = {name.split(".")[0] for name in imports(INNER[module])} - {"evomerge"} - sys.stdlib_module_names
-    assert libraries <= allowed
+def test_the_ground_and_the_mathematics_need_no_models() -> None:
+    found = {}
+    for module, path in INNER.items():
+        if room(module) in {*GROUND, *MATHEMATICS}:
+            allowed = GROUND_MAY_IMPORT if room(module) in GROUND else MATHEMATICS_MAY_IMPORT
+            libraries = {name.split(".")[0] for name in imports(path)} - {"evomerge"} - sys.stdlib_module_names
+            found[module] = libraries - allowed
+    assert found
+    assert {module: more for module, more in found.items() if more} == {}
 
 
-@pytest.mark.slow
 def test_relative_imports_and_wildcards_are_not_used() -> None:
     for path in MODULES.values():
         assert not [name for name in imports(path) if name.endswith(".*")]

@@ -58,12 +58,14 @@ class SamplerProposer(Proposer):
 
     def _ask(self) -> list[Genome]:
         """Each candidate knows that those before it are still being evaluated."""
-        drawn = [self._draw() for _ in range(self.population)]
+        with quiet():
+            drawn = [self._draw() for _ in range(self.population)]
         self._trials = [trial for trial, _ in drawn]
         return [genome for _, genome in drawn]
 
     def _ask_one(self, number: int) -> Genome:
-        self._running[number], genome = self._draw()
+        with quiet():
+            self._running[number], genome = self._draw()
         return genome
 
     def _tell_one(self, number: int, genome: Genome, fitness: NDArray[np.float64]) -> None:
@@ -71,12 +73,11 @@ class SamplerProposer(Proposer):
             self._study.tell(self._running.pop(number), fitness.tolist())
 
     def _draw(self) -> tuple[optuna.Trial, Genome]:
-        with quiet():
-            if self.fresh:
-                self._study.sampler = self._sampler(derive(self.seed, self.name, self._drawn, bits=32))
-            trial = self._study.ask()
-            self._drawn += 1
-            return trial, self._suggested(trial)
+        if self.fresh:
+            self._study.sampler = self._sampler(derive(self.seed, self.name, self._drawn, bits=32))
+        trial = self._study.ask()
+        self._drawn += 1
+        return trial, self._suggested(trial)
 
     def _suggested(self, trial: optuna.Trial) -> Genome:
         """Draw each dimension that matters, given those before it."""
@@ -100,7 +101,10 @@ class SamplerProposer(Proposer):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """What a sampler does at its discretion, such as drawing a parameter apart, is no news to the user."""
+    """What a sampler does at its discretion, such as drawing a parameter apart, is no news to the user.
+
+    Python goes through all loggers of the process when a level changes, so this isn't for each candidate apart.
+    """
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:

@@ -26,11 +26,10 @@ from run.test_run import CONFIG, FACTS
 TRIALS = 5
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A run of some trials, each with an evaluation and two blocks."""
-    directory = tmp_path / "run"
-    directory.mkdir()
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of some trials, each with an evaluation and two blocks. Don't write into it."""
+    directory = tmp_path_factory.mktemp("whole")
     create_run(directory, CONFIG, FACTS)
     ledger, parts = open_ledger(directory), Parts(directory, study(directory))
     for number in range(TRIALS):
@@ -43,6 +42,12 @@ def run(tmp_path: Path) -> Path:
     assert repair(directory) == []
     assert not (directory / ASIDE).exists()
     return directory
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    """A copy of that run to damage."""
+    return Path(shutil.copytree(whole, tmp_path / "run"))
 
 
 def study(directory: Path) -> str:

@@ -50,6 +50,8 @@ class MergesFound:
     merges: list[MergeFound] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
+    recipes: dict[str | None, Recipe] = field(default_factory=dict)
+    """By merge, how it is made, with outlines in the place of the merges before it; none of those that lack some."""
     outlines: dict[str | None, Path] = field(default_factory=dict)
     """By merge, a folder that opens as its result will; none of what couldn't be looked at."""
 
@@ -96,6 +98,7 @@ def look_at_merges(path: Path, place: Path, fetch: Fetch = lambda role, referenc
 
 def _look(found: MergesFound, name: str | None, recipe: Recipe, where: str, place: Path, fetch: Fetch) -> None:
     """Bind a recipe to its models if they are here, and make an outline of its result."""
+    found.recipes[name] = recipe
     stand_ins = {str(folder.resolve()): str(made) for made, folder in found.outlines.items()}
     experts = [(role, reference) for role, reference in recipe.references.items() if role != "base"]
     merges = tuple(stand_ins.get(str(Path(reference.path).resolve()), role) for role, reference in experts)
@@ -122,6 +125,7 @@ def _look(found: MergesFound, name: str | None, recipe: Recipe, where: str, plac
             of = "" if name is None else f"{name}: "
             found.notes.append(f"{of}the models are aligned by {recipe.align.method} when they are merged")
         found.notes.extend([*notes_of(models), *merger.notes(bound)])
-        found.outlines[name] = place / str(len(found.outlines))
+        # A mergekit file calls an expert by its folder's name.
+        found.outlines[name] = place / str(len(found.outlines)) / (name or "merge")
         write_outline(recipe, found.outlines[name], merger, bound)
     found.merges.append(MergeFound(name=name, method=recipe.method, merges=merges, size_bytes=size))

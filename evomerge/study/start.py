@@ -13,11 +13,13 @@ import numpy as np
 
 from evomerge.config.search import StartConfig
 from evomerge.errors import ConfigError, EvomergeError, listed
+from evomerge.files.places import YAML_ENDS, local
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
 from evomerge.run.directory import Run, open_run
 from evomerge.run.trial import TrialKind
 from evomerge.space.base import Genome, Space, Value
+from evomerge.study.merge_key import merge_key
 
 _LEAST_STEP, _MOST_STEP = 0.1, 1.0
 """Limits of first steps by the spread of another run: none so small that the search can't leave a dimension's value."""
@@ -70,15 +72,17 @@ def start_of(
     try:
         if config.recipe is not None:
             run, source = None, config.recipe
-            recipe = _in_place(Recipe.from_file(source), given, template)
+            recipe = Recipe.from_file(source)
         else:
             assert config.run is not None
             run = open_run(config.run)
             number = _trial(run, config.trial, place)
-            recipe = _in_place(run.recipe(number, as_given=True), given, template)
+            recipe = run.recipe(number, as_given=True)
             source = f"trial {number} of {config.run}"
+        own = _own_models(recipe, given, template)
     except EvomergeError as error:
         raise ConfigError(f"{place}: {str(error).removeprefix(f'{place}: ')}") from error
+    recipe = _in_place(recipe, own)
     genome = _found(recipe, template, space, source, place)
     exact = space.encode(_as_here(recipe, template)) is not None
     words = f"the search starts from {source}" + (
@@ -87,7 +91,7 @@ def start_of(
     steps: dict[str, float] = {}
     if config.steps:
         assert run is not None
-        steps = _steps(run, template, space, given, step_size, place)
+        steps = _steps(run, template, space, own, step_size, place)
         words += f", with first steps by how far the best candidates there lie apart ({_range(steps)})"
     return Start(parameters=space.parameters(genome), steps=steps, words=words)
 
@@ -113,9 +117,29 @@ def _trial(run: Run, wanted: int | str, place: str) -> int:
     return int(result["winner"]["trial"])
 
 
-def _in_place(recipe: Recipe, given: Mapping[str, ModelReference], template: Recipe) -> Recipe:
-    """The recipe with the search's own models where it names them as the config does."""
+def _own_models(
+    recipe: Recipe, given: Mapping[str, ModelReference], template: Recipe
+) -> dict[ModelReference, ModelReference]:
+    """The search's own models by what a recipe calls them: as the config does, or by another file of the same merge.
+
+    Raises: EvomergeError subclasses for a file that holds no merge, or one that can't be made here.
+    """
     own = {reference: template.references[name] for name, reference in given.items()}
+    merges = [reference for reference in given.values() if _is_a_file(reference)]
+    files = [reference for reference in recipe.references.values() if reference not in own and _is_a_file(reference)]
+    if merges and files:
+        keys = {merge_key(local(reference.path)): own[reference] for reference in merges}
+        found = {reference: keys.get(merge_key(local(reference.path))) for reference in files}
+        own |= {reference: ours for reference, ours in found.items() if ours is not None}
+    return own
+
+
+def _is_a_file(reference: ModelReference) -> bool:
+    return reference.path.endswith(YAML_ENDS) and local(reference.path).is_file()
+
+
+def _in_place(recipe: Recipe, own: Mapping[ModelReference, ModelReference]) -> Recipe:
+    """The recipe with the search's own models in the place of what it calls them."""
     found = {name: own.get(reference, reference) for name, reference in recipe.references.items()}
     return replace(recipe, base=found.pop("base"), experts=found)
 
@@ -165,7 +189,7 @@ def _steps(
     run: Run,
     template: Recipe,
     space: Space,
-    given: Mapping[str, ModelReference],
+    own: Mapping[ModelReference, ModelReference],
     step_size: float,
     place: str,
 ) -> dict[str, float]:
@@ -184,7 +208,7 @@ def _steps(
     best = sorted(later, key=lambda record: (-(record.fitness or 0.0), record.number))[: max(4, len(later) // 2)]
     points = []
     for record in best:
-        recipe = _in_place(run.recipe(record.number, as_given=True), given, template)
+        recipe = _in_place(run.recipe(record.number, as_given=True), own)
         points.append(_found(recipe, template, space, f"trial {record.number} of {run.directory}", place))
     spread = np.std(np.array(points), axis=0)
     return {

@@ -242,7 +242,7 @@ def test_a_search_starts_from_another_over_the_same_recipe(
     heard = Heard()
     search(second, tmp_path / "two", observer=heard)
     assert words in heard.lines
-    other = write_recipe(tmp_path / "other.yaml", models["a"], models["b"])
+    other = write_recipe(tmp_path / "other.yaml", models["a"], models["b"], weight=0.25)
     third = config_of(tmp_path, tasks, models["base"], x=other, y=models["a"]).model_copy(update={"search": start})
     with pytest.raises(ConfigError, match=rf"is a merge of other models: x \({recipe} there, "):
         search(third, tmp_path / "three")

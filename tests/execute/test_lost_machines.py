@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +90,42 @@ def test_a_search_with_a_machine_that_has_no_room_for_answers_ends_as_an_undistu
     assert list(open_run(tmp_path / "run").status().lost_workers) == ["store_full"]
 
 
-def test_a_ray_that_does_not_tell_what_it_drains_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    from evomerge.execute.ray.cluster import draining_nodes
+@pytest.mark.parametrize(
+    "lacking", ["_private.state", "_private.state.GlobalState.get_draining_nodes", "_private.worker"]
+)
+def test_a_ray_that_lacks_what_it_does_not_promise_is_no_error(monkeypatch: pytest.MonkeyPatch, lacking: str) -> None:
+    from evomerge.execute.ray.private import draining_nodes, say_nothing_of_workers
 
-    monkeypatch.delattr("ray._private.state.GlobalState.get_draining_nodes")
-    assert draining_nodes() == set()
+    monkeypatch.delattr(f"ray.{lacking}")
+    say_nothing_of_workers()
+    if "state" in lacking:
+        assert draining_nodes() == set()
+
+
+@pytest.mark.parametrize("lacking", ["module", "kind of death", "reason", "key"])
+def test_a_machine_is_lost_where_ray_does_not_tell_that_it_was_taken_away(
+    monkeypatch: pytest.MonkeyPatch, lacking: str
+) -> None:
+    import ray
+    from ray.core.generated import common_pb2
+
+    from evomerge.execute.ray.cluster import is_preempted
+    from evomerge.execute.ray.private import draining_nodes
+
+    node = {"NodeID": "gone", "DeathReason": common_pb2.NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED}
+    monkeypatch.setattr(ray, "nodes", lambda: [node])
+    monkeypatch.setattr(f"{is_preempted.__module__}.{draining_nodes.__name__}", set)
+    assert is_preempted("gone")
+    assert not is_preempted("another")
+    if lacking == "module":
+        monkeypatch.setitem(sys.modules, "ray.core.generated.common_pb2", None)
+    elif lacking == "kind of death":
+        monkeypatch.delattr(common_pb2, "NodeDeathInfo")
+    elif lacking == "reason":
+        monkeypatch.setattr(common_pb2, "NodeDeathInfo", object())
+    else:
+        del node["DeathReason"]
+    assert not is_preempted("gone")
 
 
 def test_a_worker_that_went_with_its_machine_is_not_held_against_its_candidate(settings: WorkerSettings) -> None:

@@ -18,13 +18,13 @@ from threading import Thread
 from typing import Any
 
 import ray
-from ray.core.generated.common_pb2 import NodeDeathInfo  # type: ignore[attr-defined]
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 
 import evomerge
 from evomerge.errors import ExecutionError, LostClusterError, first_line
 from evomerge.execute.ray import forkserver
 from evomerge.execute.ray.head import Head, knock, patience_s
+from evomerge.execute.ray.private import draining_nodes, say_nothing_of_workers, went_preempted
 from evomerge.execute.settings import visible_gpus
 
 _log = logging.getLogger(__name__)
@@ -93,8 +93,8 @@ def connect(address: str | None, *, gpus: bool) -> bool:
         # A Ray that isn't up in time is an Exception of no kind of its own.
         raise ExecutionError(f"Ray can't be started or joined ({address or 'local'}): {first_line(error)}") from error
     if not debug:
-        # log_to_driver doesn't cover the raylet's remarks on dead workers, which are reported as outcomes.
-        ray._private.worker._worker_logs_enabled = False
+        # They are reported as outcomes.
+        say_nothing_of_workers()
     return True
 
 
@@ -244,20 +244,11 @@ def live_nodes() -> set[str]:
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
 
 
-def draining_nodes() -> set[str]:
-    """Machines that are announced to be taken away, by Ray's names, where Ray tells. Nothing new is started there."""
-    # Private, as are all ways to ask: ray.nodes() and Ray's state API tell only of machines that have gone.
-    try:
-        return set(ray._private.state.state.get_draining_nodes())
-    except AttributeError:
-        return set()
-
-
 def is_preempted(node: str) -> bool:
-    """Whether a machine is, or was when it went, one of `draining_nodes`."""
+    """Whether a machine is, or was when it went, one of `draining_nodes`, where Ray tells."""
     # In this order: one that goes meanwhile is found among those that have gone.
     return node in draining_nodes() or any(
-        one["NodeID"] == node and one["DeathReason"] == NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED
+        one["NodeID"] == node and went_preempted(one)
         for one in ray.nodes()  # type: ignore[no-untyped-call]
     )
 

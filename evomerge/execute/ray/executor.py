@@ -28,7 +28,6 @@ from evomerge.execute.ray.cluster import (
     cluster_nodes,
     connect,
     default_cpus,
-    draining_nodes,
     head_of,
     hold,
     leave,
@@ -37,6 +36,7 @@ from evomerge.execute.ray.cluster import (
     worker_environment,
 )
 from evomerge.execute.ray.head import LOOK_EVERY_S
+from evomerge.execute.ray.private import draining_nodes
 from evomerge.execute.ray.slots import NO_ROOM, WORDS, Death, Queue, Slot, Started, WorkerProcess
 from evomerge.run.workers import WorkerNow
 from evomerge.score.requests import Request

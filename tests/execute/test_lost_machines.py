@@ -90,6 +90,16 @@ def test_a_search_with_a_machine_that_has_no_room_for_answers_ends_as_an_undistu
     assert list(open_run(tmp_path / "run").status().lost_workers) == ["store_full"]
 
 
+@pytest.mark.slow
+def test_a_search_whose_own_machine_has_no_room_for_answers_says_so_and_goes_on_with_room(
+    tiny_llama: dict[str, Path], tmp_path: Path
+) -> None:
+    found, _ = disturbed("full_driver.py", {"workers": 1}, tiny_llama, tmp_path, items=300)
+    assert found["arrays"] > 70
+    assert found["said"].startswith("answers don't fit into Ray's object store on this machine, and its disk is full")
+    assert open_run(tmp_path / "run").status().lost_workers == {}
+
+
 @pytest.mark.parametrize(
     "lacking", ["_private.state", "_private.state.GlobalState.get_draining_nodes", "_private.worker"]
 )

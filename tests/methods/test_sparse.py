@@ -58,11 +58,11 @@ def test_density_zero_leaves_the_base(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SPARSE)
-def test_density_zero_of_one_expert_leaves_that_expert_out(name: str) -> None:
-    inputs = make_inputs(METHODS.get(name), (6, 8), experts=2)
-    alone = dataclasses.replace(inputs, experts=inputs.experts[:1])
-    both = run(name, inputs, density=[1.0, 0.0], weight=[0.7, 0.9])
-    assert torch.equal(both, run(name, alone, density=1.0, weight=0.7))
+def test_density_zero_of_experts_leaves_them_out(name: str) -> None:
+    inputs = make_inputs(METHODS.get(name), (6, 8), experts=3)
+    alone = dataclasses.replace(inputs, experts=inputs.experts[1:2])
+    all_three = run(name, inputs, density=[0.0, 1.0, 0.0], weight=[0.9, 0.7, 0.8])
+    assert torch.equal(all_three, run(name, alone, density=1.0, weight=0.7))
 
 
 @pytest.mark.parametrize("name", SPARSE)
@@ -70,7 +70,7 @@ def test_density_zero_of_one_expert_leaves_that_expert_out(name: str) -> None:
 def test_task_vectors_of_zero_leave_the_base(name: str, rescale: str) -> None:
     base = make_inputs(METHODS.get(name), (6, 8)).base
     assert base is not None
-    inputs = TensorInputs(name="weight", base=base, experts=(base.clone(), base.clone()))
+    inputs = TensorInputs(name="weight", base=base, experts=(base.clone(), base.clone(), base.clone()))
     options = {} if name == "ties" else {"rescale": rescale}
     assert torch.equal(run(name, inputs, options, density=0.5).float(), base)
 

@@ -37,7 +37,8 @@ Function = Callable[[Points], tuple[float, float, Points]]
 """What is told of a point, what it is truly worth, and its scores on items; higher is better."""
 
 OFFSET, STEP = 0.2, 0.15
-ALGORITHMS = ("pycma", "cma", "cma_lra", "m2n2", "tpe", "gp", "qmc", "random")
+ALGORITHMS = ("pycma", "cma", "cma:diagonal", "cma_lra", "m2n2", "tpe", "gp", "qmc", "random")
+"""After a colon stands an option that is switched on."""
 SLOW = {"tpe": 3_000, "gp": 2_000, "qmc": 12_000, "random": 36_000}
 """Dimensions times evaluations up to which an algorithm is run, whose own cost grows."""
 
@@ -103,7 +104,9 @@ def searched(algorithm: str, function: Function, dimensions: int, evaluations: i
             found += values
     else:
         box = [Dimension(name=f"x{place}", low=0.0, high=1.0, initial=0.5) for place in range(dimensions)]
-        proposer = PROPOSERS.get(algorithm)(box, seed=seed, population=population, step_size=STEP)
+        name, _, option = algorithm.partition(":")
+        switched_on = {option: True} if option else {}
+        proposer = PROPOSERS.get(name)(box, seed=seed, population=population, step_size=STEP, options=switched_on)
         while len(found) < evaluations:
             genomes = proposer.ask()
             values = [function(genome) for genome in genomes]
@@ -122,7 +125,8 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         evaluations = options.evaluations
         for algorithm in options.algorithms:
             # Without items there is nothing that M2N2's merges could compete for.
-            if dimensions * evaluations > SLOW.get(algorithm, np.inf) or (algorithm == "m2n2" and name != "merges"):
+            too_slow = dimensions * evaluations > options.patience * SLOW.get(algorithm, np.inf)
+            if too_slow or (algorithm == "m2n2" and name != "merges"):
                 continue
             start, values = time.process_time(), []
             for seed in range(options.seeds):
@@ -186,6 +190,9 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=600, help="candidates of each search")
     parser.add_argument("--items", type=int, default=200, help="of the landscapes like merges'; 0: without these")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--patience", type=float, default=1.0, help="how many times as large searches algorithms whose cost grows get"
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args()

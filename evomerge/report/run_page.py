@@ -11,6 +11,7 @@ from datetime import datetime
 
 import yaml
 
+from evomerge.errors import counted, listed
 from evomerge.files.places import local
 from evomerge.models.stack import described
 from evomerge.report import merge_figures, search_figures
@@ -192,6 +193,11 @@ def _words(facts: RunFacts, heading: str) -> list[str]:
         if recipe is not None and recipe.slices:
             layers = sum(last - first + 1 for first, last in (next(iter(part.values())) for part in recipe.slices))
             found.append(f"A stack of {described(recipe.slices, layers)}.")
+        if left_out := facts.run.facts.get("space", {}).get("left_out", ()):
+            found.append(
+                f"Without effect, and so not searched: {counted(len(left_out), 'coefficient')} of experts whose "
+                f"tensors there are the base's ({listed(left_out)})."
+            )
         if recipe is None:
             found.append(f"The recipe of {facts.shown_as} can't be made again from this run.")
     return found

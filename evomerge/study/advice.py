@@ -11,7 +11,7 @@ from evomerge.algorithms import PROPOSERS
 from evomerge.algorithms.base import Proposer
 from evomerge.config.config import Config
 from evomerge.config.search import SearchConfig
-from evomerge.errors import counted
+from evomerge.errors import counted, listed
 from evomerge.execute.settings import address_of, choose_backend, is_elsewhere, worker_settings
 from evomerge.space.base import Space
 
@@ -73,19 +73,13 @@ def warnings_of(config: Config, population: int, items: Mapping[str, int]) -> li
     return warnings
 
 
-_NAMED = 4
-"""Dimensions that a sentence names at most."""
-
-
 def left_out(space: Space) -> list[str]:
     """A sentence on the dimensions that aren't searched since they would change nothing, if there are any."""
     if not (names := space.left_out):
         return []
-    named = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-    one = len(names) == 1
     return [
         f"{counted(len(names), 'coefficient')} would change nothing, since experts have no task vector there (their "
-        f"tensors are the base's), and {'is' if one else 'are'} left out of the search: {named}"
+        f"tensors are the base's), and {'is' if len(names) == 1 else 'are'} left out of the search: {listed(names)}"
     ]
 
 

@@ -10,6 +10,8 @@ import torch
 from evomerge.config.config import Config
 from evomerge.errors import ConfigError
 from evomerge.files.atomic import read_json, write_json
+from evomerge.report.run_facts import RunFacts
+from evomerge.report.run_page import run_page
 from evomerge.run.directory import open_run
 from evomerge.run.trial import TrialKind
 from evomerge.study import experiment
@@ -63,6 +65,8 @@ def test_coefficients_that_change_nothing_are_left_out_said_and_kept(half: Confi
             assert list(trial.parameters) == SEARCHED
             weights = [group.coefficients["weight"]["b"] for group in run.recipe(trial.number).groups]  # type: ignore[index]
             assert weights == [trial.parameters["weight.b.layer_1"]] * 2
+    page = run_page(RunFacts(run)).html()
+    assert "not searched: 1 coefficient of experts whose tensors there are the base&#x27;s (weight.b.layer_0)" in page
     winner = next(trial for trial in run.ledger().trials() if trial.kind is TrialKind.CANDIDATE)
     assert reproduce(tmp_path / "run", trial=winner.number, split="search").matches
 

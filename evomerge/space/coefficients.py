@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,6 +154,11 @@ class CoefficientSpace(Space):
         """Dimensions so far."""
         return sum(len(coordinate.dimensions) for coordinate in self.coordinates)
 
+    @cached_property
+    def _inside(self) -> list[list[Place]]:
+        """The places of each group."""
+        return [[place for place in self.places if cell.holds(place)] for cell in self._cells]
+
     def _fixed_for_some(self, parameter: Parameter, values: Mapping[str, float], place: str) -> Mapping[str, float]:
         """Keep the values of experts whose coefficient isn't searched."""
         if not values:
@@ -238,9 +244,8 @@ class CoefficientSpace(Space):
         found = coefficients_at(recipe, self.places)
         if found is None:
             return None
-        inside = [
-            [found[index] for index, place in enumerate(self.places) if cell.holds(place)] for cell in self._cells
-        ]
+        by_place = dict(zip(self.places, found, strict=True))
+        inside = [[by_place[place] for place in places] for places in self._inside]
         genome = self.default()
         for coordinate in self.coordinates:
             # Relative to the first, so that what all places have in common is kept to the last bit.
@@ -264,15 +269,10 @@ class CoefficientSpace(Space):
 
     def idle(self, unchanged: Unchanged) -> dict[int, int | None]:
         """With a method that adds task vectors: coefficients of experts in groups where these have none."""
-        if not self._method.adds_task_vectors:
+        if not self._method.adds_task_vectors or not any(unchanged.values()):
             return {}
         same = {
-            expert: np.array(
-                [
-                    all(place in unchanged.get(expert, ()) for place in self.places if cell.holds(place))
-                    for cell in self._cells
-                ]
-            )
+            expert: np.array([unchanged.get(expert, frozenset()).issuperset(places) for places in self._inside])
             for expert in self._experts
         }
         return {column: leader for part in self.coordinates for column, leader in part.idle(same).items()}

@@ -81,7 +81,8 @@ def start_of(
             source = f"trial {number} of {config.run}"
         own = _own_models(recipe, given, template)
     except EvomergeError as error:
-        raise ConfigError(f"{place}: {str(error).removeprefix(f'{place}: ')}") from error
+        words = str(error)
+        raise ConfigError(words if words.startswith(place) else f"{place}: {words}") from error
     recipe = _in_place(recipe, own)
     genome = _found(recipe, template, space, source, place)
     exact = space.encode(_as_here(recipe, template)) is not None

@@ -17,9 +17,10 @@ from evomerge.errors import ConfigError
 from evomerge.methods import METHODS
 from evomerge.methods.base import TensorInputs
 from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.sources import ModelReference
 from evomerge.space import make_space
 from evomerge.space.base import Genome, Space, Unchanged, active, settled
-from evomerge.space.groups import Place
+from evomerge.space.groups import Cell, Place
 from evomerge.space.recipes import coefficients_at
 from evomerge.testing.inputs import merged
 from evomerge.testing.space_laws import GENOME_LAWS, LAWS, GenomeLaw, Law
@@ -169,6 +170,27 @@ def test_an_expert_that_is_the_base_everywhere_leaves_the_others_dimensions() ->
     ]
     assert len({point.tobytes() for point in space.starting_points(8)}) == len(space.starting_points(8))
     assert space.describe()["left_out"] == [f"weight.maths.layers_{span}" for span in ("0-1", "2-3", "4-5")]
+
+
+@pytest.mark.parametrize("experts", [2, 5])
+def test_groups_are_gone_through_once_for_all_experts_and_not_at_all_where_all_are_changed(
+    experts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, holds = [0], Cell.holds
+
+    def counted(cell: Cell, place: Place) -> bool:
+        looks[0] += 1
+        return holds(cell, place)
+
+    names = [f"expert_{number}" for number in range(experts)]
+    references = {name: ModelReference(path=name) for name in names}
+    template = replace(TEMPLATE, method="task_arithmetic", experts=references)
+    space = make_space(template, PLACES, SpaceConfig(granularity="layer", kinds=True))
+    monkeypatch.setattr(Cell, "holds", counted)
+    assert space.idle(dict.fromkeys(names, frozenset())) == {}
+    assert looks[0] == 0
+    assert len(space.idle(dict.fromkeys(names, frozenset(PLACES[:3])))) == 3 * experts
+    assert looks[0] == len(space.groups) * len(PLACES)
 
 
 def test_nothing_left_is_refused() -> None:

@@ -107,6 +107,7 @@ def test_what_cannot_be_a_start_is_refused_with_the_remedy(coarse: Run, tmp_path
         assert config.search.start is not None
         with pytest.raises(ConfigError) as error:
             start_of(config.search.start, experiment.template, experiment.space, step_size=0.15, where="x.yaml")
+        assert str(error.value).count("x.yaml: search.start") == 1
         return str(error.value)
 
     there = {"run": str(coarse.directory)}

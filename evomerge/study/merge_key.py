@@ -40,13 +40,24 @@ def merge_key(path: Path) -> str:
 
 def _content(recipe: Recipe, keys: Mapping[str, str]) -> Any:
     """A recipe as plain data, with keys in the place of merges, experts by number, and nothing of where a file lies."""
-    data = recipe.to_data()
-    models = [_place(reference, keys) for reference in recipe.references.values()]
-    rest = {key: value for key, value in data["models"].items() if key not in {"base", "experts"}}
-    if "align" in rest:
-        rest["align"] = {**rest["align"], "maps": None}
     numbers = {name: number for number, name in enumerate(recipe.experts)}
-    return [models, _by_number({**data, "models": rest}, numbers)]
+
+    def numbered(section: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: _by_number(value, numbers) for key, value in section.items()}
+
+    data = recipe.to_data()
+    # Only here are experts named: elsewhere the same word is a kind of tensors, a group or a method.
+    naming = {key: data["models"][key] for key in ("head", "slices") if key in data["models"]}
+    align = None if recipe.align is None else {**recipe.align.to_data(), "maps": None}
+    return [
+        [_place(reference, keys) for reference in recipe.references.values()],
+        {
+            **data,
+            "models": {"vocabulary": recipe.vocabulary, "align": align, **numbered(naming)},
+            "options": numbered(data["options"]),
+            "groups": [{**group, "coefficients": numbered(group["coefficients"])} for group in data["groups"]],
+        },
+    ]
 
 
 def _place(reference: ModelReference, keys: Mapping[str, str]) -> list[str | None]:

@@ -12,6 +12,9 @@ import yaml
 from evomerge.config.config import Config
 from evomerge.config.search import StartConfig
 from evomerge.errors import CheckpointError, ConfigError
+from evomerge.recipe.group import Group
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.sources import ModelReference
 from evomerge.run.directory import open_run
 from evomerge.study.check import check
 from evomerge.study.export import export
@@ -92,6 +95,30 @@ def test_what_is_merged_counts_and_how_and_not_what_it_is_called(tmp_path: Path,
     last = yaml.safe_load(write_recipe(tmp_path / "last.yaml", "inner", a).read_text())
     (tmp_path / "chain.yaml").write_text(yaml.safe_dump_all([inner, last]))
     assert merge_key(tmp_path / "chain.yaml") == merge_key(others[3])
+
+
+@pytest.mark.parametrize("words", [("mlp", "all"), ("weight", "task_arithmetic"), ("head", "same")])
+def test_an_expert_may_be_called_by_a_word_that_a_recipe_has_for_something_else(
+    tmp_path: Path, models: dict[str, Path], words: tuple[str, str]
+) -> None:
+    def written(names: tuple[str, str], first: float) -> Path:
+        weights = {"weight": dict(zip(names, (first, 0.5), strict=True))}
+        recipe = Recipe(
+            base=ModelReference(path=str(models["base"])),
+            experts={name: ModelReference(path=str(models[key])) for name, key in zip(names, "ab", strict=True)},
+            method="task_arithmetic",
+            head=names[0],
+            groups=(
+                Group(name="feedforward", kinds=("mlp",), coefficients=weights),
+                Group(name="all", coefficients=weights),
+            ),
+        )
+        path = tmp_path / f"{'-'.join(names)}-{first}.yaml"
+        path.write_text(recipe.to_yaml())
+        return path
+
+    assert merge_key(written(words, 0.25)) == merge_key(written(("x", "y"), 0.25))
+    assert merge_key(written(words, 0.25)) != merge_key(written(("x", "y"), 0.75))
 
 
 def test_a_merge_of_models_that_are_away_is_known_unless_others_hang_on_it(

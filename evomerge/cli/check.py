@@ -107,10 +107,15 @@ def _opened(report: Preflight, experiment: Config, config: Path, run: Path | Non
     if report.experiment is not None:
         return report.experiment
     from evomerge.cli.console import say, stdout
+    from evomerge.study.advice import left_out
     from evomerge.study.experiment import open_experiment
 
     folders = merged_ahead(experiment, config, run, lambda what: say(stdout(), what))
-    return open_experiment(folders, where=str(config))
+    opened = open_experiment(folders, where=str(config))
+    # Of outlines it couldn't be known.
+    for sentence in left_out(opened.space):
+        say(stdout(), f"Note: {sentence}")
+    return opened
 
 
 def _check_merges(file: Path) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from evomerge.cli import app
 from evomerge.config.config import Config
 from evomerge.errors import ConfigError
 from evomerge.files.atomic import read_json, write_json
@@ -110,5 +112,8 @@ def test_check_says_that_outlines_of_recipes_hold_no_numbers(
     found = check(config)
     assert len(found.dimensions) == 4
     assert any("a search then leaves out" in sentence for sentence in found.unchecked)
+    # A pilot merges the recipe, and then it is known.
+    shown = CliRunner().invoke(app, ["check", str(tmp_path / "config.yaml"), "--pilot", "--run", str(tmp_path / "run")])
+    assert "left out of the search: weight.y.layer_0" in " ".join(shown.output.split())
     search(changed(config, search={"evaluations": 4, "population": 4, "scan": 2}), tmp_path / "run")
     assert open_run(tmp_path / "run").facts["space"]["left_out"] == ["weight.y.layer_0"]

@@ -21,7 +21,7 @@ import pytest
 import evomerge.execute.ray.head
 from evomerge.config.config import Config
 from evomerge.errors import LostClusterError
-from evomerge.execute.ray.head import Head
+from evomerge.execute.ray.head import Head, patience_s
 from evomerge.study.search import search
 from evomerge.testing.runs import essence
 from helpers.commands import Command, run
@@ -70,6 +70,13 @@ def test_a_head_that_takes_connections_and_reads_none_hangs(port: int, monkeypat
         pytest.raises(LostClusterError, match=r"hasn't answered for 0\.5 s: it hangs, or"),
     ):
         head.wait()
+
+
+def test_a_head_may_be_gone_for_half_of_what_ray_gives_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_gcs_rpc_server_reconnect_timeout_s", raising=False)
+    assert patience_s() == 30
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "20")
+    assert patience_s() == 10
 
 
 def test_a_head_that_hangs_up_is_alive(port: int) -> None:
@@ -183,7 +190,7 @@ def test_a_search_whose_head_is_killed_says_how_to_go_on_and_ends_as_an_undistur
     execution = {"backend": "auto", "workers": 2, "cpus_per_worker": 1, "dtype": "float32", "device": "cpu"}
     config = write_config(tmp_path / "c.yaml", tiny_llama, write_task(tmp_path / "tasks"), execution=execution)
     directory = tmp_path / "run"
-    variables = {**TOKEN, "RAY_ADDRESS": head.address}
+    variables = {**TOKEN, "RAY_ADDRESS": head.address, "RAY_gcs_rpc_server_reconnect_timeout_s": "20"}
     head.start()
     process = Command(["search", config, "--run", directory], variables=variables)
     deadline = time.monotonic() + 240
@@ -195,7 +202,7 @@ def test_a_search_whose_head_is_killed_says_how_to_go_on_and_ends_as_an_undistur
     head.kill()
     _, errors = process.communicate(120)
     port = head.address.rpartition(":")[2]  # Ray may have another name for the machine
-    said = rf"Error: Ray's head at \S+:{port} hasn't answered for 30 s: {GONE}\. "
+    said = rf"Error: Ray's head at \S+:{port} hasn't answered for 10 s: {GONE}\. "
     said += rf"Nothing recorded is lost; continue with: evomerge resume {re.escape(str(directory))}"
     assert re.fullmatch(said, errors.splitlines()[-1]), errors
     assert process.returncode == os.EX_TEMPFAIL == 75

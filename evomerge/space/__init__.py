@@ -46,9 +46,9 @@ def make_space(
 
         made.dimensions = with_steps(made.dimensions, config.steps, where)
     if idle := made.idle(unchanged or {}):
-        from evomerge.space.idle import ActiveSpace
+        from evomerge.space.idle import ReducedSpace
 
-        return ActiveSpace(made, idle, where=where)
+        return ReducedSpace(made, idle, where=where)
     return made
 
 

@@ -12,7 +12,7 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.space.base import Genome, Space, settled
 
 
-class ActiveSpace(Space):
+class ReducedSpace(Space):
     """Another space as far as it changes merges.
 
     A dimension that changes nothing follows another, so that what is uniform stays so, or keeps its initial value.

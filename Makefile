@@ -1,7 +1,7 @@
 # On a fresh machine with Python 3.11 or later and pip:
 #   make demo       install into .venv and run the demo
 #   make test       install with what the tests need and run them all
-#   make test-fast  in some two minutes once loops are compiled: all but whole searches, other slow tests and those that start Ray
+#   make test-fast  in some two minutes once loops are compiled: no searches, other slow tests or Ray
 #   make lint       style and types
 #   make docs       the pages of docs/ and the reference from the docstrings, into site/
 

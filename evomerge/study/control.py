@@ -22,6 +22,7 @@ from evomerge.files.atomic import write_json
 from evomerge.run.directory import PREPARED, Run, open_run
 from evomerge.run.evaluation import Evaluation
 from evomerge.run.observer import Observer, SilentObserver
+from evomerge.run.recipes import unchanged_of
 from evomerge.run.trial import WINNER, TrialKind
 from evomerge.study.answered import answered_by_trial
 from evomerge.study.experiment import open_experiment
@@ -115,7 +116,8 @@ def _compared(run: Run, winner: int, found: list[tuple[str, Path, int, Evaluatio
     evaluation = run.ledger().evaluation(winner, "test")
     if evaluation is None or evaluation.table is None:
         raise RunError(f"{run.directory}: the winner has no score on the test items")
-    benchmark = open_experiment(run.opened_config, where=str(run.directory), unchanged={}).benchmark
+    unchanged = unchanged_of(run.facts)
+    benchmark = open_experiment(run.opened_config, where=str(run.directory), unchanged=unchanged).benchmark
     tables = [evaluation.table, *(own.table for _, _, _, own in found if own.table is not None)]
     mine, *others = benchmark.samples(tables)
     weights = benchmark.objective.weights_for(evaluation.table.sizes)

@@ -23,7 +23,7 @@ MAPS = "alignment.safetensors"
 
 def recipe_of(config: Config, facts: Mapping[str, Any], trial: Trial, directory: Path) -> Recipe:
     """The recipe of a trial, rebuilt from the frozen config and the facts of the run in `directory`."""
-    from evomerge.space import make_space
+    from evomerge.space import make_space, without_idle
 
     template = template_recipe(config, dtype=facts["dtype"], options=facts["options"])
     template = with_maps(template, directory, facts.get("alignment"))
@@ -34,7 +34,7 @@ def recipe_of(config: Config, facts: Mapping[str, Any], trial: Trial, directory:
     places = _places(facts["places"])
     if trial.kind is TrialKind.METHOD:
         return published_recipe(config, template, places, trial.name)
-    space = make_space(template, places, config.space, unchanged=unchanged_of(facts))
+    space = without_idle(make_space(template, places, config.space), unchanged_of(facts))
     return space.decode(space.genome(trial.parameters))
 
 

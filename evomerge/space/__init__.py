@@ -30,13 +30,9 @@ def make_space(
     places: Iterable[Place],
     config: SpaceConfig,
     *,
-    unchanged: Unchanged | None = None,
     where: str = "config",
 ) -> Space:
     """The space that a config's section asks for; arguments as `Space` takes them.
-
-    With the `unchanged` places of the models, in which experts are the base, dimensions that change nothing are left
-    out.
 
     Raises: UnknownNameError for a kind of space that there isn't, ConfigError as `Space` does.
     """
@@ -45,11 +41,19 @@ def make_space(
         from evomerge.space.base import with_steps
 
         made.dimensions = with_steps(made.dimensions, config.steps, where)
-    if idle := made.idle(unchanged or {}):
-        from evomerge.space.idle import ReducedSpace
-
-        return ReducedSpace(made, idle, where=where)
     return made
 
 
-__all__ = ["SPACES", "make_space"]
+def without_idle(space: Space, unchanged: Unchanged, *, where: str = "config") -> Space:
+    """The space without dimensions that change nothing where experts are the base in these places.
+
+    Raises: ConfigError if none is left.
+    """
+    if not (idle := space.idle(unchanged)):
+        return space
+    from evomerge.space.idle import ReducedSpace
+
+    return ReducedSpace(space, idle, where=where)
+
+
+__all__ = ["SPACES", "make_space", "without_idle"]

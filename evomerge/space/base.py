@@ -196,6 +196,8 @@ class Space(ABC):
 
     shares_layers: ClassVar[bool] = False
     """Whether candidates are stacks of whole layers, which workers share between them."""
+    adds_task_vectors: bool = False
+    """Whether a candidate may add task vectors, so that `idle` has to know where experts are the base."""
     left_out: tuple[str, ...] = ()
     """Names of dimensions that aren't searched, since they would change nothing in the models at hand."""
     dimensions: tuple[Dimension, ...]

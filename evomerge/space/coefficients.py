@@ -51,7 +51,6 @@ class CoefficientSpace(Space):
     ) -> None:
         self.template = template
         self.places = tuple(sorted(set(places)))
-        self._method = method
         self._experts = tuple(template.experts)
         self._cells = cells_of(config, self.places, where)
         self._groups = [cell.group({}) for cell in self._cells]
@@ -76,6 +75,7 @@ class CoefficientSpace(Space):
         self.dimensions = tuple(item for coordinate in self.coordinates for item in coordinate.dimensions)
         check_dimensions(self.dimensions)
         self.groups = tuple(cell.name for cell in self._cells)
+        self.adds_task_vectors = method.adds_task_vectors
 
     def _add(self, parameter: Parameter, settings: ParameterConfig) -> None:
         """Fix a parameter, or add the dimensions by which it is searched."""
@@ -269,7 +269,7 @@ class CoefficientSpace(Space):
 
     def idle(self, unchanged: Unchanged) -> dict[int, int | None]:
         """With a method that adds task vectors: coefficients of experts in groups where these have none."""
-        if not self._method.adds_task_vectors or not any(unchanged.values()):
+        if not self.adds_task_vectors or not any(unchanged.values()):
             return {}
         same = {
             expert: np.array([unchanged.get(expert, frozenset()).issuperset(places) for places in self._inside])

@@ -37,6 +37,7 @@ class ReducedSpace(Space):
         self.groups = whole.groups
         self.left_out = tuple(whole.dimensions[column].name for column in sorted(idle))
         self.shares_layers = whole.shares_layers  # type: ignore[misc]
+        self.adds_task_vectors = whole.adds_task_vectors
 
     def _completed(self, genome: Genome) -> Genome:
         """The whole space's genome."""

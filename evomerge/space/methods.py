@@ -91,6 +91,7 @@ class MethodSpace(Space):
         check_dimensions(dimensions)
         self.dimensions = tuple(dimensions)
         self.groups = next(iter(self._branches.values())).space.groups
+        self.adds_task_vectors = any(branch.space.adds_task_vectors for branch in self._branches.values())
 
     def _branch(
         self, name: str, settings: MethodConfig, config: SpaceConfig, first: int, where: str

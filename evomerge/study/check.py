@@ -124,7 +124,7 @@ def _check(
     by_headers = bool(away) or given != sources.references
     stood_in = _with_stand_ins(outlines.put_in(config), missing)
     experiment = open_experiment(stood_in, where=where, unchanged={} if by_headers else None)
-    if by_headers and experiment.adds_task_vectors:
+    if by_headers and experiment.space.adds_task_vectors:
         unchecked.append(
             "whether experts' tensors are the base's in places, whose coefficients a search then leaves out"
         )

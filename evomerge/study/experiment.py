@@ -25,7 +25,6 @@ from evomerge.inference.architecture import refuse_unless_it_continues_text
 from evomerge.materialise.bind import Binder
 from evomerge.materialise.inputs import Inputs
 from evomerge.methods import METHODS
-from evomerge.methods.base import MergeMethod
 from evomerge.methods.declared import build_method
 from evomerge.models.alignment import digest
 from evomerge.models.checkpoint import Checkpoint
@@ -36,7 +35,7 @@ from evomerge.pruners import PRUNERS
 from evomerge.recipe.recipe import Recipe
 from evomerge.registry import Registry
 from evomerge.run.recipes import published_recipes, template_recipe
-from evomerge.space import SPACES, make_space
+from evomerge.space import SPACES, make_space, without_idle
 from evomerge.space.base import Space, Unchanged
 from evomerge.space.groups import Place
 from evomerge.study.asked_alone import AskedAlone
@@ -100,23 +99,16 @@ class Experiment:
         """(layer, kind) of the base's tensors, each once, in order; with `space.names` also the text that goes by."""
         return places_of(self.base, self.config.space.texts)
 
-    @property
-    def adds_task_vectors(self) -> bool:
-        """Whether a method that is searched does, so that coefficients change nothing where there are none."""
-        named = self.config.space.methods or (self.config.merge.method,)
-        methods: list[type[MergeMethod]] = [METHODS.get(name) for name in named if name in METHODS]
-        return any(method.adds_task_vectors for method in methods)
-
     @cached_property
     def unchanged(self) -> Unchanged:
-        """By expert, the places all of whose tensors are the base's; none where no searched method adds task vectors.
+        """By expert, the places all of whose tensors are the base's; none where no candidate adds task vectors.
 
         Raises: CheckpointError for weights that can't be read.
         """
         if self.known_unchanged is not None:
             return self.known_unchanged
         # Tensors of models that are aligned are worked out.
-        if self.config.models.align is not None or not self.adds_task_vectors:
+        if self.config.models.align is not None or not self._whole_space.adds_task_vectors:
             return {}
         return unchanged_places(self.models, self.config.space.texts)
 
@@ -141,9 +133,13 @@ class Experiment:
             raise ConfigError(f"{self.where}: search.baselines: {error}") from error
 
     @cached_property
+    def _whole_space(self) -> Space:
+        return make_space(self.template, self.places, self.config.space, where=self.where)
+
+    @cached_property
     def space(self) -> Space:
         """The search space over these models."""
-        return make_space(self.template, self.places, self.config.space, unchanged=self.unchanged, where=self.where)
+        return without_idle(self._whole_space, self.unchanged, where=self.where)
 
 
 def open_benchmark(config: Config, base: Checkpoint, *, where: str, splits: Sequence[str] = SPLITS) -> Benchmark:

@@ -87,7 +87,7 @@ def start_of(
     genome = _found(recipe, template, space, source, place)
     exact = space.encode(_as_here(recipe, template)) is not None
     words = f"the search starts from {source}" + (
-        "" if exact else "; this space has no such merge, so it starts from the one that comes nearest"
+        "" if exact else "; this space can't have exactly its coefficients, so it starts from those that come nearest"
     )
     steps: dict[str, float] = {}
     if config.steps:

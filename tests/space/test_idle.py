@@ -18,7 +18,7 @@ from evomerge.methods import METHODS
 from evomerge.methods.base import TensorInputs
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
-from evomerge.space import make_space
+from evomerge.space import make_space, without_idle
 from evomerge.space.base import Genome, Space, Unchanged, active, settled
 from evomerge.space.groups import Cell, Place
 from evomerge.space.recipes import coefficients_at
@@ -43,7 +43,7 @@ SPACES: tuple[dict[str, Any], ...] = (
 
 def space_of(unchanged: Unchanged, *, kind: str = "coefficients", method: str = "ties", **settings: Any) -> Space:
     config = SpaceConfig.model_validate({"kind": kind, **settings})
-    return make_space(replace(TEMPLATE, method=method), PLACES, config, unchanged=unchanged)
+    return without_idle(make_space(replace(TEMPLATE, method=method), PLACES, config), unchanged)
 
 
 class Family:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from evomerge.run.directory import open_run
 from evomerge.run.trial import TrialKind
 from evomerge.study import experiment
 from evomerge.study.check import check
+from evomerge.study.experiment import open_experiment
 from evomerge.study.reproduce import reproduce
 from evomerge.study.search import resume, search
 from helpers.checkpoints import edit_tensors
@@ -89,6 +91,33 @@ def test_a_run_goes_on_with_what_it_found_and_one_of_an_earlier_release_with_eve
     trials = [trial for trial in open_run(tmp_path / "run").trials() if trial.kind is TrialKind.CANDIDATE]
     assert len(trials) == 20
     assert {len(trial.parameters) for trial in trials} == {4}
+
+
+@pytest.mark.parametrize(
+    ("space", "merge"),
+    [
+        ({"kind": "layers"}, {"method": "task_arithmetic"}),
+        ({"kind": "methods", "methods": {"linear": {}, "slerp": {}}, "granularity": "layer"}, {"method": "linear"}),
+        ({"granularity": "layer"}, {"method": "linear"}),
+    ],
+)
+def test_models_are_compared_only_for_spaces_whose_candidates_add_task_vectors(
+    half: Config, monkeypatch: pytest.MonkeyPatch, space: dict[str, Any], merge: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(experiment, "unchanged_places", lambda models, texts: pytest.fail("the models were looked at"))
+    data = half.model_dump(exclude_unset=True)
+    search = {**data["search"], "algorithm": "random"}
+    config = Config.model_validate({**data, "space": space, "merge": merge, "search": search})
+    assert open_experiment(config).space.left_out == ()
+
+
+def test_a_space_of_methods_compares_models_if_one_of_them_adds_task_vectors(half: Config) -> None:
+    data = half.model_dump(exclude_unset=True)
+    space = {"kind": "methods", "methods": {"linear": {}, "ties": {}}, "granularity": "layer"}
+    search = {**data["search"], "algorithm": "random"}
+    data |= {"space": space, "merge": {"method": "linear"}, "search": search}
+    opened = open_experiment(Config.model_validate(data))
+    assert opened.space.left_out == ("ties.weight.b.layer_0", "ties.density.b.layer_0")
 
 
 def test_experts_that_are_the_base_everywhere_are_refused_before_anything_is_written(

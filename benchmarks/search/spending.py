@@ -44,4 +44,5 @@ SPENDING: dict[str, Spending] = {
     "fresh_20": partial(fresh, items=20),
     "fresh_50": partial(fresh, items=50),
     "fresh_100": partial(fresh, items=100),
+    "fresh_50_surrogate": partial(fresh, items=50, surrogate=3),
 }

@@ -10,6 +10,7 @@ _LEADERS = {
     TrialKind.METHOD.value: "best of other methods",
     TrialKind.CANDIDATE.value: "best candidate",
     TrialKind.MEAN.value: "distribution's mean",
+    TrialKind.SURROGATE.value: "best of the surrogate's",
 }
 
 

@@ -138,6 +138,7 @@ def _best(best: TrialRecord) -> str:
         TrialKind.CANDIDATE: "a candidate",
         TrialKind.ELITE: "a candidate",
         TrialKind.START: "the start",
+        TrialKind.SURROGATE: "a merge of the surrogate's",
         TrialKind.METHOD: f"a merge of another method ({best.name})",
     }
     kind = kinds.get(best.kind, "a uniform merge")

@@ -228,6 +228,9 @@ class Config(Section):
         # Nor those from before these had covariates.
         if self.search.covariate == "none":
             del data["search"]["covariate"]
+        # Nor those from before a surrogate proposed merges.
+        if not self.search.surrogate:
+            del data["search"]["surrogate"]
         # Runs from before there was another space have no word on it.
         if data["space"]["kind"] == SpaceConfig().kind:
             del data["space"]["kind"]

@@ -87,6 +87,9 @@ class SearchConfig(Section):
     covariate: Literal["none", "reference"] = "none"
     """What the estimator knows of a model on the items that it hasn't answered; `reference`: the probability that the
     model gives to each item's reference answer, of tasks that generate."""
+    surrogate: Annotated[int, Field(ge=0)] = 0
+    """Merges that a Gaussian process, fitted to all scores of the search, proposes at its end one after the other; each
+    answers all search items."""
     shortlist: Positive = 5
     """Best merges scored again on validation; the distribution's mean and as many uniform merges join them."""
     seed: int = 0
@@ -166,6 +169,15 @@ class SearchConfig(Section):
             given = "objectives" if self.objectives else "constraints"
             raise ValueError(
                 f"fresh items tell of the benchmark's score alone, and {given} are given; use items: fixed"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _surrogate_is_of_the_score(self) -> Self:
+        if self.surrogate and not self.goals.is_empty:
+            given = "objectives" if self.objectives else "constraints"
+            raise ValueError(
+                f"a surrogate expects the best of the benchmark's score alone, and {given} are given; use surrogate: 0"
             )
         return self
 

@@ -96,6 +96,8 @@ def _origin(run: Run, record: TrialRecord, recipe: Recipe) -> str:
         TrialKind.METHOD: "with settings that were given, not searched: a baseline of a search",
         TrialKind.CANDIDATE: f"its coefficients found by a search ({algorithm})",
         TrialKind.ELITE: f"its coefficients found by a search ({algorithm})",
+        TrialKind.SURROGATE: "its coefficients those of which a Gaussian process, fitted to all scores of a search "
+        f"({algorithm}), expected the most",
         TrialKind.MEAN: f"its coefficients the mean of the distribution that a search ended with ({algorithm})",
     }
     return f"{merge}, {where[record.kind]}, by evomerge (trial {record.number})."

@@ -90,6 +90,7 @@ def convergence(facts: RunFacts) -> Chart | None:
     for kind, name, shape in (
         (TrialKind.ELITE, "elite", "square"),
         (TrialKind.MEAN, "mean of the distribution", "diamond"),
+        (TrialKind.SURROGATE, "surrogate's", "triangle-up"),
     ):
         own = [(place, trial.score or 0.0) for place, trial in later if trial.kind is kind]
         if own:
@@ -257,11 +258,11 @@ def _best_so_far(scored: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def _later(facts: RunFacts, places: dict[int, int]) -> list[tuple[int, TrialRecord]]:
-    """Elites and means with a score, by how many candidates there were before."""
+    """What comes after candidates and has a score, by how many of these there were before."""
     found, count = [], 0
     for trial in facts.trials:
         count = places.get(trial.number, count)
-        if trial.kind in {TrialKind.ELITE, TrialKind.MEAN} and trial.score is not None:
+        if trial.kind in {TrialKind.ELITE, TrialKind.MEAN, TrialKind.SURROGATE} and trial.score is not None:
             found.append((count, trial))
     return found
 

@@ -34,6 +34,8 @@ class TrialKind(StrEnum):
     """One of the best candidates that had answered some of the items, with all of them answered."""
     MEAN = "mean"
     """The merge at the mean of the algorithm's distribution."""
+    SURROGATE = "surrogate"
+    """The merge that a Gaussian process, fitted to all that was scored, expects the most of."""
 
     @property
     def is_checkpoint(self) -> bool:
@@ -48,7 +50,7 @@ class TrialKind(StrEnum):
     @property
     def is_ranked(self) -> bool:
         """A merge that is chosen by its search score; the mean is chosen whatever it scores there."""
-        return self in {TrialKind.UNIFORM, TrialKind.START, TrialKind.METHOD, TrialKind.CANDIDATE, TrialKind.ELITE}
+        return not self.is_checkpoint and self is not TrialKind.MEAN
 
 
 class TrialState(StrEnum):

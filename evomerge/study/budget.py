@@ -96,6 +96,10 @@ def spending(search: SearchConfig, items: Mapping[str, int], evaluations: Mappin
             f"beside the budget, up to {search.shortlist} of the best that were stopped answer the search items that "
             "they haven't"
         )
+    if search.surrogate:
+        found.append(
+            f"beside the budget, up to {search.surrogate} that a surrogate proposes at the end answer all search items"
+        )
     ends = [f"{search.evaluations:,} candidates"] if search.is_limited else []
     ends += [] if search.budget.items is None else [f"{search.budget.items:,} item evaluations by candidates"]
     ends += [] if search.hours is None else [f"{search.hours:g} hours of driving"]

@@ -6,6 +6,7 @@ Knows what algorithms declare. Does not know models, nor how candidates are eval
 from __future__ import annotations
 
 from evomerge.algorithms import PROPOSERS
+from evomerge.algorithms.surrogate import check_surrogate
 from evomerge.config.search import SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.space.base import Space
@@ -23,6 +24,11 @@ def check_algorithm(search: SearchConfig, space: Space, *, where: str) -> None:
     """
     _check_objectives(search, space, where)
     _check_mode(search, where)
+    try:
+        if search.surrogate:
+            check_surrogate(space.dimensions)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
     if getattr(PROPOSERS.get(search.algorithm), "learns_items", False):
         _check_items(search, where)
     try:

@@ -139,6 +139,10 @@ class Rivalry:
         head = asked_for(self._session, trial)
         return schedule.is_fresh and self._session.parts.count(head.number, "search") >= schedule.share
 
+    def of_its_share(self, trial: Trial) -> Scores:
+        """Scores of a trial on its share of the items, (items,)."""
+        return self.scores(asked_for(self._session, trial).number, self._session.schedule.share)
+
     def estimated(self, trial: Trial) -> float:
         """Fitness of a trial that has answered its share of the items, as far as these tell.
 

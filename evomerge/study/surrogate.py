@@ -1,0 +1,75 @@
+"""Merges that a Gaussian process expects to be the best, by all that the search has scored.
+
+Knows trials and what is known of them. Does not know how the process is fitted.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evomerge.algorithms.surrogate import MOST_POINTS, expected_best
+from evomerge.run.trial import Trial, TrialKind
+from evomerge.space.base import Genome
+from evomerge.study.candidates import Candidates
+
+
+class _Known(NamedTuple):
+    """What is known of one merge of the space."""
+
+    genome: Genome
+    score: float
+    items: NDArray[np.float64]
+    """Scores on the items that it has answered."""
+
+
+def score_surrogates(candidates: Candidates) -> None:
+    """Have merges answer all search items that a Gaussian process expects the most of, one after the other.
+
+    It is fitted again with each of them, so that one that it was wrong about corrects it. Outside the budget, as the
+    distribution's mean is.
+    """
+    session = candidates.session
+    dimensions = session.space.dimensions
+    done = sum(trial.kind is TrialKind.CANDIDATE for trial in candidates.ledger.trials())
+    for number in range(1, session.config.search.surrogate + 1):
+        name = f"surrogate {number} after {done} candidates"
+        # An interrupted search goes on with those that are on record.
+        trials = [trial for trial in candidates.ledger.trials() if trial.name == name]
+        if not trials:
+            known = _known(candidates)
+            noise = np.mean([np.var(one.items) for one in known]) if known else 0.0
+            best = expected_best(
+                dimensions,
+                [one.genome for one in known],
+                np.array([one.score for one in known]),
+                np.array([noise / len(one.items) for one in known]),
+            )
+            if best is None:
+                return
+            trials = [candidates.trial(TrialKind.SURROGATE, name, best)]
+        candidates.evaluate(trials, "search")
+        if trials[0].name != name:
+            # It would propose the same merge for ever.
+            return
+
+
+def _known(candidates: Candidates) -> list[_Known]:
+    """What is known of merges that the space can have, those that answered most last, and at most so many."""
+    space, ledger = candidates.space, candidates.ledger
+    trials = [trial for trial in ledger.trials() if trial.parameters]
+    found = [(trial, one) for trial in trials if (one := _known_of(candidates, trial)) is not None]
+    found.sort(key=lambda pair: (len(pair[1][1]), pair[0].number))
+    return [_Known(space.genome(trial.parameters), score, items) for trial, (score, items) in found[-MOST_POINTS:]]
+
+
+def _known_of(candidates: Candidates, trial: Trial) -> tuple[float, NDArray[np.float64]] | None:
+    """Fitness of a trial, and its scores on the items that it has answered; None if it failed, or was stopped."""
+    rivalry = candidates.rivalry
+    if (fitness := candidates.fitness(trial)) is not None:
+        return fitness, candidates.item_scores([trial])[0]
+    if candidates.is_pruned(trial) and rivalry.has_answered_its_share(trial):
+        return rivalry.estimated(trial), rivalry.of_its_share(trial)
+    return None

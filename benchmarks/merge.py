@@ -6,7 +6,8 @@
 
 *live*: a model is as many square matrices as it takes; base and experts are random, experts near the base. A
 merge reads every input once and writes the output once, so its speed is stated as these bytes per second
-over those of copying the same tensors in the same run.
+over those of copying the same tensors in the same run. On a GPU small tensors are merged many by one kernel, as a
+search does, and in the same run also with a launch for each (*alone*).
 *stream*: Llama folders; the same mergekit file is merged by both, in turn, each in a process of its own, timed
 from its start to its end (the ratio) and, apart, from after the tool's imports. Memory is the peak beyond
 mapped files.
@@ -71,7 +72,7 @@ def measure_live(options: argparse.Namespace) -> None:
         f"{sum(tensor.numel() for tensor in outputs) / 1e6:.0f}M parameters, {options.dtype}, base and "
         f"{options.experts} experts, {options.threads} threads, load {os.getloadavg()[0]:.1f}\n\n"
         f"{'method':18}{'merge ms':>10}{'low':>9}{'high':>9}{'copy GB/s':>11}{'of copying':>12}"
-        f"{'of linear':>11}{'prepare s':>11}{'state MB':>10}"
+        f"{'of linear':>11}{'prepare s':>11}{'state MB':>10}{'alone ms':>10}{'low':>9}{'high':>9}"
     )
     names = options.methods or list(METHODS.names())
     settings = {
@@ -93,9 +94,15 @@ def measure_live(options: argparse.Namespace) -> None:
         print(
             f"{name:18}{row['merge_ms']:10.1f}{row['lowest_ms']:9.1f}{row['highest_ms']:9.1f}{row['copy_gb_s']:11.1f}"
             f"{row['fraction_of_copying']:12.2f}{row['merge_ms'] / linear['merge_ms']:11.2f}"
-            f"{row['prepare_s']:11.2f}{row['state_bytes_stated'] / 1e6:10.1f}",
+            f"{row['prepare_s']:11.2f}{row['state_bytes_stated'] / 1e6:10.1f}" + _shown_alone(row),
             flush=True,
         )
+
+
+def _shown_alone(row: dict[str, Any]) -> str:
+    """Times with a launch for each tensor, where they were measured."""
+    keys = ("alone_ms", "alone_lowest_ms", "alone_highest_ms")
+    return "{:10.1f}{:9.1f}{:9.1f}".format(*(row[key] for key in keys)) if "alone_ms" in row else ""
 
 
 def make_matrices(options: argparse.Namespace) -> list[list[torch.Tensor]]:
@@ -126,6 +133,7 @@ def _measure_method(
         outputs: a tensor to write into for each of the base's.
         options: of the command line.
     """
+    from evomerge.kernels.fuse import gathered
     from evomerge.methods.base import TensorInputs
 
     count = min(max(options.experts, method.min_experts), method.max_experts or options.experts)
@@ -150,6 +158,10 @@ def _measure_method(
     prepare_s = time.perf_counter() - began
 
     def merge() -> None:
+        with gathered(outputs):
+            alone()
+
+    def alone() -> None:
         for item, state, out in zip(inputs, states, outputs, strict=True):
             instance.merge(item, coefficients, state, out)
 
@@ -157,7 +169,7 @@ def _measure_method(
         for source, target in zip(models[0], outputs, strict=True):
             target.copy_(source)
 
-    merging, copying = _in_turn([merge, copy], options)
+    merging, copying, *each = _in_turn([merge, copy, *([alone] if options.device == "cuda" else [])], options)
     size_bytes = _size_bytes(outputs)
     bandwidth = 2 * size_bytes / statistics.median(copying)
     num_read = 1 if method.name in ("passthrough", "scaled") else count + (method.base == "required")
@@ -172,6 +184,10 @@ def _measure_method(
         "prepare_s": prepare_s,
         "state_bytes_stated": state_bytes + instance.statistics_bytes(count),
         "load": os.getloadavg()[0],
+    } | {
+        key: 1e3 * of(times)
+        for times in each
+        for key, of in (("alone_ms", statistics.median), ("alone_lowest_ms", min), ("alone_highest_ms", max))
     }
 
 

@@ -7,7 +7,8 @@ through the same float64 operations in all of them, so threads, block sizes and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -82,13 +83,31 @@ def fuse(
     return finite
 
 
+def gathered(targets: Iterable[Tensor]) -> AbstractContextManager[None]:
+    """Small tensors on GPUs may be merged many by one kernel, in this context and this thread.
+
+    Merges then wait for others. That doesn't show: whatever torch is asked to do meanwhile, it does after what waits,
+    and what waits is done when the context ends, unless by an error. Only kernels of one's own, which are given
+    addresses, must be preceded by an operation of torch.
+
+    Args:
+        targets: what will be written to.
+    """
+    found = {target.device: gpu for target in targets if (gpu := gpu_kernels_for(target)) is not None}
+    return next(iter(found.values())).gathered(found) if found else nullcontext()
+
+
 def _fused_on_gpu(
     formula: Formula, sources: Sequence[Tensor], ranks: Sequence[Tensor], numbers: Any, out: Tensor
 ) -> Tensor | None:
     """Merge in one kernel; None where there can't be one."""
     if (gpu := gpu_kernels_for(out)) is None:
         return None
-    here = [tensor.to(out.device).contiguous() for tensor in (*sources, *ranks)]
+    device = out.device
+    here = [
+        tensor if tensor.device == device and tensor.is_contiguous() else tensor.to(device).contiguous()
+        for tensor in (*sources, *ranks)
+    ]
     made: Tensor | None = gpu.fuse(formula, here[: len(sources)], here[len(sources) :], numbers, out)
     return made
 

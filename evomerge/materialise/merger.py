@@ -20,7 +20,7 @@ from evomerge.errors import MergeError
 from evomerge.files.read_ahead import prefer_large_pages
 from evomerge.kernels.dtypes import Dtype, dtype_of
 from evomerge.kernels.formulas import Finite
-from evomerge.kernels.fuse import is_finite
+from evomerge.kernels.fuse import gathered, is_finite
 from evomerge.kernels.raw import RawTensor
 from evomerge.late import Tensor, torch
 from evomerge.materialise.account import account_of
@@ -136,19 +136,25 @@ class Merger:
         part = self._part_of(bound)
         method, states = part.preparer.prepare(bound)
         later: dict[str, Tensor] = {}
-        for name in (name for name in targets if name in bound.group_of):
-            target = targets[name]
-            dtype = bound.stored[name].torch
-            # Rounded to the stored dtype first, as a model loaded from the exported folder would be.
-            out = target if target.dtype == dtype else torch.empty_like(target, dtype=dtype)
-            inputs = part.inputs.of(name, method, keep=True, device=target.device)
-            finite = self._merge(inputs, method, states[name], bound.coefficients[name], out)
-            if isinstance(finite, torch.Tensor):
-                later[name] = finite
-            elif not finite:
-                raise _not_finite(inputs, bound)
-            if out is not target:
-                target.copy_(out)
+        # Last come those that are copied once they are merged, for which a GPU's other merges wouldn't wait together.
+        names = sorted(
+            (name for name in targets if name in bound.group_of),
+            key=lambda name: targets[name].dtype != bound.stored[name].torch,
+        )
+        with gathered(targets.values()):
+            for name in names:
+                target = targets[name]
+                dtype = bound.stored[name].torch
+                # Rounded to the stored dtype first, as a model loaded from the exported folder would be.
+                out = target if target.dtype == dtype else torch.empty_like(target, dtype=dtype)
+                inputs = part.inputs.of(name, method, keep=True, device=target.device)
+                finite = self._merge(inputs, method, states[name], bound.coefficients[name], out)
+                if isinstance(finite, torch.Tensor):
+                    later[name] = finite
+                elif not finite:
+                    raise _not_finite(inputs, bound)
+                if out is not target:
+                    target.copy_(out)
         # A GPU goes through all tensors without being waited for.
         flags = [*later.values()]
         known = torch.stack([flag.to(flags[0].device) for flag in flags]).tolist() if flags else []

@@ -115,6 +115,20 @@ def put(tensor: Tensor, value: float) -> Tensor:
     return changed
 
 
+def unaligned(tensor: Tensor) -> Tensor:
+    """A copy that begins one entry after where memory was allocated."""
+    memory = tensor.new_empty(tensor.numel() + 1)
+    copy = memory[1:].view(tensor.shape)
+    copy.copy_(tensor)
+    return copy
+
+
+def on_device(inputs: TensorInputs, device: torch.device | str) -> TensorInputs:
+    """The inputs on another device; where they are there, as they are."""
+    base = None if inputs.base is None else inputs.base.to(device)
+    return dataclasses.replace(inputs, base=base, experts=tuple(expert.to(device) for expert in inputs.experts))
+
+
 def size_bytes(state: Any) -> int:
     """Bytes of the arrays in a prepared state; a number takes eight."""
     if isinstance(state, np.ndarray):

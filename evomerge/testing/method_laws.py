@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load, save
 
 from evomerge.kernels import engines, rounding, threads
+from evomerge.kernels.fuse import gathered
 from evomerge.materialise.encoding import Encoded, decode, encode
 from evomerge.methods.base import MergeMethod
 from evomerge.testing.inputs import (
@@ -30,8 +31,10 @@ from evomerge.testing.inputs import (
     make_coefficients,
     make_inputs,
     merged,
+    on_device,
     put,
     size_bytes,
+    unaligned,
     with_tensor,
 )
 
@@ -261,6 +264,41 @@ def merges_the_same_from_a_kept_state(method: type[MergeMethod]) -> None:
                 assert torch.equal(*results), (options, dtype)
 
 
+def merges_among_others_as_alone(method: type[MergeMethod]) -> None:
+    """Tensors that a GPU may merge together, of several sizes, dtypes and alignments, one of them not finite, have the
+    bytes of each merged alone, and what says whether they are finite says so of the right ones.
+
+    Where there is a GPU they lie on it.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for options in every_options(method):
+        cases = [
+            dataclasses.replace(on_device(make_inputs(method, shape, dtype), device), name=f"{shape} {dtype}")
+            for dtype in DTYPES[:2]
+            for shape in ((9, 80), (32, 16))
+        ]
+        cases.append(with_tensor(cases[0], 0, unaligned))
+        broken = with_tensor(make_inputs(method, (5, 9)), 0, partial(put, value=math.nan))
+        cases += [on_device(inputs, device) for inputs in (broken, make_inputs(method, (7,)))]
+        count = len(cases[0].experts)
+        instance = method(options, experts=tuple(f"expert_{index}" for index in range(count)), seed=0)
+        instance.collect_statistics(lambda cases=cases: iter(cases))  # type: ignore[misc]
+        states = [instance.prepare(inputs) for inputs in cases]
+        results = []
+        for together in (False, True):
+            outs = [torch.empty_like(inputs.experts[0]) for inputs in cases]
+            flags = []
+            with gathered(outs) if together else nullcontext():
+                for number, (inputs, state, out) in enumerate(zip(cases, states, outs, strict=True)):
+                    coefficients = make_coefficients(method, count, seed=number)
+                    flags.append(instance.merge(inputs, coefficients, state, out))
+            results.append((outs, [None if flag is None else bool(flag) for flag in flags]))
+        (alone, expected), (among_others, found) = results
+        assert found == expected, options
+        for inputs, one, other in zip(cases, alone, among_others, strict=True):
+            torch.testing.assert_close(other, one, rtol=0, atol=0, equal_nan=True, msg=f"{options}, {inputs.name}")
+
+
 LAWS: tuple[Law, ...] = (
     declares_sound_parameters_and_options,
     writes_the_same_bytes_again,
@@ -277,5 +315,6 @@ LAWS: tuple[Law, ...] = (
     ignores_experts_that_equal_the_base,
     states_the_size_of_its_preparation,
     merges_the_same_from_a_kept_state,
+    merges_among_others_as_alone,
 )
 """Everything that is expected of a method on arrival."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -14,32 +13,12 @@ from torch import Tensor
 
 from evomerge.kernels import engines, fuse, order_statistics, rounding
 from evomerge.methods import METHODS
-from evomerge.methods.base import TensorInputs
 from evomerge.methods.spectral.base import MatrixMethod
-from evomerge.testing.inputs import every_options, make_coefficients, make_inputs, merged, options_of
+from evomerge.testing.inputs import every_options, make_coefficients, make_inputs, merged, on_device, options_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")  # the interpreter's NumPy
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
-
-
-def on(device: str, inputs: TensorInputs) -> TensorInputs:
-    base = None if inputs.base is None else inputs.base.to(device)
-    return replace(inputs, base=base, experts=tuple(expert.to(device) for expert in inputs.experts))
-
-
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The maker of kernels, which takes the CPU's tensors for a GPU's."""
-    pytest.importorskip("triton")
-    if torch.cuda.is_available():
-        pytest.skip("the GPU itself is tested")
-    from evomerge.kernels.gpu import launch
-
-    for name, module in list(sys.modules.items()):
-        if name.startswith("evomerge.kernels.") and hasattr(module, "gpu_kernels_for"):
-            monkeypatch.setattr(module, "gpu_kernels_for", lambda *tensors: launch)
-    return launch
 
 
 ELEMENTWISE = [name for name in METHODS.names() if not issubclass(METHODS.get(name), MatrixMethod)]
@@ -93,7 +72,7 @@ def test_a_gpu_writes_the_bytes_that_the_cpu_writes(name: str, shape: tuple[int,
             coefficients = make_coefficients(method, len(inputs.experts))
             expected = merged(method, inputs, coefficients, options=options, dtype=dtype)
             out = torch.full(shape, torch.nan, dtype=dtype, device="cuda")
-            merged(method, on("cuda", inputs), coefficients, options=options, out=out)
+            merged(method, on_device(inputs, "cuda"), coefficients, options=options, out=out)
             if issubclass(method, MatrixMethod):
                 # Decompositions on a GPU are others in their last bits, which are float32's.
                 torch.testing.assert_close(out.cpu(), expected, atol=1e-4, rtol=0.02)
@@ -103,20 +82,19 @@ def test_a_gpu_writes_the_bytes_that_the_cpu_writes(name: str, shape: tuple[int,
 
 @pytest.mark.gpu
 def test_one_kernel_serves_all_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    from evomerge.kernels.gpu import launch
+    from evomerge.kernels.gpu.merges import Compiled
 
     made: list[Any] = []
-    begin = launch._launch
-    monkeypatch.setattr(launch, "_launch", lambda kernel, *rest: (made.append(kernel), begin(kernel, *rest)))
+    begin = Compiled.launch
+    monkeypatch.setattr(Compiled, "launch", lambda kernel, *rest: (made.append(kernel.function), begin(kernel, *rest)))
     method = METHODS.get("dare_ties")
-    inputs = on("cuda", make_inputs(method, (64, 64), torch.bfloat16))
+    inputs = on_device(make_inputs(method, (64, 64), torch.bfloat16), "cuda")
     out = torch.empty(64, 64, dtype=torch.bfloat16, device="cuda")
     for number in range(100):
         coefficients = make_coefficients(method, len(inputs.experts), seed=number)
         merged(method, replace(inputs, name=f"tensor {number}"), coefficients, out=out)
     assert made[0] is made[-1]
-    function, _ = made[0]
-    assert len(function.device_caches[0][0]) == 1
+    assert len(made[0].device_caches[0][0]) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from itertools import count
 from typing import Any
@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.fx.proxy import TraceError
 
 from evomerge.kernels.formulas import Formula, unpacked
-from evomerge.kernels.gpu.templates import HELPERS, MAGNITUDE, SELECT, SELECT_ONE, rounding
-from evomerge.kernels.gpu.trace import HEAVY, HEAVY_STEPS, LIGHT, MergeKernel, compile_text, typed, written
+from evomerge.kernels.gpu import gather
+from evomerge.kernels.gpu.merges import Compiled, Merge, alone
+from evomerge.kernels.gpu.templates import HELPERS, MAGNITUDE, SELECT, SELECT_ONE
+from evomerge.kernels.gpu.trace import HEAVY, LIGHT, MergeKernel, compile_text, typed
 
 _FLAGS = 1 << 10
 """Results whose marks are made together."""
@@ -33,26 +34,31 @@ _LARGEST_INT32 = (1 << 31) - 1 - max(LIGHT, HEAVY)[0]
 _log = logging.getLogger(__name__)
 
 
-HELPERS += rounding("bfloat16", 7, 8) + rounding("float16", 10, 5)
-
-
 def fuse(
     formula: Formula, sources: Sequence[Tensor], ranks: Sequence[Tensor], numbers: Any, out: Tensor
 ) -> Tensor | None:
     """Merge in one kernel, as `evomerge.kernels.fuse.fuse`; all tensors are contiguous and lie on one GPU.
+
+    In a context that gathers, a small tensor waits for others that have the same kernel.
 
     Returns: whether all that is written will be finite, bool, shape (), on the GPU: nobody has waited for it. None
         if there can't be a kernel of this formula; nothing is written then.
     """
     pattern, singles, arrays = _packed(numbers)
     wide = out.numel() > _LARGEST_INT32
-    kernel = _merging(MergeKernel(formula, len(sources), len(ranks), pattern, out.dtype, wide))
-    if kernel is None:
+    kernel = MergeKernel(formula, len(sources), len(ranks), pattern, out.dtype, wide)
+    compiled = alone(kernel)
+    if compiled is None:
         return None
     finite = next(_flags(out.device))
-    rows = torch.from_numpy(np.concatenate(arrays)).to(out.device) if arrays else out
-    _launch(kernel, out.numel(), *sources, *ranks, out, rows, finite, out.numel(), *singles)
+    if out.numel():
+        gather.submit(Merge(kernel, compiled, sources, ranks, out, finite, singles, arrays))
     return finite
+
+
+def gathered(devices: Iterable[torch.device]) -> AbstractContextManager[None]:
+    """Many small tensors on these GPUs may be merged by one kernel, in this context and this thread."""
+    return gather.gathered() if all(map(_gathers, devices)) else nullcontext()
 
 
 @cache
@@ -61,19 +67,51 @@ def _flags(device: torch.device) -> Iterator[Tensor]:
     return (flag for _ in count() for flag in torch.ones(_FLAGS, dtype=torch.bool, device=device))
 
 
+_TRIED = 1.0 + 2.0**-30
+"""Its square's last bit is lost in float64, and shows where the sum is fused with it, or numbers are shortened."""
+
+
+def _square_plus(values: list[Tensor], ranks: list[Tensor], index: Tensor, numbers: Any) -> Tensor:
+    result: Tensor = values[0] * values[0] + numbers[0]
+    return result
+
+
 def try_out(device: torch.device) -> None:
-    """Make a kernel and see whether its numbers are right. Raises: anything that keeps it from working."""
-
-    def formula(values: list[Tensor], ranks: list[Tensor], index: Tensor, numbers: Any) -> Tensor:
-        result: Tensor = values[0] * values[0] + numbers[0]
-        return result
-
-    # The square's last bit is lost in float64, and shows where the sum is fused with it, or numbers are shortened.
-    values = torch.full((4,), 1.0 + 2.0**-30, dtype=torch.float64, device=device)
+    """Make kernels and see whether their numbers are right. Raises: anything that keeps those for one from working."""
+    values = torch.full((4,), _TRIED, dtype=torch.float64, device=device)
     out = torch.full_like(values, torch.nan)
-    finite = fuse(formula, [values], [], (-1.0 - 2.0**-29,), out)
+    finite = fuse(_square_plus, [values], [], (-1.0 - 2.0**-29,), out)
     if not (finite and out.eq(0.0).all()):
         raise ArithmeticError(f"Triton's kernels don't compute as they should: {out.tolist()} instead of zeros")
+    _gathers(values.device)
+
+
+@cache
+def _gathers(device: torch.device) -> bool:
+    """Whether kernels for many tensors work on a GPU; if not, it is said once."""
+    try:
+        _try_out_together(device)
+    except Exception as error:
+        _log.warning("merging on the GPU with a launch for each tensor, slower for small ones: %r", error)
+        return False
+    return True
+
+
+def _try_out_together(device: torch.device) -> None:
+    """Merge tensors of several sizes together. Raises: anything that keeps that from working."""
+    sizes = (16, 5000, 4096, 1)
+    # Powers of two keep what their squares lose.
+    values = [torch.full((size,), _TRIED * 2.0**k, dtype=torch.float64, device=device) for k, size in enumerate(sizes)]
+    values[1][-1] = torch.inf
+    outs = [torch.full_like(tensor, torch.nan) for tensor in values]
+    flags: list[Tensor | None] = []
+    with gather.gathered():
+        for k, (tensor, out) in enumerate(zip(values, outs, strict=True)):
+            flags.append(fuse(_square_plus, [tensor], [], ((-1.0 - 2.0**-29) * 4.0**k,), out))
+    outs[1][-1] = 0.0
+    found = [bool(flag) for flag in flags]
+    if found != [True, False, True, True] or any(bool(out.any()) for out in outs):
+        raise ArithmeticError("Triton's kernels for many tensors don't compute as they should")
 
 
 def select(
@@ -88,32 +126,22 @@ def select(
     """
     which, room = tuple(expert for expert, *_ in wanted), [most for *_, most in wanted]
     ends = np.cumsum([len(wanted), *room]).tolist()
-    # Counts and what is counted lie together, so that the GPU is waited for once.
-    found = torch.zeros(ends[-1], dtype=torch.int32, device=base.device)
     limits = [
         number
         for (_, low, high, most), start in zip(wanted, ends, strict=False)
         for number in (_bits(low), _bits(high), start, most)
     ]
     read = [experts[expert] for expert in sorted(set(which))]
-    _launch(_selecting(which), base.numel(), base, *read, found, found.view(torch.float32), base.numel(), *limits)
-    filled = found.cpu().numpy()
+    with gather.beside(base, *read):
+        # Counts and what is counted lie together, so that the GPU is waited for once.
+        found = torch.zeros(ends[-1], dtype=torch.int32, device=base.device)
+        if size := base.numel():
+            _selecting(which).launch(size, base, *read, found, found.view(torch.float32), size, *limits)
+        filled = found.cpu().numpy()
     return [
         filled[start : start + min(int(many), most)].view(np.float32)
         for many, start, most in zip(filled, ends, room, strict=False)
     ]
-
-
-def _launch(kernel: Any, size: int, first: Tensor, *arguments: Any) -> None:
-    if not size:
-        return
-    function, (block, warps) = kernel
-    grid = (-(-size // block),)
-    if first.device.type != "cuda":
-        function[grid](first, *arguments, BLOCK=block)
-        return
-    with nullcontext() if first.get_device() == torch.cuda.current_device() else torch.cuda.device(first.device):
-        function[grid](first, *arguments, BLOCK=block, num_warps=warps, enable_fp_fusion=False)
 
 
 def _packed(numbers: Any) -> tuple[Any, list[int], list[NDArray[np.float64]]]:
@@ -146,19 +174,8 @@ def _bits(number: float) -> int:
 
 
 @cache
-def _merging(wanted: MergeKernel) -> Any:
-    """The compiled kernel of a formula and its tile; None if it does what kernels can't."""
-    try:
-        text = written(wanted)
-    except (NotImplementedError, TraceError) as error:
-        _log.warning("merging on the GPU with torch alone, tens of times slower: %s", error)
-        return None
-    return compile_text("merge", HELPERS + text), HEAVY if text.count("\n") > HEAVY_STEPS else LIGHT
-
-
-@cache
-def _selecting(which: tuple[int, ...]) -> Any:
-    """The compiled kernel that looks for magnitudes of these experts, and its tile."""
+def _selecting(which: tuple[int, ...]) -> Compiled:
+    """The compiled kernel that looks for magnitudes of these experts."""
     read = sorted(set(which))
     limits = [f"{kind}_{k}" for k in range(len(which)) for kind in ("low", "high", "start", "most")]
     steps = [MAGNITUDE.format(expert=expert) for expert in read]
@@ -169,4 +186,4 @@ def _selecting(which: tuple[int, ...]) -> Any:
         typed=typed(limits),
         lines="".join(steps),
     )
-    return compile_text("select", HELPERS + text), LIGHT
+    return Compiled(compile_text("select", HELPERS + text), *LIGHT)

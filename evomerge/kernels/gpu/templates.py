@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import torch
 
+STORED = {
+    torch.float64: "tl.float64",
+    torch.float32: "tl.float32",
+    torch.bfloat16: "tl.bfloat16",
+    torch.float16: "tl.float16",
+}
+"""What tensors may hold that are merged together with others."""
+
 DTYPES = {torch.float64: "tl.float64", torch.float32: "tl.float32", torch.int32: "tl.int32", torch.int64: "tl.int64"}
 
-HELPERS = """
+_DRAWN = """
 import triton
 import triton.language as tl
 
@@ -64,11 +72,9 @@ def rounding(name: str, mantissa: int, exponent: int) -> str:
     )
 
 
-MERGE = """
+HELPERS = _DRAWN + rounding("bfloat16", 7, 8) + rounding("float16", 10, 5)
 
-@triton.jit(do_not_specialize={numbers}, do_not_specialize_on_alignment={unaligned})
-def merge({arguments}, out, arrays, finite, size, {typed} BLOCK: tl.constexpr):
-    index = {program} * BLOCK + tl.arange(0, BLOCK)
+_BODY = """
     inside = index < size
 {lines}
     rounded = {rounded}
@@ -76,6 +82,28 @@ def merge({arguments}, out, arrays, finite, size, {typed} BLOCK: tl.constexpr):
     broken = inside & ~(tl.abs({result}) < float("inf"))
     tl.store(finite + tl.zeros([BLOCK], tl.int32), tl.zeros([BLOCK], tl.int8), mask=broken)
 """
+
+MERGE = (
+    """
+
+@triton.jit(do_not_specialize={numbers}, do_not_specialize_on_alignment={unaligned})
+def merge({arguments}, out, arrays, finite, size, {typed} BLOCK: tl.constexpr):
+    index = {program} * BLOCK + tl.arange(0, BLOCK)"""
+    + _BODY
+)
+
+# Each program finds in a table which tensor it is for, and what the kernel for one takes as arguments.
+MERGE_TOGETHER = (
+    """
+
+@triton.jit(do_not_specialize_on_alignment=["row_of"])
+def merge(table, row_of, BLOCK: tl.constexpr):
+    program = tl.program_id(0)
+    row = table + tl.load(row_of + program) * {columns}
+{arguments}
+    index = (program - first) * BLOCK + tl.arange(0, BLOCK)"""
+    + _BODY
+)
 
 ROUNDED = {
     torch.float64: "{}",

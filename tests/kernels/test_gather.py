@@ -172,9 +172,22 @@ def test_a_merge_reads_what_one_before_wrote(launches: list[int]) -> None:
         # Written after it was read, and in place.
         halved(third, first)
         halved(third, third)
+    # One kernel's programs have no order.
+    assert launches == [40] * 4
     assert torch.equal(second, expected * 2.0)
     assert torch.equal(first, expected * 0.5)
     assert torch.equal(third, expected * 0.5)
+
+
+def test_what_one_merge_reads_the_next_may_overwrite(launches: list[int]) -> None:
+    source, out, other = numbers(), torch.empty(40), numbers(seed=1)
+    expected = source * 0.5
+    with gathered([out]):
+        halved(source, out)
+        halved(other, source)
+    assert launches == [40] * 2
+    assert torch.equal(out, expected)
+    assert torch.equal(source, other * 0.5)
 
 
 def test_the_last_of_two_merges_into_one_tensor_stays(launches: list[int]) -> None:
@@ -182,6 +195,7 @@ def test_the_last_of_two_merges_into_one_tensor_stays(launches: list[int]) -> No
     with gathered([out]):
         halved(numbers(seed=1), out)
         halved(numbers(seed=2), out)
+    assert launches == [40] * 2
     assert torch.equal(out, numbers(seed=2) * 0.5)
 
 

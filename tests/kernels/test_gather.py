@@ -191,12 +191,12 @@ def test_what_one_merge_reads_the_next_may_overwrite(launches: list[int]) -> Non
 
 
 def test_the_last_of_two_merges_into_one_tensor_stays(launches: list[int]) -> None:
-    out = torch.empty(40)
+    first, second, out = numbers(seed=1), numbers(seed=2), torch.empty(40)
     with gathered([out]):
-        halved(numbers(seed=1), out)
-        halved(numbers(seed=2), out)
+        halved(first, out)
+        halved(second, out)
     assert launches == [40] * 2
-    assert torch.equal(out, numbers(seed=2) * 0.5)
+    assert torch.equal(out, second * 0.5)
 
 
 def test_large_tensors_are_merged_at_once(launches: list[int], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ Knows dimensions and turns. Does not know what a genome decodes to, or how it wa
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -244,16 +244,20 @@ class Proposer(ABC):
     @classmethod
     def obstacles(cls, dimensions: Sequence[Dimension]) -> list[str]:
         """What keeps the algorithm from searching these dimensions, in words; nothing if it can."""
-        found = [f"{item.name} is {item.kind}" for item in dimensions if item.kind not in cls.kinds]
-        if not cls.conditional:
-            found += [
-                f"{item.name} depends on {item.condition.dimension}"
-                for item in dimensions
-                if item.condition is not None
-            ]
+        found = strange(dimensions, cls.kinds, conditional=cls.conditional)
         if len(dimensions) < cls.min_dimensions:
             found.append(f"it needs at least {cls.min_dimensions} dimensions, and there is {len(dimensions)}")
         return found
+
+
+def strange(dimensions: Sequence[Dimension], kinds: Collection[DimensionKind], *, conditional: bool) -> list[str]:
+    """Dimensions of other kinds than these, and those that depend on others unless that is allowed, in words."""
+    found = [f"{item.name} is {item.kind}" for item in dimensions if item.kind not in kinds]
+    if not conditional:
+        found += [
+            f"{item.name} depends on {item.condition.dimension}" for item in dimensions if item.condition is not None
+        ]
+    return found
 
 
 def _able(dimensions: Sequence[Dimension]) -> list[str]:

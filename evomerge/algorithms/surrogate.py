@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from evomerge.algorithms.base import strange
 from evomerge.algorithms.unit_cube import Point, UnitCube
 from evomerge.errors import ConfigError, listed
 from evomerge.space.base import Dimension, Genome
@@ -30,11 +31,7 @@ _BEGINNINGS = 8
 
 def check_surrogate(dimensions: Sequence[Dimension]) -> None:
     """Find whether a Gaussian process can speak of these dimensions. Raises: ConfigError."""
-    others = [f"{item.name} is {item.kind}" for item in dimensions if item.kind != "continuous"]
-    others += [
-        f"{item.name} depends on {item.condition.dimension}" for item in dimensions if item.condition is not None
-    ]
-    if others:
+    if others := strange(dimensions, {"continuous"}, conditional=False):
         raise ConfigError(
             f"search.surrogate: a Gaussian process is over continuous dimensions: {listed(others)}; use surrogate: 0"
         )

@@ -21,6 +21,12 @@ T = TypeVar("T")
 
 MOST_POINTS = 1200
 """Candidates that are drawn as points; of more, evenly many of all."""
+_LATER: dict[TrialKind, tuple[str, str]] = {
+    TrialKind.ELITE: ("elite", "square"),
+    TrialKind.MEAN: ("mean of the distribution", "diamond"),
+    TrialKind.SURROGATE: ("surrogate's", "triangle-up"),
+}
+"""What comes after candidates, with its name and mark."""
 _MOST_RUG = 250
 _MOST_TURNS = 30
 _MOST_PAIRS = 3
@@ -87,11 +93,7 @@ def convergence(facts: RunFacts) -> Chart | None:
                 band="± 1 standard error",
             )
         )
-    for kind, name, shape in (
-        (TrialKind.ELITE, "elite", "square"),
-        (TrialKind.MEAN, "mean of the distribution", "diamond"),
-        (TrialKind.SURROGATE, "surrogate's", "triangle-up"),
-    ):
+    for kind, (name, shape) in _LATER.items():
         own = [(place, trial.score or 0.0) for place, trial in later if trial.kind is kind]
         if own:
             x, y = ([*part] for part in zip(*own, strict=True))
@@ -262,7 +264,7 @@ def _later(facts: RunFacts, places: dict[int, int]) -> list[tuple[int, TrialReco
     found, count = [], 0
     for trial in facts.trials:
         count = places.get(trial.number, count)
-        if trial.kind in {TrialKind.ELITE, TrialKind.MEAN, TrialKind.SURROGATE} and trial.score is not None:
+        if trial.kind in _LATER and trial.score is not None:
             found.append((count, trial))
     return found
 

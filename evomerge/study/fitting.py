@@ -24,14 +24,11 @@ def check_algorithm(search: SearchConfig, space: Space, *, where: str) -> None:
     """
     _check_objectives(search, space, where)
     _check_mode(search, where)
-    try:
-        if search.surrogate:
-            check_surrogate(space.dimensions)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
     if getattr(PROPOSERS.get(search.algorithm), "learns_items", False):
         _check_items(search, where)
     try:
+        if search.surrogate:
+            check_surrogate(space.dimensions)
         PROPOSERS.get(search.algorithm)(
             space.dimensions,
             seed=search.seed,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.algorithms.surrogate import MOST_POINTS, expected_best
-from evomerge.run.trial import Trial, TrialKind
+from evomerge.run.trial import Trial, TrialKind, TrialState
 from evomerge.space.base import Genome
 from evomerge.study.candidates import Candidates
 
@@ -57,19 +57,21 @@ def score_surrogates(candidates: Candidates) -> None:
 
 
 def _known(candidates: Candidates) -> list[_Known]:
-    """What is known of merges that the space can have, those that answered most last, and at most so many."""
-    space, ledger = candidates.space, candidates.ledger
-    trials = [trial for trial in ledger.trials() if trial.parameters]
-    found = [(trial, one) for trial in trials if (one := _known_of(candidates, trial)) is not None]
-    found.sort(key=lambda pair: (len(pair[1][1]), pair[0].number))
-    return [_Known(space.genome(trial.parameters), score, items) for trial, (score, items) in found[-MOST_POINTS:]]
+    """What is known of the space's merges: of the latest ones, those that answered all items before others."""
+    trials = [trial for trial in candidates.ledger.trials() if trial.parameters]
+    whole = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    parts = [
+        trial
+        for trial in trials
+        if trial.state is TrialState.PRUNED and candidates.rivalry.has_answered_its_share(trial)
+    ]
+    # The others' answers are left on the disk.
+    return [_known_of(candidates, trial) for trial in [*parts, *whole][-MOST_POINTS:]]
 
 
-def _known_of(candidates: Candidates, trial: Trial) -> tuple[float, NDArray[np.float64]] | None:
-    """Fitness of a trial, and its scores on the items that it has answered; None if it failed, or was stopped."""
-    rivalry = candidates.rivalry
+def _known_of(candidates: Candidates, trial: Trial) -> _Known:
+    """What is known of a trial that has answered all items, or its share of them."""
+    genome, rivalry = candidates.space.genome(trial.parameters), candidates.rivalry
     if (fitness := candidates.fitness(trial)) is not None:
-        return fitness, candidates.item_scores([trial])[0]
-    if candidates.is_pruned(trial) and rivalry.has_answered_its_share(trial):
-        return rivalry.estimated(trial), rivalry.of_its_share(trial)
-    return None
+        return _Known(genome, fitness, candidates.item_scores([trial])[0])
+    return _Known(genome, rivalry.estimated(trial), rivalry.of_its_share(trial))

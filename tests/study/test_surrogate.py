@@ -51,7 +51,9 @@ def test_it_proposes_merges_that_answer_everything_and_may_win(run: Path) -> Non
         assert trial.generation is None
         assert open_run(run).ledger().evaluation(trial.number, "search").table is not None  # type: ignore[union-attr]
     # By the rule of all merges but the mean: the best on the search items are validated.
-    ranked = sorted((trial for trial in trials if trial.kind.is_ranked), key=lambda trial: -(trial.fitness or 0.0))
+    merges = [trial for trial in trials if trial.parameters and trial.kind is not TrialKind.MEAN]
+    assert all(trial.kind.is_ranked for trial in merges)
+    ranked = sorted(merges, key=lambda trial: -(trial.fitness or 0.0))
     validated = {entry["trial"] for entry in open_run(run).result()["shortlist"]}  # type: ignore[index]
     assert ranked[0].number in validated
 

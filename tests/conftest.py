@@ -6,7 +6,8 @@ import gc
 import os
 import signal
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from functools import cache
 from pathlib import Path
 
 # Before any import of datasets or transformers, which read these once.
@@ -117,6 +118,14 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     from evomerge.testing.models import tiny_family
 
     return tiny_family(tmp_path_factory.mktemp("family"), "llama", layers=4, tied=False)
+
+
+@pytest.fixture(scope="session")
+def family_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Path]]:
+    """Folders of the tiny family that `tiny_family` makes of these arguments, once. Don't write into them."""
+    from evomerge.testing.models import tiny_family
+
+    return cache(lambda *wanted, **settings: tiny_family(tmp_path_factory.mktemp("family"), *wanted, **settings))
 
 
 @pytest.fixture(scope="session")

@@ -127,9 +127,11 @@ def tiny_family(
     Returns: the folders by name, "base" first.
     """
     folders = {}
+    model = tiny_model(architecture, seed=seed, vocab_size=vocab_size, **settings)
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for name in ("base", *experts):
-        model = tiny_model(architecture, seed=seed, vocab_size=vocab_size, **settings)
         if name != "base":
+            model.load_state_dict(start)
             _perturb(model, derive(seed, "expert", name, bits=63), scale)
         folders[name] = _save(model, Path(folder) / name, vocab_size, max_shard_size)
     return folders

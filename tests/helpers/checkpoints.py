@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+
+
+def copies(folders: Mapping[str, Path], into: Path) -> dict[str, Path]:
+    """Folders of their own with the same files."""
+    return {name: Path(shutil.copytree(folder, into / name)) for name, folder in folders.items()}
 
 
 def edit_config(folder: Path, **changes: Any) -> None:

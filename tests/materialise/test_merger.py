@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -18,7 +20,8 @@ from evomerge.methods import METHODS
 from evomerge.methods.base import MergeMethod
 from evomerge.recipe.group import Group
 from evomerge.testing.inputs import number_of_experts
-from evomerge.testing.models import ARCHITECTURES, tiny_family
+from evomerge.testing.models import ARCHITECTURES
+from helpers.checkpoints import copies
 from helpers.merging import streamed
 from helpers.stand_in_methods import Weighted
 from helpers.weighted import BY_LAYER_AND_KIND, everywhere, merger_of, recipe_of
@@ -26,15 +29,49 @@ from helpers.weighted import BY_LAYER_AND_KIND, everywhere, merger_of, recipe_of
 pytestmark = pytest.mark.usefixtures("stand_ins")
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+class Opened(NamedTuple):
+    folders: dict[str, Path]
+    merger: Merger
+    live: LiveModel
+
+
+@pytest.fixture(scope="module")
+def opened_once(family_of: Callable[..., dict[str, Path]]) -> Callable[[str, str, str], Opened]:
+    @cache
+    def opened(architecture: str, dtype: str, experts: str) -> Opened:
+        folders = family_of(architecture, tuple(experts), dtype=dtype)
+        merger = merger_of(folders)
+        return Opened(folders, merger, LiveModel.build(merger.base, dtype=merger.base.dtype))
+
+    return opened
+
+
+@pytest.fixture
+def opened(opened_once: Callable[[str, str, str], Opened]) -> Callable[..., Opened]:
+    """A tiny family, opened, with a live model that holds no merge. Don't write into its folders."""
+
+    def blank(architecture: str = "llama", dtype: str = "float32", experts: str = "ab") -> Opened:
+        found = opened_once(architecture, dtype, experts)
+        for tensor in found.live.targets.values():
+            tensor.fill_(torch.nan)
+        return found
+
+    return blank
+
+
+# A tensor is rounded in the same way whatever model it is from.
+@pytest.mark.parametrize(
+    ("architecture", "dtype"),
+    [
+        *((architecture, "bfloat16") for architecture in ARCHITECTURES),
+        *((architecture, dtype) for architecture in ("llama", "mixtral") for dtype in ("float32", "float16")),
+    ],
+)
 def test_live_and_streamed_tensors_are_the_same_bytes_and_those_of_a_float64_reference(
-    tmp_path: Path, architecture: str, dtype: str
+    opened: Callable[..., Opened], architecture: str, dtype: str
 ) -> None:
-    folders = tiny_family(tmp_path, architecture, dtype=dtype)
-    merger = merger_of(folders)
+    folders, merger, live = opened(architecture, dtype)
     recipe = recipe_of(folders, *BY_LAYER_AND_KIND)
-    live = LiveModel.build(merger.base, dtype=merger.base.dtype)
     merger.write(merger.bind(recipe), live.targets)
     found = streamed(merger, recipe)
     stored = {name: load_file(folder / "model.safetensors") for name, folder in folders.items()}
@@ -76,9 +113,10 @@ def test_a_recipe_may_ask_for_another_dtype(tiny_llama: dict[str, Path], llama: 
         assert torch.equal(tensor, live.targets[name])
 
 
-def mixed_family(tmp_path: Path) -> dict[str, Path]:
+@pytest.fixture
+def mixed_family(tmp_path: Path, family_of: Callable[..., dict[str, Path]]) -> dict[str, Path]:
     """A family whose norms are stored in float32 among bfloat16."""
-    folders = tiny_family(tmp_path, "llama", dtype="bfloat16")
+    folders = copies(family_of("llama", dtype="bfloat16"), tmp_path)
     for folder in folders.values():
         tensors = load_file(folder / "model.safetensors")
         for name in tensors:
@@ -89,8 +127,10 @@ def mixed_family(tmp_path: Path) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
-def test_a_mixed_checkpoint_keeps_its_dtypes_and_scores_what_it_would_after_loading(tmp_path: Path, dtype: str) -> None:
-    folders = mixed_family(tmp_path)
+def test_a_mixed_checkpoint_keeps_its_dtypes_and_scores_what_it_would_after_loading(
+    mixed_family: dict[str, Path], dtype: str
+) -> None:
+    folders = mixed_family
     merger = merger_of(folders)
     recipe = recipe_of(folders, everywhere(weight={"a": 0.3, "b": 0.6}), dtype=dtype)
     live = LiveModel.build(merger.base, dtype=torch.bfloat16)
@@ -101,8 +141,8 @@ def test_a_mixed_checkpoint_keeps_its_dtypes_and_scores_what_it_would_after_load
         assert torch.equal(live.targets[name], tensor.to(torch.bfloat16))
 
 
-def test_a_value_is_rounded_to_its_stored_dtype_before_that_of_the_live_model(tmp_path: Path) -> None:
-    folders = mixed_family(tmp_path)
+def test_a_value_is_rounded_to_its_stored_dtype_before_that_of_the_live_model(mixed_family: dict[str, Path]) -> None:
+    folders = mixed_family
     # The merged value lies just above the middle of two bfloat16 numbers, and float32 rounds it to the middle.
     for model, value in (("base", 1 + 2**-8), ("a", 1 + 2**-8 + 2**-20), ("b", 1.0)):
         tensors = load_file(folders[model] / "model.safetensors")
@@ -116,8 +156,8 @@ def test_a_value_is_rounded_to_its_stored_dtype_before_that_of_the_live_model(tm
     assert torch.all(live.targets["model.norm.weight"] == 1.0)
 
 
-def test_wide_dtypes_are_streamed_first_whatever_the_order_in_the_base(tmp_path: Path) -> None:
-    folders = mixed_family(tmp_path)
+def test_wide_dtypes_are_streamed_first_whatever_the_order_in_the_base(mixed_family: dict[str, Path]) -> None:
+    folders = mixed_family
     tensors = load_file(folders["base"] / "model.safetensors")
     (folders["base"] / "model.safetensors").unlink()
     files = {name: f"model-{int(tensor.dtype == torch.float32)}.safetensors" for name, tensor in tensors.items()}
@@ -165,8 +205,8 @@ def test_coefficients_that_overflow_are_an_error_that_names_the_tensor_and_them(
         streamed(llama, recipe)
 
 
-def test_huge_but_finite_weights_are_merged(tmp_path: Path) -> None:
-    folders = tiny_family(tmp_path)
+def test_huge_but_finite_weights_are_merged(tmp_path: Path, tiny_llama: dict[str, Path]) -> None:
+    folders = copies(tiny_llama, tmp_path)
     for folder in folders.values():
         tensors = load_file(folder / "model.safetensors")
         tensors["model.norm.weight"] = torch.full((32,), 3e38)
@@ -176,8 +216,10 @@ def test_huge_but_finite_weights_are_merged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_an_expert_with_broken_weights_is_named_with_the_tensor(tmp_path: Path, value: float) -> None:
-    folders = tiny_family(tmp_path)
+def test_an_expert_with_broken_weights_is_named_with_the_tensor(
+    tmp_path: Path, tiny_llama: dict[str, Path], value: float
+) -> None:
+    folders = copies(tiny_llama, tmp_path)
     tensors = load_file(folders["b"] / "model.safetensors")
     tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = value
     save_file(tensors, folders["b"] / "model.safetensors", {"format": "pt"})
@@ -201,12 +243,10 @@ def test_a_merged_live_model_answers_as_the_model_that_transformers_builds_from_
 @pytest.mark.parametrize("method", METHODS.names())
 @pytest.mark.parametrize(("architecture", "dtype"), [("mixtral", "float32"), ("gpt2", "bfloat16")])
 def test_every_method_gives_the_same_bytes_live_and_streamed(
-    tmp_path: Path, method: str, architecture: str, dtype: str
+    opened: Callable[..., Opened], method: str, architecture: str, dtype: str
 ) -> None:
     merges: type[MergeMethod] = METHODS.get(method)
-    count = number_of_experts(merges)
-    folders = tiny_family(tmp_path, architecture, experts="abcdef"[:count], dtype=dtype)
-    merger = merger_of(folders)
+    folders, merger, live = opened(architecture, dtype, "abcdef"[: number_of_experts(merges)])
     parameters = merges.parameters
     groups = tuple(
         Group(
@@ -219,7 +259,6 @@ def test_every_method_gives_the_same_bytes_live_and_streamed(
         for name, kinds, part in (("attention", ("attention",), 0.4), ("rest", None, 0.7))
     )
     recipe = recipe_of(folders, *groups, method=method)
-    live = LiveModel.build(merger.base, dtype=merger.base.dtype)
     merger.write(merger.bind(recipe), live.targets)
     for name, tensor in streamed(merger, recipe).items():
         assert torch.equal(live.targets[name], tensor), name
@@ -229,10 +268,10 @@ def test_every_method_gives_the_same_bytes_live_and_streamed(
 @pytest.mark.parametrize("architecture", ["llama", "mixtral"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("model", ["base", "a", "b"])
-def test_passthrough_gives_back_the_stored_bytes(tmp_path: Path, architecture: str, dtype: str, model: str) -> None:
-    folders = tiny_family(tmp_path, architecture, dtype=dtype)
-    merger = merger_of(folders)
-    live = LiveModel.build(merger.base, dtype=merger.base.dtype)
+def test_passthrough_gives_back_the_stored_bytes(
+    opened: Callable[..., Opened], architecture: str, dtype: str, model: str
+) -> None:
+    folders, merger, live = opened(architecture, dtype)
     recipe = recipe_of(folders, method="passthrough", options={"model": model})
     merger.write(merger.bind(recipe), live.targets)
     stored = load_file(folders[model] / "model.safetensors")
@@ -243,14 +282,15 @@ def test_passthrough_gives_back_the_stored_bytes(tmp_path: Path, architecture: s
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_ties_over_the_model_trims_the_whole_task_vector_live_and_streamed(tmp_path: Path, dtype: str) -> None:
-    folders = tiny_family(tmp_path, dtype=dtype)
+def test_ties_over_the_model_trims_the_whole_task_vector_live_and_streamed(
+    opened: Callable[..., Opened], dtype: str
+) -> None:
+    folders, merger, _ = opened("llama", dtype)
     groups = (
         Group(name="mlp", kinds=("mlp",), coefficients={"density": {"a": 0.03, "b": 0.4}}),
         Group(name="rest", coefficients={"density": {"a": 0.2, "b": 0.001}}),
     )
     recipe = recipe_of(folders, *groups, method="ties", options={"trim": "model"})
-    merger = merger_of(folders)
     tau = {
         expert: {
             name: merger.inputs.experts[expert].tensor(name).double() - merger.base.tensor(name).double()

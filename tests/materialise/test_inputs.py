@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from evomerge.methods.base import MergeMethod
 from evomerge.recipe.group import Group
 from evomerge.testing.inputs import number_of_experts
 from evomerge.testing.models import tiny_checkpoint, tiny_family
+from helpers.checkpoints import copies
 from helpers.merging import streamed
 from helpers.weighted import BY_LAYER_AND_KIND, everywhere, merger_of, recipe_of
 
@@ -85,21 +86,34 @@ def test_a_method_without_need_of_a_base_isnt_given_one(tiny_llama: dict[str, Pa
     assert torch.equal(found["lm_head.weight"], ((one + two) / 2).float())
 
 
+@pytest.fixture(scope="module")
+def mixed_and_wide(
+    tmp_path_factory: pytest.TempPathFactory, family_of: Callable[..., dict[str, Path]]
+) -> Callable[[int], tuple[dict[str, Path], dict[str, Path]]]:
+    """Families of so many experts of the same numbers: in different dtypes, and all in float32."""
+
+    @cache
+    def made(experts: int) -> tuple[dict[str, Path], dict[str, Path]]:
+        family, folder = family_of("llama", tuple("abcdef"[:experts])), tmp_path_factory.mktemp("dtypes")
+        mixed, wide = (copies(family, folder / form) for form in ("mixed", "wide"))
+        dtypes = (torch.bfloat16, torch.float16, torch.float32) * 3
+        for name, dtype in zip(family, dtypes, strict=False):
+            tensors = {key: tensor.to(dtype) for key, tensor in load_file(family[name] / "model.safetensors").items()}
+            save_file(tensors, mixed[name] / "model.safetensors", {"format": "pt"})
+            values = {key: tensor.float() for key, tensor in tensors.items()}
+            save_file(values, wide[name] / "model.safetensors", {"format": "pt"})
+        return mixed, wide
+
+    return made
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS.names())
-def test_models_of_different_dtypes_merge_as_the_values_that_they_hold(tmp_path: Path, method: str) -> None:
+def test_models_of_different_dtypes_merge_as_the_values_that_they_hold(
+    mixed_and_wide: Callable[[int], tuple[dict[str, Path], dict[str, Path]]], method: str
+) -> None:
     merges: type[MergeMethod] = METHODS.get(method)
-    count = number_of_experts(merges)
-    names = ("base", *"abcdef"[:count])
-    dtypes = dict(zip(names, (torch.bfloat16, torch.float16, torch.float32) * 3, strict=False))
-    mixed = tiny_family(tmp_path / "mixed", experts=names[1:])
-    wide = {name: tmp_path / "wide" / name for name in names}
-    for name, folder in mixed.items():
-        tensors = {key: tensor.to(dtypes[name]) for key, tensor in load_file(folder / "model.safetensors").items()}
-        shutil.copytree(folder, wide[name])
-        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-        values = {key: tensor.float() for key, tensor in tensors.items()}
-        save_file(values, wide[name] / "model.safetensors", {"format": "pt"})
+    mixed, wide = mixed_and_wide(number_of_experts(merges))
     found, expected = (
         streamed(merger_of(folders), recipe_of(folders, everywhere(), method=method, dtype="float32"))
         for folders in (mixed, wide)

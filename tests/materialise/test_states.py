@@ -19,7 +19,6 @@ from evomerge.kernels import engines
 from evomerge.methods import METHODS
 from evomerge.methods.base import MergeMethod
 from evomerge.testing.inputs import number_of_experts
-from evomerge.testing.models import tiny_family
 from helpers.prepared import equal, files_of, merged, merger_of, recipe_of, start
 
 pytestmark = pytest.mark.usefixtures("noted")
@@ -28,11 +27,11 @@ pytestmark = pytest.mark.usefixtures("noted")
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS.names())
 def test_every_method_merges_the_same_bytes_with_kept_states_and_prepares_once(
-    tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, family_of: Callable[..., dict[str, Path]], method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind: type[MergeMethod] = METHODS.get(method)
-    count = number_of_experts(kind)
-    models = list(tiny_family(tmp_path / "models", dtype="bfloat16", experts="abcdef"[:count], hidden=16).values())
+    experts = tuple("abcdef"[: number_of_experts(kind)])
+    models = list(family_of("llama", experts, dtype="bfloat16", hidden=16).values())
     values = {parameter.name: 0.6 * parameter.low + 0.4 * parameter.high for parameter in kind.parameters}
     recipe = recipe_of(models, method, coefficients=values)
     expected = merged(merger_of(models, None), recipe)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
 
-from evomerge.materialise.folder import write_folder
+from evomerge.materialise.merger import Merger
+from evomerge.materialise.shards import write_weights
 from evomerge.methods import METHODS
 from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
-from evomerge.testing.models import tiny_family
+from helpers.weighted import merger_of
 
 pytestmark = pytest.mark.slow
 
@@ -33,8 +36,14 @@ print(json.dumps(loaded))
 
 
 @pytest.fixture(scope="module", params=["bfloat16", "float16", "float32"])
-def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return tiny_family(tmp_path_factory.mktemp("family"), experts="abc", dtype=request.param)
+def family(request: pytest.FixtureRequest, family_of: Callable[..., dict[str, Path]]) -> dict[str, Path]:
+    return family_of("llama", ("a", "b", "c"), dtype=request.param, layers=1)
+
+
+@pytest.fixture(scope="module")
+def merger_for(family: dict[str, Path]) -> Callable[[int], Merger]:
+    """The base and so many experts, opened."""
+    return cache(lambda experts: merger_of({name: family[name] for name in ("base", *"abc"[:experts])}))
 
 
 def recipe_of(folders: dict[str, Path], method: str, dtype: str = "auto", **options: str) -> Recipe:
@@ -63,19 +72,28 @@ def test_methods_that_take_raw_tensors_are_most_of_them() -> None:
     assert {"linear", "task_arithmetic", "slerp", "ties", "dare_linear", "breadcrumbs", "passthrough"} <= {*TAKE_RAW}
 
 
-def test_the_command_line_merges_without_the_large_libraries(family: dict[str, Path], tmp_path: Path) -> None:
+def test_the_command_line_merges_without_the_large_libraries(
+    family_of: Callable[..., dict[str, Path]], tmp_path: Path
+) -> None:
     files = []
-    for method in TAKE_RAW:
-        files.append(tmp_path / f"{method}.yaml")
-        files[-1].write_text(recipe_of(family, method).to_yaml())
-    files.append(tmp_path / "mergekit.yaml")
-    document = {
-        "merge_method": "task_arithmetic",
-        "base_model": str(family["base"]),
-        "models": [{"model": str(family[name]), "parameters": {"weight": 0.4}} for name in "ab"],
-        "dtype": "float32",
-    }
-    files[-1].write_text(yaml.safe_dump(document))
+
+    def add(name: str, text: str) -> None:
+        files.append(tmp_path / f"{name}.yaml")
+        files[-1].write_text(text)
+
+    # A tensor is read in the same way for all methods.
+    some = ["linear", "ties"]
+    for dtype, methods in {"bfloat16": TAKE_RAW, "float16": some, "float32": some}.items():
+        family = family_of("llama", ("a", "b", "c"), dtype=dtype, layers=1)
+        for method in methods:
+            add(f"{dtype}-{method}", recipe_of(family, method).to_yaml())
+        document = {
+            "merge_method": "task_arithmetic",
+            "base_model": str(family["base"]),
+            "models": [{"model": str(family[name]), "parameters": {"weight": 0.4}} for name in "ab"],
+            "dtype": "float32",
+        }
+        add(f"{dtype}-mergekit", yaml.safe_dump(document))
     assert loaded_by(files) == {file.stem: [] for file in files}
 
 
@@ -89,16 +107,24 @@ def test_a_method_that_computes_with_torch_loads_it(family: dict[str, Path], tmp
 @pytest.mark.parametrize("dtype", ["auto", "float64"])
 @pytest.mark.parametrize("method", TAKE_RAW)
 def test_raw_tensors_are_merged_to_the_bytes_of_torchs(
-    family: dict[str, Path], method: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: dict[str, Path],
+    merger_for: Callable[[int], Merger],
+    method: str,
+    dtype: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for number, options in enumerate(({}, *({"along": along} for along in along_of(method)))):
+    def weights(recipe: Recipe) -> bytes:
+        merger = merger_for(len(recipe.experts))
+        write_weights(tmp_path, merger, merger.bind(recipe), 2**30, None)
+        return (tmp_path / "model.safetensors").read_bytes()
+
+    for options in ({}, *({"along": along} for along in along_of(method))):
         recipe = recipe_of(family, method, dtype, **options)
         with monkeypatch.context() as patched:
             patched.setattr(METHODS.get(method), "takes_raw", False)
-            expected = write_folder(recipe, tmp_path / f"torch-{number}")
-        found = write_folder(recipe, tmp_path / f"raw-{number}")
-        name = "model.safetensors"
-        assert (found / name).read_bytes() == (expected / name).read_bytes()
+            expected = weights(recipe)
+        assert weights(recipe) == expected
 
 
 def along_of(method: str) -> list[str]:

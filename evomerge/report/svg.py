@@ -153,7 +153,9 @@ def ticks(low: float, high: float, most: int, *, whole: bool = False) -> list[fl
     if whole:
         step = max(1.0, float(round(step)))
     first = math.ceil(low / step - 1e-9)
-    return [round(place * step, 12) for place in range(first, math.floor(high / step + 1e-9) + 1)]
+    places = range(first, math.floor(high / step + 1e-9) + 1)
+    # Far from zero, a round number may be beyond an end by what a float can tell there.
+    return [min(max(round(place * step, 12), low), high) for place in places]
 
 
 def written(values: Sequence[float]) -> list[str]:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from evomerge.report.chart import DESK, PHONE, Chart
@@ -89,6 +89,7 @@ def test_points_are_drawn_at_their_values() -> None:
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(2, 12))
+@example(low=879609.9999999999, span=1e-6, most=6)
 def test_ticks_are_round_evenly_spaced_and_inside(low: float, span: float, most: int) -> None:
     found = ticks(low, low + span, most)
     assert 1 <= len(found) <= most + 1 or span < 1e-9 * abs(low)

@@ -9,6 +9,8 @@ set -euo pipefail
 head_ip=${SKYPILOT_NODE_IPS%%$'\n'*}
 port=${EVOMERGE_RAY_PORT:-6385}
 export RAY_ADDRESS="$head_ip:$port" RAY_USAGE_STATS_ENABLED=0
+# Seconds for a worker to come up; a new disk may take long for what it imports. Ray's own choice is a minute.
+export RAY_worker_register_timeout_seconds=${RAY_worker_register_timeout_seconds:-300}
 wait_s=${EVOMERGE_WAIT_S:-900}
 
 up() {

@@ -18,7 +18,8 @@ import torch
 from evomerge.execute.ray import forkserver
 
 START = [sys.executable, "-c", forkserver._START]
-HASTE = "from evomerge.execute.ray import forkserver; forkserver._PATIENCE_S = 1.0\n"
+HASTE = {"RAY_worker_register_timeout_seconds": "2"}
+"""So that a server has a second."""
 SCRIPT = """
 import json, os, random, sys, time
 seen = {
@@ -51,6 +52,7 @@ def environment(raylet: subprocess.Popen[bytes], tmp_path_factory: pytest.TempPa
     own = {
         "PYTHONPATH": path,
         "RAY_RAYLET_PID": str(raylet.pid),
+        "RAY_worker_register_timeout_seconds": "600",
         "TMPDIR": str(tmp_path_factory.mktemp("t")),
         "OMP_NUM_THREADS": "2",
         "A": "1",
@@ -176,7 +178,9 @@ def test_where_it_cannot_be_forked_it_starts_as_ray_would(
         does = "import os; os._exit(1)" if kind == "a server that dies" else "import time; time.sleep(10)"
         (tmp_path / "torch.py").write_text(does)
         changes["PYTHONPATH"] = os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]])
-    process = start("4", [*START[:2], (HASTE if kind == "a server that is slow" else "") + START[2]], **changes)
+        if kind == "a server that is slow":
+            changes |= HASTE
+    process = start("4", **changes)
     found = seen(process)
     assert found["pid"] == process.pid
     assert found["environment"].items() >= changes.items()
@@ -198,7 +202,7 @@ def test_a_server_that_was_too_slow_for_one_worker_forks_the_next(
         "TMPDIR": str(tmp_path),
         "PYTHONPATH": os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]]),
     }
-    hasty = start("0", [*START[:2], HASTE + START[2]], **changes)
+    hasty = start("0", **changes, **HASTE)
     assert seen(hasty)["pid"] == hasty.pid
     assert hasty.wait(60) == 0
     time.sleep(4)  # by then it has looked for the one that has gone

@@ -34,8 +34,8 @@ PROGRAMS = {
     # `python -c` asks whether the run has ended, `python -m evomerge` searches.
     "python": '[[ $1 != -c ]] || exit "$NOT_ENDED"\n'
     + RECORD
-    + 'printf "env\\t%s\\t%s\\t%s\\n" "$RAY_ADDRESS" "${#RAY_AUTH_TOKEN}" '
-    '"$RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT" >>"$RECORD"\n'
+    + 'printf "env\\t%s\\t%s\\t%s\\t%s\\n" "$RAY_ADDRESS" "${#RAY_AUTH_TOKEN}" '
+    '"$RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT" "$RAY_worker_register_timeout_seconds" >>"$RECORD"\n'
     'for _ in $(seq "$STEPS"); do sleep 0.1; done\nexit "$STATUS"\n',
 }
 
@@ -96,7 +96,7 @@ def test_one_cluster_over_all_nodes_runs_the_search_with_paths_kept_whole(
     assert ray[1:6] == ["symmetric-run", "--address", "192.0.2.7:23456", "--min-nodes", "3"]
     assert ray[6:8] == ["--num-cpus=16", "--"]
     assert search == ["python", "-m", "evomerge", "search", str(config), "--run", "runs/a b", "--wait", "300"]
-    assert environment == ["env", "192.0.2.7:23456", "64", "900"]
+    assert environment == ["env", "192.0.2.7:23456", "64", "900", "300"]
 
 
 def test_the_options_are_those_that_ray_symmetric_run_takes(tmp_path: Path) -> None:

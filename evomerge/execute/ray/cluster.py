@@ -133,6 +133,8 @@ def private_environment() -> Iterator[None]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         # Ray's own choice is 15, at which workers starve wherever anybody else computes.
         "RAY_worker_niceness": "0",
+        # A minute is Ray's own choice. A slow disk takes longer to give what workers import, once for all of them.
+        "RAY_worker_register_timeout_seconds": "300",
         # A process for each core, which Ray would start at once, and which no worker of an environment of its own uses.
         "RAY_prestart_worker_first_driver": "0",
     }

@@ -52,8 +52,9 @@ _IMPORTED = (
 """What every worker imports, of whatever models, but for Ray, which reads what job it is for as it is loaded."""
 _RAYLET = "RAY_RAYLET_PID"
 _IDLE_S = 60.0
-_PATIENCE_S = 30.0
-"""How long a server may be importing. Ray gives a worker a minute to come up, before it imports what takes long."""
+_RECEIVE_S = 30.0
+"""How long whoever asks for a worker may take to say for which."""
+_RAYS_OWN = "RAY_worker_register_timeout_seconds"
 _FIRST = sys.path[0]
 """What Python puts before other folders for this program, before imports put theirs before it."""
 _LENGTH = struct.Struct("!I")
@@ -97,12 +98,17 @@ def _ask_for_worker(arguments: Sequence[str]) -> socket.socket:
     environment = sorted(item for item in os.environ.items() if not item[0].startswith("RAY_"))
     alike = json.dumps([sys.executable, os.getcwd(), os.getpriority(os.PRIO_PROCESS, 0), environment])
     server = _connect(_own_folder() / hashlib.sha256(alike.encode()).hexdigest()[:16])
-    server.settimeout(_PATIENCE_S)
+    server.settimeout(_patience_s())
     _receive(server)  # it is ready; from here on, the worker is the server's
     server.settimeout(None)
     _send(server, worker, [0, 1, 2])
     _receive(server)
     return server
+
+
+def _patience_s() -> float:
+    """How long a server may be importing: half of what Ray gives a worker to come up."""
+    return float(os.environ.get(_RAYS_OWN) or 60) / 2
 
 
 def _own_folder() -> Path:
@@ -184,7 +190,7 @@ class _Server:
 
     def _fork(self) -> None:
         stand_in, _ = self._listener.accept()
-        stand_in.settimeout(_PATIENCE_S)
+        stand_in.settimeout(_RECEIVE_S)
         try:
             _send(stand_in, {"ready": True})
             worker, streams = _receive_with_streams(stand_in)

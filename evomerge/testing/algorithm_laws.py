@@ -37,6 +37,7 @@ from evomerge.testing.searches import (
     is_quick,
     make,
     population_of,
+    richest,
     searched,
     sphere,
 )
@@ -80,10 +81,8 @@ def asks_the_same_again_by_its_seed(algorithm: type[Proposer]) -> None:
 
 def asks_the_same_in_any_process(algorithm: type[Proposer]) -> None:
     """Other processes with other hash seeds ask the same to the last bit: no order of a set comes in."""
-    script = (
-        "import sys; from importlib import import_module; from evomerge.testing.searches import digest; "
-        "print(digest(getattr(import_module(sys.argv[1]), sys.argv[2])))"
-    )
+    script = "import sys, importlib; from evomerge.testing.searches import digest; "
+    script += "print(digest(getattr(importlib.import_module(sys.argv[1]), sys.argv[2])))"
     command = [sys.executable, "-W", "ignore", "-c", script, algorithm.__module__, algorithm.__name__]
     path = os.pathsep.join(folder for folder in sys.path if folder)
     expected = digest(algorithm)
@@ -96,7 +95,7 @@ def asks_the_same_in_any_process(algorithm: type[Proposer]) -> None:
 
 def replays_what_was_told(algorithm: type[Proposer]) -> None:
     """Rebuilt from a record that went through JSON, it asks the same next, and has the same mean."""
-    for dimensions in searched(algorithm):
+    for dimensions in richest(algorithm):
         first, fitness, record = make(algorithm, dimensions), sphere(dimensions), []
         for _ in range(enough(algorithm, 5)):
             genomes = first.ask()
@@ -300,7 +299,7 @@ def takes_results_one_at_a_time_if_it_says_so(algorithm: type[Proposer]) -> None
         refused(RuntimeError, "can't be asked for one candidate at a time", make(algorithm).ask_one)
         return
     count = (2 if is_quick(algorithm) else 3) * POPULATION
-    for dimensions in searched(algorithm):
+    for dimensions in richest(algorithm):
         first, second = make(algorithm, dimensions), make(algorithm, dimensions)
         turns = evolve_steadily(first, sphere(dimensions), count)
         for number, genome, told in turns:

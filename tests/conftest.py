@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Generator, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 # Before any import of datasets or transformers, which read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -98,8 +99,13 @@ def local_ray() -> Iterator[None]:
 
     from evomerge.execute.ray.cluster import private_environment
 
+    settings: dict[str, Any] = {"num_cpus": 4, "num_gpus": 2, "include_dashboard": False, "log_to_driver": False}
     with private_environment():
-        ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
+        try:
+            ray.init(address="local", **settings)
+        except Exception:  # on a busy machine it may not be up in the time that Ray gives it
+            ray.shutdown()
+            ray.init(address="local", **settings)
     yield
     ray.shutdown()
 

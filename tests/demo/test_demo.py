@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,8 @@ def test_a_reduced_build_is_complete_cached_and_reproducible(tmp_path: Path) -> 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     stages: list[str] = []
-    path = build_demo(tmp_path / "one", settings=SMALL, progress=lambda stage, done, total: stages.append(stage))
+    brief = replace(SMALL, base_steps=40, expert_steps=20, cooldown=5)
+    path = build_demo(tmp_path / "one", settings=brief, progress=lambda stage, done, total: stages.append(stage))
     config = Config.from_file(path)
     for model in (config.models.base, *config.models.experts.values()):
         loaded = AutoModelForCausalLM.from_pretrained(model.path)
@@ -127,13 +129,13 @@ def test_a_reduced_build_is_complete_cached_and_reproducible(tmp_path: Path) -> 
         }
 
     first = weights(tmp_path / "one")
-    assert build_demo(tmp_path / "one", settings=SMALL, progress=lambda *_: pytest.fail("trained again")) == path
+    assert build_demo(tmp_path / "one", settings=brief, progress=lambda *_: pytest.fail("trained again")) == path
     with pytest.raises(RunError, match="another seed or size"):
-        build_demo(tmp_path / "one", settings=SMALL, seed=1)
+        build_demo(tmp_path / "one", settings=brief, seed=1)
 
     # A build that was killed has no marker, and is made anew.
     (tmp_path / "one" / "demo.json").unlink()
     (tmp_path / "one" / "experts" / "swahili" / "model.safetensors").write_bytes(b"half")
-    build_demo(tmp_path / "one", settings=SMALL)
+    build_demo(tmp_path / "one", settings=brief)
     assert weights(tmp_path / "one") == first
     assert json.loads((tmp_path / "one" / "demo.json").read_text())["seed"] == 0

@@ -15,13 +15,14 @@ from evomerge.config.config import Config
 from evomerge.errors import LostClusterError
 from evomerge.run.observer import SilentObserver
 from evomerge.run.records import TrialRecord
+from helpers.clusters import joined, started
 
 
-def started(*, machines: int) -> Cluster:
+def connected(*, machines: int) -> Cluster:
     """A cluster to which this process is connected, as a notebook may be."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster = started(num_cpus=1)
     for _ in range(machines - 1):
-        cluster.add_node(num_cpus=1)
+        joined(cluster, num_cpus=1)
     ray.init(address=cluster.address, log_to_driver=False)
     # The cluster's own connection would end this process too.
     cluster.global_state.disconnect()
@@ -44,13 +45,13 @@ class Executioner(SilentObserver):
 
 def main(config: Path, directory: Path) -> None:
     """Search, lose the head, and go on in the same process with another cluster."""
-    cluster = started(machines=2)
+    cluster = connected(machines=2)
     found: dict[str, Any] = {"machines": len(ray.nodes())}
     try:
         evomerge.search(Config.from_file(config), directory, observer=Executioner(cluster))
     except LostClusterError as error:
         found |= {"said": str(error), "connected": ray.is_initialized()}
-    again = started(machines=1)
+    again = connected(machines=1)
     evomerge.resume(directory)
     print(json.dumps(found))
     ray.shutdown()

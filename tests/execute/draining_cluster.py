@@ -14,7 +14,8 @@ from ray.core.generated import autoscaler_pb2
 from evomerge.execute.ray import executor as on_ray
 from evomerge.execute.ray.executor import RayExecutor
 from evomerge.execute.ray.slots import Slot
-from helpers.clusters import LONG_S, Troubled, frozen_at_work, search_on, until
+from helpers.clusters import Troubled, frozen_at_work, joined, search_on, started, until
+from helpers.patience import LONG_S
 
 PREEMPTION = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
 
@@ -34,8 +35,8 @@ def is_alive(node: Any) -> bool:
 
 def main() -> None:
     """Search on three machines, of which one stays."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    first, second = (cluster.add_node(num_cpus=1) for _ in range(2))
+    cluster = started(num_cpus=1)
+    first, second = (joined(cluster, num_cpus=1) for _ in range(2))
     # So small a search might be over before it is looked again.
     on_ray.LOOK_EVERY_S = 0.05
     found: dict[str, Any] = {}

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.cluster_utils import Cluster
 from ray.exceptions import OutOfDiskError
 
 from evomerge.execute.ray.executor import RayExecutor
-from helpers.clusters import Troubled, frozen_at_work, search_on
+from helpers.clusters import Troubled, frozen_at_work, joined, search_on, started
 
 STORE_BYTES = 75 * 2**20
 """The least that Ray takes."""
@@ -35,13 +34,13 @@ class Hog:
 
 def main() -> None:
     """Search on two machines; one's store is filled while its worker has a candidate."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster = started(num_cpus=1)
     settings = {
         "RAY_local_fs_capacity_threshold": "0.0001",  # its disk is full
         "RAY_max_direct_call_object_size": "8192",  # so small answers go through its store, and errors don't
     }
     os.environ.update(settings)
-    node = cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES, resources={"full": 1})
+    node = joined(cluster, num_cpus=1, object_store_memory=STORE_BYTES, resources={"full": 1})
     for name in settings:
         del os.environ[name]
     found: dict[str, Any] = {}

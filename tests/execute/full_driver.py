@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.cluster_utils import Cluster
 from ray.exceptions import OutOfDiskError
 
 from evomerge.config.config import Config
 from evomerge.errors import ExecutionError
 from evomerge.execute.ray.executor import RayExecutor
 from evomerge.study.search import search
-from helpers.clusters import Troubled, frozen_at_work
+from helpers.clusters import Troubled, frozen_at_work, joined, started
 from helpers.executors import executors
 
 STORE_BYTES = 75 * 2**20
@@ -44,9 +43,8 @@ def main(config: Path, directory: Path) -> None:
         "RAY_max_direct_call_object_size": "8192",  # so small answers go through the store
     }
     os.environ.update(settings)
-    arguments = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE_BYTES}
-    cluster = Cluster(initialize_head=True, head_node_args=arguments)
-    cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+    cluster = started(num_cpus=0, object_store_memory=STORE_BYTES)
+    joined(cluster, num_cpus=1, object_store_memory=STORE_BYTES)
     os.environ["RAY_ADDRESS"] = cluster.address
     found: dict[str, Any] = {}
     held: list[Any] = []

@@ -7,23 +7,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ray.cluster_utils import Cluster
-
 from evomerge.execute.base import Job
 from evomerge.execute.inline import InlineExecutor
 from evomerge.execute.ray.executor import RayExecutor
 from evomerge.testing.jobs import REQUESTS, answers, job, make_settings
+from helpers.clusters import joined, started
 
 MOST = 20_000
-
-
-def started() -> Cluster:
-    """A cluster of one machine. On a busy one, the first may not be up in the time that Ray gives it."""
-    arguments = {"num_cpus": 1, "include_dashboard": False}
-    try:
-        return Cluster(initialize_head=True, head_node_args=arguments)
-    except Exception:
-        return Cluster(initialize_head=True, head_node_args=arguments)
 
 
 def main(family: Path) -> None:
@@ -32,16 +22,18 @@ def main(family: Path) -> None:
     inline = InlineExecutor(settings)
     inline.add_requests("search", REQUESTS)
     [(_, expected)] = inline.run([job(settings, 0, 0.5)])
-    cluster = started()
+    cluster = started(num_cpus=1)
     executor = RayExecutor(settings, workers=1, max_workers=2, cpus_per_worker=1, address=cluster.address)
     executor.add_requests("search", REQUESTS)
     workers, numbers, seen = [executor.workers], list[int](), set[str]()
     node, lost = None, False
 
-    def jobs() -> Iterator[Job]:
+    def jobs() -> Iterator[Job | None]:
         for number in range(MOST):
             if lost and executor.workers == 1:
                 return
+            while node is not None and not lost and executor.workers == 1:
+                yield None  # leave the processor to the machine that is about to join
             yield job(settings, number, 0.5)
 
     for one, outcome in executor.run(jobs()):
@@ -49,7 +41,7 @@ def main(family: Path) -> None:
         numbers.append(one.number)
         seen.add(answers(outcome).worker)
         if node is None:
-            node = cluster.add_node(num_cpus=1)
+            node = joined(cluster, num_cpus=1)
         elif len(seen) == 2 and not lost:
             workers.append(executor.workers)
             cluster.remove_node(node, allow_graceful=False)

@@ -26,9 +26,9 @@ TEXTS: tuple[Request, ...] = (
     *(LogLikelihoodRequest(context=(*HEAD, 60 + n), continuation=(70 + m, 80)) for n in range(3) for m in range(2)),
     LogLikelihoodRequest(context=(1,), continuation=(300, 301, 302)),
     # Of different lengths, so that rows end one by one.
-    *(GenerationRequest(context=(*HEAD, 45 + n), stop=("zzzz",), max_tokens=2 + 3 * n) for n in range(5)),
-    GenerationRequest(context=(1, 45), stop=(), max_tokens=6, sampling=(("do_sample", True), ("top_k", 9))),
-    GenerationRequest(context=(1, 46), stop=(), max_tokens=6, sampling=(("num_beams", 2),)),
+    *(GenerationRequest(context=(*HEAD, 45 + n), stop=("zzzz",), max_tokens=1 + n) for n in range(4)),
+    GenerationRequest(context=(1, 45), stop=(), max_tokens=3, sampling=(("do_sample", True), ("top_k", 9))),
+    GenerationRequest(context=(1, 46), stop=(), max_tokens=3, sampling=(("num_beams", 2),)),
 )
 LABELS: tuple[Request, ...] = tuple(
     ClassificationRequest(

@@ -6,12 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ray.cluster_utils import Cluster
-
 from evomerge.errors import ExecutionError
 from evomerge.execute.ray.executor import RayExecutor
 from evomerge.score.requests import GenerationRequest
-from helpers.clusters import Troubled, frozen_at_work, search_on, until
+from helpers.clusters import Troubled, frozen_at_work, joined, search_on, started, until
 
 STORE_BYTES = 75 * 2**20
 """The least that Ray takes."""
@@ -36,10 +34,9 @@ def main() -> None:
     """Search on two machines, of which one never lets a worker come up, and the other ends it with a candidate."""
     os.environ.update({"RAY_local_fs_capacity_threshold": "0.0001"})  # every disk is full
     memory_looked_at(30)
-    arguments = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": STORE_BYTES}
-    cluster = Cluster(initialize_head=True, head_node_args=arguments)
+    cluster = started(num_cpus=1, object_store_memory=STORE_BYTES)
     memory_looked_at(0.1)
-    other = cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+    other = joined(cluster, num_cpus=1, object_store_memory=STORE_BYTES)
     found: dict[str, Any] = {}
 
     def troubled(executor: RayExecutor) -> Any:

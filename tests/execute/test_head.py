@@ -25,6 +25,7 @@ from evomerge.execute.ray.head import Head, patience_s
 from evomerge.study.search import search
 from evomerge.testing.runs import essence
 from helpers.commands import Command, run
+from helpers.patience import UNHURRIED
 from helpers.search import write_config, write_task
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
@@ -190,7 +191,7 @@ def test_a_search_whose_head_is_killed_says_how_to_go_on_and_ends_as_an_undistur
     execution = {"backend": "auto", "workers": 2, "cpus_per_worker": 1, "dtype": "float32", "device": "cpu"}
     config = write_config(tmp_path / "c.yaml", tiny_llama, write_task(tmp_path / "tasks"), execution=execution)
     directory = tmp_path / "run"
-    variables = {**TOKEN, "RAY_ADDRESS": head.address, "RAY_gcs_rpc_server_reconnect_timeout_s": "20"}
+    variables = {**TOKEN, "RAY_ADDRESS": head.address, "RAY_gcs_rpc_server_reconnect_timeout_s": "40"}
     head.start()
     process = Command(["search", config, "--run", directory], variables=variables)
     deadline = time.monotonic() + 240
@@ -202,7 +203,7 @@ def test_a_search_whose_head_is_killed_says_how_to_go_on_and_ends_as_an_undistur
     head.kill()
     _, errors = process.communicate(120)
     port = head.address.rpartition(":")[2]  # Ray may have another name for the machine
-    said = rf"Error: Ray's head at \S+:{port} hasn't answered for 10 s: {GONE}\. "
+    said = rf"Error: Ray's head at \S+:{port} hasn't answered for 20 s: {GONE}\. "
     said += rf"Nothing recorded is lost; continue with: evomerge resume {re.escape(str(directory))}"
     assert re.fullmatch(said, errors.splitlines()[-1]), errors
     assert process.returncode == os.EX_TEMPFAIL == 75
@@ -228,12 +229,12 @@ def test_a_command_that_keeps_nothing_names_itself_when_its_head_is_killed(
     config = write_config(tmp_path / "c.yaml", tiny_llama, write_task(tmp_path / "tasks"), execution={"backend": "ray"})
     head.start()
     typed = ["connect", "base", "a", "--config", str(config), "--points", "100000"]
-    variables = {**TOKEN, "RAY_ADDRESS": head.address, "RAY_gcs_rpc_server_reconnect_timeout_s": "20"}
+    variables = {**TOKEN, "RAY_ADDRESS": head.address, "RAY_gcs_rpc_server_reconnect_timeout_s": "40"}
     process = Command(typed, variables=variables)
     head.wait_for_worker()
     head.kill()
     _, errors = process.communicate(120)
-    said = rf"Error: Ray's head at \S+ hasn't answered for 10 s: {GONE}\. What was measured isn't kept, and nothing "
+    said = rf"Error: Ray's head at \S+ hasn't answered for 20 s: {GONE}\. What was measured isn't kept, and nothing "
     said += rf"else is lost; start again with: evomerge {re.escape(shlex.join(typed))}"
     assert re.fullmatch(said, errors.splitlines()[-1]), errors
     assert process.returncode == os.EX_TEMPFAIL
@@ -250,17 +251,11 @@ def test_python_outlives_the_head_of_its_cluster_and_goes_on_with_another(
     done = run(
         [config, directory],
         script=Path(__file__).with_name("beheaded_cluster.py"),
-        variables={
-            "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
-            "RAY_raylet_start_wait_time_s": "120",
-            "RAY_worker_niceness": "0",
-            "RAY_prestart_worker_first_driver": "0",
-            "RAY_ADDRESS": "",
-        },
+        variables={**UNHURRIED, "RAY_gcs_rpc_server_reconnect_timeout_s": "40"},
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    said = rf"Ray's head at \S+ hasn't answered for 10 s: {GONE}; Ray was initialised before evomerge used it, so "
+    said = rf"Ray's head at \S+ hasn't answered for 20 s: {GONE}; Ray was initialised before evomerge used it, so "
     said += r"do that again before you go on\. Nothing recorded is lost; continue with "
     said += re.escape(f"evomerge.resume({str(directory)!r})")
     assert re.fullmatch(said, found["said"]), found["said"]

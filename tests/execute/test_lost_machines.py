@@ -15,6 +15,7 @@ from evomerge.run.directory import open_run
 from evomerge.study.search import search
 from evomerge.testing.runs import essence
 from helpers.commands import run
+from helpers.patience import UNHURRIED
 from helpers.search import write_config, write_task
 from helpers.worker import job
 
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.ray
 @pytest.mark.slow
 def test_a_machine_that_joins_takes_part_and_one_that_is_lost_loses_nothing(tiny_llama: dict[str, Path]) -> None:
     script = Path(__file__).with_name("growing_cluster.py")
-    done = run([tiny_llama["base"].parent], script=script)
+    done = run([tiny_llama["base"].parent], script=script, variables=UNHURRIED)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["numbers"] == list(range(len(found["numbers"])))
@@ -41,12 +42,7 @@ def disturbed(
     done = run(
         [config, folder / "run"],
         script=Path(__file__).with_name(script),
-        variables={
-            "RAY_raylet_start_wait_time_s": "120",
-            "RAY_worker_niceness": "0",
-            "RAY_prestart_worker_first_driver": "0",
-            "RAY_ADDRESS": "",
-        },
+        variables=UNHURRIED,
     )
     assert done.returncode == 0, done.stderr
     inline = write_config(folder / "i.yaml", models, tasks, execution={"device": "cpu"})

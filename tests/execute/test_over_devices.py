@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from evomerge.execute.worker import Worker
 from evomerge.inference.spread import devices_of
 from evomerge.testing.models import tiny_family
 from helpers.classifiers import write_family
+from helpers.commands import run
 from helpers.worker import REQUESTS, answers, job, make_settings
 
 SCRIPT = Path(__file__).with_name("over_devices.py")
@@ -29,16 +27,10 @@ def test_answers_and_merged_tensors_over_three_devices_are_those_of_one_to_the_l
     # Untied, with its own positions, and tied.
     kinds = ("llama", "gpt2", "gemma")
     for kind in kinds:
-        tiny_family(tmp_path / kind, kind, layers=4, scale=0.05)
+        tiny_family(tmp_path / kind, kind, layers=3, scale=0.05)
     write_family(tmp_path, "bert")
     folders = [tmp_path / kind for kind in (*kinds, "bert")]
-    paths = [str(SCRIPT.parent.parent), str(SCRIPT.parents[2])]
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, folders)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-    )
+    done = run(folders, script=SCRIPT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"{folder.name} is the same" for folder in folders]
 

@@ -20,8 +20,28 @@ from evomerge.execute.ray.executor import RayExecutor
 from evomerge.execute.ray.slots import Queue, Slot
 from evomerge.study.search import search
 from helpers.executors import executors
+from helpers.patience import LONG_S
 
-LONG_S = 200.0
+_QUIET = {"include_log_monitor": False, "no_monitor": True}
+"""Without processes that only people look at, each of which imports for seconds."""
+
+
+def started(**arguments: Any) -> Cluster:
+    """A cluster of one machine. On a busy one, the first may not be up in the time that Ray gives it.
+
+    Args:
+        arguments: of its node, as Ray's parameters are called.
+    """
+    node = {"include_dashboard": False, **_QUIET, **arguments}
+    try:
+        return Cluster(initialize_head=True, head_node_args=node)
+    except Exception:
+        return Cluster(initialize_head=True, head_node_args=node)
+
+
+def joined(cluster: Cluster, **arguments: Any) -> Any:
+    """Another machine of a cluster, with such arguments."""
+    return cluster.add_node(**_QUIET, **arguments)
 
 
 def until(condition: Callable[[], Any]) -> Any:

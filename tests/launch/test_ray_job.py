@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.testing.runs import essence
+from helpers.patience import LONG_S
 from helpers.search import write_config, write_task
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +54,7 @@ def head() -> Iterator[tuple[str, dict[str, str]]]:
             text=True,
         )
     try:
-        wait_until(lambda: answers_http(dashboard), 90, ray, folder / "log")
+        wait_until(lambda: answers_http(dashboard), LONG_S, ray, folder / "log")
         yield f"http://127.0.0.1:{dashboard}", environment
     finally:
         ray.send_signal(signal.SIGTERM)
@@ -85,7 +86,7 @@ def test_a_killed_job_submitted_again_ends_as_an_undisturbed_search(
     ]
 
     log = tmp_path / "log"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + LONG_S
     while True:
         with log.open("w") as output:
             first = subprocess.Popen(command, env=environment, stdout=output, stderr=output, text=True)
@@ -94,13 +95,13 @@ def test_a_killed_job_submitted_again_ends_as_an_undisturbed_search(
         # A head that answers may still be without the agent that takes jobs.
         if "No available agent" not in log.read_text() or time.monotonic() > deadline:
             break
-    wait_until(lambda: lines(run / "evaluations.jsonl") > 15, 120, first, log)
+    wait_until(lambda: lines(run / "evaluations.jsonl") > 15, LONG_S, first, log)
     os.kill(driver_of(run), signal.SIGKILL)
-    assert first.wait(60) != 0, log.read_text()
+    assert first.wait(LONG_S) != 0, log.read_text()
     before = essence(run)
     assert before["result"] is None
 
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LONG_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     inline = Config.from_file(write_config(tmp_path / "inline.yaml", tiny_llama, tasks))
     search(inline, tmp_path / "undisturbed")

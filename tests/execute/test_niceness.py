@@ -12,20 +12,22 @@ import pytest
 
 pytestmark = pytest.mark.ray
 
-PRIORITIES = """
+PRIVATE = """
 import os
 import ray
+from evomerge.execute.ray import forkserver
 from evomerge.execute.ray.cluster import connect
 connect(None, gpus=False)
-worker = ray.remote(num_cpus=0.1)(lambda: os.nice(0))
-print(ray.get(worker.remote()) - os.nice(0))
+worker = ray.remote(num_cpus=0.1)(lambda: (os.nice(0), forkserver._patience_s()))
+niceness, patience_s = ray.get(worker.remote())
+print(niceness - os.nice(0), patience_s)
 ray.shutdown()
 """
 
 
-def test_workers_of_a_private_ray_run_at_the_drivers_priority() -> None:
-    done = subprocess.run([sys.executable, "-c", PRIORITIES], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["0"]
+def test_workers_of_a_private_ray_run_at_the_drivers_priority_and_have_time_to_come_up() -> None:
+    done = subprocess.run([sys.executable, "-c", PRIVATE], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "150.0"]
 
 
 def test_workers_that_are_set_back_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:

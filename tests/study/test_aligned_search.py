@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
 from evomerge.run.directory import open_run
-from evomerge.run.observer import SilentObserver
 from evomerge.study import each_minute
 from evomerge.study import maps as finding
 from evomerge.study.align import align
@@ -36,21 +36,26 @@ from evomerge.study.check import check
 from evomerge.study.experiment import open_experiment
 from evomerge.study.export import export
 from evomerge.study.merge import merge
-from evomerge.study.search import search
+from evomerge.study.search import resume, search
 from evomerge.testing.models import tiny_checkpoint
 from helpers.adapters import recipe_of, write_adapter
-from helpers.search import write_config, write_task
+from helpers.search import Interrupt, changed, write_config, write_task
 
 pytestmark = pytest.mark.slow
 
 FEW = {"evaluations": 4, "population": 4, "scan": 2, "shortlist": 1}
+FINDING = "finding the maps that align the models"
+
+
+def apart_in(folder: Path) -> dict[str, Path]:
+    names = ("base", "a", "b")
+    return {name: tiny_checkpoint(folder / name, seed=seed, tied=True) for seed, name in enumerate(names)}
 
 
 @pytest.fixture
 def apart(tmp_path: Path) -> dict[str, Path]:
     """A base and two experts that have nothing in common."""
-    names = ("base", "a", "b")
-    return {name: tiny_checkpoint(tmp_path / name, seed=seed, tied=True) for seed, name in enumerate(names)}
+    return apart_in(tmp_path)
 
 
 def config_of(tmp_path: Path, models: dict[str, Path], **settings: Any) -> Config:
@@ -58,6 +63,31 @@ def config_of(tmp_path: Path, models: dict[str, Path], **settings: Any) -> Confi
     data = yaml.safe_load(path.read_text())
     data["models"]["align"] = {"method": "weight_matching", **settings}
     return Config.from_data(data)
+
+
+class Heard(Interrupt):
+    """Keeps what it is told, and breaks off a search after some trials if asked to."""
+
+    def __init__(self, after: int = 10**9) -> None:
+        super().__init__(after)
+        self.lines: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A folder with models that have nothing in common and a finished search over them, and what it said."""
+    folder, heard = tmp_path_factory.mktemp("ended"), Heard()
+    search(config_of(folder, apart_in(folder)), folder / "run", observer=heard)
+    return folder, heard.lines
+
+
+@pytest.fixture
+def run(ended: tuple[Path, list[str]], tmp_path: Path) -> Path:
+    """A copy of the search, which may be written into."""
+    return Path(shutil.copytree(ended[0] / "run", tmp_path / "run"))
 
 
 @pytest.mark.parametrize("residual", [None, "orthogonal"])
@@ -91,30 +121,32 @@ def test_the_winner_is_exported_and_merged_again_with_the_maps_of_the_run(
         assert torch.allclose(found[name], tensor, atol=1e-6), name
 
 
-def test_the_models_score_what_they_score_by_themselves(tmp_path: Path, apart: dict[str, Path]) -> None:
-    search(config_of(tmp_path, apart), tmp_path / "run")
-    plain = Config.from_file(write_config(tmp_path / "plain.yaml", apart, tmp_path / "tasks", search=FEW))
-    search(plain, tmp_path / "plain")
+def test_the_models_score_what_they_score_by_themselves(tmp_path: Path, ended: tuple[Path, list[str]]) -> None:
+    folder = ended[0]
+    models = {name: folder / name for name in ("base", "a", "b")}
+    plain = Config.from_file(write_config(tmp_path / "plain.yaml", models, folder / "tasks", search=FEW))
+    # Until the base and both experts have been scored.
+    with pytest.raises(KeyboardInterrupt):
+        search(plain, tmp_path / "plain", observer=Interrupt(3))
 
-    def scores(run: str) -> list[float | None]:
-        trials = open_run(tmp_path / run).trials()
+    def scores(run: Path) -> list[float | None]:
+        trials = open_run(run).trials()
         return [trial.score for trial in trials if trial.kind in ("base", "expert")]
 
-    assert scores("run") == scores("plain")
+    assert None not in scores(folder / "run")
+    assert scores(folder / "run") == scores(tmp_path / "plain")
 
 
-def test_a_search_goes_on_with_the_maps_that_it_began_with(tmp_path: Path, apart: dict[str, Path]) -> None:
-    config = config_of(tmp_path, apart)
-    search(config, tmp_path / "run")
-    maps = tmp_path / "run" / "alignment.safetensors"
+def test_a_search_goes_on_with_the_maps_that_it_began_with(run: Path) -> None:
+    config = open_run(run).config
+    maps = run / "alignment.safetensors"
     data = maps.read_bytes()
     maps.write_bytes(data[:-8])
-    longer = config.model_copy(update={"search": config.search.model_copy(update={"evaluations": 6})})
-    search(longer, tmp_path / "run")
+    search(changed(config, search={"evaluations": 6}), run)
     assert maps.read_bytes() == data
-    assert open_run(tmp_path / "run").result()["evaluations"] == 6  # type: ignore[index]
+    assert open_run(run).result()["evaluations"] == 6  # type: ignore[index]
     with pytest.raises(ResumeError, match=r"models\.align"):
-        search(config_of(tmp_path, apart, seed=1), tmp_path / "run")
+        search(changed(config, models={"align": {"method": "weight_matching", "seed": 1}}), run)
 
 
 def test_workers_take_the_maps_that_they_are_given(tmp_path: Path, apart: dict[str, Path]) -> None:
@@ -136,32 +168,21 @@ def test_workers_take_the_maps_that_they_are_given(tmp_path: Path, apart: dict[s
     assert not torch.equal(live[name], models["a"].tensor(name))
 
 
-class Heard(SilentObserver):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.lines.append(text)
-
-
 def test_a_search_says_that_it_finds_maps_and_each_minute_how_many_steps_are_done(
-    tmp_path: Path, apart: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, apart: dict[str, Path], ended: tuple[Path, list[str]], run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heard, again = Heard(), Heard()
+    said = ended[1]
+    assert said[0] == FINDING
+    assert not any("steps done" in line for line in said)
+    again = Heard(1)
+    with pytest.raises(KeyboardInterrupt):
+        resume(run, evaluations=6, observer=again)
+    assert FINDING not in again.lines
     config = config_of(tmp_path, apart)
-    search(config, tmp_path / "run", observer=heard)
-    first = "finding the maps that align the models"
-    assert heard.lines[0] == first
-    assert not any("steps done" in line for line in heard.lines)
-    longer = config.model_copy(update={"search": config.search.model_copy(update={"evaluations": 6})})
-    search(longer, tmp_path / "run", observer=again)
-    assert first not in again.lines
     monkeypatch.setattr(each_minute, "_MINUTE_S", 0.0)
     lines: list[str] = []
     finding.find_maps(open_experiment(config, where="config"), lines.append)
-    assert lines[0] == first
+    assert lines[0] == FINDING
     counts = [re.fullmatch(r"finding the maps: (\d+) steps done, [1-9]\d* more in sight", line) for line in lines[1:]]
     steps = [int(count[1]) for count in counts if count is not None]
     assert len(steps) == len(counts) > 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,20 +51,20 @@ TASK = {
     "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
     "metadata": {"version": 1.0},
 }
-SEARCH = {
-    "evaluations": 24,
-    "population": 8,
-    "scan": 6,
-    "shortlist": 2,
-    "step_size": 1.0,
-    "block": 4,
-    "estimator": "difference",
-}
+SEARCH = {"evaluations": 24, "population": 8, "scan": 6, "shortlist": 2, "block": 4, "estimator": "difference"}
 PRUNERS: dict[str, dict[str, Any]] = {
     "median": {"pruner": "median", "pruner_options": {"rivals": 3}},
-    "standard_error": {"pruner": "standard_error", "pruner_options": {"errors": 0.5, "items": 4}},
+    "standard_error": {
+        "pruner": "standard_error",
+        "pruner_options": {"errors": 0.5, "items": 4},
+        "evaluations": 16,
+        "scan": 3,
+    },
 }
 HELPED = {"covariate": "reference"}
+
+however_pruned = pytest.mark.parametrize("helped", ["median"], indirect=True)
+"""Of what is the same whether candidates are stopped alone or among a generation's."""
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def generating(tmp_path_factory: pytest.TempPathFactory, tiny_llama: dict[str, P
     tasks = write_task(folder / "tasks", items=32)
     files = {split: str(tasks / f"{split}.jsonl") for split in ("validation", "test")}
     (tasks / "letters.yaml").write_text(yaml.safe_dump({**TASK, "dataset_kwargs": {"data_files": files}}))
-    changes = {"benchmark": {"tasks": ["tiny_letters"]}, "search": SEARCH | PRUNERS["median"]}
+    changes = {"benchmark": {"tasks": ["tiny_letters"]}, "search": {"step_size": 1.0, **SEARCH, **PRUNERS["median"]}}
     return Config.from_file(write_config(folder / "x.yaml", tiny_llama, tasks, **changes))
 
 
@@ -89,6 +90,16 @@ def helped_run(tmp_path_factory: pytest.TempPathFactory, helped: Config) -> Path
     return directory
 
 
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory: pytest.TempPathFactory, helped: Config) -> Path:
+    """Stopped among the baselines, in the first generation and in the second. Don't write into it."""
+    directory = tmp_path_factory.mktemp("unfinished") / "run"
+    for outcomes in (8, 22, 30):
+        with stopped(after=outcomes):
+            search(helped, directory)
+    return directory
+
+
 def lines(directory: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (directory / PARTS).read_text().splitlines()]
 
@@ -101,6 +112,7 @@ def asked(directory: Path) -> list[tuple[int, str, int]]:
     return [(line["trial"], line["split"], line["block"]) for line in lines(directory)]
 
 
+@however_pruned
 def test_the_covariate_is_the_probability_that_transformers_gives_to_the_reference_answer(
     tmp_path: Path, helped: Config, helped_run: Path
 ) -> None:
@@ -142,10 +154,11 @@ def test_every_merge_is_asked_once_before_its_first_block_and_nothing_else_is(he
     assert {len(line["answers"]) for line in lines(helped_run) if line["split"] == REFERENCE} == {16}
 
 
+@however_pruned
 def test_answers_and_scores_of_the_same_merges_are_the_same_to_the_last_bit_without_it(
     tmp_path: Path, helped: Config, helped_run: Path
 ) -> None:
-    search(changed(helped, search={"covariate": "none"}), tmp_path / "plain")
+    search(changed(helped, search={"covariate": "none", "evaluations": 8}), tmp_path / "plain")
     same = 0
     runs = [open_run(directory).ledger() for directory in (helped_run, tmp_path / "plain")]
     one, other = ({trial.recipe_key: trial.number for trial in ledger.trials()} for ledger in runs)
@@ -220,12 +233,10 @@ def test_what_is_told_is_the_regression_of_what_is_on_disk(helped: Config, helpe
     assert compared or helped.search.pruner != "median"
 
 
-@pytest.mark.parametrize("after", [12, 51])
 def test_a_search_that_was_interrupted_anywhere_asks_nothing_twice_and_is_told_the_same(
-    tmp_path: Path, helped: Config, helped_run: Path, after: int
+    tmp_path: Path, unfinished: Path, helped_run: Path
 ) -> None:
-    with stopped(after=after):
-        search(helped, tmp_path / "run")
+    shutil.copytree(unfinished, tmp_path / "run")
     resume(tmp_path / "run")
     assert essence(tmp_path / "run") == essence(helped_run)
     assert told(tmp_path / "run") == told(helped_run)
@@ -239,9 +250,8 @@ def test_the_order_in_which_workers_answer_changes_nothing(tmp_path: Path, helpe
     assert told(tmp_path / "run") == told(helped_run)
 
 
-def test_reference_answers_that_a_disk_lost_are_asked_again(tmp_path: Path, helped: Config, helped_run: Path) -> None:
-    with stopped(after=75):
-        search(helped, tmp_path / "run")
+def test_reference_answers_that_a_disk_lost_are_asked_again(tmp_path: Path, unfinished: Path, helped_run: Path) -> None:
+    shutil.copytree(unfinished, tmp_path / "run")
     pruned = {trial.number for trial in open_run(tmp_path / "run").trials() if trial.state == "pruned"}
     kept = [
         line
@@ -259,18 +269,18 @@ def test_reference_answers_that_a_disk_lost_are_asked_again(tmp_path: Path, help
 def test_covariates_cost_no_item_evaluations_and_a_budget_of_items_buys_as_many(
     tmp_path: Path, generating: Config
 ) -> None:
-    limits = {"evaluations": 100, "budget": {"items": 160}}
+    limits = {"evaluations": 100, "population": 4, "scan": 2, "budget": {"items": 112}}
     for name, keys in (("with", HELPED), ("without", {})):
         search(changed(generating, search=limits | keys), tmp_path / name)
         blocks = [split for _, split, _ in asked(tmp_path / name)]
         assert (REFERENCE in blocks) == (name == "with")
         candidates = {trial.number for trial in open_run(tmp_path / name).trials() if trial.kind == "candidate"}
         items = 4 * sum(split == "search" and number in candidates for number, split, _ in asked(tmp_path / name))
-        assert 160 - 16 * 8 < items <= 160
+        assert 112 - 16 * 4 < items <= 112
 
 
 class Fails:
-    """An executor that can't answer a reference of trial 12."""
+    """An executor that can't answer a reference of trial 6."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
@@ -278,24 +288,27 @@ class Fails:
 
     def run(self, jobs: Iterable[Job | None]) -> Iterator[tuple[Job, Outcome]]:
         for job, outcome in self._executor.run(jobs):
-            fails = job.split == REFERENCE and job.number == 12
+            fails = job.split == REFERENCE and job.number == 6
             yield job, Failure(reason="not_finite", message="nan", request=5) if fails else outcome
 
 
+@however_pruned
 def test_a_reference_answer_that_fails_is_named_by_its_item(tmp_path: Path, helped: Config) -> None:
     """Also where an item makes two requests, and its reference is one."""
     folder = Path(helped.benchmark.include_path[0])
     data = yaml.safe_load((folder / "letters.yaml").read_text())
     (folder / "twice.yaml").write_text(yaml.safe_dump({**data, "task": "twice", "repeats": 2}))
-    twice = changed(helped, benchmark={"tasks": [{"task": "twice"}]}, search={"evaluations": 8})
+    few = {"evaluations": 4, "population": 4, "scan": 2}
+    twice = changed(helped, benchmark={"tasks": [{"task": "twice"}]}, search=few)
     with executors(Fails):
         search(twice, tmp_path / "run")
+    assert open_run(tmp_path / "run").ledger().trial(6).kind == "candidate"
     evaluations = [json.loads(line) for line in (tmp_path / "run" / EVALUATIONS).read_text().splitlines()]
     experiment = check(twice).experiment
     assert experiment is not None
     assert len(experiment.benchmark.requests("search")) == 2 * len(reference_requests(experiment))
     item = experiment.benchmark.splits["search"][5]
-    failure = next(line["failure"] for line in evaluations if line["trial"] == 12)
+    failure = next(line["failure"] for line in evaluations if line["trial"] == 6)
     assert failure == f"not_finite: nan (item {item.id} of twice)"
 
 

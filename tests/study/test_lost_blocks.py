@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -38,10 +39,9 @@ class Listener(Interrupt):
         self.said.append(text)
 
 
-def interrupted(directory: Path, config: Config, after: int) -> list[bytes]:
-    """A search that was broken off; the lines of its blocks."""
-    with pytest.raises(KeyboardInterrupt):
-        search(config, directory, observer=Interrupt(after))
+def copied(run: Path, directory: Path) -> list[bytes]:
+    """A copy of a search that was broken off; the lines of its blocks."""
+    shutil.copytree(run, directory)
     return (directory / PARTS).read_bytes().splitlines(keepends=True)
 
 
@@ -54,19 +54,42 @@ def comparable(result: dict[str, Any]) -> dict[str, Any]:
     return {key: result[key] for key in ("shortlist", "search", "validation", "test", "winner")}
 
 
-PRUNERS = [
-    {"step_size": 1.0, "block": 4, "pruner": "median", "pruner_options": {"rivals": 3}},
-    {"step_size": 1.0, "block": 2, "pruner": "standard_error", "pruner_options": {"errors": 0.5, "items": 4}},
-]
+PRUNERS: dict[str, dict[str, Any]] = {
+    "median": {"block": 4, "pruner": "median", "pruner_options": {"rivals": 3}},
+    "standard_error": {"block": 2, "pruner": "standard_error", "pruner_options": {"errors": 0.5, "items": 4}},
+}
+
+however_pruned = pytest.mark.parametrize("pruning", ["median"], indirect=True)
+"""Of what is the same whether candidates are stopped alone or among a generation's."""
 
 
-@pytest.mark.parametrize("pruner", PRUNERS, ids=lambda settings: settings["pruner"])
+@pytest.fixture(scope="module", params=[*PRUNERS])
+def pruning(request: pytest.FixtureRequest, config: Config) -> Config:
+    return changed(config, search={"step_size": 1.0, "evaluations": 16, **PRUNERS[request.param]})
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory, pruning: Config) -> dict[str, Any]:
+    """How the search ends undisturbed."""
+    return comparable(search(pruning, tmp_path_factory.mktemp("whole") / "run").data)
+
+
+@pytest.fixture(scope="module")
+def broken_off(tmp_path_factory: pytest.TempPathFactory, pruning: Config) -> dict[int, Path]:
+    """The search as it was after so many evaluations: among the baselines, in the first generation and the second."""
+    folder = tmp_path_factory.mktemp("broken off")
+    found = {}
+    for after, more in ((3, 3), (8, 5), (22, 14)):
+        with pytest.raises(KeyboardInterrupt):
+            search(pruning, folder / "run", observer=Interrupt(more))
+        found[after] = Path(shutil.copytree(folder / "run", folder / str(after)))
+    return found
+
+
 def test_they_are_asked_again_and_the_search_ends_as_it_would_have(
-    tmp_path: Path, config: Config, pruner: dict[str, Any]
+    tmp_path: Path, broken_off: dict[int, Path], expected: dict[str, Any]
 ) -> None:
-    config = changed(config, search=pruner)
-    undisturbed = comparable(search(config, tmp_path / "whole").data)
-    lines = interrupted(tmp_path / "run", config, 22)
+    lines = copied(broken_off[22], tmp_path / "run")
     had = Counter(json.loads(line)["trial"] for line in lines)
     ended = [trial for trial in open_run(tmp_path / "run").ledger().trials() if trial.state.is_finished]
     pruned = [trial for trial in ended if trial.state is TrialState.PRUNED]
@@ -74,27 +97,29 @@ def test_they_are_asked_again_and_the_search_ends_as_it_would_have(
     assert all(trial.blocks == had[trial.number] for trial in pruned)
     (tmp_path / "run" / PARTS).write_bytes(b"".join(lines[:4]))
     result, said = gone_on(tmp_path / "run")
-    assert result == undisturbed
+    assert result == expected
     (told,) = (sentence for sentence in said if "asked again" in sentence)
     left = Counter(json.loads(line)["trial"] for line in lines[:4])
     lost = sum(had[trial.number] > left[trial.number] for trial in ended)
     assert told.startswith(f"{PARTS}: answers of {counted(lost, 'trial')} are lost and asked again: ")
 
 
-def test_what_repair_keeps_is_gone_on_from(tmp_path: Path, config: Config) -> None:
-    config = changed(config, search=PRUNERS[0])
-    undisturbed = comparable(search(config, tmp_path / "whole").data)
-    lines = interrupted(tmp_path / "run", config, 8)
+@however_pruned
+def test_what_repair_keeps_is_gone_on_from(
+    tmp_path: Path, broken_off: dict[int, Path], expected: dict[str, Any]
+) -> None:
+    lines = copied(broken_off[8], tmp_path / "run")
     lines[2] = lines[2].replace(b'"block"', b'"clock"')
     (tmp_path / "run" / PARTS).write_bytes(b"".join(lines))
     assert repair(tmp_path / "run")
     result, said = gone_on(tmp_path / "run")
-    assert result == undisturbed
+    assert result == expected
     assert any("asked again" in sentence for sentence in said)
 
 
-def test_repair_counts_the_lines_that_are_gone(tmp_path: Path, config: Config) -> None:
-    lines = interrupted(tmp_path / "run", changed(config, search=PRUNERS[0]), 3)
+@however_pruned
+def test_repair_counts_the_lines_that_are_gone(tmp_path: Path, broken_off: dict[int, Path]) -> None:
+    lines = copied(broken_off[3], tmp_path / "run")
     (tmp_path / "run" / PARTS).write_bytes(b"".join([lines[0], *lines[2:]]))
     # What was lost is all of its trial.
     assert repair(tmp_path / "run") == [
@@ -103,10 +128,11 @@ def test_repair_counts_the_lines_that_are_gone(tmp_path: Path, config: Config) -
     ]
 
 
+@however_pruned
 def test_an_answer_that_differs_from_the_record_is_told(
-    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, broken_off: dict[int, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = interrupted(tmp_path / "run", changed(config, search=PRUNERS[0]), 8)
+    lines = copied(broken_off[8], tmp_path / "run")
     scored = [one for one in open_run(tmp_path / "run").ledger().evaluations() if one.split == "search"]
     last = max(one.trial for one in scored)
     (tmp_path / "run" / PARTS).write_bytes(b"".join(line for line in lines if json.loads(line)["trial"] != last))
@@ -125,11 +151,16 @@ def test_an_answer_that_differs_from_the_record_is_told(
     ]
 
 
+@however_pruned
 @pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED], ids=lambda state: state.name)
 def test_a_candidate_that_cannot_be_asked_again(
-    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, state: TrialState
+    tmp_path: Path,
+    broken_off: dict[int, Path],
+    expected: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    state: TrialState,
 ) -> None:
-    lines = interrupted(tmp_path / "run", changed(config, search=PRUNERS[0]), 22)
+    lines = copied(broken_off[22], tmp_path / "run")
     ended = {one.number: one for one in open_run(tmp_path / "run").ledger().trials() if one.state.is_finished}
     lost = max(number for number, trial in ended.items() if trial.state is state and trial.generation is not None)
     whole = [line for line in lines if json.loads(line)["trial"] != lost]
@@ -151,5 +182,4 @@ def test_a_candidate_that_cannot_be_asked_again(
             return
         with pytest.raises(ResumeError, match=rf"trial {lost} was stopped, .*no room on this machine"):
             gone_on(tmp_path / "run")
-    undisturbed = comparable(search(changed(config, search=PRUNERS[0]), tmp_path / "whole").data)
-    assert gone_on(tmp_path / "run")[0] == undisturbed
+    assert gone_on(tmp_path / "run")[0] == expected

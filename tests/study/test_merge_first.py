@@ -25,6 +25,7 @@ from evomerge.study.search import resume, search
 from evomerge.testing.models import tiny_checkpoint
 from helpers.commands import Command
 from helpers.first_merges import config_of, contents, weights, write_recipe
+from helpers.search import Interrupt
 
 pytestmark = pytest.mark.slow
 
@@ -41,6 +42,29 @@ class Heard(SilentObserver):
 
     def phase(self, name: str, total: int | None) -> None:
         self.phases.append(name)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_llama: dict[str, Path], tasks: Path) -> tuple[Path, Path]:
+    """A folder with models, a recipe of two and a search over it, and a copy of the folder as it was then."""
+    folder = tmp_path_factory.mktemp("finished")
+    home = folder / "home"
+    own = {name: Path(shutil.copytree(model, home / "models" / name)) for name, model in tiny_llama.items()}
+    write_recipe(home / "both.yaml", own["a"], own["b"])
+    search(config_at(home, tasks), home / "run")
+    return home, Path(shutil.copytree(home, folder / "kept"))
+
+
+@pytest.fixture
+def home(finished: tuple[Path, Path]) -> Path:
+    """The folder with the search, which may be written into."""
+    shutil.rmtree(finished[0])
+    return Path(shutil.copytree(finished[1], finished[0]))
+
+
+def config_at(home: Path, tasks: Path) -> Config:
+    """What the search in a folder is of."""
+    return config_of(home, tasks, home / "models" / "base", x=home / "both.yaml", y=home / "models" / "a")
 
 
 def trials_of(run: Path) -> list[Any]:
@@ -91,59 +115,47 @@ def test_a_chain_of_recipes_is_merged_and_its_steps_dont_stay(
     assert weights(merge(out / "recipe.yaml", tmp_path / "whole")) == weights(out)
 
 
-def test_steps_that_a_killed_driver_left_are_removed_even_when_nothing_is_merged(
-    tmp_path: Path, tasks: Path, models: dict[str, Path], recipe: Path
-) -> None:
-    run = tmp_path / "run"
-    search(config_of(tmp_path, tasks, models["base"], x=recipe, y=models["a"]), run)
-    shutil.copytree(models["a"], run / "merged" / "x.steps" / "inner")
-    resume(run, evaluations=9)
+def test_steps_that_a_killed_driver_left_are_removed_even_when_nothing_is_merged(home: Path) -> None:
+    run = home / "run"
+    shutil.copytree(home / "models" / "a", run / "merged" / "x.steps" / "inner")
+    resume(run, evaluations=7)
     assert sorted(path.name for path in (run / "merged").iterdir()) == ["x", "x.json", "x.yaml"]
 
 
-def test_a_resumed_run_takes_the_folder_as_it_is_and_needs_no_models_of_the_recipe(
-    tmp_path: Path, tasks: Path, models: dict[str, Path], recipe: Path
-) -> None:
-    run = tmp_path / "run"
-    search(config_of(tmp_path, tasks, models["base"], x=recipe, y=models["a"]), run)
-    shutil.rmtree(models["b"])
+def test_a_resumed_run_takes_the_folder_as_it_is_and_needs_no_models_of_the_recipe(home: Path) -> None:
+    run = home / "run"
+    shutil.rmtree(home / "models" / "b")
     before = contents(run / "merged")
     heard = Heard()
-    resume(run, evaluations=9, observer=heard)
+    resume(run, evaluations=7, observer=heard)
     assert contents(run / "merged") == before
     assert not any("merging" in line for line in heard.lines)
     assert "merging" not in heard.phases
     assert reproduce(run).matches
     assert not [item.path for item in removable(run) if "merged" in item.path.parts]
-    assert [*runs_below(tmp_path)] == [run]
+    assert [*runs_below(home)] == [run]
 
 
-def test_a_folder_that_is_gone_is_merged_again(
-    tmp_path: Path, tasks: Path, models: dict[str, Path], recipe: Path
-) -> None:
-    run = tmp_path / "run"
-    search(config_of(tmp_path, tasks, models["base"], x=recipe, y=models["a"]), run)
+def test_a_folder_that_is_gone_is_merged_again(home: Path) -> None:
+    run = home / "run"
     before = weights(run / "merged" / "x")
     shutil.rmtree(run / "merged" / "x")
-    resume(run, evaluations=9)
+    resume(run, evaluations=7)
     assert weights(run / "merged" / "x") == before
 
 
 @pytest.mark.parametrize("what", ["recipe", "model"])
-def test_a_resumed_run_refuses_a_recipe_whose_content_has_changed(
-    tmp_path: Path, tasks: Path, models: dict[str, Path], recipe: Path, what: str
-) -> None:
-    run = tmp_path / "run"
-    search(config_of(tmp_path, tasks, models["base"], x=recipe, y=models["a"]), run)
+def test_a_resumed_run_refuses_a_recipe_whose_content_has_changed(home: Path, what: str) -> None:
+    run, models = home / "run", home / "models"
     before = contents(run / "merged")
-    changed = recipe
+    changed = home / "both.yaml"
     if what == "recipe":
-        write_recipe(recipe, models["a"], models["b"], weight=0.25)
+        write_recipe(changed, models / "a", models / "b", weight=0.25)
     else:
-        shutil.rmtree(models["b"])
-        changed = tiny_checkpoint(models["b"], seed=9) / "model.safetensors"
+        shutil.rmtree(models / "b")
+        changed = tiny_checkpoint(models / "b", seed=9) / "model.safetensors"
     with pytest.raises(ResumeError, match=rf"models\.experts\.x was merged from .* has changed: .*{changed}"):
-        resume(run, evaluations=9)
+        resume(run, evaluations=7)
     assert contents(run / "merged") == before
 
 
@@ -180,21 +192,22 @@ def test_a_search_that_was_killed_while_it_merged_merges_anew(
     assert not (run / "run.json").exists()
     if changes:
         write_recipe(recipe, models["a"], models["b"], weight=0.25)
-    search(config, run)
+    with pytest.raises(KeyboardInterrupt):
+        search(config, run, observer=Interrupt(1))
     assert not [*(run / "merged").glob(".*")]
     assert weights(run / "merged" / "x") == weights(merge(recipe, tmp_path / "beside"))
 
 
 def test_a_model_of_a_search_that_hadnt_begun_is_merged_anew_when_its_recipe_has_changed(
-    tmp_path: Path, tasks: Path, models: dict[str, Path], recipe: Path
+    tmp_path: Path, tasks: Path, home: Path
 ) -> None:
-    run = tmp_path / "run"
-    search(config_of(tmp_path, tasks, models["base"], x=recipe, y=models["a"]), run)
+    run, recipe = home / "run", home / "both.yaml"
     for path in run.iterdir():
         if path.name != "merged":
             path.unlink()
-    write_recipe(recipe, models["a"], models["b"], weight=0.25)
-    search(config_of(tmp_path, tasks, models["base"], x=recipe, y=models["a"]), run)
+    write_recipe(recipe, home / "models" / "a", home / "models" / "b", weight=0.25)
+    with pytest.raises(KeyboardInterrupt):
+        search(config_at(home, tasks), run, observer=Interrupt(1))
     assert weights(run / "merged" / "x") == weights(merge(recipe, tmp_path / "beside"))
 
 
@@ -230,19 +243,18 @@ def test_heads_that_name_an_expert_go_with_its_folder(tmp_path: Path, models: di
     assert config.models.experts["x"].path == str(recipe)
 
 
-def test_a_search_starts_from_another_over_the_same_recipe(
-    tmp_path: Path, tasks: Path, models: dict[str, Path], recipe: Path
-) -> None:
-    config = config_of(tmp_path, tasks, models["base"], x=recipe, y=models["a"])
-    winner = search(config, tmp_path / "one").winner
-    start = config.search.model_copy(update={"start": StartConfig(run=str(tmp_path / "one"), trial=winner)})
+def test_a_search_starts_from_another_over_the_same_recipe(tmp_path: Path, tasks: Path, home: Path) -> None:
+    config, one = config_at(home, tasks), home / "run"
+    winner = search(config, one).winner
+    start = config.search.model_copy(update={"start": StartConfig(run=str(one), trial=winner)})
     second = config.model_copy(update={"search": start})
-    words = f"the search starts from trial {winner} of {tmp_path / 'one'}"
+    words = f"the search starts from trial {winner} of {one}"
     assert words in check(second).notes
     heard = Heard()
     search(second, tmp_path / "two", observer=heard)
     assert words in heard.lines
-    other = write_recipe(tmp_path / "other.yaml", models["a"], models["b"], weight=0.25)
-    third = config_of(tmp_path, tasks, models["base"], x=other, y=models["a"]).model_copy(update={"search": start})
+    models, recipe = home / "models", home / "both.yaml"
+    other = write_recipe(tmp_path / "other.yaml", models / "a", models / "b", weight=0.25)
+    third = config_of(tmp_path, tasks, models / "base", x=other, y=models / "a").model_copy(update={"search": start})
     with pytest.raises(ConfigError, match=rf"is a merge of other models: x \({recipe} there, "):
         search(third, tmp_path / "three")

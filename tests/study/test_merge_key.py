@@ -21,6 +21,7 @@ from evomerge.study.export import export
 from evomerge.study.merge_key import merge_key
 from evomerge.study.search import search
 from helpers.first_merges import config_of, write_recipe
+from helpers.search import Interrupt
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +53,9 @@ def test_an_exported_recipe_is_a_start_for_the_search_it_came_from_and_for_other
     ):
         found = starting(other, **start)
         assert any(note.startswith("the search starts from ") for note in check(found).notes)
-        search(found, tmp_path / f"from {number}")
+        # Until the start is scored, after the base, the experts and the uniform merges.
+        with pytest.raises(KeyboardInterrupt):
+            search(found, tmp_path / f"from {number}", observer=Interrupt(6))
         (begin,) = (trial for trial in open_run(tmp_path / f"from {number}").trials() if trial.kind == "start")
         assert begin.score == score
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,28 +41,46 @@ def test_a_result_made_again_is_no_second_look_and_another_one_is() -> None:
     assert looks_before(earlier([1], test_looks=3), BUDGET, [1], []) == 2
 
 
-def test_an_extended_search_says_that_its_test_items_had_been_looked_at(tmp_path: Path, config: Config) -> None:
-    first = search(changed(config, search={"evaluations": 4}), tmp_path / "run")
+@pytest.fixture(scope="module")
+def short(config: Config) -> Config:
+    return changed(config, search={"evaluations": 4})
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory, short: Config) -> Path:
+    """A finished search. Don't write into it."""
+    directory = tmp_path_factory.mktemp("ended") / "run"
+    search(short, directory)
+    return directory
+
+
+@pytest.fixture
+def directory(ended: Path, tmp_path: Path) -> Path:
+    """A copy of the search, which may be written into."""
+    return Path(shutil.copytree(ended, tmp_path / "run"))
+
+
+def test_an_extended_search_says_that_its_test_items_had_been_looked_at(short: Config, directory: Path) -> None:
+    first = search(short, directory)
     assert first.data["test_looks"] == 1
     assert not any("looked at before" in sentence for sentence in cautions(first.data))
     with pytest.raises(KeyboardInterrupt):
-        resume(tmp_path / "run", evaluations=12, observer=Interrupt(10))
-    second = resume(tmp_path / "run")
+        resume(directory, evaluations=12, observer=Interrupt(10))
+    second = resume(directory)
     assert second.data["test_looks"] == 2
     assert cautions(second.data)[0].startswith("The test items had been looked at before, for an earlier result of")
     assert "looked at before, for an earlier result" in str(result_table(second.data).caption)
-    third = resume(tmp_path / "run", evaluations=13)
+    third = resume(directory, evaluations=13)
     assert third.data["test_looks"] == 3
-    run = open_run(tmp_path / "run")
+    run = open_run(directory)
     card = model_card(run, run.trials()[third.winner], run.recipe(third.winner), name="merged")
     assert "The test items had been looked at before, for 2 earlier results of the same search." in card
 
 
-def test_a_result_that_is_lost_and_made_again_counts_as_one_look(tmp_path: Path, config: Config) -> None:
-    short = changed(config, search={"evaluations": 4})
-    before = search(short, tmp_path / "run").data
-    (tmp_path / "run" / "result.json").unlink()
-    assert search(short, tmp_path / "run").data["test_looks"] == before["test_looks"] == 1
+def test_a_result_that_is_lost_and_made_again_counts_as_one_look(short: Config, directory: Path) -> None:
+    before = search(short, directory).data
+    (directory / "result.json").unlink()
+    assert search(short, directory).data["test_looks"] == before["test_looks"] == 1
 
 
 def test_a_finished_run_says_what_its_winner_was_chosen_from(undisturbed: Path) -> None:

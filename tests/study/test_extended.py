@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,12 @@ def ended(tmp_path_factory: pytest.TempPathFactory, config: Config) -> Path:
     return directory
 
 
+@pytest.fixture
+def run(ended: Path, tmp_path: Path) -> Run:
+    """A copy of the run, which may be written into."""
+    return open_run(shutil.copytree(ended, tmp_path / "run"))
+
+
 def shown(run: Run) -> str:
     done = command(["status", run.directory])
     assert done.returncode == (DONE if run.has_ended() else STOPPED)
@@ -35,44 +42,40 @@ def shown(run: Run) -> str:
 
 def extended(run: Run) -> None:
     """As a driver leaves it that was killed before its first evaluation."""
-    update_config(run, changed(run.config, search={"evaluations": 24}))
+    update_config(run, changed(run.config, search={"evaluations": 12}))
 
 
-def test_a_run_is_done_for_its_budget_alone_and_says_whose_winner_it_has(ended: Path, tmp_path: Path) -> None:
-    run = open_run(ended)
+def test_a_run_is_done_for_its_budget_alone_and_says_whose_winner_it_has(run: Run, tmp_path: Path) -> None:
     before, winner = run.result(), int(run.result()["winner"]["trial"])  # type: ignore[index]
     assert (run.has_ended(), run.status().phase) == (True, "done")
     assert marks_of(run)[winner] == "winner"
     assert "Next: evomerge export" in shown(run).replace("\n", " ")
 
     extended(run)
-    run = open_run(ended)
+    run = open_run(run.directory)
     assert (run.has_ended(), run.status().phase) == (False, "not continued")
     assert "done\n" not in "".join(line for line in shown(run).splitlines(keepends=True) if line.startswith("phase"))
-    assert "8 of 24 done" in shown(run)
+    assert "8 of 12 done" in shown(run)
     assert "held out" not in shown(run)
     assert marks_of(run)[winner] == "earlier winner"
     notes: list[str] = []
-    export(ended, tmp_path / "merged", report=notes.append)
+    export(run.directory, tmp_path / "merged", report=notes.append)
     assert f"the search hasn't ended; trial {winner} won when its budget was smaller" in notes
 
     with pytest.raises(KeyboardInterrupt):
-        resume(ended, observer=Interrupt(3))
-    status = open_run(ended).status()
-    assert (status.phase, status.finished, status.budget) == ("search", 11, 24)
+        resume(run.directory, observer=Interrupt(3))
+    status = open_run(run.directory).status()
+    assert (status.phase, status.finished, status.budget) == ("search", 11, 12)
     assert "stopped during search" in shown(run)
-    assert open_run(ended).result() == before
+    assert open_run(run.directory).result() == before
 
-    resume(ended)
-    run = open_run(ended)
-    assert (run.has_ended(), run.status().phase, run.status().finished) == (True, "done", 24)
-    assert run.result()["evaluations"] == 24  # type: ignore[index]
+    resume(run.directory)
+    run = open_run(run.directory)
+    assert (run.has_ended(), run.status().phase, run.status().finished) == (True, "done", 12)
+    assert run.result()["evaluations"] == 12  # type: ignore[index]
 
 
-def test_an_extended_search_reads_its_ledger_once(
-    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    search(changed(config, search={"evaluations": 8}), tmp_path / "run")
+def test_an_extended_search_reads_its_ledger_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     times = []
     read = Ledger.read
 
@@ -82,5 +85,5 @@ def test_an_extended_search_reads_its_ledger_once(
 
     monkeypatch.setattr(Ledger, "read", counted)
     with pytest.raises(KeyboardInterrupt):
-        resume(tmp_path / "run", evaluations=12, observer=Interrupt(1))
+        resume(run.directory, evaluations=12, observer=Interrupt(1))
     assert len(times) == 1

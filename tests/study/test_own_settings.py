@@ -103,6 +103,27 @@ def config_of(path: Path, family: dict[str, Path], tasks: Path, task: str, **cha
     )
 
 
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory, family: dict[str, Path], tasks: Path) -> Config:
+    """An experiment with an expert that has settings of its own, and one that has none."""
+    models = {name: family[name] for name in ("base", "far", "same")}
+    return config_of(tmp_path_factory.mktemp("config"), models, tasks, "pages")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, pages: Config) -> Path:
+    """Its finished search. Don't write into it."""
+    directory = tmp_path_factory.mktemp("pages") / "run"
+    search(pages, directory)
+    return directory
+
+
+def result_of(run: Path) -> dict[str, Any]:
+    result = open_run(run).result()
+    assert result is not None
+    return result
+
+
 def stock(folder: Path, tasks: Path, task: str, **settings: Any) -> float:
     """What lm-eval itself finds for a folder on the task's validation documents."""
     found = lm_eval.simple_evaluate(
@@ -139,24 +160,17 @@ def test_every_given_model_scores_what_lm_eval_finds_for_its_folder(
     assert not {"own_settings"} & {*models["base"], *models["same"], *models["winner"]}
 
 
-def test_a_merge_is_still_scored_and_exported_with_the_bases_config(
-    tmp_path: Path, family: dict[str, Path], tasks: Path
-) -> None:
-    models = {name: family[name] for name in ("base", "far", "same")}
-    config = config_of(tmp_path, models, tasks, "pages")
-    result = search(config, tmp_path / "run").data
-    out = export(tmp_path / "run", tmp_path / "out")
+def test_a_merge_is_still_scored_and_exported_with_the_bases_config(tmp_path: Path, tasks: Path, run: Path) -> None:
+    out = export(run, tmp_path / "out")
     assert json.loads((out / "config.json").read_text())["max_position_embeddings"] == 64
-    assert on_test(result)["winner"]["score"] == pytest.approx(-stock(out, tasks, "pages"), abs=1e-6)
+    assert on_test(result_of(run))["winner"]["score"] == pytest.approx(-stock(out, tasks, "pages"), abs=1e-6)
     assert "(own settings)" in (out / "README.md").read_text()
 
 
-def test_a_given_model_is_exported_with_its_own_config(tmp_path: Path, family: dict[str, Path], tasks: Path) -> None:
-    models = {name: family[name] for name in ("base", "far", "same")}
-    config = config_of(tmp_path, models, tasks, "pages")
-    score = on_test(search(config, tmp_path / "run").data)["far"]["score"]
-    (trial,) = [trial for trial in open_run(tmp_path / "run").trials() if trial.name == "far"]
-    out = export(tmp_path / "run", tmp_path / "out", trial=trial.number)
+def test_a_given_model_is_exported_with_its_own_config(tmp_path: Path, tasks: Path, run: Path) -> None:
+    score = on_test(result_of(run))["far"]["score"]
+    (trial,) = [trial for trial in open_run(run).trials() if trial.name == "far"]
+    out = export(run, tmp_path / "out", trial=trial.number)
     assert json.loads((out / "config.json").read_text())["max_position_embeddings"] == 512
     assert -stock(out, tasks, "pages") == pytest.approx(score, abs=1e-6)
 
@@ -176,16 +190,14 @@ def test_an_interrupted_search_ends_as_if_it_hadnt_been(
 
 
 def test_a_run_that_began_with_the_bases_settings_for_all_goes_on_so(
-    tmp_path: Path, family: dict[str, Path], tasks: Path
+    tmp_path: Path, family: dict[str, Path], tasks: Path, pages: Config
 ) -> None:
-    models = {name: family[name] for name in ("base", "far", "same")}
-    config = config_of(tmp_path, models, tasks, "pages")
     with pytest.raises(KeyboardInterrupt):
-        search(config, tmp_path / "run", observer=Interrupt(1))
+        search(pages, tmp_path / "run", observer=Interrupt(1))
     facts = read_json(tmp_path / "run" / "run.json")
     assert facts.pop("as_themselves") == {"far": ["max_position_embeddings", "rope_parameters.rope_theta"]}
     write_json(tmp_path / "run" / "run.json", facts)
-    scored = on_test(search(config, tmp_path / "run").data)
+    scored = on_test(search(pages, tmp_path / "run").data)
     plain = Path(shutil.copytree(family["far"], tmp_path / "plain"))
     shutil.copyfile(family["base"] / "config.json", plain / "config.json")
     assert scored["far"]["score"] == pytest.approx(-stock(plain, tasks, "pages"), abs=1e-6)
@@ -215,10 +227,8 @@ def test_check_says_what_of_a_config_changes_the_function(tmp_path: Path, family
 
 
 def test_ray_workers_score_given_models_by_themselves_too(
-    tmp_path: Path, family: dict[str, Path], tasks: Path, local_ray: None
+    tmp_path: Path, pages: Config, run: Path, local_ray: None
 ) -> None:
-    models = {name: family[name] for name in ("base", "far", "same")}
-    config = config_of(tmp_path, models, tasks, "pages")
-    here = search(config, tmp_path / "here").data
-    there = changed(config, execution={"backend": "ray", "workers": 2})
-    assert on_test(search(there, tmp_path / "there").data) == on_test(here)
+    there = changed(pages, execution={"backend": "ray", "workers": 2})
+    search(there, tmp_path / "there")
+    assert on_test(result_of(tmp_path / "there")) == on_test(result_of(run))

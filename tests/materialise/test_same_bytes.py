@@ -19,6 +19,7 @@ from evomerge.kernels import threads
 from evomerge.materialise.folder import write_folder
 from evomerge.materialise.merger import Merger
 from evomerge.methods import METHODS
+from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.open import open_models
 from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
@@ -52,6 +53,12 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Pa
     return {"whole": whole, "parted": parted}
 
 
+@pytest.fixture(scope="module")
+def live(families: dict[str, dict[str, Path]]) -> LiveModel:
+    """A model to merge into."""
+    return LiveModel.build(Checkpoint.open(families["parted"]["base"]), dtype=torch.bfloat16)
+
+
 def recipe_of(folders: dict[str, Path], method: str) -> Recipe:
     found = METHODS.get(method)
     halves = {parameter.name: (parameter.low + parameter.high) / 2 for parameter in found.parameters}
@@ -78,7 +85,11 @@ def written(folder: Path) -> dict[str, Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS.names())
 def test_files_threads_and_order_change_no_byte(
-    method: str, families: dict[str, dict[str, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str,
+    families: dict[str, dict[str, Path]],
+    live: LiveModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipes = {form: recipe_of(folders, method) for form, folders in families.items()}
     expected = digests(written(write_folder(recipes["whole"], tmp_path / "whole", shard_size="5GB")))
@@ -89,7 +100,8 @@ def test_files_threads_and_order_change_no_byte(
     try:
         assert digests(written(write_folder(recipes["parted"], tmp_path / "parted", shard_size="20KB"))) == expected
         merger = Merger(open_models(Sources(base=recipes["parted"].base, experts=recipes["parted"].experts)))
-        live = LiveModel.build(merger.base, dtype=torch.bfloat16)
+        for tensor in live.targets.values():
+            tensor.fill_(torch.nan)
         merger.write(merger.bind(recipes["parted"]), dict(reversed(live.targets.items())))
         assert digests(dict(live.targets)) == expected
     finally:

@@ -226,6 +226,7 @@ def test_check_says_what_of_a_config_changes_the_function(tmp_path: Path, family
     assert found.single_bytes == found.live_bytes
 
 
+@pytest.mark.ray
 def test_ray_workers_score_given_models_by_themselves_too(
     tmp_path: Path, pages: Config, run: Path, local_ray: None
 ) -> None:

@@ -24,7 +24,7 @@ from evomerge.run.evaluation import Evaluation
 from evomerge.run.observer import Observer, SilentObserver
 from evomerge.run.recipes import unchanged_of
 from evomerge.run.trial import WINNER, TrialKind
-from evomerge.study.answered import answered_by_trial
+from evomerge.study.answered import answered_beyond_baselines
 from evomerge.study.experiment import open_experiment
 from evomerge.study.search import search
 
@@ -84,9 +84,11 @@ def control(directory: str | Path, *, observer: Observer | None = None) -> list[
 
 
 def candidates_worth(run: Run) -> int:
-    """How many candidates that answer everything cost as many answers as the run's candidates did, rounded up."""
+    """How many candidates that answer everything cost as many answers as the run's merges beyond its baselines did,
+    rounded up.
+    """
     items: int = sum(task["items"]["search"] for task in run.facts["benchmark"]["tasks"])
-    return max(1, math.ceil(sum(answered_by_trial(run).values()) / items))
+    return max(1, math.ceil(answered_beyond_baselines(run) / items))
 
 
 def _configs(run: Run, cost: int) -> dict[str, Config]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from evomerge.cli import app
 from evomerge.config.config import Config
 from evomerge.errors import RunError
 from evomerge.files.atomic import read_json
-from evomerge.run.directory import open_run
+from evomerge.run.answers import PARTS
+from evomerge.run.directory import Run, open_run
 from evomerge.run.trial import TrialKind
 from evomerge.study.control import candidates_worth, control
 from evomerge.study.search import search
@@ -71,8 +74,9 @@ def test_each_control_costs_what_the_search_did_and_is_compared_on_its_test_item
 def test_a_search_whose_candidates_are_stopped_is_worth_fewer_whole_ones(
     ended: Path, undisturbed_in_blocks: Path
 ) -> None:
+    # Before a generation has ended, the distribution's mean is the start, which is a baseline.
     assert candidates_worth(open_run(ended)) == 6
-    assert candidates_worth(open_run(undisturbed_in_blocks)) == 28
+    assert candidates_worth(open_run(undisturbed_in_blocks)) == 28 + 1
 
 
 def test_a_run_that_has_not_ended_has_no_control(tmp_path: Path, config: Config) -> None:
@@ -82,18 +86,33 @@ def test_a_run_that_has_not_ended_has_no_control(tmp_path: Path, config: Config)
         control(tmp_path / "run")
 
 
+def answered(run: Run) -> set[tuple[str, int]]:
+    """Every block of search items that was answered for a merge beyond the baselines."""
+    trials = {trial.number: trial for trial in run.ledger().trials() if not trial.kind.is_baseline}
+    lines = [json.loads(line) for line in (run.directory / PARTS).read_text().splitlines()]
+    return {
+        (trials[line["trial"]].recipe_key, line["block"] + place)
+        for line in lines
+        if line["split"] == "search" and line["trial"] in trials
+        for place in range(line.get("blocks", 1))
+    }
+
+
 @pytest.mark.parametrize(
     "spending",
     [
         {"block": 4, "pruner": "standard_error", "estimator": "difference", "budget": {"items": 80}},
-        {"block": 4, "items": "fresh", "items_per_candidate": 4, "evaluations": 8},
+        {"block": 4, "items": "fresh", "items_per_candidate": 4, "evaluations": 8, "surrogate": 1},
     ],
     ids=["estimated", "fresh"],
 )
 def test_a_control_spends_nothing_as_its_search_did(tmp_path: Path, config: Config, spending: dict[str, Any]) -> None:
     data = {**config.model_dump(exclude_unset=True), "search": {"population": 4, "scan": 2, **spending}}
     search(Config.model_validate(data), tmp_path / "run")
-    worth = candidates_worth(open_run(tmp_path / "run"))
+    run = open_run(tmp_path / "run")
+    worth = candidates_worth(run)
+    # Three blocks are all items, and answers that the elite has from its candidate were given once.
+    assert worth == math.ceil(len(answered(run)) / 3)
     control(tmp_path / "run")
     own = open_run(tmp_path / "run" / "control" / "random")
     assert sum(trial.kind is TrialKind.CANDIDATE for trial in own.trials()) == worth

@@ -23,8 +23,8 @@ from evomerge.execute.device import open_devices, peak_bytes, reset_peak_bytes
 from evomerge.execute.loaded import LoadedModels
 from evomerge.execute.stacked import StackedModels
 from evomerge.inference.forward import SharedPrefixes
-from evomerge.inference.memory import is_out_of_memory
 from evomerge.inference.plan import places_of
+from evomerge.kernels.device_memory import is_out_of_memory
 from evomerge.materialise.states import folder_of
 from evomerge.score.requests import (
     ClassificationResponse,

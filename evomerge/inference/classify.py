@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from evomerge.errors import ExecutionError, listed
-from evomerge.inference.memory import is_out_of_memory
+from evomerge.kernels.device_memory import is_out_of_memory
 from evomerge.score.requests import ClassificationRequest, ClassificationResponse, Head, Request
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}

@@ -16,10 +16,10 @@ from torch import Tensor
 from evomerge.inference.batches import Costs, batches
 from evomerge.inference.cache import PrefixCache
 from evomerge.inference.masks import attention_masks, windows_of
-from evomerge.inference.memory import is_out_of_memory
 from evomerge.inference.plan import Plan
 from evomerge.inference.spread import free_bytes_over
 from evomerge.inference.trie import Row
+from evomerge.kernels.device_memory import is_out_of_memory
 from evomerge.score.requests import LogLikelihoodRequest, LogLikelihoodResponse
 
 # Logits of so many entries at a time, so that memory doesn't grow with the vocabulary.

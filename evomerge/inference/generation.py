@@ -22,10 +22,10 @@ from evomerge.inference.endings import Endings, not_finite
 from evomerge.inference.forward import REFUSALS, agreement
 from evomerge.inference.growing import GrowingRows
 from evomerge.inference.masks import can_be_told
-from evomerge.inference.memory import is_out_of_memory
 from evomerge.inference.prompts import Prompts
 from evomerge.inference.slots import FixedSlots
 from evomerge.inference.spread import devices_of, free_bytes_over
+from evomerge.kernels.device_memory import is_out_of_memory
 from evomerge.score.requests import GenerationRequest, GenerationResponse, Request
 
 _log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evomerge.inference.memory import is_out_of_memory
+from evomerge.kernels.device_memory import is_out_of_memory
 
 _log = logging.getLogger(__name__)
 

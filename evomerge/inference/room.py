@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from evomerge.errors import ExecutionError
-from evomerge.inference.memory import free_bytes
 from evomerge.inference.spread import Stretch, divided
+from evomerge.kernels.device_memory import free_bytes
 from evomerge.score.numbers import size
 
 SHARE = 0.95

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from evomerge.inference.memory import free_bytes
+from evomerge.kernels.device_memory import free_bytes
 
 _HALVINGS = 40
 """Steps in which the least load is found, to a millionth of a millionth."""

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from evomerge.errors import TuningError
-from evomerge.inference.memory import is_out_of_memory
+from evomerge.kernels.device_memory import is_out_of_memory
 from evomerge.models.transformers_settings import without_remarks
 from evomerge.tuning.examples import Examples
 from evomerge.tuning.settings import TuneSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import torch
+from evomerge.late import torch
 
 
 def free_bytes(device: torch.device) -> int:

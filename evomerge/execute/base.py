@@ -31,6 +31,8 @@ class WorkerSettings:
     """"cpu", "cuda" or "cuda:N"."""
     gpus: int = 1
     """Over how many GPUs the worker's live model is spread."""
+    gpu_share: float = 1.0
+    """How much of its one GPU the worker has; below 1, other workers have the rest."""
     threads: int
     """CPU threads for torch in this worker."""
     compute_dtype: str | None = None

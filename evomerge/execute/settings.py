@@ -71,6 +71,7 @@ def worker_settings(
         compute_dtype=compute_dtype or arithmetic_of(execution, stored).dtype,
         device=_device(execution),
         gpus=_gpus_each(execution),
+        gpu_share=gpu_share(execution),
         threads=_threads(execution),
         states=execution.prepared_directory or (None if states is None else str(states.absolute())),
         batch_tokens=execution.batch_tokens,
@@ -124,6 +125,11 @@ def gpus_of(execution: ExecutionConfig, workers: int = 1) -> float:
         return 0.0
     shared = choose_backend(execution) == "ray" and execution.gpus_per_worker is not None
     return workers * ((execution.gpus_per_worker or 0.0) if shared else float(_gpus_each(execution)))
+
+
+def gpu_share(execution: ExecutionConfig) -> float:
+    """How much of a GPU each worker has, of one that workers share; 1 if they don't."""
+    return min(1.0, gpus_of(execution)) or 1.0
 
 
 def _gpus_each(execution: ExecutionConfig) -> int:

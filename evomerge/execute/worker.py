@@ -24,7 +24,7 @@ from evomerge.execute.loaded import LoadedModels
 from evomerge.execute.stacked import StackedModels
 from evomerge.inference.forward import SharedPrefixes
 from evomerge.inference.plan import places_of
-from evomerge.kernels.device_memory import is_out_of_memory
+from evomerge.kernels.device_memory import is_out_of_memory, take_share
 from evomerge.materialise.states import folder_of
 from evomerge.score.requests import (
     ClassificationResponse,
@@ -56,6 +56,8 @@ class Worker:
         self.name = name
         torch.set_num_threads(settings.threads)
         self._devices = open_devices(settings.device, settings.gpus)
+        if settings.gpu_share < 1:
+            take_share(self._devices[0], settings.gpu_share)
         states = None if settings.states is None else folder_of(settings.states)
         self._merged = LoadedModels(settings.sources, settings, devices=self._devices, states=states)
         self._stacked: StackedModels | None = None

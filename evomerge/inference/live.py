@@ -19,6 +19,7 @@ from evomerge.inference.architecture import class_of
 from evomerge.inference.placement import find_boxes, refuse_incomplete, verified_view
 from evomerge.inference.room import refuse_if_too_large, rooms_of
 from evomerge.inference.spread import devices_of, spread, stretches_of
+from evomerge.kernels.device_memory import is_shared
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.transformers_settings import without_remarks
 
@@ -61,7 +62,8 @@ class LiveModel:
             model_class = class_of(base, config)
             if homes[0].type != "cpu":
                 rooms = rooms_of(homes)
-                refuse_if_too_large(stretches_of(outline_of(model_class, config, dtype)), rooms, f"{base.folder}")
+                stretches = stretches_of(outline_of(model_class, config, dtype))
+                refuse_if_too_large(stretches, rooms, f"{base.folder}", shared=is_shared(homes[0]))
             boxes = find_boxes(base, model_class, config, dtype)
             model = _load(base, model_class, config, dtype)
             if len(homes) == 1:

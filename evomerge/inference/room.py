@@ -27,13 +27,16 @@ def gpus_needed(stretches: Sequence[Stretch], room: int) -> int | None:
     return next(count for count in range(1, len(stretches) + 1) if divided(stretches, [room] * count) is not None)
 
 
-def refuse_if_too_large(stretches: Sequence[Stretch], rooms: Sequence[int], model: str) -> None:
+def refuse_if_too_large(
+    stretches: Sequence[Stretch], rooms: Sequence[int], model: str, *, shared: bool = False
+) -> None:
     """Refuse a model for which a worker's GPUs have no room.
 
     Args:
         stretches: of the live model.
         rooms: of the GPUs.
         model: its name for people.
+        shared: whether the one GPU is other workers' as well.
 
     Raises: ExecutionError with how many GPUs would do.
     """
@@ -41,14 +44,16 @@ def refuse_if_too_large(stretches: Sequence[Stretch], rooms: Sequence[int], mode
         return
     needed = gpus_needed(stretches, min(rooms))
     largest = max(stretches, key=lambda stretch: stretch.size_bytes)
-    remedy = (
-        f"use larger GPUs: {largest.modules[0]} alone takes {size(largest.size_bytes)}"
-        if needed is None
-        else f"set execution.gpus_per_worker: {needed}, or use larger GPUs"
-    )
+    if shared:
+        remedy = "set execution.gpus_per_worker to more of a GPU, or to whole ones"
+    elif needed is None:
+        remedy = f"use larger GPUs: {largest.modules[0]} alone takes {size(largest.size_bytes)}"
+    else:
+        remedy = f"set execution.gpus_per_worker: {needed}, or use larger GPUs"
     whole = size(sum(stretch.size_bytes for stretch in stretches))
-    there = f"GPU has room for {size(rooms[0])}" if len(rooms) == 1 else f"{len(rooms)} GPUs have room for "
-    there += "" if len(rooms) == 1 else " + ".join(map(size, rooms)) + ", in whole layers"
+    one = f"{'part of a ' if shared else ''}GPU has room for {size(rooms[0])}"
+    there = one if len(rooms) == 1 else f"{len(rooms)} GPUs have room for {' + '.join(map(size, rooms))}"
+    there += "" if len(rooms) == 1 else ", in whole layers"
     raise ExecutionError(
         f"{model}: the live model takes {whole}, and a worker's {there} ({1 - SHARE:.0%} is left for "
         f"batches and merging); {remedy}"

@@ -13,6 +13,7 @@ from typing import Any
 
 from evomerge.errors import CheckpointError
 from evomerge.files.read_ahead import read_ahead
+from evomerge.kernels.device_memory import free_bytes
 from evomerge.kernels.dtypes import Dtype, code_of
 from evomerge.kernels.engines import compiled_for
 from evomerge.late import Tensor, torch
@@ -177,10 +178,7 @@ class Inputs:
         entries: Counter[torch.device] = Counter()
         for name, info in self.base.tensors.items():
             entries[self.device_of(name)] += info.num_elements
-        return all(
-            needed * count <= entries.total() * (torch.cuda.mem_get_info(device)[0] // 2)
-            for device, count in entries.items()
-        )
+        return all(needed * count <= entries.total() * (free_bytes(device) // 2) for device, count in entries.items())
 
     def _has_room(self) -> bool:
         """Whether computed tensors may still be cached: half of the machine's memory stays free for all else."""

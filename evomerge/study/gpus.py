@@ -7,11 +7,12 @@ import torch
 from evomerge.config.config import Config
 from evomerge.config.execution import ExecutionConfig
 from evomerge.errors import ConfigError, ExecutionError
-from evomerge.execute.settings import is_elsewhere, visible_gpus, worker_settings
+from evomerge.execute.settings import gpu_share, is_elsewhere, visible_gpus, worker_settings
 from evomerge.inference.architecture import class_of
 from evomerge.inference.live import config_of, outline_of
 from evomerge.inference.room import SHARE, refuse_if_too_large
 from evomerge.inference.spread import divided, stretches_of
+from evomerge.kernels.device_memory import part_of
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.transformers_settings import without_remarks
 from evomerge.score.numbers import size
@@ -47,7 +48,9 @@ def notes_on_gpus(config: Config, base: Checkpoint, dtype: str, *, where: str) -
         stretches = stretches_of(outline_of(class_of(base, settings_of_base), settings_of_base, getattr(torch, dtype)))
     if rooms:
         try:
-            refuse_if_too_large(stretches, rooms[: settings.gpus], str(base.folder))
+            refuse_if_too_large(
+                stretches, rooms[: settings.gpus], str(base.folder), shared=gpu_share(config.execution) < 1
+            )
         except ExecutionError as error:
             raise ConfigError(f"{where}: {error}") from error
     if settings.gpus == 1:
@@ -73,6 +76,9 @@ def notes_on_gpus(config: Config, base: Checkpoint, dtype: str, *, where: str) -
 
 
 def _rooms_here(execution: ExecutionConfig) -> list[int]:
-    """Bytes that each of this machine's GPUs has for a live model when it is empty; none if workers get others."""
-    count = 0 if is_elsewhere(execution) else visible_gpus()
-    return [int(SHARE * torch.cuda.get_device_properties(index).total_memory) for index in range(count)]
+    """Bytes that a worker has for a live model on each of this machine's GPUs when it is empty; none if workers get
+    others.
+    """
+    count, share = 0 if is_elsewhere(execution) else visible_gpus(), gpu_share(execution)
+    totals = [torch.cuda.get_device_properties(index).total_memory for index in range(count)]
+    return [int(SHARE * (total if share == 1 else part_of(total, share))) for total in totals]

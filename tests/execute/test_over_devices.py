@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from evomerge.config.execution import ExecutionConfig
 from evomerge.errors import ExecutionError
 from evomerge.execute.device import open_devices
-from evomerge.execute.settings import gpus_of
+from evomerge.execute.settings import gpu_share, gpus_of
 from evomerge.execute.worker import Worker
 from evomerge.inference.spread import devices_of
 from evomerge.testing.models import tiny_family
@@ -45,6 +46,36 @@ def test_gpus_of_inline_and_ray_workers_are_counted(monkeypatch: pytest.MonkeyPa
     for backend, workers in (("inline", 1), ("ray", 3)):
         execution = ExecutionConfig(backend=backend, device="cuda", gpus_per_worker=2)
         assert gpus_of(execution, workers) == 2.0 * workers
+
+
+def test_only_workers_of_ray_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    settings: dict[str, Any] = {"backend": "ray", "device": "cuda", "gpus_per_worker": 0.25}
+    assert gpu_share(ExecutionConfig(**settings)) == 0.25
+    for changes in ({"backend": "inline"}, {"gpus_per_worker": 2}, {"gpus_per_worker": None}, {"device": "cpu"}):
+        assert gpu_share(ExecutionConfig(**settings | changes)) == 1.0
+
+
+def test_a_worker_takes_its_share_before_it_loads_a_model(
+    tiny_llama: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[tuple[torch.device, float]] = []
+
+    def take(device: torch.device, share: float) -> None:
+        taken.append((device, share))
+
+    def load(*_: Any, **__: Any) -> None:
+        assert taken == [(torch.device("cpu"), 0.25)]
+        raise ExecutionError("loaded")
+
+    monkeypatch.setattr("evomerge.execute.worker.take_share", take)
+    monkeypatch.setattr("evomerge.execute.worker.LoadedModels", load)
+    with pytest.raises(ExecutionError, match="loaded"):
+        Worker(make_settings(tiny_llama, gpu_share=0.25))
+    taken.clear()
+    with pytest.raises(AssertionError):
+        Worker(make_settings(tiny_llama))
+    assert taken == []
 
 
 @pytest.mark.parametrize("gpus", [1.5, 2.25])

@@ -23,6 +23,7 @@ from evomerge.errors import ExecutionError
 from evomerge.execute.base import Executor, Job, WorkerSettings
 from evomerge.execute.inline import InlineExecutor
 from evomerge.score.requests import GenerationRequest
+from helpers.patience import LONG_S
 from helpers.worker import REQUESTS, answers, failure, job
 
 pytestmark = pytest.mark.ray
@@ -125,7 +126,7 @@ def test_a_frozen_worker_is_killed_and_replaced_when_time_is_up(
     assert failure(outcomes[1]).reason == "timeout"
     assert "its worker was killed" in failure(outcomes[1]).message
     answers(outcomes[2])
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + LONG_S
     while Path(f"/proc/{frozen}").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not Path(f"/proc/{frozen}").exists()
@@ -169,7 +170,7 @@ def test_each_worker_has_its_own_share_of_a_gpu(make: Callable[..., Any], settin
     executor = make(workers=2, gpus_per_worker=0.5)
     devices = ray.get([slot.actor.__ray_call__.remote(visible) for slot in executor._slots])
     assert set(devices) <= {"0", "1"}
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + LONG_S
     while (free := ray.available_resources().get("GPU")) != 1 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert free == 1
@@ -232,23 +233,21 @@ CONNECT = "from evomerge.execute.ray.executor import connect\nconnect({address!r
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_gpus_on_a_machine_without_any_are_refused_before_ray_starts() -> None:
-    start = time.monotonic()
-    done = run_alone(CONNECT.format(address=None, gpus=True))
+    done = run_alone("import ray; ray.init = None\n" + CONNECT.format(address=None, gpus=True))
     assert "GPUs are asked for (execution.device or gpus_per_worker), but this machine has none" in done.stderr
     assert "ExecutionError" in done.stderr
-    assert time.monotonic() - start < 20
 
 
 def test_a_cluster_that_does_not_answer_is_refused_quickly() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    start = time.monotonic()
-    done = run_alone(CONNECT.format(address=None, gpus=False), RAY_ADDRESS=f"127.0.0.1:{port}")
+    # Ray itself would try for many minutes.
+    without = "import ray; ray.init = None\n"
+    done = run_alone(without + CONNECT.format(address=None, gpus=False), RAY_ADDRESS=f"127.0.0.1:{port}")
     assert f"Ray cluster at '127.0.0.1:{port}'" in done.stderr
     assert "doesn't answer" in done.stderr
     assert "start it with `ray start --head`" in done.stderr
-    assert time.monotonic() - start < 20
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://127.0.0.1:10001", "head-node"])

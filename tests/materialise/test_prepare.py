@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -169,12 +170,19 @@ def test_an_estimate_of_the_time_goes_by_one_tensor_of_each_shape(
     models: list[Path], notes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECONDS", "0.05")
+    clock = [0.0]
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    monkeypatch.setattr("helpers.prepared.time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr("evomerge.materialise.prepare.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     merger = merger_of(models, None)
     shapes = {info.shape for info in merger.base.tensors.values()}
     count = len(merger.base.names)
     estimate = merger.preparer.estimated_seconds(merger.bind(recipe_of(models)), 60.0)
     assert notes.read_text().count("\n") == len(shapes)
-    assert 0.05 * count < estimate < 0.05 * count + 2.0
+    assert estimate == pytest.approx(0.05 * count)
     notes.write_text("")
     assert merger.preparer.estimated_seconds(merger.bind(recipe_of(models)), 0.01) > 0.0
     assert notes.read_text().count("\n") == 1

@@ -1,6 +1,7 @@
 # On a fresh machine with Python 3.11 or later and pip:
 #   make demo       install into .venv and run the demo
-#   make test       install with what the tests need and run them all
+#   make test       install with what the tests need and run them all; SLOW_UNTIL=$(($(date +%s) + 3600)) begins no
+#                   slow one after an hour, and says which weren't run
 #   make test-fast  in some two minutes once loops are compiled: no searches, other slow tests or Ray
 #   make lint       style and types
 #   make docs       the pages of docs/ and the reference from the docstrings, into site/
@@ -29,7 +30,7 @@ demo-small: $(VENV)/.installed
 	$(BIN)/evomerge demo $(DEMO) --small
 
 test: $(VENV)/.installed-test
-	$(PYTEST)
+	$(PYTEST) $(if $(SLOW_UNTIL),--slow-until $(SLOW_UNTIL))
 
 test-fast: $(VENV)/.installed-test
 	$(PYTEST) -m "not slow and not ray"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import signal
 import tempfile
+import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from functools import cache
 from pathlib import Path
@@ -44,6 +47,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+NO_TIME = "no time was left for slow tests"
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Look for no garbage among what is imported meanwhile: it stays, and looking takes a tenth of the time."""
@@ -54,10 +60,27 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that have slow tests, so that no process is left alone with one of them at the end."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--slow-until",
+        type=float,
+        default=math.inf,
+        metavar="TIME",
+        help="begin no slow test, and none of Ray, after this time in seconds since 1970; the others come first",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the files that have slow tests, so that no process is left alone with one of them at the end.
+
+    Where their time is limited, begin with the files that have none, and end with Ray's.
+    """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    rays = {item.path for item in items if item.get_closest_marker("ray")}
+    if math.isinf(config.getoption("slow_until")):
+        items.sort(key=lambda item: item.path not in slow)
+    else:
+        items.sort(key=lambda item: (item.path in slow, item.path in rays))
 
 
 def pytest_collection_finish() -> None:
@@ -69,12 +92,28 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the files whose tests were not run for want of time: nothing is known of what they look at."""
+    left = Counter(
+        report.nodeid.partition("::")[0]
+        for report in terminalreporter.stats.get("skipped", ())
+        if isinstance(report.longrepr, tuple) and NO_TIME in report.longrepr[2]
+    )
+    if left:
+        terminalreporter.section(f"not run: {left.total()} slow tests, for which no time was left")
+        for file, count in sorted(left.items()):
+            terminalreporter.line(f"{count:5} of {file}")
+
+
 def pytest_unconfigure() -> None:
     """Objects that are kept out of the collector's sight look like leaks at the end."""
     gc.unfreeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    is_slow = item.get_closest_marker("slow") or item.get_closest_marker("ray")
+    if is_slow and time.time() > item.config.getoption("slow_until"):
+        pytest.skip(NO_TIME)
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("no GPU here")
 

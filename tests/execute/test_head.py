@@ -28,7 +28,13 @@ from helpers.commands import Command, run
 from helpers.patience import UNHURRIED
 from helpers.search import write_config, write_task
 
-TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
+OWN = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": "0" * 64,
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_register_timeout_seconds": UNHURRIED["RAY_worker_register_timeout_seconds"],
+}
+"""Variables of a head and of those who join it."""
 GONE = "it hangs, or its process, machine or network is gone"
 
 
@@ -118,7 +124,7 @@ class RayHead:
             ),
             f"--temp-dir={self._folder.name}",
         ]
-        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | TOKEN
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | OWN
         for last in (False, False, True):
             done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
             if done.returncode == 0:
@@ -173,6 +179,7 @@ def head(port: int) -> Iterator[RayHead]:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_real_head_answers_until_it_hangs(head: RayHead) -> None:
     head.start()
     door = Head(head.address, patience_s=60)
@@ -185,13 +192,14 @@ def test_a_real_head_answers_until_it_hangs(head: RayHead) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_search_whose_head_is_killed_says_how_to_go_on_and_ends_as_an_undisturbed_one(
     head: RayHead, tiny_llama: dict[str, Path], tmp_path: Path
 ) -> None:
     execution = {"backend": "auto", "workers": 2, "cpus_per_worker": 1, "dtype": "float32", "device": "cpu"}
     config = write_config(tmp_path / "c.yaml", tiny_llama, write_task(tmp_path / "tasks"), execution=execution)
     directory = tmp_path / "run"
-    variables = {**TOKEN, "RAY_ADDRESS": head.address, "RAY_gcs_rpc_server_reconnect_timeout_s": "40"}
+    variables = {**OWN, "RAY_ADDRESS": head.address, "RAY_gcs_rpc_server_reconnect_timeout_s": "40"}
     head.start()
     process = Command(["search", config, "--run", directory], variables=variables)
     deadline = time.monotonic() + 240
@@ -223,13 +231,14 @@ def test_a_search_whose_head_is_killed_says_how_to_go_on_and_ends_as_an_undistur
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_command_that_keeps_nothing_names_itself_when_its_head_is_killed(
     head: RayHead, tiny_llama: dict[str, Path], tmp_path: Path
 ) -> None:
     config = write_config(tmp_path / "c.yaml", tiny_llama, write_task(tmp_path / "tasks"), execution={"backend": "ray"})
     head.start()
     typed = ["connect", "base", "a", "--config", str(config), "--points", "100000"]
-    variables = {**TOKEN, "RAY_ADDRESS": head.address, "RAY_gcs_rpc_server_reconnect_timeout_s": "40"}
+    variables = {**OWN, "RAY_ADDRESS": head.address, "RAY_gcs_rpc_server_reconnect_timeout_s": "40"}
     process = Command(typed, variables=variables)
     head.wait_for_worker()
     head.kill()
@@ -242,6 +251,7 @@ def test_a_command_that_keeps_nothing_names_itself_when_its_head_is_killed(
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_python_outlives_the_head_of_its_cluster_and_goes_on_with_another(
     tiny_llama: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -81,7 +81,7 @@ TASKS_WITH_HEADS: dict[str, dict[str, Any]] = {
 }
 
 
-def write_tasks(folder: Path, *, items: int = 10) -> Path:
+def write_tasks(folder: Path, *, items: int = 14) -> Path:
     generator = random.Random(3)
     files = {}
     for split in ("validation", "test"):
@@ -149,7 +149,7 @@ def check_equal(
         for key, values in table.tasks[name].values.items():
             metric, filter_name = key.split(",")
             expected = [sample[metric] for sample in samples if sample["filter"] == filter_name]
-            assert len(expected) == len(values) == 10
+            assert len(expected) == len(values) == 14
             for value, reference in zip(values, expected, strict=True):
                 if isinstance(reference, tuple | list) or metric == "perplexity":
                     # lm-eval adds log-probabilities up in float32.

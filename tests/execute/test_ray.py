@@ -238,7 +238,7 @@ def test_gpus_on_a_machine_without_any_are_refused_before_ray_starts() -> None:
     assert "ExecutionError" in done.stderr
 
 
-def test_a_cluster_that_does_not_answer_is_refused_quickly() -> None:
+def test_a_cluster_that_does_not_answer_is_refused_before_ray_is_asked() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -140,11 +140,7 @@ def local_ray() -> Iterator[None]:
 
     settings: dict[str, Any] = {"num_cpus": 4, "num_gpus": 2, "include_dashboard": False, "log_to_driver": False}
     with private_environment():
-        try:
-            ray.init(address="local", **settings)
-        except Exception:  # on a busy machine it may not be up in the time that Ray gives it
-            ray.shutdown()
-            ray.init(address="local", **settings)
+        ray.init(address="local", **settings)
     yield
     ray.shutdown()
 

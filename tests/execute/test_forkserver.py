@@ -16,9 +16,10 @@ import pytest
 import torch
 
 from evomerge.execute.ray import forkserver
+from evomerge.execute.ray.patience import WORKER
 
 START = [sys.executable, "-c", forkserver._START]
-HASTE = {"RAY_worker_register_timeout_seconds": "2"}
+HASTE = {WORKER: "2"}
 """So that a server has a second."""
 SCRIPT = """
 import json, os, random, sys, time
@@ -52,7 +53,7 @@ def environment(raylet: subprocess.Popen[bytes], tmp_path_factory: pytest.TempPa
     own = {
         "PYTHONPATH": path,
         "RAY_RAYLET_PID": str(raylet.pid),
-        "RAY_worker_register_timeout_seconds": "600",
+        WORKER: "600",
         "TMPDIR": str(tmp_path_factory.mktemp("t")),
         "OMP_NUM_THREADS": "2",
         "A": "1",

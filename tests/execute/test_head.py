@@ -21,7 +21,8 @@ import pytest
 import evomerge.execute.ray.head
 from evomerge.config.config import Config
 from evomerge.errors import LostClusterError
-from evomerge.execute.ray.head import Head, patience_s
+from evomerge.execute.ray.head import Head
+from evomerge.execute.ray.patience import HEAD, START_S, WORKER, half_of
 from evomerge.study.search import search
 from evomerge.testing.runs import essence
 from helpers.commands import Command, run
@@ -32,7 +33,7 @@ OWN = {
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": "0" * 64,
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_register_timeout_seconds": UNHURRIED["RAY_worker_register_timeout_seconds"],
+    WORKER: str(START_S),
 }
 """Variables of a head and of those who join it."""
 GONE = "it hangs, or its process, machine or network is gone"
@@ -80,10 +81,10 @@ def test_a_head_that_takes_connections_and_reads_none_hangs(port: int, monkeypat
 
 
 def test_a_head_may_be_gone_for_half_of_what_ray_gives_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_gcs_rpc_server_reconnect_timeout_s", raising=False)
-    assert patience_s() == 30
-    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "20")
-    assert patience_s() == 10
+    monkeypatch.delenv(HEAD, raising=False)
+    assert half_of(HEAD) == 30
+    monkeypatch.setenv(HEAD, "20")
+    assert half_of(HEAD) == 10
 
 
 def test_a_head_that_hangs_up_is_alive(port: int) -> None:
@@ -261,7 +262,7 @@ def test_python_outlives_the_head_of_its_cluster_and_goes_on_with_another(
     done = run(
         [config, directory],
         script=Path(__file__).with_name("beheaded_cluster.py"),
-        variables={**UNHURRIED, "RAY_gcs_rpc_server_reconnect_timeout_s": "40"},
+        variables={**UNHURRIED, HEAD: "40"},
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

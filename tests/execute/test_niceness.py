@@ -15,10 +15,10 @@ pytestmark = pytest.mark.ray
 PRIVATE = """
 import os
 import ray
-from evomerge.execute.ray import forkserver
 from evomerge.execute.ray.cluster import connect
+from evomerge.execute.ray.patience import WORKER, half_of
 connect(None, gpus=False)
-worker = ray.remote(num_cpus=0.1)(lambda: (os.nice(0), forkserver._patience_s()))
+worker = ray.remote(num_cpus=0.1)(lambda: (os.nice(0), half_of(WORKER)))
 niceness, patience_s = ray.get(worker.remote())
 print(niceness - os.nice(0), patience_s)
 ray.shutdown()

@@ -17,6 +17,8 @@ from ray.cluster_utils import Cluster
 from evomerge.config.config import Config
 from evomerge.execute.base import Job, Outcome
 from evomerge.execute.ray.executor import RayExecutor
+from evomerge.execute.ray.patience import START_S
+from evomerge.execute.ray.private import starts_in
 from evomerge.execute.ray.slots import Queue, Slot
 from evomerge.study.search import search
 from helpers.executors import executors
@@ -27,21 +29,19 @@ _QUIET = {"include_log_monitor": False, "no_monitor": True}
 
 
 def started(**arguments: Any) -> Cluster:
-    """A cluster of one machine. On a busy one, the first may not be up in the time that Ray gives it.
+    """A cluster of one machine.
 
     Args:
         arguments: of its node, as Ray's parameters are called.
     """
-    node = {"include_dashboard": False, **_QUIET, **arguments}
-    try:
-        return Cluster(initialize_head=True, head_node_args=node)
-    except Exception:
-        return Cluster(initialize_head=True, head_node_args=node)
+    with starts_in(START_S):
+        return Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **_QUIET, **arguments})
 
 
 def joined(cluster: Cluster, **arguments: Any) -> Any:
     """Another machine of a cluster, with such arguments."""
-    return cluster.add_node(**_QUIET, **arguments)
+    with starts_in(START_S):
+        return cluster.add_node(**_QUIET, **arguments)
 
 
 def until(condition: Callable[[], Any]) -> Any:

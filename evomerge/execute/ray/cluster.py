@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -23,8 +23,9 @@ from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 import evomerge
 from evomerge.errors import ExecutionError, LostClusterError, first_line
 from evomerge.execute.ray import forkserver
-from evomerge.execute.ray.head import Head, knock, patience_s
-from evomerge.execute.ray.private import draining_nodes, say_nothing_of_workers, went_preempted
+from evomerge.execute.ray.head import Head, knock
+from evomerge.execute.ray.patience import HEAD, START_S, WORKER, half_of
+from evomerge.execute.ray.private import draining_nodes, say_nothing_of_workers, starts_in, went_preempted
 from evomerge.execute.settings import visible_gpus
 
 _log = logging.getLogger(__name__)
@@ -32,9 +33,6 @@ _log = logging.getLogger(__name__)
 _CONNECT_TIMEOUT_S = 10.0
 _LEAVE_S = 20.0
 """How long leaving a cluster without a head is waited for, so that the loss is told before Ray ends the process."""
-_STARTS = 2
-"""How often a private Ray is tried: on a busy machine one may not be up in the time that Ray gives itself."""
-
 
 FULL = (ObjectStoreFullError, OutOfDiskError)
 """Ray's errors where neither the object store of a machine nor the disk behind it has room."""
@@ -88,7 +86,7 @@ def connect(address: str | None, *, gpus: bool) -> bool:
             }
     try:
         with private_environment() if address is None else nullcontext():
-            _init(settings, tries=_STARTS if address is None else 1)
+            ray.init(**settings)
     except Exception as error:
         # A Ray that isn't up in time is an Exception of no kind of its own.
         raise ExecutionError(f"Ray can't be started or joined ({address or 'local'}): {first_line(error)}") from error
@@ -101,7 +99,7 @@ def connect(address: str | None, *, gpus: bool) -> bool:
 def head_of(*, ours: bool) -> Head:
     """The head of the cluster that this process is connected to; `ours` as `connect` returned it."""
     besides = "" if ours else "; Ray was initialised before evomerge used it, so do that again before you go on"
-    return Head(ray.get_runtime_context().gcs_address, patience_s(), besides)
+    return Head(ray.get_runtime_context().gcs_address, half_of(HEAD), besides)
 
 
 def leave() -> None:
@@ -114,27 +112,18 @@ def leave() -> None:
         _log.warning("Ray isn't left after %g s, and may yet end this process; go on in another one", _LEAVE_S)
 
 
-def _init(settings: Mapping[str, Any], *, tries: int) -> None:
-    try:
-        ray.init(**settings)
-    except Exception as error:
-        if tries == 1 or type(error) is not Exception:
-            raise
-        ray.shutdown()
-        _init(settings, tries=tries - 1)
-
-
 @contextmanager
 def private_environment() -> Iterator[None]:
-    """Environment variables for starting a quiet Ray of one's own; those that have a value keep it."""
+    """For starting a quiet Ray of one's own: time enough, and environment variables, unless they have a value."""
     values = {
         "RAY_USAGE_STATS_ENABLED": "0",
         # Leave accelerators visible to actors that reserve none, as future versions will; avoids a warning.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         # Ray's own choice is 15, at which workers starve wherever anybody else computes.
         "RAY_worker_niceness": "0",
-        # A minute is Ray's own choice. A slow disk takes longer to give what workers import, once for all of them.
-        "RAY_worker_register_timeout_seconds": "300",
+        # Ray's own choices are half a minute and a minute.
+        "RAY_gcs_server_port_wait_time_s": str(START_S),
+        WORKER: str(START_S),
         # A process for each core, which Ray would start at once, and which no worker of an environment of its own uses.
         "RAY_prestart_worker_first_driver": "0",
     }
@@ -147,7 +136,8 @@ def private_environment() -> Iterator[None]:
     level = remarks.level
     remarks.setLevel(logging.ERROR)
     try:
-        yield
+        with starts_in(START_S):
+            yield
     finally:
         remarks.setLevel(level)
         for name, value in before.items():

@@ -33,6 +33,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from evomerge.execute.ray.patience import WORKER, half_of
+
 _MODULE = "evomerge.execute.ray.forkserver"
 _START = f"""\
 import os, sys
@@ -54,7 +56,6 @@ _RAYLET = "RAY_RAYLET_PID"
 _IDLE_S = 60.0
 _RECEIVE_S = 30.0
 """How long whoever asks for a worker may take to say for which."""
-_RAYS_OWN = "RAY_worker_register_timeout_seconds"
 _FIRST = sys.path[0]
 """What Python puts before other folders for this program, before imports put theirs before it."""
 _LENGTH = struct.Struct("!I")
@@ -98,17 +99,12 @@ def _ask_for_worker(arguments: Sequence[str]) -> socket.socket:
     environment = sorted(item for item in os.environ.items() if not item[0].startswith("RAY_"))
     alike = json.dumps([sys.executable, os.getcwd(), os.getpriority(os.PRIO_PROCESS, 0), environment])
     server = _connect(_own_folder() / hashlib.sha256(alike.encode()).hexdigest()[:16])
-    server.settimeout(_patience_s())
+    server.settimeout(half_of(WORKER))  # it may be importing
     _receive(server)  # it is ready; from here on, the worker is the server's
     server.settimeout(None)
     _send(server, worker, [0, 1, 2])
     _receive(server)
     return server
-
-
-def _patience_s() -> float:
-    """How long a server may be importing: half of what Ray gives a worker to come up."""
-    return float(os.environ.get(_RAYS_OWN) or 60) / 2
 
 
 def _own_folder() -> Path:

@@ -7,7 +7,6 @@ don't return until then. So the head is knocked at before them, and the search e
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import time
 from contextlib import suppress
@@ -20,14 +19,6 @@ _KNOCK_TIMEOUT_S = 5.0
 LOOK_EVERY_S = 5.0
 """How often the head is looked at while workers are at work."""
 _AGAIN_S = 0.5
-_RAYS_OWN = "RAY_gcs_rpc_server_reconnect_timeout_s"
-
-
-def patience_s() -> float:
-    """Seconds for which a head may be gone: half of what Ray gives itself, so that the search ends before."""
-    return float(os.environ.get(_RAYS_OWN) or 60) / 2
-
-
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """With which every gRPC client begins: HTTP/2's preface and empty settings (RFC 9113, 3.4)."""
 

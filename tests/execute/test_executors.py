@@ -109,18 +109,18 @@ def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
         make_executor(config.execution, worker_settings(config, dtype="float32"))
 
 
-def test_a_ray_of_its_own_has_minutes_to_come_up_and_is_told_of_when_it_does_not(
+def test_a_ray_of_its_own_that_does_not_come_up_is_told_of(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import ray
 
     from evomerge.execute.ray import cluster
 
-    asked = ray._private.services.get_node
+    rays_own = ray._private.services.start_raylet
     starts: list[tuple[str, bool]] = []
 
     def init(**settings: Any) -> None:
-        starts.append((settings["address"], ray._private.services.get_node is not asked))
+        starts.append((settings["address"], ray._private.services.start_raylet is not rays_own))
         raise Exception("The current node timed out during startup.")
 
     monkeypatch.setattr("evomerge.execute.ray.cluster.ray.init", init)

@@ -9,7 +9,6 @@ import shlex
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -22,18 +21,18 @@ import evomerge.execute.ray.head
 from evomerge.config.config import Config
 from evomerge.errors import LostClusterError
 from evomerge.execute.ray.head import Head
-from evomerge.execute.ray.patience import HEAD, START_S, WORKER, half_of
+from evomerge.execute.ray.patience import HEAD, MINUTES, half_of
 from evomerge.study.search import search
 from evomerge.testing.runs import essence
 from helpers.commands import Command, run
-from helpers.patience import UNHURRIED
+from helpers.patience import RAY, UNHURRIED
 from helpers.search import write_config, write_task
 
 OWN = {
+    **MINUTES,
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": "0" * 64,
     "RAY_USAGE_STATS_ENABLED": "0",
-    WORKER: str(START_S),
 }
 """Variables of a head and of those who join it."""
 GONE = "it hangs, or its process, machine or network is gone"
@@ -113,10 +112,10 @@ class RayHead:
         self._folder = tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True)
 
     def start(self) -> None:
-        """Start it. On a busy machine, the first may not be up in the time that Ray gives it."""
+        """Start it."""
         host, _, port = self.address.rpartition(":")
         command = [
-            *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--num-cpus=2"),
+            *(*RAY, "start", "--head", "--num-cpus=2"),
             *(
                 f"--port={port}",
                 f"--node-ip-address={host}",
@@ -126,12 +125,8 @@ class RayHead:
             f"--temp-dir={self._folder.name}",
         ]
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | OWN
-        for last in (False, False, True):
-            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-            if done.returncode == 0:
-                return
-            self.kill()
-            assert not last, done.stderr
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stderr
 
     def kill(self) -> None:
         """Kill all that belongs to it; workers go with it."""

@@ -1,74 +1,73 @@
-"""A Ray of one's own may come up slowly."""
+"""A Ray of one's own comes up on a machine where Ray itself would give up."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+import os
+import socket
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
 
 import pytest
 import ray
 
-from evomerge.execute.ray.private import starts_in
+from evomerge.execute.ray.private import free_ports, told_ports
+from helpers.patience import UNHURRIED
+
+LATE = """
+import sys, time
+if any(argument.endswith(("dashboard/agent.py", "runtime_env/agent/main.py")) for argument in sys.orig_argv):
+    time.sleep(20)
+"""
+"""What Python does first in a process of an agent that Ray would wait 15 seconds for."""
+PRIVATE = """
+import os
+import ray
+from evomerge.execute.ray.cluster import connect
+connect(None, gpus=False)
+worker = ray.remote(num_cpus=0.1, runtime_env={"env_vars": {"OF_ITS_OWN": "1"}})(lambda: os.environ["OF_ITS_OWN"])
+print(ray.get(worker.remote()))
+ray.shutdown()
+"""
 
 
-class Heads:
-    """Heads that hear of a machine when they have been asked for it so many times."""
-
-    def __init__(self, asked: int) -> None:
-        self.left = asked
-
-    def get_node(self, address: str, node: str) -> dict[str, str]:
-        self.left -= 1
-        if self.left >= 0:
-            raise RuntimeError("This node isn't there.")
-        return {"address": address, "node": node}
-
-
-@pytest.fixture
-def heads(monkeypatch: pytest.MonkeyPatch) -> Heads:
-    heads = Heads(asked=3)
-    monkeypatch.setattr(ray._private.services, "get_node", heads.get_node)
-    return heads
+@pytest.mark.ray
+@pytest.mark.timeout(1500)
+def test_a_ray_comes_up_whose_agents_come_late(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(LATE)
+    path = os.pathsep.join([str(tmp_path), *(os.path.abspath(path) for path in sys.path if path)])
+    done = subprocess.run(
+        [sys.executable, "-c", PRIVATE],
+        env={**os.environ, **UNHURRIED, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["1"], done.stderr
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """What was slept, in place of sleeping."""
-    slept: list[float] = []
-    monkeypatch.setattr(time, "sleep", slept.append)
-    monkeypatch.setattr(time, "monotonic", lambda: sum(slept))
-    yield slept
-    monkeypatch.undo()
+@pytest.mark.parametrize("lacking", ["_private.services", "_private.services.start_raylet", "_raylet.persist_port"])
+def test_a_ray_without_such_an_interface_starts_as_it_does(monkeypatch: pytest.MonkeyPatch, lacking: str) -> None:
+    monkeypatch.delattr(f"ray.{lacking}")
+    services = getattr(ray._private, "services", None)
+    start = getattr(services, "start_raylet", None)
+    with told_ports():
+        assert getattr(services, "start_raylet", None) is start
 
 
-def test_a_machine_that_the_head_has_not_heard_of_is_asked_for_again(heads: Heads, clock: list[float]) -> None:
-    with starts_in(60):
-        node = ray._private.services.get_node("here:1", node="a")
-    assert node == {"address": "here:1", "node": "a"}
-    assert len(clock) == 3
+def test_ray_starts_machines_as_before_afterwards() -> None:
+    start = ray._private.services.start_raylet
+    with told_ports():
+        assert ray._private.services.start_raylet is not start
+    assert ray._private.services.start_raylet is start
 
 
-def test_a_machine_that_never_comes_up_is_given_up(heads: Heads, clock: list[float]) -> None:
-    heads.left = 10**6
-    with pytest.raises(RuntimeError, match="isn't there"), starts_in(60):
-        ray._private.services.get_node("here:1", "a")
-    assert sum(clock) == pytest.approx(60, abs=1)
-
-
-def test_ray_asks_as_before_afterwards(heads: Heads) -> None:
-    with starts_in(60):
-        assert ray._private.services.get_node != heads.get_node
-    assert ray._private.services.get_node == heads.get_node
-
-
-@pytest.mark.parametrize("lacking", ["services", "services.get_node"])
-def test_a_ray_that_has_no_such_interface_starts_as_it_does(monkeypatch: pytest.MonkeyPatch, lacking: str) -> None:
-    monkeypatch.delattr(f"ray._private.{lacking}")
-    with starts_in(60):
-        assert not hasattr(getattr(ray._private, "services", None), "get_node")
-
-
-def test_this_ray_asks_for_the_machines_that_it_starts_by_that_interface() -> None:
-    from ray._private.node import Node
-
-    assert {"services", "get_node"} <= set(Node.__init__.__code__.co_names)
+def test_free_ports_can_be_listened_at_and_others_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    (port,) = islice(free_ports(), 1)
+    with socket.create_server(("", port)):
+        drawn = iter([port, port, port + 1, port + 2, port + 3])
+        monkeypatch.setattr("random.SystemRandom.randrange", lambda *bounds: next(drawn))
+        (other,) = islice(free_ports(), 1)
+        assert other > port
+        socket.create_server(("", other)).close()

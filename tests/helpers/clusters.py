@@ -17,8 +17,7 @@ from ray.cluster_utils import Cluster
 from evomerge.config.config import Config
 from evomerge.execute.base import Job, Outcome
 from evomerge.execute.ray.executor import RayExecutor
-from evomerge.execute.ray.patience import START_S
-from evomerge.execute.ray.private import starts_in
+from evomerge.execute.ray.private import told_ports
 from evomerge.execute.ray.slots import Queue, Slot
 from evomerge.study.search import search
 from helpers.executors import executors
@@ -34,13 +33,13 @@ def started(**arguments: Any) -> Cluster:
     Args:
         arguments: of its node, as Ray's parameters are called.
     """
-    with starts_in(START_S):
+    with told_ports():
         return Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **_QUIET, **arguments})
 
 
 def joined(cluster: Cluster, **arguments: Any) -> Any:
     """Another machine of a cluster, with such arguments."""
-    with starts_in(START_S):
+    with told_ports():
         return cluster.add_node(**_QUIET, **arguments)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.testing.runs import essence
-from helpers.patience import LONG_S
+from helpers.patience import LONG_S, RAY
 from helpers.search import write_config, write_task
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def head() -> Iterator[tuple[str, dict[str, str]]]:
     }
     environment.pop("RAY_ADDRESS", None)
     command = [
-        *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2"),
+        *(*RAY, "start", "--head", "--block", "--num-cpus=2"),
         *(f"--port={port}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"),
         *("--dashboard-host=127.0.0.1", f"--ray-client-server-port={client}"),
         f"--temp-dir={folder}",

@@ -24,8 +24,8 @@ import evomerge
 from evomerge.errors import ExecutionError, LostClusterError, first_line
 from evomerge.execute.ray import forkserver
 from evomerge.execute.ray.head import Head, knock
-from evomerge.execute.ray.patience import HEAD, START_S, WORKER, half_of
-from evomerge.execute.ray.private import draining_nodes, say_nothing_of_workers, starts_in, went_preempted
+from evomerge.execute.ray.patience import HEAD, MINUTES, half_of
+from evomerge.execute.ray.private import draining_nodes, say_nothing_of_workers, told_ports, went_preempted
 from evomerge.execute.settings import visible_gpus
 
 _log = logging.getLogger(__name__)
@@ -121,9 +121,8 @@ def private_environment() -> Iterator[None]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         # Ray's own choice is 15, at which workers starve wherever anybody else computes.
         "RAY_worker_niceness": "0",
-        # Ray's own choices are half a minute and a minute.
-        "RAY_gcs_server_port_wait_time_s": str(START_S),
-        WORKER: str(START_S),
+        # A busy machine or a slow disk takes long.
+        **MINUTES,
         # A process for each core, which Ray would start at once, and which no worker of an environment of its own uses.
         "RAY_prestart_worker_first_driver": "0",
     }
@@ -136,7 +135,7 @@ def private_environment() -> Iterator[None]:
     level = remarks.level
     remarks.setLevel(logging.ERROR)
     try:
-        with starts_in(START_S):
+        with told_ports():
             yield
     finally:
         remarks.setLevel(level)

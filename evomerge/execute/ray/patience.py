@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
-START_S = 300
-"""Seconds in which a Ray of one's own, and each of its workers, may come up, on a busy machine or a slow disk, too."""
 HEAD = "RAY_gcs_rpc_server_reconnect_timeout_s"
 """Ray's variable for how long a head may be gone."""
 WORKER = "RAY_worker_register_timeout_seconds"
 """Ray's variable for how long a worker may take to come up."""
+MINUTES = {"RAY_agent_register_timeout_ms": "300000", "RAY_gcs_server_port_wait_time_s": "300", WORKER: "300"}
+"""Variables that give what Ray starts five minutes to come up; its own choices are one at most."""
 _RAYS_OWN_S = 60
 """What Ray takes for both unless told otherwise."""
 

@@ -1,19 +1,23 @@
 """What Ray tells or does by interfaces of its own that may change with any release: where one lacks them, we go on.
 
 What is lost then: a machine that is taken away counts as one that was lost, Ray's remarks are printed, and a Ray of
-one's own has half a minute to come up.
+one's own may not come up on a busy machine.
 """
 
 from __future__ import annotations
 
-import time
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
+from random import SystemRandom
 from typing import Any
 
 import ray
 
-_AGAIN_S = 0.2
+_IN_A_FILE = "dashboard_agent_listen_port"
+_PORTS = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", _IN_A_FILE)
+"""Of the agents of a machine."""
 
 
 def draining_nodes() -> set[str]:
@@ -44,29 +48,43 @@ def say_nothing_of_workers() -> None:
 
 
 @contextmanager
-def starts_in(seconds: float) -> Iterator[None]:
-    """Give machines that this process starts meanwhile so long to come up, instead of Ray's fixed half a minute.
+def told_ports() -> Iterator[None]:
+    """Have machines that this process starts come up while the agents that Ray starts with each still import.
 
-    On a busy machine what Ray starts with each imports for longer, and Ray would take it for failed.
+    Ray waits 15 seconds for an agent to say where it listens, and ends the machine otherwise: too short for a busy one
+    or a slow disk. Here both are told where.
     """
     services: Any = getattr(ray._private, "services", None)
-    told_of = getattr(services, "get_node", None)
-    if told_of is None:
+    start: Any = getattr(services, "start_raylet", None)
+    persist = getattr(ray._raylet, "persist_port", None)
+    parameters = signature(start).parameters if start is not None else {}
+    if persist is None or not {"session_dir", "node_id", *_PORTS} <= parameters.keys():
         yield
         return
-    end = time.monotonic() + seconds
 
-    def awaited(*arguments: Any, **named: Any) -> Any:
-        while True:
-            try:
-                return told_of(*arguments, **named)
-            except RuntimeError:  # the head hasn't heard of it yet
-                if time.monotonic() > end:
-                    raise
-                time.sleep(_AGAIN_S)
+    def start_told(*arguments: Any, **named: Any) -> Any:
+        call = signature(start).bind(*arguments, **named)
+        for name, port in zip(_PORTS, free_ports(), strict=False):
+            call.arguments[name] = call.arguments.get(name) or port
+        # The machine has no parameter for this one, but looks for it in a file.
+        persist(call.arguments["session_dir"], call.arguments["node_id"], _IN_A_FILE, call.arguments[_IN_A_FILE])
+        return start(*call.args, **call.kwargs)
 
-    services.get_node = awaited
+    services.start_raylet = start_told
     try:
         yield
     finally:
-        services.get_node = told_of
+        services.start_raylet = start
+
+
+def free_ports() -> Iterator[int]:
+    """Ports of this machine that nobody listens at, above those of Ray's workers and below those that Linux gives."""
+    generator = SystemRandom()
+    while True:
+        port = generator.randrange(20_000, 32_768)
+        with socket.socket() as door:
+            try:
+                door.bind(("", port))
+            except OSError:
+                continue
+        yield port

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def control(directory: str | Path, *, observer: Observer | None = None) -> list[
     cost = candidates_worth(run)
     found: list[tuple[str, Path, int, Evaluation]] = []
     for name, config in _configs(run, cost).items():
-        where = run.directory / FOLDER / name
+        where = _folder(run.directory / FOLDER / name, config)
         ended = search(config, where, observer=observer or SilentObserver(), where=f"{name} control")
         kind = TrialKind.UNIFORM if name == UNIFORM else WINNER
         trials = [model["trial"] for model in ended.data["test"]["models"] if model["kind"] == kind]
@@ -89,6 +90,20 @@ def candidates_worth(run: Run) -> int:
     """
     items: int = sum(task["items"]["search"] for task in run.facts["benchmark"]["tasks"])
     return max(1, math.ceil(answered_beyond_baselines(run) / items))
+
+
+def _folder(first: Path, config: Config) -> Path:
+    """Where the control of such a config is, or will be.
+
+    A run that was extended since it had controls has random ones that are extended, too. Its uniform ones are others,
+    beside those from before: `search.scan` may not change in a run.
+    """
+    folders = chain((first,), (first.with_name(f"{first.name}-{number}") for number in count(2)))
+    return next(
+        folder
+        for folder in folders
+        if not (folder / "run.json").exists() or open_run(folder).config.search.scan == config.search.scan
+    )
 
 
 def _configs(run: Run, cost: int) -> dict[str, Config]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,24 @@ def test_each_control_costs_what_the_search_did_and_is_compared_on_its_test_item
     # Sentences are left whole in a pipe.
     table = shown.output.partition("The winner is")[0]
     assert max(len(line.rstrip()) for line in table.splitlines()) <= 80
+
+
+def test_a_search_that_is_extended_has_controls_of_its_new_cost(tmp_path: Path, ended: Path) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(ended, directory)
+    before = {each.name: each for each in control(directory)}
+    kept = essence(before["uniform"].directory)
+    search(changed(open_run(directory).config, search={"evaluations": 8}), directory)
+    found = {each.name: each for each in control(directory)}
+    (cost,) = {each.evaluations for each in found.values()}
+    assert cost == candidates_worth(open_run(directory)) >= 8 > before["uniform"].evaluations
+    assert found["random"].directory == before["random"].directory
+    assert essence(before["uniform"].directory) == kept
+    for name in ("random", "uniform-2"):
+        own = open_run(directory / "control" / name)
+        kinds = Counter(trial.kind for trial in own.trials())
+        assert kinds[TrialKind.CANDIDATE] + (name != "random") * (kinds[TrialKind.UNIFORM] - 2) == cost
+    assert control(directory) == [*found.values()]
 
 
 def test_a_search_whose_candidates_are_stopped_is_worth_fewer_whole_ones(

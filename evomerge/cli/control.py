@@ -30,10 +30,10 @@ def control(
     from evomerge.score.numbers import interval, probability
 
     where = directory / "control"
-    with stoppable(*(where / name / "run.json" for name in _WORDS)), searching(where, title=str(where)) as observer:
+    with stoppable(*(where / name / "run.json" for name in _WORDS)), searching(where, title=str(where)) as screen:
         from evomerge.study.control import control as run_controls
 
-        found = run_controls(directory, observer=observer)
+        found = run_controls(directory, observer=screen.turn_to)
     made = table(
         "control",
         "score",

@@ -30,7 +30,6 @@ from evomerge.cli.progress import Progress
 from evomerge.score.numbers import duration, score
 
 if TYPE_CHECKING:
-    from evomerge.run.observer import Observer
     from evomerge.run.records import TrialRecord
 
 _MINUTE_S = 60.0
@@ -48,6 +47,12 @@ class PlainScreen:
         # The minute's line comes from a thread of its own, since one evaluation may take longer.
         self._lock = threading.Lock()
         self._said = time.monotonic()
+
+    def turn_to(self, directory: Path) -> PlainScreen:
+        """Show the search of another run directory from now on."""
+        with self._lock:
+            self._state = _known_of(directory)
+        return self
 
     def phase(self, name: str, total: int | None) -> None:
         """Say what begins, and how much of it an earlier session has done."""
@@ -128,6 +133,11 @@ class LiveScreen:
         self._state = progress
         self._title = title
 
+    def turn_to(self, directory: Path) -> LiveScreen:
+        """Show the search of another run directory from now on."""
+        self._state, self._title = _known_of(directory), str(directory)
+        return self
+
     def __rich__(self) -> RenderableType:
         """The display as it is now; nothing if there is nothing to do."""
         state = self._state
@@ -190,7 +200,7 @@ def _leaders(leaders: Mapping[str, float]) -> Text:
 
 
 @contextmanager
-def searching(directory: Path, *, title: str) -> Iterator[Observer]:
+def searching(directory: Path, *, title: str) -> Iterator[PlainScreen | LiveScreen]:
     """An observer that shows a search on standard output, fit for where that goes; it begins to speak at once."""
     console = stdout()
     progress = Progress(directory)
@@ -217,6 +227,12 @@ def searching(directory: Path, *, title: str) -> Iterator[Observer]:
     finally:
         stop.set()
         thread.join()
+
+
+def _known_of(directory: Path) -> Progress:
+    progress = Progress(directory)
+    progress.recall(_finished(directory))
+    return progress
 
 
 def _finished(directory: Path) -> list[TrialRecord]:

@@ -7,6 +7,7 @@ with its own validation, and goes on like any other.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -53,12 +54,12 @@ class Control:
     p_holm: float
 
 
-def control(directory: str | Path, *, observer: Observer | None = None) -> list[Control]:
+def control(directory: str | Path, *, observer: Callable[[Path], Observer] | None = None) -> list[Control]:
     """Run both controls of a search that has ended, or go on with them, and compare the winner with them.
 
     Args:
         directory: the run's.
-        observer: told of what happens in both searches.
+        observer: gives what is told of a control's search, by its run directory.
 
     Raises: RunError for a run that hasn't ended, or has several objectives; whatever a search raises.
     """
@@ -72,7 +73,9 @@ def control(directory: str | Path, *, observer: Observer | None = None) -> list[
     found: list[tuple[str, Path, int, Evaluation]] = []
     for name, config in _configs(run, cost).items():
         where = _folder(run.directory / FOLDER / name, config)
-        ended = search(config, where, observer=observer or SilentObserver(), where=f"{name} control")
+        watching = SilentObserver() if observer is None else observer(where)
+        watching.message(f"the {name} control, in {where.relative_to(run.directory)}")
+        ended = search(config, where, observer=watching, where=f"{name} control")
         kind = TrialKind.UNIFORM if name == UNIFORM else WINNER
         trials = [model["trial"] for model in ended.data["test"]["models"] if model["kind"] == kind]
         evaluation = open_run(where).ledger().evaluation(trials[0], "test") if trials else None

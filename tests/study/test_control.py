@@ -38,11 +38,12 @@ def test_each_control_costs_what_the_search_did_and_is_compared_on_its_test_item
     directory = tmp_path / "run"
     shutil.copytree(ended, directory)
     before = essence(directory)
+    stop = Interrupt(9)
     with pytest.raises(KeyboardInterrupt):
-        control(directory, observer=Interrupt(9))
+        control(directory, observer=lambda where: stop)
     found = {each.name: each for each in control(directory)}
     again = Count()
-    assert control(directory, observer=again) == [*found.values()]
+    assert control(directory, observer=lambda where: again) == [*found.values()]
     assert again.evaluated == []
     assert essence(directory) == before
     for name, kind in (("random", "candidate"), ("uniform", "uniform")):
@@ -78,6 +79,7 @@ def test_a_search_that_is_extended_has_controls_of_its_new_cost(tmp_path: Path, 
     before = {each.name: each for each in control(directory)}
     kept = essence(before["uniform"].directory)
     search(changed(open_run(directory).config, search={"evaluations": 8}), directory)
+    shown = CliRunner().invoke(app, ["control", str(directory)]).output
     found = {each.name: each for each in control(directory)}
     (cost,) = {each.evaluations for each in found.values()}
     assert cost == candidates_worth(open_run(directory)) >= 8 > before["uniform"].evaluations
@@ -87,7 +89,13 @@ def test_a_search_that_is_extended_has_controls_of_its_new_cost(tmp_path: Path, 
         own = open_run(directory / "control" / name)
         kinds = Counter(trial.kind for trial in own.trials())
         assert kinds[TrialKind.CANDIDATE] + (name != "random") * (kinds[TrialKind.UNIFORM] - 2) == cost
-    assert control(directory) == [*found.values()]
+    # Each is shown as the search that it is: one that goes on, and one that begins.
+    random, uniform = shown.partition("the uniform control")[::2]
+    earlier = before["random"].evaluations
+    assert f"searching: {cost} evaluations, {earlier} of them already done" in random
+    assert f"{cost}/{cost} evaluated" in random
+    assert "already done" not in uniform
+    assert "best candidate" not in uniform.partition("searching")[0]
 
 
 def test_a_search_whose_candidates_are_stopped_is_worth_fewer_whole_ones(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import ExecutionError
 from evomerge.execute.ray.executor import RayExecutor
 from evomerge.score.requests import GenerationRequest
-from helpers.clusters import Troubled, frozen_at_work, joined, search_on, started, until
+from helpers.clusters import Troubled, joined, search_on, started, until
 
 STORE_BYTES = 75 * 2**20
 """The least that Ray takes."""
@@ -55,8 +56,10 @@ def main() -> None:
 
         def run_out() -> None:
             [slot] = executor._slots
-            pid = frozen_at_work(slot)
             found["killed"] = slot.where
+            # It is idle or at a candidate, and ends none that it is given now.
+            pid = int(slot.where.rpartition(":")[2])
+            os.kill(pid, signal.SIGSTOP)
             until(lambda: not Path(f"/proc/{pid}").exists())
 
         return Troubled(executor, is_ready, run_out)

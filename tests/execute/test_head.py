@@ -22,6 +22,7 @@ from evomerge.config.config import Config
 from evomerge.errors import LostClusterError
 from evomerge.execute.ray.head import Head
 from evomerge.execute.ray.patience import HEAD, MINUTES, half_of
+from evomerge.execute.ray.private import free_ports
 from evomerge.study.search import search
 from evomerge.testing.runs import essence
 from helpers.commands import Command, run
@@ -38,16 +39,9 @@ OWN = {
 GONE = "it hangs, or its process, machine or network is gone"
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number: int = free.getsockname()[1]
-    return number
-
-
 @pytest.fixture
 def port() -> int:
-    return free_port()
+    return next(free_ports())
 
 
 def test_a_head_that_comes_back_is_waited_for(port: int) -> None:
@@ -120,7 +114,7 @@ class RayHead:
                 f"--port={port}",
                 f"--node-ip-address={host}",
                 "--include-dashboard=false",
-                f"--ray-client-server-port={free_port()}",
+                f"--ray-client-server-port={next(free_ports())}",
             ),
             f"--temp-dir={self._folder.name}",
         ]
@@ -195,7 +189,7 @@ def test_a_search_whose_head_is_killed_says_how_to_go_on_and_ends_as_an_undistur
     execution = {"backend": "auto", "workers": 2, "cpus_per_worker": 1, "dtype": "float32", "device": "cpu"}
     config = write_config(tmp_path / "c.yaml", tiny_llama, write_task(tmp_path / "tasks"), execution=execution)
     directory = tmp_path / "run"
-    variables = {**OWN, "RAY_ADDRESS": head.address, "RAY_gcs_rpc_server_reconnect_timeout_s": "40"}
+    variables = {**OWN, "RAY_ADDRESS": head.address, HEAD: "40"}
     head.start()
     process = Command(["search", config, "--run", directory], variables=variables)
     deadline = time.monotonic() + 240
@@ -234,7 +228,7 @@ def test_a_command_that_keeps_nothing_names_itself_when_its_head_is_killed(
     config = write_config(tmp_path / "c.yaml", tiny_llama, write_task(tmp_path / "tasks"), execution={"backend": "ray"})
     head.start()
     typed = ["connect", "base", "a", "--config", str(config), "--points", "100000"]
-    variables = {**OWN, "RAY_ADDRESS": head.address, "RAY_gcs_rpc_server_reconnect_timeout_s": "40"}
+    variables = {**OWN, "RAY_ADDRESS": head.address, HEAD: "40"}
     process = Command(typed, variables=variables)
     head.wait_for_worker()
     head.kill()

@@ -78,10 +78,15 @@ def told_ports() -> Iterator[None]:
 
 
 def free_ports() -> Iterator[int]:
-    """Ports of this machine that nobody listens at, above those of Ray's workers and below those that Linux gives."""
-    generator = SystemRandom()
+    """Ports of this machine that nobody listens at, above those of Ray's workers and below those that Linux gives; each
+    once.
+    """
+    generator, drawn = SystemRandom(), set[int]()
     while True:
         port = generator.randrange(20_000, 32_768)
+        if port in drawn:
+            continue
+        drawn.add(port)
         with socket.socket() as door:
             try:
                 door.bind(("", port))

@@ -54,14 +54,12 @@ def until(condition: Callable[[], Any]) -> Any:
 
 def frozen_at_work(slot: Slot) -> int:
     """Stop a worker with a candidate in its hands. Returns: its process."""
-    while True:
-        until(lambda: slot.running is not None)
-        pid = int(slot.where.rpartition(":")[2])
-        os.kill(pid, signal.SIGSTOP)
-        time.sleep(0.2)  # for an answer that was on its way
-        if slot.running is not None:
-            return pid
-        os.kill(pid, signal.SIGCONT)
+    # Stopped first: with small models a candidate may come and go between two looks of a busy machine.
+    pid = int(slot.where.rpartition(":")[2])
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(0.2)  # for an answer that was on its way
+    until(lambda: slot.running is not None)
+    return pid
 
 
 class Troubled:

@@ -11,10 +11,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
+from evomerge.execute.ray.private import free_ports
 from evomerge.testing.runs import essence
 from helpers.patience import LONG_S, RAY
 from helpers.search import write_config, write_task
@@ -25,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def head() -> Iterator[tuple[str, dict[str, str]]]:
     """A Ray head with a job server, in a process group of its own; its job server's address and the environment."""
-    port, dashboard, agent, client = free_ports(4)
+    port, dashboard, agent, client = islice(free_ports(), 4)
     # A socket's path holds 107 characters, and pytest's folders under several workers leave too few for Ray's.
     folder = Path(tempfile.mkdtemp(prefix="ray"))
     environment = {
@@ -108,14 +110,6 @@ def test_a_killed_job_submitted_again_ends_as_an_undisturbed_search(
     after, undisturbed = essence(run), essence(tmp_path / "undisturbed")
     assert before["tables"].items() <= after["tables"].items()
     assert after == undisturbed
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def answers_http(port: int) -> bool:

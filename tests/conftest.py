@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import os
+import random
 import signal
 import tempfile
 import time
@@ -48,6 +49,8 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 
 NO_TIME = "no time was left for slow tests"
+RAY_S = 1500
+"""After how many seconds a test of Ray has failed, which may wait several times for what starts on a busy machine."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -73,14 +76,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with the files that have slow tests, so that no process is left alone with one of them at the end.
 
-    Where their time is limited, begin with the files that have none, and end with Ray's.
+    Where their time is limited, begin with the files that have none, and end with Ray's; the others come in another
+    order each time, so that those which a slow machine has no time for aren't always the same.
     """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     rays = {item.path for item in items if item.get_closest_marker("ray")}
-    if math.isinf(config.getoption("slow_until")):
+    until = config.getoption("slow_until")
+    if math.isinf(until):
         items.sort(key=lambda item: item.path not in slow)
     else:
-        items.sort(key=lambda item: (item.path in slow, item.path in rays))
+        # The same order in every process of one run.
+        draw = random.Random(until)
+        place = {path: draw.random() for path in sorted(slow)}
+        items.sort(key=lambda item: (item.path in slow, item.path in rays, place.get(item.path, 0.0)))
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.timeout(RAY_S))
 
 
 def pytest_collection_finish() -> None:

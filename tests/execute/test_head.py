@@ -169,7 +169,6 @@ def head(port: int) -> Iterator[RayHead]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_a_real_head_answers_until_it_hangs(head: RayHead) -> None:
     head.start()
     door = Head(head.address, patience_s=60)
@@ -182,7 +181,6 @@ def test_a_real_head_answers_until_it_hangs(head: RayHead) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_a_search_whose_head_is_killed_says_how_to_go_on_and_ends_as_an_undisturbed_one(
     head: RayHead, tiny_llama: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -221,7 +219,6 @@ def test_a_search_whose_head_is_killed_says_how_to_go_on_and_ends_as_an_undistur
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_a_command_that_keeps_nothing_names_itself_when_its_head_is_killed(
     head: RayHead, tiny_llama: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -241,7 +238,6 @@ def test_a_command_that_keeps_nothing_names_itself_when_its_head_is_killed(
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_python_outlives_the_head_of_its_cluster_and_goes_on_with_another(
     tiny_llama: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -23,7 +23,6 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_a_machine_that_joins_takes_part_and_one_that_is_lost_loses_nothing(tiny_llama: dict[str, Path]) -> None:
     script = Path(__file__).with_name("growing_cluster.py")
     done = run([tiny_llama["base"].parent], script=script, variables=UNHURRIED)
@@ -53,7 +52,6 @@ def disturbed(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_a_search_whose_machines_are_taken_away_ends_as_an_undisturbed_one(
     tiny_llama: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -66,7 +64,6 @@ def test_a_search_whose_machines_are_taken_away_ends_as_an_undisturbed_one(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_a_search_on_machines_that_run_out_of_memory_ends_as_an_undisturbed_one(
     tiny_llama: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -79,7 +76,6 @@ def test_a_search_on_machines_that_run_out_of_memory_ends_as_an_undisturbed_one(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_a_search_with_a_machine_that_has_no_room_for_answers_ends_as_an_undisturbed_one(
     tiny_llama: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -91,7 +87,6 @@ def test_a_search_with_a_machine_that_has_no_room_for_answers_ends_as_an_undistu
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_a_search_whose_own_machine_has_no_room_for_answers_says_so_and_goes_on_with_room(
     tiny_llama: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -33,7 +33,6 @@ ray.shutdown()
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(1500)
 def test_a_ray_comes_up_whose_agents_come_late(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(LATE)
     path = os.pathsep.join([str(tmp_path), *(os.path.abspath(path) for path in sys.path if path)])

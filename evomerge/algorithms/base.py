@@ -58,6 +58,8 @@ class Proposer(ABC):
     asynchronous: ClassVar[bool] = False
     """Whether it can be asked for one candidate at a time and told of each, in any order; it then writes `_ask_one` and
     `_tell_one` as well."""
+    takes_others: ClassVar[bool] = False
+    """Whether it can be told of other genomes inside the bounds than it asked for, and learn from them."""
     learns_items: ClassVar[bool] = False
     """Whether it learns from candidates' scores on each item, which `scores` holds while it is told."""
     options: ClassVar[Mapping[str, type]] = {}

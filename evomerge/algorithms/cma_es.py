@@ -106,6 +106,7 @@ class CMAES(Proposer):
     min_population = 2
     varies = True
     asynchronous = True
+    takes_others = True
     options: ClassVar[Mapping[str, type]] = {**dict.fromkeys(_OPTIONS, bool), "restarts": str}
 
     def _start(self) -> None:

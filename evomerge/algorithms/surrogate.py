@@ -20,8 +20,12 @@ from evomerge.algorithms.unit_cube import Point, UnitCube
 from evomerge.errors import ConfigError, listed
 from evomerge.space.base import Dimension, Genome
 
-MOST_POINTS = 600
-"""Scores that it is fitted to at most, for its own cost grows with their third power."""
+MOST_POINTS, MOST_WITHIN = 600, 300
+"""Scores that it is fitted to at most, at the end of a search and each time within it: its cost grows with their third
+power."""
+
+FEWEST_GENERATIONS = 3
+"""After so many of a search it may have a say in the next: before, there is little to learn from."""
 
 _MOST_LENGTHS = 20
 """Dimensions up to which each has a length scale of its own."""
@@ -33,7 +37,8 @@ def check_surrogate(dimensions: Sequence[Dimension]) -> None:
     """Find whether a Gaussian process can speak of these dimensions. Raises: ConfigError."""
     if others := strange(dimensions, {"continuous"}, conditional=False):
         raise ConfigError(
-            f"search.surrogate: a Gaussian process is over continuous dimensions: {listed(others)}; use surrogate: 0"
+            f"search.surrogate: a Gaussian process is over continuous dimensions: {listed(others)}; leave out "
+            "surrogate and surrogate_every"
         )
 
 

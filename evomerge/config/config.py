@@ -229,8 +229,9 @@ class Config(Section):
         if self.search.covariate == "none":
             del data["search"]["covariate"]
         # Nor those from before a surrogate proposed merges.
-        if not self.search.surrogate:
-            del data["search"]["surrogate"]
+        for key in ("surrogate", "surrogate_every"):
+            if not data["search"][key]:
+                del data["search"][key]
         # Runs from before there was another space have no word on it.
         if data["space"]["kind"] == SpaceConfig().kind:
             del data["space"]["kind"]

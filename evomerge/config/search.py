@@ -90,6 +90,9 @@ class SearchConfig(Section):
     surrogate: Annotated[int, Field(ge=0)] = 0
     """Merges that a Gaussian process, fitted to all scores of the search, proposes at its end one after the other; each
     answers all search items."""
+    surrogate_every: Annotated[int, Field(ge=0)] = 0
+    """In each how many generations one candidate is the merge that a Gaussian process, fitted to the scores so far,
+    expects the most of, instead of the algorithm's; 0: in none. Of cma."""
     shortlist: Positive = 5
     """Best merges scored again on validation; the distribution's mean and as many uniform merges join them."""
     seed: int = 0
@@ -111,6 +114,11 @@ class SearchConfig(Section):
         """The models from which objectives and constraints measure distances, each once."""
         measures = [*self.objectives.values(), *self.constraints.values()]
         return tuple(dict.fromkeys(measure.distance for measure in measures if measure.distance is not None))
+
+    @property
+    def has_surrogate(self) -> bool:
+        """Whether a Gaussian process proposes merges, in the search or at its end."""
+        return bool(self.surrogate or self.surrogate_every)
 
     @property
     def is_limited(self) -> bool:
@@ -174,10 +182,11 @@ class SearchConfig(Section):
 
     @model_validator(mode="after")
     def _surrogate_is_of_the_score(self) -> Self:
-        if self.surrogate and not self.goals.is_empty:
+        if self.has_surrogate and not self.goals.is_empty:
             given = "objectives" if self.objectives else "constraints"
             raise ValueError(
-                f"a surrogate expects the best of the benchmark's score alone, and {given} are given; use surrogate: 0"
+                f"a surrogate expects the best of the benchmark's score alone, and {given} are given; leave out "
+                "surrogate and surrogate_every"
             )
         return self
 
@@ -211,6 +220,11 @@ class SearchConfig(Section):
             if self.in_flight is not None:
                 raise ValueError("in_flight is of mode: asynchronous; a generation is in flight as a whole otherwise")
             return self
+        if self.surrogate_every:
+            raise ValueError(
+                "surrogate_every counts generations, and mode: asynchronous has none; use surrogate, which proposes at "
+                "the end, or mode: generations"
+            )
         if self.pruner != "none":
             raise ValueError(
                 f"pruner {self.pruner!r} compares candidates by generations, and mode: asynchronous has none; use "

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from evomerge.algorithms.surrogate import FEWEST_GENERATIONS
 from evomerge.config.config import Config
 from evomerge.config.search import SearchConfig
 from evomerge.errors import ConfigError, ResumeError
@@ -96,6 +97,9 @@ def spending(search: SearchConfig, items: Mapping[str, int], evaluations: Mappin
             f"beside the budget, up to {search.shortlist} of the best that were stopped answer the search items that "
             "they haven't"
         )
+    if search.surrogate_every:
+        turns = "each generation" if search.surrogate_every == 1 else f"one in {search.surrogate_every} generations"
+        found.append(f"after the first {FEWEST_GENERATIONS}, {turns} has one candidate that a surrogate proposes")
     if search.surrogate:
         found.append(
             f"beside the budget, up to {search.surrogate} that a surrogate proposes at the end answer all search items"

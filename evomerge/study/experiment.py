@@ -264,10 +264,11 @@ def check_pruner(experiment: Experiment) -> None:
     others = [] if objective.means is None else sorted(set(objective.metrics) - objective.means)
     if search.items == "fresh":
         _check_fresh(experiment, others)
-    if search.surrogate and others:
+    if search.has_surrogate and others:
         raise ConfigError(
             f"{experiment.where}: search.surrogate: how exactly a score is known is told by its items, and the metric "
-            f"of {listed(others)} isn't a mean of its items' scores; choose another metric, or surrogate: 0"
+            f"of {listed(others)} isn't a mean of its items' scores; choose another metric, or leave out "
+            "surrogate and surrogate_every"
         )
     if pruner != "none" and others:
         raise ConfigError(

@@ -24,10 +24,16 @@ def check_algorithm(search: SearchConfig, space: Space, *, where: str) -> None:
     """
     _check_objectives(search, space, where)
     _check_mode(search, where)
+    if search.surrogate_every and not getattr(PROPOSERS.get(search.algorithm), "takes_others", False):
+        able = [name for name in PROPOSERS if getattr(PROPOSERS.get(name), "takes_others", False)]
+        raise ConfigError(
+            f"{where}: search.surrogate_every: {search.algorithm} learns from its own candidates alone; use surrogate, "
+            f"which proposes at the end, or an algorithm that takes others' ({', '.join(able)})"
+        )
     if getattr(PROPOSERS.get(search.algorithm), "learns_items", False):
         _check_items(search, where)
     try:
-        if search.surrogate:
+        if search.has_surrogate:
             check_surrogate(space.dimensions)
         PROPOSERS.get(search.algorithm)(
             space.dimensions,

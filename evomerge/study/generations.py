@@ -20,6 +20,7 @@ from evomerge.study.candidates import Candidates
 from evomerge.study.fronts import FrontReport
 from evomerge.study.rounds import evaluate_generation
 from evomerge.study.spent import Budget
+from evomerge.study.surrogate import Surrogate
 
 
 def evolve(candidates: Candidates, proposer: Proposer) -> dict[int, float]:
@@ -35,12 +36,15 @@ def evolve(candidates: Candidates, proposer: Proposer) -> dict[int, float]:
     baselines = [candidates.told(trial) for trial in candidates.ledger.trials() if trial.kind.is_baseline]
     lowest = lowest_of(np.full(session.goals.count, math.inf), baselines)
     front = FrontReport(session) if session.goals.are_several else None
+    surrogate = Surrogate(candidates)
     while left := budget.candidates_left:
         known = candidates.ledger.generation(generation)
         if not known and (spent := budget.time_spent):
             session.observer.message(f"stopped after {spent}")
             return told
         asked = proposer.ask()
+        if left >= len(asked):
+            asked = surrogate.guided(asked, generation, known)
         genomes = _replayed(candidates, asked, known)[:left]
         trials = known[: len(genomes)] + [
             candidates.trial(TrialKind.CANDIDATE, f"candidate {number}", genome, generation=generation)

@@ -31,7 +31,7 @@ from evomerge.study.lost_blocks import ask_again
 from evomerge.study.observed import ended_with, observed, observers_of
 from evomerge.study.session import Session
 from evomerge.study.steady import evolve_steadily
-from evomerge.study.surrogate import score_surrogates
+from evomerge.study.surrogate import Surrogate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +132,7 @@ def _run(candidates: Candidates) -> dict[str, Any]:
     if mean is not None:
         candidates.evaluate([candidates.trial(TrialKind.MEAN, "distribution mean", mean)], "search")
     complete_elite(candidates, told)
-    score_surrogates(candidates)
+    Surrogate(candidates).score_at_the_end()
     return conclude_several(candidates) if candidates.session.goals.are_several else conclude(candidates)
 
 

@@ -187,6 +187,30 @@ def learns_if_it_says_so(algorithm: type[Proposer]) -> None:
     assert np.array_equal(told[0], told[1]) != algorithm.learns
 
 
+def learns_from_others_if_it_says_so(algorithm: type[Proposer]) -> None:
+    """Told of another genome in the place of one that it asked, it learns from it, inside its bounds, and a replay asks
+    the same. One that doesn't declare it is never told of any.
+    """
+    if not algorithm.takes_others:
+        return
+    other = np.array([0.9 * item.high + 0.1 * item.low for item in BOX])
+
+    def asked(*, replaced: bool) -> Genome:
+        proposer, found = make(algorithm), []
+        for _ in range(enough(algorithm, 6)):
+            genomes = proposer.ask()
+            found += [genome.copy() for genome in genomes]
+            if replaced:
+                genomes[-1] = other
+            proposer.tell(genomes, sphere()(genomes))
+        return np.array(found)
+
+    guided = asked(replaced=True)
+    assert np.array_equal(guided, asked(replaced=True))
+    assert not np.array_equal(guided, asked(replaced=False))
+    assert all(item.contains(value) for genome in guided for item, value in zip(BOX, genome, strict=True))
+
+
 def goes_on_when_all_are_equally_fit(algorithm: type[Proposer]) -> None:
     """On a flat fitness it still asks different genomes: a coarse score doesn't end the search."""
     proposer = make(algorithm)
@@ -281,6 +305,7 @@ LAWS: tuple[Law, ...] = (
     refuses_what_it_does_not_declare,
     takes_every_number_of_objectives_that_it_declares,
     learns_if_it_says_so,
+    learns_from_others_if_it_says_so,
     goes_on_when_all_are_equally_fit,
     does_not_depend_on_the_units_of_fitness,
     does_not_depend_on_the_units_of_dimensions,

@@ -88,7 +88,7 @@ def test_choices_and_conditions_are_refused_by_name() -> None:
         name="density", low=0.0, high=1.0, initial=0.5, condition=Condition(dimension="method", values=("ties",))
     )
     with pytest.raises(
-        ConfigError, match=r"search\.surrogate: .*: method is categorical, density .*; use surrogate: 0"
+        ConfigError, match=r"search\.surrogate: .*: method is categorical, density .*; leave out surrogate and"
     ):
         check_surrogate([method, density, *BOX])
     check_surrogate(BOX)

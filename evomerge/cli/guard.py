@@ -22,14 +22,7 @@ import typer
 from typer.core import TyperGroup
 
 from evomerge.errors import EvomergeError, LostClusterError, printable
-
-_REMEDIES = {
-    errno.ENOSPC: "the disk is full; make room and run the same command again",
-    errno.EDQUOT: "the disk quota is used up; make room and run the same command again",
-    errno.EROFS: "the disk is read-only; choose a place that can be written",
-    errno.EACCES: "permission denied; choose a place that you may read and write",
-    errno.EPERM: "permission denied; choose a place that you may read and write",
-}
+from evomerge.files.obstacles import obstacle
 
 _ONCE_MORE = "What was measured isn't kept, and nothing else is lost; start again with: "
 
@@ -152,8 +145,7 @@ def _say_error(message: str, *, debug: bool) -> None:
 
 def _explain(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
-    reason = _REMEDIES.get(error.errno or 0) or (error.strerror or str(error))
-    return where + reason
+    return where + obstacle(error, Path(error.filename) if error.filename else None)
 
 
 def _any_is_there(files: Sequence[Path]) -> bool:

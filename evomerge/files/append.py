@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from evomerge.errors import RunError
+from evomerge.files.obstacles import obstacle
 
 
 def append(path: Path, line: str, *, wait: bool = True) -> None:
@@ -58,17 +59,17 @@ def drop_torn_line(path: Path) -> None:
 def writing(directory: Path) -> Iterator[None]:
     """Write inside a run directory, not interrupted by Ctrl-C or SIGTERM. Raises: RunError if that fails."""
     try:
-        with _uninterrupted():
+        with uninterrupted():
             yield
     except OSError as error:
         raise RunError(
-            f"{directory}: can't be written: {error.strerror or error}. Nothing already recorded is lost: "
-            f"make room or restore access, then continue with: evomerge resume {directory}"
+            f"{directory}: can't be written: {obstacle(error)}. Nothing already recorded is lost; then continue with: "
+            f"evomerge resume {directory}"
         ) from error
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """Hold Ctrl-C and SIGTERM back until a write is whole.
 
     Optuna's lock file can't be released once an interrupt has hit its release.

@@ -14,6 +14,7 @@ from typing import Any
 
 from evomerge.errors import RunError
 from evomerge.files.lines import remedy
+from evomerge.files.obstacles import obstacle
 
 _KEY = "checksum"
 _MARK = "crc32:"
@@ -64,8 +65,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.replace(path)
     except OSError as error:
         raise RunError(
-            f"{path}: can't be written: {error.strerror or error}. Nothing already recorded is lost: "
-            "make room or restore access, then run the same command again"
+            f"{path}: can't be written: {obstacle(error, path)}. Nothing already recorded is lost"
         ) from error
 
 

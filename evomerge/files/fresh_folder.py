@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from evomerge.errors import ExportError
+from evomerge.files.append import uninterrupted
+from evomerge.files.obstacles import obstacle
 from evomerge.files.places import is_folder, is_there
 
 
@@ -26,15 +28,18 @@ def fresh_folder(out: Path) -> Iterator[Path]:
     out.parent.mkdir(parents=True, exist_ok=True)
     _remove_left_over(out)
     hidden = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
-    hidden.mkdir()
-    handle = os.open(hidden, os.O_RDONLY)
+    handle = None
     try:
+        hidden.mkdir()
+        handle = os.open(hidden, os.O_RDONLY)
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield hidden
         hidden.rename(out)
     finally:
-        os.close(handle)
-        shutil.rmtree(hidden, ignore_errors=True)
+        with uninterrupted():
+            if handle is not None:
+                os.close(handle)
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
 @contextmanager
@@ -44,7 +49,7 @@ def written_folder(out: Path) -> Iterator[Path]:
         with fresh_folder(out) as folder:
             yield folder
     except OSError as error:
-        raise ExportError(f"{out}: can't be written: {error.strerror or error}. Nothing was left there") from error
+        raise ExportError(f"{out}: can't be written: {obstacle(error, out)}. Nothing was left there") from error
 
 
 def refuse_taken(out: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from evomerge.errors import ExportError
 from evomerge.files.atomic import json_text
 from evomerge.files.fresh_folder import fresh_folder
+from evomerge.files.obstacles import is_full, obstacle
 from evomerge.files.places import local
 from evomerge.kernels.dtypes import Dtype
 from evomerge.late import torch
@@ -96,10 +97,8 @@ def write_folder(
     except OSError as error:
         if isinstance(error, ExportError):
             raise
-        raise ExportError(
-            f"{out}: can't be written: {error.strerror or error}; it needs {_gigabytes(bound.size_bytes)}"
-            f"{_free_space(out)}. Nothing was left there"
-        ) from error
+        room = f"; it needs {_gigabytes(bound.size_bytes)}{_free_space(out)}" if is_full(error) else ""
+        raise ExportError(f"{out}: can't be written: {obstacle(error, out)}{room}. Nothing was left there") from error
     return out
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RunError
+from evomerge.files.obstacles import obstacle
 from evomerge.run.directory import open_run
 from evomerge.run.evaluation import Evaluation
 from evomerge.run.trial import Trial
@@ -79,7 +80,7 @@ def export_items(
         temporary.replace(out)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise RunError(f"{out}: can't be written: {error.strerror or error}") from error
+        raise RunError(f"{out}: can't be written: {obstacle(error, out)}") from error
     return out, rows
 
 

@@ -15,6 +15,7 @@ from evomerge.errors import LockedError, ResumeError, TuningError, listed, shown
 from evomerge.files.atomic import read_json, write_json
 from evomerge.files.fingerprint import changed, fingerprints
 from evomerge.files.locks import take
+from evomerge.files.obstacles import obstacle
 from evomerge.models.hub import content_files
 
 _RECORD, _WHOLE, _LOCK, _START = "tuning.json", "whole", "lock", "start.json"
@@ -87,7 +88,7 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / _LOCK).open("w")
     except OSError as error:
-        raise TuningError(f"{folder}: can't be written: {error.strerror or error}") from error
+        raise TuningError(f"{folder}: can't be written: {obstacle(error, folder)}") from error
     with handle:
         try:
             free = take(handle)

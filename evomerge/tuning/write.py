@@ -9,6 +9,7 @@ from typing import Any
 from evomerge.errors import ExportError
 from evomerge.files.atomic import json_text
 from evomerge.files.fresh_folder import fresh_folder
+from evomerge.files.obstacles import obstacle
 from evomerge.models.carried import carry, without_code
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.headers import read_json
@@ -64,4 +65,4 @@ def _write(out: Path, fill: Any, files: Mapping[str, str]) -> None:
             for name, content in files.items():
                 (folder / name).write_text(content, encoding="utf-8")
     except OSError as error:
-        raise ExportError(f"{out}: can't be written: {error.strerror or error}; checkpoints are kept") from error
+        raise ExportError(f"{out}: can't be written: {obstacle(error, out)}; checkpoints are kept") from error

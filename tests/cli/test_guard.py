@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+import evomerge.cli
 import evomerge.cli.setup
+from evomerge.__main__ import main
 from evomerge.errors import RunError
 from helpers.commands import run as run_command
 
@@ -222,3 +224,28 @@ def test_bars_and_remarks_of_other_libraries_stay_out_of_the_output(arguments: l
         [sys.executable, "-c", NOISE, *arguments], capture_output=True, text=True, env=environment, check=True
     )
     assert (done.stdout + done.stderr == "") == is_quiet
+
+
+@pytest.mark.parametrize("when", ["loading", "running"])
+def test_ctrl_c_before_any_command_runs_is_a_word_too(
+    when: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command line takes a second to load, on a slow disk many."""
+
+    def pressed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    class Pressed:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "evomerge.cli":
+                pressed()
+
+    if when == "loading":
+        monkeypatch.delitem(sys.modules, "evomerge.cli")
+        monkeypatch.setattr(sys, "meta_path", [Pressed(), *sys.meta_path])
+    else:
+        monkeypatch.setattr(evomerge.cli, "main", pressed)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "stopped\n"

@@ -15,10 +15,15 @@ def check_run(directory: Path, *, repair: bool) -> None:
     """
     from evomerge.cli.console import say, stdout
     from evomerge.run.consistency import problems
-    from evomerge.run.directory import open_run
+    from evomerge.run.directory import has_records, open_run
     from evomerge.run.repair import ASIDE
     from evomerge.run.repair import repair as keep_what_is_good
 
+    if not (directory / "run.json").exists() and not has_records(directory):
+        raise RunError(
+            f"{directory}: is a folder, and no run directory: there is no run.json in it; give a run directory or a "
+            "config's file"
+        )
     console = stdout()
     told = keep_what_is_good(directory) if repair else []
     for sentence in told:

@@ -199,12 +199,12 @@ def recipe(
 
 @contextmanager
 def _of_file(file: Path) -> Iterator[None]:
-    """Name the file in errors of what is checked against the models, where only the recipe is known."""
-    from evomerge.errors import RecipeError
+    """Name the file in errors of what it asks for, where only the recipe is known."""
+    from evomerge.errors import AlignmentError, CheckpointError, RecipeError
 
     try:
         yield
-    except RecipeError as error:
-        if not str(error).startswith(("recipe: ", "models.")):
+    except (RecipeError, CheckpointError, AlignmentError) as error:
+        if str(error).startswith(str(file)):
             raise
-        raise RecipeError(f"{file}: {str(error).removeprefix('recipe: ')}") from error
+        raise type(error)(f"{file}: {str(error).removeprefix('recipe: ')}") from error

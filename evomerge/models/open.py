@@ -5,7 +5,7 @@ What reads adapters and compressed experts, and what aligns, is loaded for those
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,6 +37,10 @@ class Models(NamedTuple):
         return {"base": self.base, **self.experts}
 
 
+def _called(name: str) -> str:
+    return "base" if name == "base" else f"expert {name!r}"
+
+
 def open_expert(reference: ModelReference, base: Checkpoint, *, resized: bool = False) -> Checkpoint:
     """Open a whole model, a LoRA adapter of the base, or an expert that `evomerge compress` wrote.
 
@@ -59,16 +63,20 @@ def open_expert(reference: ModelReference, base: Checkpoint, *, resized: bool = 
     return Checkpoint.open(reference)
 
 
-def open_each(sources: Sources) -> Models:
+def open_each(sources: Sources, called: Callable[[str], str] = _called) -> Models:
     """Open the base and every expert, whole, adapter or compressed, from their headers, each as it is on disk.
+
+    Args:
+        sources: of the merge.
+        called: what a model, "base" or an expert, is called in messages.
 
     Raises: CheckpointError naming the model and what is wrong with it.
     """
-    with _named("base"):
+    with _named(called("base")):
         base = Checkpoint.open(sources.base)
     experts = {}
     for name, reference in sources.experts.items():
-        with _named(f"expert {name!r}"):
+        with _named(called(name)):
             experts[name] = open_expert(reference, base, resized=sources.vocabulary != "same")
     return Models(base, experts)
 

@@ -223,7 +223,7 @@ def open_run(directory: str | Path) -> Run:
     """Open a run directory for reading. Raises: RunError if it isn't one."""
     directory = Path(directory)
     if not (directory / "run.json").exists():
-        if _has_records(directory):
+        if has_records(directory):
             raise RunError(f"{directory}: {_RECORDS_ALONE}; {remedy(directory)}")
         started = ", since its search never started" if (directory / "lock").exists() else ""
         raise RunError(f"{directory}: not a run directory: there is no run.json in it{started}")
@@ -248,11 +248,16 @@ def create_run(directory: Path, config: Config, facts: Mapping[str, Any]) -> Run
 
 
 def refuse_foreign(directory: Path) -> None:
-    """Raises: RunError if a directory without a run holds the records of one, or files of something else."""
+    """Raises: RunError if a directory without a run, if there is one, holds the records of one, or files of something
+    else than its beginnings.
+    """
+    if (directory / "run.json").exists() or not directory.is_dir():
+        return
     recorded = any((directory / name).exists() for name in ("parts.jsonl", PROGRESS, "result.json"))
     if recorded or _has_lines(directory / EVALUATIONS, 1) or _has_lines(directory / JOURNAL, 3):
         raise RunError(f"{directory}: holds the records of a run, but run.json is missing; {remedy(directory)}")
-    foreign = sorted(entry.name for entry in directory.iterdir() if entry.name not in _OWN_FILES)
+    begun = {*_OWN_FILES, *(path.name for path in left_over(directory))}
+    foreign = sorted(entry.name for entry in directory.iterdir() if entry.name not in begun)
     if foreign:
         raise RunError(
             f"{directory}: holds {listed(foreign)} and no run; choose a new or an empty directory with --run"
@@ -271,7 +276,7 @@ def left_over(directory: Path) -> list[Path]:
     return sorted({path for path in found if path.is_file() or path.is_symlink()})
 
 
-def _has_records(directory: Path) -> bool:
+def has_records(directory: Path) -> bool:
     """Whether there are trials or evaluations; a study that was only created has fewer lines."""
     return _has_lines(directory / EVALUATIONS, 1) or _has_lines(directory / JOURNAL, 3)
 

@@ -16,7 +16,8 @@ from evomerge.alignment import ALIGNMENTS
 from evomerge.alignment.base import made
 from evomerge.benchmark import SPLITS, Benchmark, build_benchmark
 from evomerge.config.config import Config
-from evomerge.errors import AlignmentError, ConfigError, RecipeError, listed, unknown
+from evomerge.config.models import key_of
+from evomerge.errors import AlignmentError, CheckpointError, ConfigError, RecipeError, listed, unknown
 from evomerge.estimators import ESTIMATORS
 from evomerge.estimators.base import uses_covariates
 from evomerge.execute import EXECUTORS
@@ -170,12 +171,14 @@ def open_experiment(config: Config, *, where: str = "config", unchanged: Unchang
     """
     options = check_names(config, where=where)
     sources = config.models.sources()
-    opened = open_each(sources)
     try:
+        opened = open_each(sources, key_of)
         models = as_outlined_family(opened, sources)
+        check_compatible(*models)
+    except CheckpointError as error:
+        raise CheckpointError(f"{where}: {error}") from error
     except RecipeError as error:
         raise ConfigError(f"{where}: {error}") from error
-    check_compatible(*models)
     wanted = config.execution.dtype
     dtype = str(models.base.dtype).removeprefix("torch.") if wanted == "auto" else wanted
     experiment = Experiment(

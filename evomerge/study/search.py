@@ -14,7 +14,7 @@ from evomerge.algorithms import PROPOSERS
 from evomerge.algorithms.base import Proposer
 from evomerge.config.config import Config
 from evomerge.errors import LostClusterError, ResumeError
-from evomerge.run.directory import open_run
+from evomerge.run.directory import open_run, refuse_foreign
 from evomerge.run.lock import lock
 from evomerge.run.mirror import mirrored
 from evomerge.run.observer import Observer, SilentObserver
@@ -74,6 +74,8 @@ def search(
 
 
 def _search(config: Config, directory: Path, observer: Observer, *, where: str, wait_s: float) -> Result:
+    # Before the lock, which would stay there.
+    refuse_foreign(directory)
     others = observers_of(config, where=where)
     with (
         lock(directory, wait_s=wait_s, told=observer.message),

@@ -194,3 +194,16 @@ def test_what_is_asked_for_reaches_the_benchmark(
     (config,) = seen
     assert (config.benchmark.apply_chat_template, config.benchmark.system_instruction) == (True, "Answer.")
     assert config.execution.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("role", ["base", "a"])
+def test_a_model_that_is_not_there_is_said_with_the_recipes_name(
+    cli: Any, tmp_path: Path, recipe: Path, tiny_llama: dict[str, Path], role: str
+) -> None:
+    recipe.write_text(recipe.read_text().replace(str(tiny_llama[role]), "/none/such"))
+    done = cli("merge", recipe, tmp_path / "merged")
+    called = "base" if role == "base" else "expert 'a'"
+    assert done.exit_code == 1
+    assert done.stderr.startswith(
+        f"Error: {recipe}: {called}: /none/such: no such folder; give a model folder or a hub"
+    )

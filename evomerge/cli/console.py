@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +21,7 @@ _SPARKLINE_WIDTH = 60
 
 # Pipes and files have no width of their own; tables there are at least as wide as most terminals.
 _WIDTH_OF_A_FILE = 80
+_UNLIMITED = 10_000
 
 
 class SafeConsole(Console):
@@ -60,7 +62,26 @@ def _without_padding(segments: Iterable[Segment]) -> Iterator[Segment]:
 
 
 class SafeTable(Table):
-    """A table whose cells are made safe before they are measured, so that none is cut."""
+    """A table none of whose cells is cut: they are made safe before they are measured, and where the console is too
+    narrow for numbers in one line beside words, numbers are wrapped, too.
+    """
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The table, as wide as fits."""
+        needed = self._width_needed(console, options.update(width=_UNLIMITED), self.width or options.max_width)
+        if needed > (self.width or options.max_width):
+            for column in self.columns:
+                column.no_wrap = False
+        yield from super().__rich_console__(console, options)
+
+    def _width_needed(self, console: Console, options: ConsoleOptions, width: int) -> int:
+        """The least width that cuts no word; if that isn't more than there is, perhaps a larger one."""
+        found = Measurement.get(console, options, self).maximum
+        for column in self.columns:
+            if found > width and not column.no_wrap:
+                cells = [Measurement.get(console, options, cell) for cell in (column.header, *column.cells)]
+                found -= max(cell.maximum for cell in cells) - max(cell.minimum for cell in cells)
+        return found
 
     def add_row(self, *cells: RenderableType | None, **settings: Any) -> None:
         """Add a row."""

@@ -27,8 +27,7 @@ def score_baselines(candidates: Candidates) -> Genome | None:
         genome = space.genome(session.start.parameters)
         trials.append(candidates.trial(TrialKind.START, "start", genome))
     trials += _other_methods(candidates)
-    session.phase("baselines", len(trials))
-    candidates.evaluate(trials, "search")
+    candidates.evaluate_phase("baselines", trials, "search")
     trials, evaluations = candidates.ledger.trials(), candidates.search_evaluations()
     methods = [trial for trial in trials if trial.kind is TrialKind.METHOD]
     for trial in ranked([*best_uniform(trials, evaluations, 1), *methods], evaluations):

@@ -22,7 +22,7 @@ from evomerge.run.clock import without_preparing
 from evomerge.run.evaluation import Evaluation
 from evomerge.run.recipes import checkpoint_recipe, own_recipe
 from evomerge.run.records import record_of
-from evomerge.run.trial import Trial, TrialKind, TrialState
+from evomerge.run.trial import Trial, TrialKind, TrialState, each_once
 from evomerge.score.requests import Response
 from evomerge.space.base import Genome
 from evomerge.study.covariates import Covariates
@@ -98,6 +98,12 @@ class Candidates:
         if trial.kind is TrialKind.METHOD:
             return self.session.experiment.other_methods[trial.name]
         return self.space.decode(self.space.genome(trial.parameters))
+
+    def evaluate_phase(self, phase: str, trials: Sequence[Trial], split: str) -> None:
+        """Evaluate trials on a split as a phase of the search, which announces as many: each counts once."""
+        every = each_once(trials)
+        self.session.phase(phase, len(every))
+        self.evaluate(every, split)
 
     def evaluate(self, trials: Sequence[Trial], split: str) -> None:
         """Evaluate the trials that have no result on `split` yet, each recipe once; return when all are done.

@@ -10,7 +10,7 @@ from evomerge.benchmark.clusters import by_task
 from evomerge.files.atomic import write_json
 from evomerge.run.directory import DONE
 from evomerge.run.evaluation import Evaluation
-from evomerge.run.trial import WINNER, Trial, TrialKind, each_once
+from evomerge.run.trial import WINNER, Trial, TrialKind
 from evomerge.score.objective import LANGUAGE
 from evomerge.score.table import ItemTable
 from evomerge.study.budget import budget_of
@@ -44,9 +44,8 @@ def conclude(candidates: Candidates) -> dict[str, Any]:
     methods = ranked([trial for trial in trials if trial.kind is TrialKind.METHOD], evaluations)
     best = shortlist(trials, evaluations, size, [*uniform, *_without_the_worse(session, methods, evaluations)])
     checkpoints = [trial for trial in trials if trial.kind.is_checkpoint]
-    compared = each_once([*best, *checkpoints, *uniform, *methods, *references(session)])
-    session.phase("validation", len(compared))
-    candidates.evaluate(compared, "validation")
+    compared = [*best, *checkpoints, *uniform, *methods, *references(session)]
+    candidates.evaluate_phase("validation", compared, "validation")
     scores = {trial.number: ledger.evaluation(trial.number, "validation") for trial in compared}
     # Both are in order of search fitness, which decides between equals.
     winner = best_validated(best, scores)
@@ -56,8 +55,7 @@ def conclude(candidates: Candidates) -> dict[str, Any]:
     before = looks_before(
         session.run.result(), budget_of(session.config), [trial.number for trial, _ in models], ledger.evaluations()
     )
-    session.phase("test", len(models))
-    candidates.evaluate([trial for trial, _ in models], "test")
+    candidates.evaluate_phase("test", [trial for trial, _ in models], "test")
     data: dict[str, Any] = {
         **what_won(candidates, winner),
         **({"requirements": required} if (required := requirements(session, winner)) else {}),

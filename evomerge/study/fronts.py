@@ -93,17 +93,14 @@ def conclude_several(candidates: Candidates) -> dict[str, Any]:
     methods = ranked([trial for trial in trials if trial.kind is TrialKind.METHOD], candidates.search_evaluations())
     control += best_of_each_method(methods, candidates.search_evaluations())
     baselines = each_once([*checkpoints, *control, *references(session)])
-    compared = each_once([*(ledger.trial(one.trial) for one in chosen), *baselines])
-    session.phase("validation", len(compared))
-    candidates.evaluate(compared, "validation")
+    candidates.evaluate_phase("validation", [*(ledger.trial(one.trial) for one in chosen), *baselines], "validation")
     picks = _picks(session, chosen)
     winner = ledger.trial(picks[KNEE])
     tested = each_once([*(ledger.trial(number) for number in picks.values()), *baselines])
     before = looks_before(
         session.run.result(), budget_of(session.config), [trial.number for trial in tested], ledger.evaluations()
     )
-    session.phase("test", len(tested))
-    candidates.evaluate(tested, "test")
+    candidates.evaluate_phase("test", tested, "test")
     history = history_of(ledger, goals)
     data: dict[str, Any] = {
         **what_won(candidates, winner),

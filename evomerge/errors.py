@@ -135,7 +135,9 @@ def printable(text: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value in a message, as Python writes it, cut where it is long."""
+    """A value in a message, as Python writes it, cut where it is long; that of an empty file or key is nothing."""
+    if value is None:
+        return "nothing"
     try:
         text = _SHORT.repr(value)
     except Exception:

@@ -31,7 +31,7 @@ def runs(
 
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder")
-    numbers = ("trials", "best", "test")
+    numbers = ("candidates", "best", "test")
     made, broken, count = table("run", "state", *numbers, right=numbers), [], 0
     for path in runs_below(folder):
         count += 1

@@ -76,7 +76,7 @@ def plot(
     from evomerge.report.run_page import charts
     from evomerge.run.directory import open_run
 
-    if not list_ and (figure is None or out is None):
+    if not list_ and figure is None:
         raise typer.BadParameter("name a figure and a file: evomerge plot RUN FIGURE --out FILE (or --list)")
     if out is not None and out.suffix not in _FORMATS:
         raise RunError(f"{out}: figures are written as {', '.join(_FORMATS)}; end the file's name in one of these")
@@ -88,9 +88,10 @@ def plot(
             echo(f"{name:<14} {chart.title}")
         return
     assert figure is not None
-    assert out is not None
     if figure not in drawn:
         raise RunError(f"{shlex.quote(str(directory))}: {unknown('figure', figure, drawn)}")
+    if out is None:
+        raise typer.BadParameter(f"name a file to write it to: evomerge plot RUN {figure} --out {figure}.svg")
     from evomerge.files.atomic import write_atomically
     from evomerge.report.page import TextPage
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
+from statistics import median
 
 from evomerge.run.ledger import Ledger
 from evomerge.run.trial import Trial, TrialKind, TrialState
@@ -162,7 +163,7 @@ def generations_of(candidates: Iterable[TrialRecord]) -> tuple[tuple[float, ...]
             found.setdefault(trial.generation, []).extend([] if trial.fitness is None else [trial.fitness])
     known = [sorted(found[number]) for number in sorted(found)]
     best = accumulate((fitness[-1] for fitness in known if fitness), max)
-    return tuple(best), known[-1][len(known[-1]) // 2] if known and known[-1] else None
+    return tuple(best), median(known[-1]) if known and known[-1] else None
 
 
 def _rank(trial: TrialRecord) -> float:

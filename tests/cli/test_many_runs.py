@@ -47,7 +47,7 @@ def test_runs_are_listed_with_what_their_own_files_say_and_a_broken_one_is_no_en
     done = cli("runs", copies)
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
-    assert lines[0].split() == ["run", "state", "trials", "best", "test"]
+    assert lines[0].split() == ["run", "state", "candidates", "best", "test"]
     result = open_run(copies / "one").result()
     assert result is not None
     won = next(model["score"] for model in result["test"]["models"] if model["kind"] == "winner")

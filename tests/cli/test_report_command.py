@@ -51,6 +51,10 @@ def test_what_cant_be_drawn_is_refused_with_what_can(
 ) -> None:
     refused = cli("plot", written, "convergance", "--out", tmp_path / "a.svg")
     assert "Did you mean 'convergence'?" in refused.output
+    assert "Did you mean 'convergence'?" in cli("plot", written, "convergance").output
+    assert "name a file to write it to: evomerge plot RUN time --out time.svg" in " ".join(
+        cli("plot", written, "time").output.replace("│", "").split()
+    )
     assert "end the file's name" in cli("plot", written, "time", "--out", tmp_path / "a.pdf").output
     assert "--list" in cli("plot", written).output
     monkeypatch.setitem(sys.modules, "resvg_py", None)

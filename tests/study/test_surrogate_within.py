@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +38,34 @@ def searched(request: pytest.FixtureRequest, config: Config) -> Config:
     return changed(config, search={**settings, "surrogate_every": 1, **(FRESH if request.param == "fresh" else {})})
 
 
-@pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+@contextmanager
+def listening() -> Iterator[Told]:
     """What the process is fitted to, score by genome, and what it expects the most of, each time that it is asked."""
     found: Told = []
 
-    def expected(dimensions: Any, genomes: Any, scores: Any, variances: Any) -> NDArray[np.float64] | None:
+    def expected(dimensions: Any, genomes: Any, scores: Any, variances: Any) -> NDArray[np.float64]:
         known = {genome.tobytes(): score for genome, score in zip(genomes, scores, strict=True)}
         best = expected_best(dimensions, genomes, scores, variances)
         assert best is not None
         found.append((known, best.tobytes()))
         return best
 
-    monkeypatch.setattr(surrogate, "expected_best", expected)
-    return found
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(surrogate, "expected_best", expected)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def told_and_run(tmp_path_factory: pytest.TempPathFactory, searched: Config) -> tuple[Told, Path]:
+    directory = tmp_path_factory.mktemp("within") / "run"
+    with listening() as told:
+        search(searched, directory)
+    return told, directory
+
+
+@pytest.fixture(scope="module")
+def run(told_and_run: tuple[Told, Path]) -> Path:
+    return told_and_run[1]
 
 
 def candidates(directory: Path) -> list[Trial]:
@@ -62,46 +78,50 @@ def genomes(trials: list[Trial]) -> list[bytes]:
 
 @pytest.mark.slow
 def test_the_last_of_each_generation_is_what_it_expects_most_of_and_the_algorithm_learns_from_it(
-    searched: Config, tmp_path: Path, told: Told
+    searched: Config, tmp_path: Path, told_and_run: tuple[Told, Path]
 ) -> None:
-    search(searched, tmp_path / "run")
+    told, run = told_and_run
     search(changed(searched, search={"surrogate_every": 0}), tmp_path / "without")
-    own, others = genomes(candidates(tmp_path / "run")), genomes(candidates(tmp_path / "without"))
+    own, others = genomes(candidates(run)), genomes(candidates(tmp_path / "without"))
     assert len(own) == len(others) == GENERATIONS * POPULATION
     assert len(told) == GENERATIONS - 3
     first = 4 * POPULATION - 1
     assert own[:first] == others[:first]
     # It learns from the one that isn't its own, and so asks for others.
     assert not {*own[first:]} & {*others[first:]}
-    uniform = [trial for trial in open_run(tmp_path / "run").ledger().trials() if trial.kind is TrialKind.UNIFORM]
+    uniform = [trial for trial in open_run(run).ledger().trials() if trial.kind is TrialKind.UNIFORM]
     for generation, (known, best) in enumerate(told, start=3):
         assert {*known} == {*own[: generation * POPULATION], *genomes(uniform)}
         assert own[(generation + 1) * POPULATION - 1] == best
-    fitness = {trial.number: trial.fitness for trial in open_run(tmp_path / "run").trials()}
+    fitness = {trial.number: trial.fitness for trial in open_run(run).trials()}
     scored = {key: fitness[trial.number] for trial, key in zip(uniform, genomes(uniform), strict=True)}
     assert scored.items() <= told[-1][0].items()
 
 
 @pytest.mark.slow
-def test_it_has_its_turn_in_every_second_generation(searched: Config, tmp_path: Path, told: Told) -> None:
-    search(changed(searched, search={"surrogate_every": 2}), tmp_path / "run")
+def test_it_has_its_turn_in_every_second_generation(searched: Config, tmp_path: Path) -> None:
+    with listening() as told:
+        search(changed(searched, search={"surrogate_every": 2}), tmp_path / "run")
     assert [len(known) for known, _ in told] == [SCAN + 4 * POPULATION]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [9, 17, 22, 25])
-def test_an_interrupted_search_ends_as_one_that_was_not(searched: Config, tmp_path: Path, after: int) -> None:
+def test_an_interrupted_search_ends_as_one_that_was_not(
+    searched: Config, run: Path, tmp_path: Path, after: int
+) -> None:
     with stopped(after=after):
         search(searched, tmp_path / "run")
     resume(tmp_path / "run")
-    search(searched, tmp_path / "undisturbed")
-    assert essence(tmp_path / "run") == essence(tmp_path / "undisturbed")
+    assert essence(tmp_path / "run") == essence(run)
 
 
 @pytest.mark.slow
-def test_what_is_on_record_is_taken_as_it_is(searched: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_on_record_is_taken_as_it_is(
+    searched: Config, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another processor may expect the most of another merge."""
-    search(searched, tmp_path / "run")
+    shutil.copytree(run, tmp_path / "run")
     before = genomes(candidates(tmp_path / "run"))
 
     def elsewhere(dimensions: Any, *_: Any) -> NDArray[np.float64]:
@@ -115,12 +135,11 @@ def test_what_is_on_record_is_taken_as_it_is(searched: Config, tmp_path: Path, m
 
 
 @pytest.mark.slow
-def test_a_search_that_is_extended_goes_on_as_one_with_that_budget(searched: Config, tmp_path: Path) -> None:
+def test_a_search_that_is_extended_goes_on_as_one_with_that_budget(searched: Config, run: Path, tmp_path: Path) -> None:
     cut = 4 * POPULATION + 2
     search(changed(searched, search={"evaluations": cut}), tmp_path / "extended")
     resume(tmp_path / "extended", evaluations=GENERATIONS * POPULATION)
-    search(searched, tmp_path / "run")
-    assert genomes(candidates(tmp_path / "extended")) == genomes(candidates(tmp_path / "run"))
+    assert genomes(candidates(tmp_path / "extended")) == genomes(candidates(run))
 
 
 @pytest.mark.parametrize(

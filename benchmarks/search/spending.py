@@ -45,4 +45,5 @@ SPENDING: dict[str, Spending] = {
     "fresh_50": partial(fresh, items=50),
     "fresh_100": partial(fresh, items=100),
     "fresh_50_surrogate": partial(fresh, items=50, surrogate=3),
+    "fresh_50_within": partial(fresh, items=50, surrogate=3, surrogate_every=1),
 }

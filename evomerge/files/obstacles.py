@@ -34,6 +34,8 @@ def obstacle(error: OSError, path: Path | None = None) -> str:
                 return f"there is no folder {parent}; make it, or choose another place"
             if not parent.is_dir():
                 return f"{parent} is a file and no folder; choose another place"
+        if error.errno != errno.ENOENT and path.is_file():
+            return f"{path} is a file and no folder; choose another place"
     return error.strerror or str(error)
 
 

@@ -23,6 +23,13 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
             pass
 
 
+def test_a_file_that_was_to_become_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError) as error:
+        (tmp_path / "file").mkdir(parents=True, exist_ok=True)
+    assert obstacle(error.value, tmp_path / "file") == f"{tmp_path}/file is a file and no folder; choose another place"
+
+
 def test_a_missing_folder_and_one_in_the_place_of_a_file_are_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=rf"there is no folder {tmp_path}/none; make it, or choose another place"):
         write_atomically(tmp_path / "none" / "deeper" / "page.html", "x")

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.measure import Measurement
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -21,7 +21,6 @@ _SPARKLINE_WIDTH = 60
 
 # Pipes and files have no width of their own; tables there are at least as wide as most terminals.
 _WIDTH_OF_A_FILE = 80
-_UNLIMITED = 10_000
 
 
 class SafeConsole(Console):
@@ -62,26 +61,27 @@ def _without_padding(segments: Iterable[Segment]) -> Iterator[Segment]:
 
 
 class SafeTable(Table):
-    """A table none of whose cells is cut: they are made safe before they are measured, and where the console is too
-    narrow for numbers in one line beside words, numbers are wrapped, too.
+    """A table no cell of which is cut unless it asks to be: they are made safe before they are measured, and where the
+    console is too narrow for numbers in one line beside words, numbers are wrapped, too.
     """
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The table, as wide as fits."""
-        needed = self._width_needed(console, options.update(width=_UNLIMITED), self.width or options.max_width)
-        if needed > (self.width or options.max_width):
+        if self._width_needed() > (self.width or options.max_width):
             for column in self.columns:
                 column.no_wrap = False
         yield from super().__rich_console__(console, options)
 
-    def _width_needed(self, console: Console, options: ConsoleOptions, width: int) -> int:
-        """The least width that cuts no word; if that isn't more than there is, perhaps a larger one."""
-        found = Measurement.get(console, options, self).maximum
+    def _width_needed(self) -> int:
+        """The least width that cuts no word, and no line of a column that isn't wrapped."""
+        # Of texts alone: rich's own measuring would take as long again as drawing a long table.
+        widths = []
         for column in self.columns:
-            if found > width and not column.no_wrap:
-                cells = [Measurement.get(console, options, cell) for cell in (column.header, *column.cells)]
-                found -= max(cell.maximum for cell in cells) - max(cell.minimum for cell in cells)
-        return found
+            texts = [str(cell) for cell in (column.header, *column.cells) if isinstance(cell, str | Text)]
+            parts = (part for text in texts for part in (text.splitlines() if column.no_wrap else text.split()))
+            widths.append(max(map(cell_len, parts), default=0))
+        gap = sum(self.padding[1::2]) + 1
+        return sum(widths) + gap * (len(widths) - 1)
 
     def add_row(self, *cells: RenderableType | None, **settings: Any) -> None:
         """Add a row."""

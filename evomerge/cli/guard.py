@@ -144,10 +144,8 @@ def _say_error(message: str, *, debug: bool) -> None:
 
 
 def _explain(error: OSError) -> str:
-    if not error.filename:
-        return obstacle(error)
-    words = obstacle(error, Path(error.filename))
-    return words if words.startswith(f"{error.filename} ") else f"{error.filename}: {words}"
+    where = f"{error.filename}: " if error.filename else ""
+    return where + obstacle(error)
 
 
 def _any_is_there(files: Sequence[Path]) -> bool:

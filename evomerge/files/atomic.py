@@ -54,10 +54,14 @@ def without_checksum(path: Path) -> tuple[str, bool]:
     return content, True
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file, text as UTF-8, so that readers and crashes see the old or the new one. Raises: RunError."""
+def write_atomically(path: Path, content: str | bytes, *, parents: bool = False) -> None:
+    """Write a file, text as UTF-8, so that readers and crashes see the old or the new one; if asked for, with the
+    folders that it is in. Raises: RunError.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()

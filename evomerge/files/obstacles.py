@@ -1,4 +1,4 @@
-"""What stands in the way of writing, in words, and what to do about it."""
+"""What stands in the way of reading and writing, in words, and what to do about it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ _WORDS = {
     errno.EROFS: "the disk is read-only; choose a place that can be written",
     errno.EACCES: "permission denied; choose a place that you may read and write",
     errno.EPERM: "permission denied; choose a place that you may read and write",
-    errno.EISDIR: "a folder of that name is there; choose another name",
 }
 
 
@@ -24,10 +23,13 @@ def obstacle(error: OSError, path: Path | None = None) -> str:
 
     Args:
         error: what the system says.
-        path: what was to be written, where something on the way there may be no folder; None: nobody knows.
+        path: what was to be written, where something on the way there may be no folder; None: it was read, or nobody
+            knows.
     """
     if (words := _WORDS.get(error.errno or 0)) is not None:
         return words
+    if path is not None and error.errno == errno.EISDIR:
+        return "a folder of that name is there; choose another name"
     if path is not None and error.errno in {errno.EEXIST, errno.ENOTDIR, errno.ENOENT}:
         for parent in reversed(path.absolute().parents):
             if not parent.exists():

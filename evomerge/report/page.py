@@ -140,8 +140,7 @@ class TextPage:
 
     def write(self, path: Path) -> None:
         """Write the page by atomic rename. Raises: RunError if it can't be written."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, self.html())
+        write_atomically(path, self.html(), parents=True)
 
 
 class Page(TextPage):

@@ -122,10 +122,10 @@ def searched(models: Models, way: str, seed: int) -> dict[str, float]:
         proposer.tell(genomes, np.array(fitness)[:, None])
         told += zip(genomes, fitness, strict=True)
         spent, generation = spent + POPULATION * len(items), generation + 1
-    ranked = sorted(told, key=lambda one: -one[1])
-    by_recipe = {models.space.decode(genome).key(): genome for genome, _ in reversed(ranked)}
-    order = dict.fromkeys(models.space.decode(genome).key() for genome, _ in ranked)
-    whole += [*(by_recipe[key] for key in [*order][:ELITE]), proposer.mean()]
+    elite: dict[str, Genome] = {}
+    for genome, _ in sorted(told, key=lambda one: -one[1]):
+        elite.setdefault(models.space.decode(genome).key(), genome)
+    whole += [*[*elite.values()][:ELITE], proposer.mean()]
     found = chosen(models, whole)
     if way in {"cma", "within"}:
         for _ in range(AT_THE_END):

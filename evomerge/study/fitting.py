@@ -24,12 +24,7 @@ def check_algorithm(search: SearchConfig, space: Space, *, where: str) -> None:
     """
     _check_objectives(search, space, where)
     _check_mode(search, where)
-    if search.surrogate_every and not getattr(PROPOSERS.get(search.algorithm), "takes_others", False):
-        able = [name for name in PROPOSERS if getattr(PROPOSERS.get(name), "takes_others", False)]
-        raise ConfigError(
-            f"{where}: search.surrogate_every: {search.algorithm} learns from its own candidates alone; use surrogate, "
-            f"which proposes at the end, or an algorithm that takes others' ({', '.join(able)})"
-        )
+    _check_guided(search, where)
     if getattr(PROPOSERS.get(search.algorithm), "learns_items", False):
         _check_items(search, where)
     try:
@@ -51,11 +46,25 @@ def _check_mode(search: SearchConfig, where: str) -> None:
     """Find whether the algorithm takes one result at a time, if it must."""
     if not search.is_asynchronous or getattr(PROPOSERS.get(search.algorithm), "asynchronous", False):
         return
-    able = [name for name in PROPOSERS if getattr(PROPOSERS.get(name), "asynchronous", False)]
     raise ConfigError(
         f"{where}: search.mode: {search.algorithm} proposes whole generations, so it can't be asynchronous; use "
-        f"mode: generations, or an algorithm that takes one result at a time ({', '.join(able)})"
+        f"mode: generations, or an algorithm that takes one result at a time ({_that_declare('asynchronous')})"
     )
+
+
+def _check_guided(search: SearchConfig, where: str) -> None:
+    """Find whether the algorithm learns from a surrogate's candidates, if it must."""
+    if not search.surrogate_every or getattr(PROPOSERS.get(search.algorithm), "takes_others", False):
+        return
+    raise ConfigError(
+        f"{where}: search.surrogate_every: {search.algorithm} learns from its own candidates alone; use surrogate, "
+        f"which proposes at the end, or an algorithm that takes others' ({_that_declare('takes_others')})"
+    )
+
+
+def _that_declare(what: str) -> str:
+    """The algorithms that declare something, by name."""
+    return ", ".join(name for name in PROPOSERS if getattr(PROPOSERS.get(name), what, False))
 
 
 def _check_items(search: SearchConfig, where: str) -> None:

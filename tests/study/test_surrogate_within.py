@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -154,11 +154,8 @@ def test_a_search_that_is_extended_goes_on_as_one_with_that_budget(searched: Con
 def test_what_it_can_not_guide_is_refused_before_anything_starts(
     config: Config, settings: dict[str, Any], message: str
 ) -> None:
-    def attempt(build: Callable[[], Config]) -> None:
-        open_experiment(build(), where="here")
-
     with pytest.raises(ConfigError, match=message):
-        attempt(lambda: changed(config, search={"surrogate_every": 1, **settings}))
+        open_experiment(changed(config, search={"surrogate_every": 1, **settings}), where="here")
 
 
 @pytest.mark.parametrize(("every", "turns"), [(1, "each generation has"), (4, "one in 4 generations has")])

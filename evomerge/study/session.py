@@ -29,7 +29,7 @@ from evomerge.run.clock import Clock
 from evomerge.run.consistency import is_supported
 from evomerge.run.directory import PREPARED, Run, clear_left_over, create_run, update_config
 from evomerge.run.frozen import with_every_item
-from evomerge.run.identity import check_same_experiment, versions
+from evomerge.run.identity import check_same_experiment
 from evomerge.run.ledger import Ledger
 from evomerge.run.observer import Observer
 from evomerge.run.recipes import MAPS, unchanged_of
@@ -42,16 +42,15 @@ from evomerge.study.advice import left_out
 from evomerge.study.answered import schedule_of
 from evomerge.study.arithmetic import arithmetic_of_run, remarks
 from evomerge.study.budget import budget_of, check_budget
-from evomerge.study.costs import split_costs
-from evomerge.study.experiment import Experiment, check_pruner, open_experiment, population_of
-from evomerge.study.inputs import check_same_files, fingerprints_of, input_files
+from evomerge.study.experiment import Experiment, check_pruner, open_experiment
+from evomerge.study.facts import facts_of, facts_of_new
+from evomerge.study.inputs import check_same_files, input_files
 from evomerge.study.maps import find_maps
 from evomerge.study.measures import Measures, answer_lengths, prompt_tokens
 from evomerge.study.merge_first import merge_first
 from evomerge.study.pulse import Pulse
 from evomerge.study.references import REFERENCE, reference_requests
 from evomerge.study.schedule import Schedule, stratified_blocks
-from evomerge.study.select import SELECTION
 from evomerge.study.start import Start, start_of
 from evomerge.study.story import story_of_start
 
@@ -155,14 +154,14 @@ class Session:
         for sentence in own_notes(self.as_themselves):
             self.observer.message(sentence)
         self.start = self._found_start(existing)
-        facts = self._facts()
+        facts = facts_of(self)
         check_budget(self.experiment, (facts if existing is None else existing.facts)["population"])
         if existing is None:
             # Workers that can't be had are refused before anything is written.
             self._start_workers()
             if self.experiment.maps is not None:
                 write_atomically(self.directory / MAPS, self.experiment.maps)
-            self.run = create_run(self.directory, self.asked, facts | self._kept(files))
+            self.run = create_run(self.directory, self.asked, facts | facts_of_new(self, files))
         else:
             check_same_experiment(existing, facts, where=self.where)
             self.run = existing
@@ -313,35 +312,11 @@ class Session:
     def _start_workers(self) -> Executor:
         self.observer.phase("workers", None)
         states, maps = self.directory / PREPARED, self.experiment.maps
-        settings = worker_settings(self.config, **self._dtypes, states=states, maps=maps)
+        settings = worker_settings(self.config, **self.dtypes, states=states, maps=maps)
         self._executor = self._held.enter_context(closing(make_executor(self.config.execution, settings)))
         return self._executor
 
     @property
-    def _dtypes(self) -> dict[str, str]:
+    def dtypes(self) -> dict[str, str]:
+        """In which weights are merged, and in which workers compute."""
         return {"dtype": self.experiment.dtype, "compute_dtype": self.arithmetic.dtype}
-
-    def _kept(self, files: Mapping[str, Path]) -> dict[str, Any]:
-        """What a new run keeps besides: its files' content, and what each split costs, for the time that is left."""
-        return {"files": fingerprints_of(files), "costs": split_costs(self.experiment, self.references)}
-
-    def _facts(self) -> dict[str, Any]:
-        space = self.space
-        population = population_of(self.experiment, len(self.benchmark.splits["search"]))
-        return {
-            "identity": self.asked.identity(),
-            **self._dtypes,
-            **({} if self.experiment.maps is None else {"alignment": digest(self.experiment.maps)}),
-            "options": dict(self.experiment.options),
-            "places": [list(place) for place in self.experiment.places],
-            "unchanged": {name: sorted(map(list, same)) for name, same in self.experiment.unchanged.items()},
-            "items": self.benchmark.fingerprint,
-            "population": population,
-            "selection": SELECTION,
-            "elite": True,
-            "space": space.describe(),
-            **({} if self.start is None else {"start": self.start.to_data()}),
-            "as_themselves": {name: list(keys) for name, keys in self.as_themselves.items()},
-            "benchmark": self.benchmark.describe(),
-            "versions": versions(),
-        }

@@ -9,6 +9,7 @@ import typer.testing
 
 from evomerge.cli import app
 from evomerge.config.config import Config
+from evomerge.demo.build import Settings, experiment_of
 from evomerge.files import shipped
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,6 +41,14 @@ def test_configs_lists_the_experiments_and_copies_one_that_can_be_read(
     assert max(map(len, said.splitlines())) <= 80
     assert runner.invoke(app, ["configs", "swahili", "mine.yaml"]).exit_code == 0
     assert Config.from_file(tmp_path / "mine.yaml") == Config.from_file(ROOT / "configs" / "swahili.yaml")
+    assert runner.invoke(app, ["configs", "demo"]).exit_code == 0
+    made = tmp_path / "demo" / "config.yaml"
+    for folder in ("base", "experts/arithmetic", "experts/swahili", "tasks"):
+        (made.parent / folder).mkdir(parents=True)
+    made.write_text(experiment_of(Settings(), seed=1))
+    copied, own = Config.from_file(tmp_path / "demo.yaml"), Config.from_file(made)
+    assert [Path(path) for path in copied.benchmark.include_path] == [tmp_path / "demo" / "tasks"]
+    assert copied.models == own.models, "where evomerge demo makes them"
     again = runner.invoke(app, ["configs", "swahili", "mine.yaml"])
     assert again.exit_code == 1
     assert "exists already" in again.output

@@ -151,7 +151,7 @@ def test_a_path_that_cannot_exist_is_a_mistake_named_by_its_key(
 
 def test_every_model_that_cannot_be_there_is_named(cli: Any) -> None:
     done = cli("check", ROOT / "configs" / "demo.yaml")
-    assert (ROOT / "demo").exists() or (done.exit_code, done.stderr.count("no such folder")) == (1, 3)
+    assert (ROOT / "configs" / "demo").exists() or (done.exit_code, done.stderr.count("no such folder")) == (1, 3)
 
 
 def test_an_expert_that_is_elsewhere_is_sized_as_the_base_and_said_to_be_unchecked(

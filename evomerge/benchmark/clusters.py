@@ -104,6 +104,13 @@ def by_task(items: Iterable[Any]) -> dict[str, tuple[str, ...]] | None:
     return {task: tuple(names) for task, names in found.items()} or None
 
 
+def numbered(items: Iterable[Any]) -> dict[str, list[int]] | None:
+    """`by_task` with numbers in the order in which they come instead of names, which may be long."""
+    numbers: dict[str, int] = {}
+    found = by_task(items) or {}
+    return {task: [numbers.setdefault(name, len(numbers)) for name in names] for task, names in found.items()} or None
+
+
 def _root(same: Mapping[str, str], name: str) -> str:
     while name in same:
         name = same[name]

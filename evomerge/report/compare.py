@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from evomerge.estimate.clusters import clustered_comparison
 from evomerge.estimate.comparisons import Comparison
-from evomerge.estimate.intervals import Mean, Samples, compare_scores
+from evomerge.estimate.intervals import Mean, Samples
 from evomerge.report.rescore import objective_of
 from evomerge.run.directory import Run
 
@@ -50,10 +51,12 @@ def why_not_paired(first: Run, second: Run) -> str | None:
             return f"{run.directory} has no result yet"
         if "picks" in result:
             return f"{run.directory} is a search for several objectives"
-        if run.config.benchmark.cluster is not None:
-            return f"{run.directory} has items in clusters, which only a run itself knows"
+        if run.config.benchmark.cluster is not None and "clusters" not in run.facts:
+            return f"{run.directory}, of an earlier release, hasn't kept which items belong together"
     if first.facts["items"]["test"] != second.facts["items"]["test"]:
         return "their test items differ"
+    if first.facts.get("clusters") != second.facts.get("clusters"):
+        return "test items that belong together in one of them don't in the other (benchmark.cluster)"
     tasks = [{task["task"]: task["metric"] for task in run.facts["benchmark"]["tasks"]} for run in (first, second)]
     if tasks[0] != tasks[1] or objective_of(first).weights != objective_of(second).weights:
         return "their tasks are scored by other metrics or weights"
@@ -79,7 +82,9 @@ def winners(first: Run, second: Run) -> Comparison:
     ours, theirs = _samples(first), _samples(second)
     assert ours is not None
     assert theirs is not None
-    return compare_scores(theirs, ours, objective_of(first).weights_for(_sizes(first)))
+    numbers = first.facts.get("clusters")
+    clusters = None if numbers is None else {task: [str(number) for number in own] for task, own in numbers.items()}
+    return clustered_comparison(theirs, ours, objective_of(first).weights_for(_sizes(first)), clusters)
 
 
 def _table(run: Run) -> Any:

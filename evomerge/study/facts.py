@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evomerge.benchmark.clusters import numbered
 from evomerge.models.alignment import digest
 from evomerge.run.identity import versions
 from evomerge.study.costs import split_costs
@@ -43,5 +44,11 @@ def facts_of(session: Session) -> dict[str, Any]:
 
 
 def facts_of_new(session: Session, files: Mapping[str, Path]) -> dict[str, Any]:
-    """What a new run keeps besides: its files' content, and what each split costs, for the time that is left."""
-    return {"files": fingerprints_of(files), "costs": split_costs(session.experiment, session.references)}
+    """What a new run keeps besides: its files' content, what each split costs, for the time that is left, and which
+    test items belong together.
+    """
+    return {
+        "files": fingerprints_of(files),
+        "costs": split_costs(session.experiment, session.references),
+        "clusters": numbered(session.benchmark.splits["test"]),
+    }

@@ -9,10 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from evomerge.config.config import Config
+from evomerge.estimate.clusters import clustered_comparison
+from evomerge.estimate.intervals import Mean, compare_scores
 from evomerge.recipe.group import Group
+from evomerge.report.compare import why_not_paired, winners
 from evomerge.run.directory import Run, open_run
 from evomerge.run.found import runs_below
 from evomerge.run.lock import lock
@@ -81,6 +85,47 @@ def test_other_keys_are_listed_and_other_items_or_models_are_not_compared_in_pai
         assert done.exit_code == 0, done.stderr
         assert re.search(r"search\.evaluations +4 +9", done.stdout)
         assert f"aren't compared in pairs: {reason}" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def clustered(tmp_path_factory: pytest.TempPathFactory, tiny_llama: dict[str, Path]) -> Path:
+    """A run whose items belong together in threes."""
+    folder = tmp_path_factory.mktemp("clustered")
+    tasks = write_task(folder / "tasks")
+    for path in tasks.glob("*.jsonl"):
+        documents = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = [json.dumps({**one, "topic": f"{path.stem} {place // 3}"}) for place, one in enumerate(documents)]
+        path.write_text("\n".join(lines))
+    file = write_config(folder / "tiny.yaml", tiny_llama, tasks)
+    settings = ["search={evaluations: 4, population: 4, scan: 1}", "benchmark.cluster=topic"]
+    search(Config.from_file(file, settings=settings), folder / "run")
+    return folder / "run"
+
+
+def test_winners_on_items_in_clusters_are_compared_by_clusters(clustered: Path, tmp_path: Path) -> None:
+    first, base = open_run(clustered), shutil.copytree(clustered, tmp_path / "base")
+    # As if the base had won there.
+    result = json.loads((base / "result.json").read_text())
+    result["winner"]["trial"] = 0
+    del result["checksum"]
+    (base / "result.json").write_text(json.dumps(result))
+    result = first.result()
+    assert result is not None
+    found = [first.ledger().evaluation(trial, "test") for trial in (result["winner"]["trial"], 0)]
+    ours, theirs = (
+        {task: Mean(np.array(one.values["acc,none"])) for task, one in each.table.tasks.items()}
+        for each in found
+        if each is not None and each.table is not None
+    )
+    names = {task: [str(place // 3) for place in range(24)] for task in ours}
+    expected = clustered_comparison(theirs, ours, dict.fromkeys(ours, 1.0), names)
+    assert expected != compare_scores(theirs, ours, dict.fromkeys(ours, 1.0))
+    assert why_not_paired(first, open_run(base)) is None
+    assert winners(first, open_run(base)) == expected
+    facts = json.loads((base / "run.json").read_text())
+    del facts["checksum"], facts["clusters"]
+    (base / "run.json").write_text(json.dumps(facts))
+    assert "of an earlier release, hasn't kept" in str(why_not_paired(first, open_run(base)))
 
 
 def test_only_what_is_made_again_is_removed_and_only_when_asked(cli: Any, copies: Path) -> None:

@@ -33,6 +33,7 @@ from evomerge.study.search import search
 FOLDER = "control"
 RESULT = "control.json"
 RANDOM, UNIFORM = "random", "uniform"
+_KINDS = {RANDOM: TrialKind.CANDIDATE, UNIFORM: TrialKind.UNIFORM}
 _SHARED = {"population", "scan", "shortlist", "seed", "initial", "step_size"}
 """What a control's search has of the run's; all else is as it is by default."""
 
@@ -45,7 +46,9 @@ class Control:
     directory: Path
     trial: int
     evaluations: int
-    """Merges that it scored on the search items, whole."""
+    """Merges beyond the run's baselines that cost as much, each whole."""
+    merges: int
+    """Those that it scored on the search items: uniform ones, or random ones."""
     score: float
     difference: float
     """The winner's score minus this one's."""
@@ -64,24 +67,27 @@ def control(directory: str | Path, *, observer: Callable[[Path], Observer] | Non
     Raises: RunError for a run that hasn't ended, or has several objectives; whatever a search raises.
     """
     run = open_run(directory)
+    if (of := _controlled(run.directory)) is not None:
+        raise RunError(f"{directory}: is itself a control, of {of}; give that run")
     result = run.result()
     if result is None or not run.has_ended():
         raise RunError(f"{directory}: its search hasn't ended, so there is no winner to compare with a control")
     if not run.config.search.goals.is_empty:
         raise RunError(f"{directory}: has objectives or constraints of its own, and controls have one score alone")
     cost = candidates_worth(run)
-    found: list[tuple[str, Path, int, Evaluation]] = []
+    found: list[tuple[str, Run, int, Evaluation]] = []
     for name, config in _configs(run, cost).items():
         where = _folder(run.directory / FOLDER / name, config)
         watching = SilentObserver() if observer is None else observer(where)
-        watching.message(f"the {name} control, in {where.relative_to(run.directory)}")
+        watching.message(f"the {name} control, in {where}")
         ended = search(config, where, observer=watching, where=f"{name} control")
         kind = TrialKind.UNIFORM if name == UNIFORM else WINNER
         trials = [model["trial"] for model in ended.data["test"]["models"] if model["kind"] == kind]
-        evaluation = open_run(where).ledger().evaluation(trials[0], "test") if trials else None
+        own = open_run(where)
+        evaluation = own.ledger().evaluation(trials[0], "test") if trials else None
         if evaluation is None or evaluation.table is None or evaluation.score is None:
             raise RunError(f"{where}: its best merge has no score on the test items")
-        found.append((name, where, trials[0], evaluation))
+        found.append((name, own, trials[0], evaluation))
     controls = _compared(run, int(result["winner"]["trial"]), found, cost)
     write_json(run.directory / RESULT, {"evaluations": cost, "controls": [_data(each, run) for each in controls]})
     return controls
@@ -93,6 +99,12 @@ def candidates_worth(run: Run) -> int:
     """
     items: int = sum(task["items"]["search"] for task in run.facts["benchmark"]["tasks"])
     return max(1, math.ceil(answered_beyond_baselines(run) / items))
+
+
+def _controlled(directory: Path) -> Path | None:
+    """The run of which this is a control; None if it is none."""
+    folder = directory.absolute().parent
+    return folder.parent if folder.name == FOLDER and (folder.parent / "run.json").exists() else None
 
 
 def _folder(first: Path, config: Config) -> Path:
@@ -131,7 +143,7 @@ def _configs(run: Run, cost: int) -> dict[str, Config]:
     }
 
 
-def _compared(run: Run, winner: int, found: list[tuple[str, Path, int, Evaluation]], cost: int) -> list[Control]:
+def _compared(run: Run, winner: int, found: list[tuple[str, Run, int, Evaluation]], cost: int) -> list[Control]:
     """The winner against each control on the same test items."""
     evaluation = run.ledger().evaluation(winner, "test")
     if evaluation is None or evaluation.table is None:
@@ -147,16 +159,17 @@ def _compared(run: Run, winner: int, found: list[tuple[str, Path, int, Evaluatio
     return [
         Control(
             name=name,
-            directory=where,
+            directory=control.directory,
             trial=trial,
             evaluations=cost,
+            merges=sum(each.kind is _KINDS[name] and each.score is not None for each in control.trials()),
             score=own.score if own.score is not None else math.nan,
             difference=comparison.difference,
             interval=comparison.interval,
             p=comparison.p,
             p_holm=p_holm,
         )
-        for (name, where, trial, own), comparison, p_holm in zip(found, comparisons, corrected, strict=True)
+        for (name, control, trial, own), comparison, p_holm in zip(found, comparisons, corrected, strict=True)
     ]
 
 
@@ -165,6 +178,7 @@ def _data(found: Control, run: Run) -> dict[str, Any]:
         "name": found.name,
         "run": str(found.directory.relative_to(run.directory)),
         "trial": found.trial,
+        "merges": found.merges,
         "score": found.score,
         "difference": found.difference,
         "interval": list(found.interval),

@@ -49,6 +49,7 @@ def test_each_control_costs_what_the_search_did_and_is_compared_on_its_test_item
     for name, kind in (("random", "candidate"), ("uniform", "uniform")):
         own = open_run(directory / "control" / name)
         count = sum(trial.kind == kind for trial in own.trials())
+        assert found[name].merges == count
         assert count + sum(trial.kind == "candidate" for trial in own.trials()) * (name == "uniform") >= 6
         assert own.facts["items"] == open_run(directory).facts["items"]
         evaluation = own.ledger().evaluation(found[name].trial, "test")
@@ -67,9 +68,12 @@ def test_each_control_costs_what_the_search_did_and_is_compared_on_its_test_item
     }
     shown = CliRunner().invoke(app, ["control", str(directory)])
     assert shown.exit_code == 0
-    assert "best of random merges" in shown.output
+    assert "best of a random search" in shown.output
+    assert f"best of {found['uniform'].merges} uniform merges" in shown.output
+    with pytest.raises(RunError, match=r"is itself a control, of .*run; give that run"):
+        control(directory / "control" / "random")
     # Sentences are left whole in a pipe.
-    table = shown.output.partition("The winner is")[0]
+    table = shown.output.partition("The winner against")[2].partition("The winner is")[0]
     assert max(len(line.rstrip()) for line in table.splitlines()) <= 80
 
 
@@ -90,7 +94,7 @@ def test_a_search_that_is_extended_has_controls_of_its_new_cost(tmp_path: Path, 
         kinds = Counter(trial.kind for trial in own.trials())
         assert kinds[TrialKind.CANDIDATE] + (name != "random") * (kinds[TrialKind.UNIFORM] - 2) == cost
     # Each is shown as the search that it is: one that goes on, and one that begins.
-    random, uniform = shown.partition("the uniform control")[::2]
+    random, uniform = shown.partition(f"the uniform control, in {directory}")[::2]
     earlier = before["random"].evaluations
     assert f"searching: {cost} evaluations, {earlier} of them already done" in random
     assert f"{cost}/{cost} evaluated" in random

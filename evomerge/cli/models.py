@@ -166,7 +166,7 @@ def recipe(
         typer.Argument(
             metavar="SOURCE",
             autocompletion=complete.configs_and_runs,
-            help="A run directory, a recipe or a mergekit file.",
+            help="A run directory, a recipe, a mergekit file, or a model folder that evomerge wrote.",
             show_default=False,
         ),
     ],
@@ -182,10 +182,13 @@ def recipe(
     **Examples:** `evomerge recipe runs/swahili --trial 12`, `evomerge recipe recipe.yaml --format mergekit`
     """
     from evomerge.errors import RecipeError
+    from evomerge.materialise.folder import RECIPE
     from evomerge.mergekit.read import load_recipe
     from evomerge.mergekit.write import to_mergekit
     from evomerge.study.export import recipe_of
 
+    if not (source / "run.json").exists() and (source / RECIPE).is_file():
+        source /= RECIPE
     if source.is_dir():
         found = recipe_of(source, trial=trial, pick=pick)
     elif trial is not None or pick is not None:

@@ -28,6 +28,8 @@ from evomerge.models.private_paths import without_places
 from evomerge.recipe.portable import portable
 from evomerge.recipe.recipe import Recipe
 
+RECIPE = "recipe.yaml"
+"""The merge that a folder holds."""
 MAPS = "alignment/maps.safetensors"
 """Where a folder holds the maps of the alignment that it was made with."""
 
@@ -169,7 +171,7 @@ def _write_texts(
     (folder / "config.json").write_text(json_text(config), encoding="utf-8")
     notes += without_places(folder)
     named = {path: f"./{file}" for path, file in made_by.items()}
-    (folder / "recipe.yaml").write_text(portable(recipe, out, named).to_yaml(), encoding="utf-8")
+    (folder / RECIPE).write_text(portable(recipe, out, named).to_yaml(), encoding="utf-8")
     for name, text in files.items():
         if Path(name).name != name and Path(name).parent != Path(MAPS).parent:
             raise ExportError(f"{name!r}: further files lie in the folder itself; give a plain name")

@@ -63,7 +63,8 @@ def import_gguf(file: str | Path, out: str | Path, *, dtype: str = "auto") -> Im
     file, out = local(file).absolute(), local(out).absolute()
     refuse_taken(out)
     if not file.is_file():
-        raise CheckpointError(f"{file}: no such file; give a .gguf file on this machine")
+        found = "is a folder" if file.is_dir() else "no such file"
+        raise CheckpointError(f"{file}: {found}; give a .gguf file on this machine")
     header = _Header(file)
     if dtype == "auto":
         dtype = {"F64": "float32", "F32": "float32", "F16": "float16"}.get(next(iter(header.types)), "bfloat16")

@@ -22,6 +22,8 @@ from evomerge.run.evaluation import Evaluation
 from evomerge.run.trial import Trial
 from evomerge.score.table import TaskScores
 
+SUFFIX = ".parquet"
+
 
 def export_items(
     directory: str | Path, out: str | Path, *, trial: int | None = None, split: str | None = None
@@ -30,17 +32,19 @@ def export_items(
 
     Args:
         directory: the run directory.
-        out: the file to make; refused if it exists.
+        out: the file to make, `.parquet`; refused if it exists.
         trial: number of the one trial wanted; None takes all.
         split: search, validation or test; None takes all.
 
     Returns: the file, and its number of rows.
-    Raises: RunError if nothing is recorded of what is asked for, or `out` can't be written.
+    Raises: RunError if nothing is recorded of what is asked for, or `out` can't be written or has another ending.
     """
     import pyarrow as pa
     from pyarrow import parquet
 
     run, out = open_run(directory), Path(out)
+    if out.suffix != SUFFIX:
+        raise RunError(f"{out}: items are written as Parquet; give a name that ends with {SUFFIX}")
     if out.exists():
         raise RunError(f"{out}: exists already; give another name")
     ledger = run.ledger()

@@ -9,7 +9,7 @@ from evomerge.errors import ExportError
 from evomerge.files.fresh_folder import refuse_taken
 from evomerge.files.places import local
 from evomerge.late import torch
-from evomerge.materialise.folder import write_folder
+from evomerge.materialise.folder import RECIPE, write_folder
 from evomerge.mergekit.read import load_recipe
 from evomerge.mergekit.several import several_merges
 from evomerge.models.card_facts import CARD
@@ -17,8 +17,6 @@ from evomerge.recipe.portable import portable
 from evomerge.recipe.recipe import Recipe
 from evomerge.report.merge_card import merge_card
 from evomerge.study.about import about_models
-
-_RECIPE = "recipe.yaml"
 
 
 def merge(
@@ -121,16 +119,16 @@ def merge_each(
 def _holds(folder: Path, recipe: Recipe) -> bool:
     """Whether the folder was made from this recipe; folders appear whole."""
     try:
-        return (folder / _RECIPE).read_text(encoding="utf-8") == portable(recipe, folder).to_yaml()
+        return (folder / RECIPE).read_text(encoding="utf-8") == portable(recipe, folder).to_yaml()
     except (OSError, UnicodeDecodeError):
         return False
 
 
 def _refuse_outdated(folder: Path, needed: list[Path]) -> None:
     """Raises: ExportError for a merge that is older than one of those whose results it merges."""
-    age = (folder / _RECIPE).stat().st_mtime_ns
+    age = (folder / RECIPE).stat().st_mtime_ns
     for other in needed:
-        if (other / _RECIPE).stat().st_mtime_ns > age:
+        if (other / RECIPE).stat().st_mtime_ns > age:
             raise ExportError(f"{folder}: is older than {other.name}, which it merges; remove it to have it made again")
 
 

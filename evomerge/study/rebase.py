@@ -98,6 +98,8 @@ def rebase(
     models = {name: Checkpoint.open(reference) for name, reference in references.items()}
     if models[OLD].folder.resolve() == models[EXPERT].folder.resolve():
         raise AlignmentError(f"{models[EXPERT].folder}: is named as the expert and as its base, so nothing changed")
+    if models[OLD].folder.resolve() == models[BASE].folder.resolve():
+        raise AlignmentError(f"{models[BASE].folder}: is named as the expert's base and as the one to move to")
     align = Align(
         method=method,
         options=dict(options or {}),

@@ -125,6 +125,7 @@ def test_it_is_no_base(cli: Any, tmp_path: Path, tiny_llama: dict[str, Path], sm
     [
         ([], 2, "give one of --experts, --fraction, --rank, --energy"),
         (["--rank", "2", "--energy", "0.5"], 2, "give one of"),
+        (["--experts", "0"], 2, "Invalid value for '--experts'"),
         (["--rank", "0"], 1, "rank 0 keeps nothing"),
         (["--fraction", "1.5"], 1, "fraction 1.5 isn't above 0 and up to 1"),
         (["--rank", "2", "--dtype", "int8"], 1, "unknown dtype 'int8'"),

@@ -31,6 +31,7 @@ def test_without_the_package_and_without_the_file_it_says_what_to_do(
     if there:
         done = cli("import", tmp_path / "none.gguf", tmp_path / "out")
         assert (done.exit_code, "no such file" in done.stderr) == (1, True)
+        assert f"{tmp_path}: is a folder; give a .gguf file" in cli("import", tmp_path, tmp_path / "out").stderr
     monkeypatch.setattr("evomerge.models.gguf.find_spec", lambda name: None)
     done = cli("import", tmp_path / "none.gguf", tmp_path / "out")
     assert done.exit_code == 1

@@ -72,6 +72,8 @@ def test_export_writes_the_winner(cli: Any, tmp_path: Path, finished: tuple[Path
     assert {"config.json", "recipe.yaml", "README.md"} <= {path.name for path in (tmp_path / "winner").iterdir()}
     printed = Recipe.from_yaml(cli("recipe", finished[0]).stdout)
     assert Recipe.from_file(tmp_path / "winner" / "recipe.yaml") == printed
+    of_folder, of_file = (cli("recipe", tmp_path / "winner" / name).stdout for name in ("", "recipe.yaml"))
+    assert of_folder == of_file != ""
     for name in ("recipe.yaml", "README.md"):
         assert "/tmp" not in (tmp_path / "winner" / name).read_text(), "no path of this machine"
     assert "method: passthrough" in cli("recipe", finished[0], "--trial", 0).stdout

@@ -109,6 +109,8 @@ def test_what_is_not_recorded_is_refused(run: Path, tmp_path: Path) -> None:
     untested = next(trial.number for trial in ledger.trials() if ledger.evaluation(trial.number, "test") is None)
     with pytest.raises(RunError, match="no test scores"):
         export_items(run, tmp_path / "x.parquet", trial=untested, split="test")
+    with pytest.raises(RunError, match=r"x\.csv: items are written as Parquet"):
+        export_items(run, tmp_path / "x.csv")
     assert list(tmp_path.iterdir()) == []
 
 

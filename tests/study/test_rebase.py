@@ -109,6 +109,8 @@ def test_the_recipe_makes_the_folder_again(tmp_path: Path, family: dict[str, Pat
 def test_what_cannot_be_moved_is_refused(tmp_path: Path, family: dict[str, Path]) -> None:
     with pytest.raises(AlignmentError, match="is named as the expert and as its base"):
         rebase(family["base"], family["base"], family["new"], tmp_path / "out")
+    with pytest.raises(AlignmentError, match="is named as the expert's base and as the one to move to"):
+        rebase(family["expert"], family["base"], family["base"], tmp_path / "out")
     wide = tiny_checkpoint(tmp_path / "wide", hidden=64)
     with pytest.raises(CheckpointError, match="wide"):
         rebase(family["expert"], family["base"], wide, tmp_path / "out")

@@ -19,7 +19,7 @@ from evomerge.benchmark import SPLITS, build_benchmark
 from evomerge.config.config import Config
 from evomerge.config.execution import ExecutionConfig
 from evomerge.config.models import ModelConfig, ModelsConfig
-from evomerge.errors import ConfigError, unknown
+from evomerge.errors import ConfigError, counted, unknown
 from evomerge.execute.settings import make_executor, worker_settings
 from evomerge.inference.architecture import refuse_unless_it_continues_text
 from evomerge.models.compatible import check_compatible
@@ -131,7 +131,9 @@ def _surveyed(
 def _experiment(models: Sequence[str | Path], config: Config | None, execution: ExecutionConfig | None) -> Config:
     """The first model as the base, the others as its experts."""
     if not 2 <= len(models) <= len(_LETTERS):
-        raise ConfigError(f"{len(models)} models given; give two for the line between them, or three for a plane")
+        raise ConfigError(
+            f"{counted(len(models), 'model')} given; give two for the line between them, or three for a plane"
+        )
     known = {} if config is None else {"base": config.models.base, **config.models.experts}
     found = [
         known[str(model)] if str(model) in known and not Path(model).is_dir() else ModelConfig(path=str(model))

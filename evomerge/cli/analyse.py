@@ -14,7 +14,7 @@ from rich.text import Text
 
 from evomerge.cli.guard import echo
 from evomerge.cli.settings import RunAhead, merged_ahead
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -140,11 +140,11 @@ def show(console: Console, found: Analysis) -> None:
 
     weights = found.weights
     whole = weights.whole
-    count = len(weights.experts)
     say(
         console,
-        f"{found.sources.base.path} and {count} expert{'s' * (count != 1)}: {whole.moments.entries:,} parameters in "
-        f"{len(weights.tensors)} tensors, {weights.depth} layers",
+        f"{found.sources.base.path} and {counted(len(weights.experts), 'expert')}: "
+        f"{whole.moments.entries:,} parameters in {counted(len(weights.tensors), 'tensor')}, "
+        f"{counted(weights.depth, 'layer')}",
     )
     for made, note in _tables(weights, whole):
         console.print("", made, sep="\n")
@@ -156,7 +156,7 @@ def show(console: Console, found: Analysis) -> None:
         for note in found.gradients.notes:
             say(console, Text(note, style="dim"))
     if found.verdicts:
-        console.print("\nWhat it means", style="bold")
+        say(console, Text("\nWhat it means", style="bold"))
         for verdict in found.verdicts:
             say(console, f"- {verdict.text}")
 

@@ -54,7 +54,7 @@ def calibration(
 def _print(report: CalibrationReport) -> None:
     from rich.text import Text
 
-    from evomerge.cli.console import stdout, table
+    from evomerge.cli.console import say, stdout, table
 
     columns = ("items", "estimator", "error", "bias", "in 95%", "tau", "trusted")
     made = table(
@@ -73,11 +73,11 @@ def _print(report: CalibrationReport) -> None:
     out.print(made)
     for one in report.tried:
         if one.doubt is not None:
-            out.print(Text(f"{one.estimator} from {one.items} items: {one.doubt}."))
+            say(out, f"{one.estimator} from {one.items} items: {one.doubt}.")
     for (name, reasons), lines in groupby(report.told, lambda one: (one["estimator"], list(one["reasons"].items()))):
         generations = [one["generation"] for one in lines]
         which = f"generation {generations[0]}"
         if len(generations) > 1:
             which = f"generations {generations[0]} to {generations[-1]}"
         why = "; ".join(f"{other}: {reason}" for other, reason in reasons)
-        out.print(Text(f"The search went by {name} in {which}" + (f" ({why})." if why else ".")))
+        say(out, f"The search went by {name} in {which}" + (f" ({why})." if why else "."))

@@ -261,7 +261,7 @@ def _process(report: Preflight) -> str:
 
 
 def _show_dimensions(console: Console, report: Preflight, *, every: bool) -> None:
-    from evomerge.cli.console import table
+    from evomerge.cli.console import say, table
 
     shown = report.dimensions if every else report.dimensions[:_SHOWN_DIMENSIONS]
     listed = table("coefficient", "from", "to", "start", right=("from", "to", "start"))
@@ -269,7 +269,7 @@ def _show_dimensions(console: Console, report: Preflight, *, every: bool) -> Non
         listed.add_row(Text(dimension.name), f"{dimension.low:g}", f"{dimension.high:g}", f"{dimension.initial:g}")
     console.print(listed)
     if len(shown) < len(report.dimensions):
-        console.print(f"and {len(report.dimensions) - len(shown)} more; all of them: --dimensions")
+        say(console, f"and {len(report.dimensions) - len(shown)} more; all of them: --dimensions")
     console.print()
 
 

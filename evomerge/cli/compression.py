@@ -33,7 +33,8 @@ def compress(
     expert: Annotated[str, typer.Argument(metavar="EXPERT", help="A model folder, or a hub id.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
     experts: Annotated[
-        int | None, typer.Option(metavar="N", help="Keep one Nth of the directions: for N experts kept together.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Keep one Nth of the directions: for N experts kept together."),
     ] = None,
     fraction: Annotated[float | None, typer.Option(help="Keep this fraction of the directions, as 0.1.")] = None,
     rank: Annotated[int | None, typer.Option(help="Keep so many directions of each matrix.")] = None,
@@ -57,7 +58,7 @@ def compress(
     given = {"--experts": experts, "--fraction": fraction, "--rank": rank, "--energy": energy}
     if sum(value is not None for value in given.values()) != 1:
         raise typer.BadParameter(f"give one of {', '.join(given)}")
-    from evomerge.cli.console import stdout
+    from evomerge.cli.console import say, stdout
     from evomerge.cli.screens import transfer
     from evomerge.models.checkpoint import Checkpoint
     from evomerge.models.compress import compress as write
@@ -82,11 +83,10 @@ def compress(
     console = stdout()
     console.print(_kinds(made, Checkpoint.open(base).layout), "")
     share = made.size_bytes / made.expert_bytes
-    console.print(
+    say(
+        console,
         f"{size(made.expert_bytes)} became {size(made.size_bytes)} ({share:.1%}); the task vector as a whole is "
         f"{made.error:.1%} off",
-        markup=False,
-        highlight=False,
     )
     echo(f"Wrote {out}")
 
@@ -110,8 +110,6 @@ def _lora(
     from evomerge.score.numbers import size
 
     if experts is not None:
-        if experts < 1:
-            raise typer.BadParameter(f"--experts {experts}: at least 1")
         fraction = 1.0 / experts
     with transfer(f"compressing to {out}") as progress:
         made = compress_to_lora(

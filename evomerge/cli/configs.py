@@ -47,14 +47,14 @@ def configs(
 def _list(found: dict[str, Path]) -> None:
     from rich.text import Text
 
-    from evomerge.cli.console import stdout, table
+    from evomerge.cli.console import say, stdout, table
 
     made = table("name", "what it searches for")
     for name, path in found.items():
         made.add_row(name, Text(_about(path)))
     console = stdout()
     console.print(made)
-    console.print("\nTo copy one: evomerge configs NAME FILE", markup=False)
+    say(console, "\nTo copy one: evomerge configs NAME FILE")
 
 
 def _about(path: Path) -> str:

@@ -113,9 +113,11 @@ def _console(*, stderr: bool) -> Console:
     return console
 
 
-def say(console: Console, text: str | Text) -> None:
-    """Print prose: wrapped between words on a terminal; in a pipe or file a line stays a line."""
-    console.print(Text(text) if isinstance(text, str) else text, soft_wrap=not console.is_terminal)
+def say(console: Console, text: str | Text, *, wrapped: bool = True) -> None:
+    """Print prose: wrapped between words on a terminal, unless it is to be copied; in a pipe or file a line stays a
+    line.
+    """
+    console.print(Text(text) if isinstance(text, str) else text, soft_wrap=not (wrapped and console.is_terminal))
 
 
 def table(*columns: str, title: str | None = None, right: tuple[str, ...] = ()) -> Table:

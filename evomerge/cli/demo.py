@@ -89,19 +89,19 @@ def _budget(run: Path) -> int | None:
 @contextmanager
 def _building() -> Iterator[Callable[[str, int, int], None]]:
     """Progress of making the demo's models: a bar per stage on a terminal, else a line per stage."""
-    from evomerge.cli.console import stdout
+    from evomerge.cli.console import say, stdout
 
     console = stdout()
     if not console.is_terminal:
         seen: set[str] = set()
 
-        def say(stage: str, done: int, total: int) -> None:
+        def line(stage: str, done: int, total: int) -> None:
             if stage not in seen:
                 seen.add(stage)
-                console.print(stage, markup=False)
+                say(console, stage)
                 console.file.flush()
 
-        yield say
+        yield line
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 

@@ -136,9 +136,9 @@ def _say_error(message: str, *, debug: bool) -> None:
     if sys.stderr.isatty():
         from rich.text import Text
 
-        from evomerge.cli.console import stderr
+        from evomerge.cli.console import say, stderr
 
-        stderr().print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
+        say(stderr(), Text.assemble(("Error: ", "bold red"), message), wrapped=False)
     else:
         complain(f"Error: {message}")
 

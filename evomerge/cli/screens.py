@@ -25,8 +25,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from evomerge.cli.console import moment, sparkline, stderr, stdout
+from evomerge.cli.console import moment, say, sparkline, stderr, stdout
 from evomerge.cli.progress import Progress
+from evomerge.errors import counted
 from evomerge.score.numbers import duration, score
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class PlainScreen:
             self._print(f"scores so far: {leaders}")
             if (remark := state.remark()) is not None:
                 self._print(remark)
-        amount = f": {total} evaluations" if total is not None else ""
+        amount = f": {counted(total, 'evaluation')}" if total is not None else ""
         already = f", {state.done} of them already done" if total is not None and state.done else ""
         self._print(f"{state.doing}{amount}{already}")
 
@@ -109,7 +110,7 @@ class PlainScreen:
     def _print(self, text: str) -> None:
         with self._lock:
             self._said = time.monotonic()
-            self._console.print(f"{moment()}  {text}", markup=False, soft_wrap=True)
+            say(self._console, f"{moment()}  {text}")
             self._console.file.flush()
 
 
@@ -179,7 +180,7 @@ class LiveScreen:
 
     def message(self, text: str) -> None:
         """Print it above the display."""
-        self._console.print(text, markup=False)
+        say(self._console, text)
 
     def _progress(self, state: Progress) -> RenderableType:
         doing = Text(state.doing, style="cyan")

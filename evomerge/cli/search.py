@@ -77,7 +77,10 @@ def resume(
     **Example:** `evomerge resume runs/swahili --evaluations 1000`
     """
     from evomerge.cli.screens import searching
+    from evomerge.run.directory import open_run
 
+    # A wrong folder is refused before libraries are loaded.
+    open_run(directory)
     with _resumable(directory), searching(directory, title=str(directory)) as observer:
         from evomerge.study.search import resume as run_resume
 
@@ -96,6 +99,8 @@ def show(result: Result, *, files: Mapping[str, Path] | None = None, commands: S
 
     `files` and `commands` replace those that fit any search.
     """
+    from rich.text import Text
+
     from evomerge.cli.console import say, stdout
     from evomerge.cli.results import outcome
     from evomerge.report.all_alike import all_alike
@@ -117,7 +122,7 @@ def show(result: Result, *, files: Mapping[str, Path] | None = None, commands: S
     won = f"trial {result.winner} {'is the knee of the front' if 'picks' in result.data else 'won'}; all figures"
     for what, where in (files or {won: result.directory / "result.json"}).items():
         say(console, f"{what}: {where}")
-    console.print("\nNext:")
+    say(console, "\nNext:")
     following = tuple(f"evomerge {name} {directory}{out}" for name, out in _NEXT)
     for command in commands or following:
-        console.print(f"  {command}", style="cyan", soft_wrap=True, markup=False)
+        say(console, Text(f"  {command}", style="cyan"), wrapped=False)

@@ -119,7 +119,7 @@ def methods(
 
     **Examples:** `evomerge methods`, `evomerge methods ties`
     """
-    from evomerge.cli.console import stdout, table
+    from evomerge.cli.console import say, stdout, table
     from evomerge.methods import METHODS
 
     console = stdout()
@@ -132,14 +132,14 @@ def methods(
         coefficients = ", ".join(parameter.name for parameter in method.parameters)
         made.add_row(known, Text(f"{method.summary} ({coefficients})" if coefficients else method.summary))
     console.print(made)
-    console.print("\nOne of them in full: evomerge methods NAME", markup=False)
+    say(console, "\nOne of them in full: evomerge methods NAME")
 
 
 def _show_method(console: Console, method: type[MergeMethod]) -> None:
-    from evomerge.cli.console import table
+    from evomerge.cli.console import say, table
 
-    console.print(Text.assemble((method.name, "bold"), f": {method.summary}"))
-    console.print(Text(method.source, style="dim"))
+    say(console, Text.assemble((method.name, "bold"), f": {method.summary}"))
+    say(console, Text(method.source, style="dim"))
     if method.parameters:
         made = table("coefficient", "meaning, default and range")
         for parameter in method.parameters:
@@ -185,7 +185,7 @@ def prefetch(
 
     **Example:** `evomerge prefetch configs/swahili.yaml`
     """
-    from evomerge.cli.console import stdout
+    from evomerge.cli.console import say, stdout
     from evomerge.config.config import Config
     from evomerge.score.numbers import size
     from evomerge.study.prefetch import prefetch as fetch
@@ -202,14 +202,14 @@ def prefetch(
     for found in fetch(Config.from_file(config, settings=set_ or ()), where=str(config)):
         named = f"{found.name}: {found.source}" if found.kind == "model" else found.name
         bytes_ = "" if found.size_bytes is None else f", {size(found.size_bytes)}"
-        console.print(Text.assemble((found.kind, "dim"), f" {named}: ", states[found.state], bytes_))
+        say(console, Text.assemble((found.kind, "dim"), f" {named}: ", states[found.state], bytes_))
         if found.problem is not None:
             failed += 1
-            console.print(Text(f"  {found.problem}", style="yellow"))
+            say(console, Text(f"  {found.problem}", style="yellow"))
     if failed:
         raise ConfigError(f"{config}: {failed} of its models and tasks couldn't be had; the reasons are above")
-    console.print(
+    say(
+        console,
         "Everything is here. Where there is no network, share the cache folder (HF_HOME) and set HF_HUB_OFFLINE=1 and "
         "HF_DATASETS_OFFLINE=1.",
-        markup=False,
     )

@@ -162,7 +162,7 @@ def training(prefix: str = "") -> Iterator[Callable[[Step], None]]:
     Args:
         prefix: what the lines begin with.
     """
-    from evomerge.cli.console import stdout
+    from evomerge.cli.console import say, stdout
     from evomerge.score.numbers import duration
 
     console = stdout()
@@ -183,18 +183,18 @@ def training(prefix: str = "") -> Iterator[Callable[[Step], None]]:
         parts += [f"held-out {name} {value:.4f}" for name, value in (step.validation or {}).items()]
         return ", ".join([*parts, *pace(step)])
 
-    def say(step: Step) -> None:
+    def line(step: Step) -> None:
         nonlocal said, first, start
         if first is None:
             # What comes before the first step is looking at held-out data.
             first, start = max(0, step.step - 1) if step.validation is None else step.step, time.monotonic()
         if step.validation is not None or time.monotonic() - said > _MINUTE_S:
             said = time.monotonic()
-            console.print(words(step), markup=False, soft_wrap=True)
+            say(console, words(step))
             console.file.flush()
 
     if not console.is_terminal:
-        yield say
+        yield line
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -206,7 +206,7 @@ def training(prefix: str = "") -> Iterator[Callable[[Step], None]]:
             loss = f"{prefix or 'tuning, '}loss {step.loss:.3f}" if step.loss is not None else prefix or "tuning"
             bars.update(task, total=step.steps, completed=step.step, description=loss)
             if step.validation is not None:
-                say(step)
+                line(step)
 
         yield draw
 

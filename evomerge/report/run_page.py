@@ -183,7 +183,7 @@ def _words(facts: RunFacts, heading: str) -> list[str]:
         search = facts.config.search
         dimensions = facts.run.facts.get("space", {}).get("dimensions", ())
         found.append(
-            f"Algorithm {search.algorithm} over {len(dimensions)} dimensions of merges with "
+            f"Algorithm {search.algorithm} over {counted(len(dimensions), 'dimension')} of merges with "
             f"{facts.config.merge.method}, seed {search.seed}."
         )
         if not facts.scored and facts.candidates and not facts.goals.are_several:

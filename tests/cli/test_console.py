@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import io
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from rich.text import Text
 
 from evomerge.cli import console
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -48,3 +52,39 @@ def test_no_cell_is_cut_however_narrow_the_terminal_is(width: int, monkeypatch: 
     }
     if width >= 76:
         assert "+0.406 [+0.242, +0.571]" in shown
+
+
+def test_prose_is_wrapped_on_a_terminal_and_a_line_in_a_pipe_unless_it_is_to_be_copied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A dumb terminal has 80 columns whatever it says.
+    monkeypatch.setenv("TERM", "xterm")
+    prose = "word " * 40 + "word"
+
+    def lines(*, terminal: bool, wrapped: bool = True) -> int:
+        out = console.SafeConsole(file=io.StringIO(), force_terminal=terminal, width=60, color_system=None)
+        console.say(out, prose, wrapped=wrapped)
+        return out.file.getvalue().count("\n")  # type: ignore[attr-defined]
+
+    assert lines(terminal=True) == 4
+    assert lines(terminal=False) == 1
+    assert lines(terminal=True, wrapped=False) == 1
+
+
+def test_prose_is_printed_in_one_way() -> None:
+    """Else it is wrapped in pipes, or has markup, in one command and not in the next."""
+    for path in sorted((ROOT / "evomerge" / "cli").glob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if path.name == "console.py" or not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+                continue
+            if call.func.attr != "print":
+                continue
+            words = {text for part in call.args if (text := _text(part))}
+            assert not words, f"{path.name}:{call.lineno}: printed without say: {words}"
+
+
+def _text(part: ast.expr) -> str:
+    """What an argument prints as prose, if it does."""
+    if isinstance(part, ast.Constant):
+        return str(part.value).strip()
+    return ast.unparse(part) if isinstance(part, ast.JoinedStr) or ast.unparse(part).startswith("Text") else ""

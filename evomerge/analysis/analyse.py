@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from evomerge.analysis.verdicts import Verdict, verdicts
 from evomerge.analysis.weights import Progress, Weights, common_names, weight_statistics
 from evomerge.benchmark import SPLITS, build_benchmark
 from evomerge.config.config import Config
+from evomerge.config.models import key_of
 from evomerge.errors import CheckpointError, ConfigError
 from evomerge.inference.architecture import refuse_unless_it_continues_text
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.compatible import check_compatible
-from evomerge.models.open import Models, as_family, open_each
+from evomerge.models.open import Models, as_family, called_by_role, open_each
 from evomerge.recipe.sources import ModelReference, Sources
 from evomerge.score.requests import Reference
 
@@ -87,8 +88,12 @@ def analyse(
         raise ConfigError(f"spectra: expected one of {', '.join(SPECTRA)}, got {spectra!r}")
     if not 0 < top <= 1:
         raise ConfigError(f"top: expected a fraction above 0 and up to 1, got {top!r}")
-    sources = models.models.sources() if isinstance(models, Config) else sources_of(models)
-    family, only_in = open_family(sources)
+    if isinstance(models, Config):
+        sources = models.models.sources()
+        family, only_in = open_family(sources, lambda name: f"{where}: {key_of(name)}")
+    else:
+        sources = sources_of(models)
+        family, only_in = open_family(sources)
     if (texts or tasks) and only_in:
         raise CheckpointError(
             "gradients: models that haven't all the same tensors can't be run; leave out texts and tasks"
@@ -171,15 +176,21 @@ def _name(path: str | Path, taken: Mapping[str, Any]) -> str:
     return name
 
 
-def open_family(sources: Sources) -> tuple[Models, dict[str, tuple[str, ...]]]:
+def open_family(
+    sources: Sources, called: Callable[[str], str] = called_by_role
+) -> tuple[Models, dict[str, tuple[str, ...]]]:
     """The models, found to be of one architecture and shape, and what only some of them have.
 
     Models that a merge takes are shown as the merge sees them. Others are looked at as far as they go together, if
     they differ in nothing but in which tensors they have.
 
+    Args:
+        sources: of the models.
+        called: what a model is called in messages, as `open_each` takes it.
+
     Raises: CheckpointError, RecipeError.
     """
-    models = as_family(open_each(sources), sources)
+    models = as_family(open_each(sources, called), sources)
     try:
         check_compatible(*models)
     except CheckpointError as error:

@@ -71,7 +71,7 @@ def connect(
     experiment = _experiment(models, config, execution)
     report("opening the models")
     sources = experiment.models.sources()
-    opened = open_each(sources)
+    opened = open_each(sources, lambda name: f"model {'A' if name == 'base' else name}")
     check_compatible(*opened)
     if align is not None:
         alignable(opened, sources, align)

@@ -37,7 +37,8 @@ class Models(NamedTuple):
         return {"base": self.base, **self.experts}
 
 
-def _called(name: str) -> str:
+def called_by_role(name: str) -> str:
+    """What messages call "base" or an expert."""
     return "base" if name == "base" else f"expert {name!r}"
 
 
@@ -63,7 +64,7 @@ def open_expert(reference: ModelReference, base: Checkpoint, *, resized: bool = 
     return Checkpoint.open(reference)
 
 
-def open_each(sources: Sources, called: Callable[[str], str] = _called) -> Models:
+def open_each(sources: Sources, called: Callable[[str], str] = called_by_role) -> Models:
     """Open the base and every expert, whole, adapter or compressed, from their headers, each as it is on disk.
 
     Args:

@@ -52,6 +52,18 @@ def test_a_file_gets_every_figure(cli: Any, tmp_path: Path, tiny_llama: dict[str
     assert [verdict["text"] for verdict in data["verdicts"]] == sentences
 
 
+def test_a_model_of_a_config_that_is_not_there_is_named_by_file_and_key(
+    cli: Any, tmp_path: Path, tiny_llama: dict[str, Path]
+) -> None:
+    config = tmp_path / "experiment.yaml"
+    config.write_text(
+        f"models: {{base: {tiny_llama['base']}, experts: {{maths: ./none}}}}\nbenchmark: {{tasks: [any]}}\n"
+    )
+    done = cli("analyse", config)
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"Error: {config}: models.experts.maths: {tmp_path / 'none'}: no such folder")
+
+
 def test_a_config_is_looked_at_by_its_models(cli: Any, tmp_path: Path, tiny_llama: dict[str, Path]) -> None:
     config = tmp_path / "experiment.yaml"
     config.write_text(

@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 FLOOR = {room: number for number, rooms in enumerate(FLOORS, start=1) for room in rooms}
 
 WORDS: dict[str, str] = {
-    "__main__": "python -m evomerge",
+    "__main__": "where the command begins",
     "alignment": "maps that bring models trained apart together",
     "algorithms": "which genomes to try next: CMA-ES, Optuna's samplers",
     "analysis": "what weights say before a search, and what lies between models",

@@ -154,14 +154,16 @@ class Session:
         for sentence in own_notes(self.as_themselves):
             self.observer.message(sentence)
         self.start = self._found_start(existing)
-        facts = facts_of(self)
+        facts = self._facts()
         check_budget(self.experiment, (facts if existing is None else existing.facts)["population"])
         if existing is None:
             # Workers that can't be had are refused before anything is written.
             self._start_workers()
             if self.experiment.maps is not None:
                 write_atomically(self.directory / MAPS, self.experiment.maps)
-            self.run = create_run(self.directory, self.asked, facts | facts_of_new(self, files))
+            self.run = create_run(
+                self.directory, self.asked, facts | facts_of_new(self.experiment, files, self.references)
+            )
         else:
             check_same_experiment(existing, facts, where=self.where)
             self.run = existing
@@ -175,6 +177,15 @@ class Session:
             )
         self.parts = Parts(self.directory, self.run.facts["study"])
         self.ledger.describe(*story_of_start(self.run))
+
+    def _facts(self) -> dict[str, Any]:
+        return facts_of(
+            self.experiment,
+            asked=self.asked,
+            dtypes=self._dtypes,
+            start=self.start,
+            as_themselves=self.as_themselves,
+        )
 
     def _found_start(self, existing: Run | None) -> Start | None:
         """Where the search starts, found once: what it was found in may be moved or go on meanwhile.
@@ -312,11 +323,10 @@ class Session:
     def _start_workers(self) -> Executor:
         self.observer.phase("workers", None)
         states, maps = self.directory / PREPARED, self.experiment.maps
-        settings = worker_settings(self.config, **self.dtypes, states=states, maps=maps)
+        settings = worker_settings(self.config, **self._dtypes, states=states, maps=maps)
         self._executor = self._held.enter_context(closing(make_executor(self.config.execution, settings)))
         return self._executor
 
     @property
-    def dtypes(self) -> dict[str, str]:
-        """In which weights are merged, and in which workers compute."""
+    def _dtypes(self) -> dict[str, str]:
         return {"dtype": self.experiment.dtype, "compute_dtype": self.arithmetic.dtype}

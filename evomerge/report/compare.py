@@ -51,11 +51,11 @@ def why_not_paired(first: Run, second: Run) -> str | None:
             return f"{run.directory} has no result yet"
         if "picks" in result:
             return f"{run.directory} is a search for several objectives"
-        if run.config.benchmark.cluster is not None and "clusters" not in run.facts:
+        if not run.knows_clusters:
             return f"{run.directory}, of an earlier release, hasn't kept which items belong together"
     if first.facts["items"]["test"] != second.facts["items"]["test"]:
         return "their test items differ"
-    if first.facts.get("clusters") != second.facts.get("clusters"):
+    if first.clusters != second.clusters:
         return "test items that belong together in one of them don't in the other (benchmark.cluster)"
     tasks = [{task["task"]: task["metric"] for task in run.facts["benchmark"]["tasks"]} for run in (first, second)]
     if tasks[0] != tasks[1] or objective_of(first).weights != objective_of(second).weights:
@@ -82,9 +82,7 @@ def winners(first: Run, second: Run) -> Comparison:
     ours, theirs = _samples(first), _samples(second)
     assert ours is not None
     assert theirs is not None
-    numbers = first.facts.get("clusters")
-    clusters = None if numbers is None else {task: [str(number) for number in own] for task, own in numbers.items()}
-    return clustered_comparison(theirs, ours, objective_of(first).weights_for(_sizes(first)), clusters)
+    return clustered_comparison(theirs, ours, objective_of(first).weights_for(_sizes(first)), first.clusters)
 
 
 def _table(run: Run) -> Any:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.estimate.comparisons import interval_of_mean
+from evomerge.estimate.clusters import clustered_interval
+from evomerge.estimate.intervals import Mean
 from evomerge.recipe.group import Group
 from evomerge.report.chart import Chart
 from evomerge.report.figures import DASHES, MARKERS, Numbers, number
@@ -153,8 +154,13 @@ def tasks(facts: RunFacts) -> dict[str, Chart]:
         groups = [(task, _task_rows(facts, task, result["metrics"][task])) for task in names]
         without = [task for task, rows in groups if any(row.low is None for row in rows)]
         lower = [task for task in names if not result.get("higher_is_better", {}).get(task, True)]
-        note = "On the test items, with 95% intervals over items."
-        note += f" No interval for {', '.join(without)}, whose metric is no mean of items." if without else ""
+        if facts.run.knows_clusters:
+            note = (
+                f"On the test items, with 95% intervals over {'items' if facts.run.clusters is None else 'clusters'}."
+            )
+            note += f" No interval for {', '.join(without)}, whose metric is no mean of items." if without else ""
+        else:
+            note = "On the test items. Which of them belong together isn't known any more, so there are no intervals."
         note += f" Less is better in {', '.join(lower)}." if lower else ""
         title = "Task by task" if len(by_metric) == 1 else f"Task by task: {metric}"
         made[metric] = Rows(title=title, caption=note, x=metric, groups=groups)
@@ -169,7 +175,7 @@ def tasks(facts: RunFacts) -> dict[str, Chart]:
     if languages:
         made["language"] = Rows(
             title="Answers in the asked language",
-            caption="Share of the test items, with 95% intervals.",
+            caption="Share of the test items" + (", with 95% intervals." if facts.run.knows_clusters else "."),
             x="share of items",
             groups=[(f"{task}: {rule['code']}", _task_rows(facts, task, LANGUAGE)) for task, rule in languages.items()],
         )
@@ -280,9 +286,10 @@ def _task_interval(facts: RunFacts, trial: int, task: str, metric: str) -> tuple
     means = facts.objective.means
     if table is None or task not in table.tasks or metric not in table.tasks[task].values:
         return None, None
-    if metric != LANGUAGE and means is not None and task not in means:
+    if not facts.run.knows_clusters or (metric != LANGUAGE and means is not None and task not in means):
         return None, None
-    interval = interval_of_mean(np.array(table.tasks[task].values[metric], dtype=np.float64), 0.95)
+    sample = Mean(np.array(table.tasks[task].values[metric], dtype=np.float64))
+    interval = clustered_interval({task: sample}, {task: 1.0}, facts.run.clusters)
     return float(interval[0]), float(interval[1])
 
 

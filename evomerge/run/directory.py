@@ -22,7 +22,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evomerge.config.config import Config
 from evomerge.errors import ResumeError, RunError, listed
@@ -48,6 +48,10 @@ from evomerge.run.records import (
 )
 from evomerge.run.trial import TrialKind, TrialState
 from evomerge.run.workers import Workplace, workplace_of
+
+if TYPE_CHECKING:
+    # For an annotation alone, and it takes scipy to import.
+    from evomerge.estimate.clusters import Clusters
 
 FORMAT_VERSION = 2
 
@@ -98,6 +102,17 @@ class Run:
         """The contents of result.json; None before the search has ended."""
         path = self.directory / "result.json"
         return read_json(path) if path.exists() else None
+
+    @property
+    def knows_clusters(self) -> bool:
+        """Whether it is known which test items belong together; not of runs of earlier releases whose items do."""
+        return "clusters" in self.facts or self.config.benchmark.cluster is None
+
+    @property
+    def clusters(self) -> Clusters | None:
+        """Of the test items by task, as far as known; None where each is by itself."""
+        kept: Mapping[str, list[int]] | None = self.facts.get("clusters")
+        return None if kept is None else {task: tuple(map(str, numbers)) for task, numbers in kept.items()}
 
     def has_ended(self) -> bool:
         """Whether there is a result for the present budget, which may have grown since there was one."""

@@ -19,7 +19,6 @@ from evomerge.study.claims import generalisation, looks_before, selection
 from evomerge.study.normalised import owners, shares
 from evomerge.study.requirements import references, requirements
 from evomerge.study.select import (
-    SELECTION,
     Scored,
     best_of_each_method,
     best_uniform,
@@ -39,7 +38,7 @@ def conclude(candidates: Candidates) -> dict[str, Any]:
     session, ledger = candidates.session, candidates.session.ledger
     trials, evaluations = ledger.trials(), candidates.search_evaluations()
     size = session.config.search.shortlist
-    uniform_size = 1 if session.run.facts.get("selection", 1) < SELECTION else size
+    uniform_size = 1 if _rule(session) < 2 else size
     uniform = _without_the_worse(session, best_uniform(trials, evaluations, uniform_size), evaluations)
     methods = ranked([trial for trial in trials if trial.kind is TrialKind.METHOD], evaluations)
     best = shortlist(trials, evaluations, size, [*uniform, *_without_the_worse(session, methods, evaluations)])
@@ -134,7 +133,13 @@ def _without_the_worse(session: Session, trials: Sequence[Trial], evaluations: M
     if not tables:
         return list(trials)
     weights = session.benchmark.objective.weights_for(tables[0].sizes)
-    return not_clearly_worse(trials, session.benchmark.samples(tables), weights)
+    clusters = None if _rule(session) < 3 else by_task(session.benchmark.splits["search"])
+    return not_clearly_worse(trials, session.benchmark.samples(tables), weights, clusters)
+
+
+def _rule(session: Session) -> int:
+    """By which a run selects, as it began; `SELECTION` says what they are."""
+    return int(session.run.facts.get("selection", 1))
 
 
 def summary_of(session: Session, models: Sequence[tuple[Trial, str]], split: str) -> dict[str, Any]:

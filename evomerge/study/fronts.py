@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evomerge.benchmark.base import SPLITS
-from evomerge.estimate.comparisons import Comparison, compare, holm
-from evomerge.estimate.intervals import compare_scores
+from evomerge.benchmark.clusters import by_task
+from evomerge.estimate.clusters import clustered_comparison
+from evomerge.estimate.comparisons import Comparison, holm
+from evomerge.estimate.intervals import Mean
 from evomerge.files.atomic import write_json
 from evomerge.run.directory import DONE
 from evomerge.run.evaluation import Evaluation
@@ -214,18 +216,19 @@ def _tested(
     if goal.kind not in {"tasks", "length"} or len(tables) < 2:
         return None
     weights = session.measures.weights(session.measures.measure(goal.name), tables[0].sizes)
+    clusters = by_task(session.benchmark.splits["test"])
     if goal.kind == "tasks":
         mine, other = (
             {task: sample for task, sample in samples.items() if task in weights}
             for samples in session.benchmark.samples(tables)
         )
-        return compare_scores(mine, other, weights)
+        return clustered_comparison(mine, other, weights, clusters)
     first, second = (
         {
-            task: values
+            task: Mean(values)
             for task, values in session.lengths(session.ledger.trial(number), "test", table).items()
             if task in weights
         }
         for number, table in zip(numbers, tables, strict=True)
     )
-    return compare(first, second, weights)
+    return clustered_comparison(first, second, weights, clusters)

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 from evomerge.benchmark import SPLITS, Benchmark
 from evomerge.benchmark.base import FixedItems
+from evomerge.benchmark.clusters import by_task
 from evomerge.config.benchmark import BenchmarkConfig, SplitConfig
 from evomerge.config.config import Config
 from evomerge.config.execution import ExecutionConfig
 from evomerge.config.models import ModelConfig, ModelsConfig
 from evomerge.errors import BenchmarkError, ExecutionError
-from evomerge.estimate.intervals import score_interval
+from evomerge.estimate.clusters import Clusters, clustered_interval
 from evomerge.execute.base import Failure, Job, Outcome, WorkerSettings
 from evomerge.execute.settings import arithmetic_of, make_executor, worker_settings
 from evomerge.models.checkpoint import Checkpoint
@@ -28,7 +29,9 @@ from evomerge.study.experiment import open_benchmark
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskScore:
-    """One task's or group's result: every metric, and the chosen one with its 95% interval."""
+    """One task's or group's result: every metric, and the chosen one with its 95% interval, by clusters of items where
+    there are any.
+    """
 
     task: str
     items: int
@@ -85,7 +88,7 @@ def evaluate(
     outcome = _answer(config.execution, settings, built, recipe, chosen)
     if isinstance(outcome, Failure):
         raise ExecutionError(f"{model} can't be scored: {outcome.reason}: {outcome.message}")
-    return _scores(built, built.score(chosen, outcome.responses))
+    return _scores(built, built.score(chosen, outcome.responses), by_task(built.splits[chosen]))
 
 
 def _limit(benchmark: Benchmark, split: str, limit: float) -> None:
@@ -131,7 +134,7 @@ def _answer(
         executor.close()
 
 
-def _scores(benchmark: Benchmark, table: ItemTable) -> list[TaskScore]:
+def _scores(benchmark: Benchmark, table: ItemTable, clusters: Clusters | None) -> list[TaskScore]:
     aggregates, objective = benchmark.aggregate(table), benchmark.objective
     # Scores are shown as lm-eval prints them, also where lower is better.
     (samples,) = benchmark.samples([table], signed=False)
@@ -143,7 +146,7 @@ def _scores(benchmark: Benchmark, table: ItemTable) -> list[TaskScore]:
                 items=len(table.tasks[task].items),
                 metric=metric,
                 score=aggregates[task][metric],
-                interval=score_interval({task: samples[task]}, {task: 1.0}),
+                interval=clustered_interval({task: samples[task]}, {task: 1.0}, clusters),
                 metrics=aggregates[task],
             )
         )
@@ -160,7 +163,7 @@ def _scores(benchmark: Benchmark, table: ItemTable) -> list[TaskScore]:
                 items=sum(table.sizes[task] for task in tasks),
                 metric=metric,
                 score=aggregates[group][metric],
-                interval=score_interval({task: samples[task] for task in tasks}, weights),
+                interval=clustered_interval({task: samples[task] for task in tasks}, weights, clusters),
                 metrics=aggregates[group],
             )
         )

@@ -17,15 +17,15 @@ from typing import Any
 from evomerge.errors import RunError
 from evomerge.estimate.clusters import Clusters, clustered_comparison, clustered_interval
 from evomerge.estimate.comparisons import holm
-from evomerge.estimate.intervals import Samples, compare_scores, resamples, size
+from evomerge.estimate.intervals import Samples, resamples, size
 from evomerge.methods.published import kind_of
 from evomerge.run.evaluation import Evaluation
 from evomerge.run.trial import WINNER, Trial, TrialKind
 
-SELECTION = 2
+SELECTION = 3
 """The present rule of selection, as run.json has it. In runs without a word on it, rule 1, the best uniform merge is
 the one with the best search fitness; by rule 2 as many are validated as there are candidates on the shortlist, but for
-those that are clearly worse on the search items."""
+those that are clearly worse on the search items, each of which counts as one; by rule 3 clusters of items do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +107,9 @@ def name_of(trial: Trial, kind: str) -> str:
     return f"{kind} {trial.name}" if kind == TrialKind.METHOD else trial.name
 
 
-def not_clearly_worse(trials: Sequence[Trial], items: Sequence[Samples], weights: Mapping[str, float]) -> list[Trial]:
+def not_clearly_worse(
+    trials: Sequence[Trial], items: Sequence[Samples], weights: Mapping[str, float], clusters: Clusters | None = None
+) -> list[Trial]:
     """The first trial, and those that the same items don't show to be worse.
 
     A few trials of very different worth would else be told apart by the luck of a few validation items alone.
@@ -116,11 +118,12 @@ def not_clearly_worse(trials: Sequence[Trial], items: Sequence[Samples], weights
         trials: the best first.
         items: of each trial, its results on the search items.
         weights: of the tasks.
+        clusters: of the search items; None: every item is by itself.
     """
     return [
         trial
         for trial, others in zip(trials, items, strict=True)
-        if trial is trials[0] or compare_scores(items[0], others, weights).interval.low <= 0
+        if trial is trials[0] or clustered_comparison(items[0], others, weights, clusters).interval.low <= 0
     ]
 
 

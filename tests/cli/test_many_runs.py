@@ -17,9 +17,13 @@ from evomerge.estimate.clusters import clustered_comparison
 from evomerge.estimate.intervals import Mean, compare_scores
 from evomerge.recipe.group import Group
 from evomerge.report.compare import why_not_paired, winners
+from evomerge.report.merge_figures import tasks
+from evomerge.report.rows import Rows
+from evomerge.report.run_facts import RunFacts
 from evomerge.run.directory import Run, open_run
 from evomerge.run.found import runs_below
 from evomerge.run.lock import lock
+from evomerge.study.score_model import evaluate
 from evomerge.study.search import search
 from evomerge.testing.runs import essence
 from helpers.search import write_config, write_task
@@ -55,7 +59,7 @@ def test_runs_are_listed_with_what_their_own_files_say_and_a_broken_one_is_no_en
     result = open_run(copies / "one").result()
     assert result is not None
     won = next(model["score"] for model in result["test"]["models"] if model["kind"] == "winner")
-    assert re.split(r"\s+", lines[3])[:3] == ["one", "ended", "4/4"]
+    assert re.split(r"\s+", lines[3])[:3] == ["one", "done", "4/4"]
     assert lines[3].endswith(f" {won:.4f}")
     assert lines[2].split()[0] == "broken"
     assert all(len(line) <= 80 for line in lines[:5])
@@ -100,6 +104,20 @@ def clustered(tmp_path_factory: pytest.TempPathFactory, tiny_llama: dict[str, Pa
     settings = ["search={evaluations: 4, population: 4, scan: 1}", "benchmark.cluster=topic"]
     search(Config.from_file(file, settings=settings), folder / "run")
     return folder / "run"
+
+
+def test_a_model_is_scored_on_items_in_clusters_with_the_interval_that_its_run_has(clustered: Path) -> None:
+    config = Config.from_file(clustered / "config.yaml")
+    result = open_run(clustered).result()
+    assert result is not None
+    base = next(model for model in result["test"]["models"] if model["kind"] == "base")
+    (found,) = evaluate(config.models.base.path, config.benchmark, split="test", execution=config.execution)
+    assert (found.score, list(found.interval)) == (base["score"], base["interval"])
+    chart = tasks(RunFacts(open_run(clustered)))["acc"]
+    assert isinstance(chart, Rows)
+    ((_, rows),) = chart.groups
+    assert [rows[0].low, rows[0].high] == pytest.approx(base["interval"])
+    assert "95% intervals over clusters" in chart.caption
 
 
 def test_winners_on_items_in_clusters_are_compared_by_clusters(clustered: Path, tmp_path: Path) -> None:

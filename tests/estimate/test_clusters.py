@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -9,6 +12,7 @@ from numpy.typing import NDArray
 from evomerge.estimate.clusters import clustered_comparison, clustered_error, clustered_interval
 from evomerge.estimate.intervals import Mean, Totals, compare_scores, score_interval
 
+ROOT = Path(__file__).resolve().parents[2]
 ONE = {"t": 1.0}
 Array = NDArray[np.float64]
 
@@ -136,3 +140,17 @@ def test_a_metric_of_sums_is_compared_by_whole_clusters_as_its_mean_is() -> None
     assert totals.difference == pytest.approx(means.difference)
     assert totals.p == pytest.approx(means.p, abs=0.02)
     assert totals.interval == pytest.approx(means.interval, abs=0.03)
+
+
+def test_no_other_room_takes_intervals_and_comparisons_of_independent_items() -> None:
+    """Else items in clusters count as independent in one figure and not in the next."""
+    for path in sorted((ROOT / "evomerge").rglob("*.py")):
+        if path.is_relative_to(ROOT / "evomerge" / "estimate"):
+            continue
+        taken = {
+            alias.name
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("evomerge.estimate")
+            for alias in node.names
+        }
+        assert not taken & {"compare", "compare_scores", "interval_of_mean", "mean_interval", "score_interval"}, path

@@ -96,6 +96,19 @@ def test_a_uniform_merge_that_the_search_items_show_to_be_worse_is_not_validated
     assert [kept.number for kept in not_clearly_worse(trials, mixed, {"t": 1.0})] == [0, 1]
 
 
+def test_items_of_a_cluster_are_not_that_many_proofs_of_what_is_worse() -> None:
+    items = [
+        {"t": Mean(np.repeat(right, 5))}
+        for right in ([1.0, 1.0, 1.0, 1.0, 0.0, 0.0] * 2, [1.0, 1.0, 1.0, 0.0, 0.0, 0.0] * 2)
+    ]
+    trials = [trial(number, "uniform") for number in range(2)]
+    assert [kept.number for kept in not_clearly_worse(trials, items, {"t": 1.0})] == [0]
+    clusters = {"t": [str(place // 5) for place in range(60)]}
+    one_each = [{"t": Mean(one["t"].values[::5])} for one in items]
+    expected = [kept.number for kept in not_clearly_worse(trials, one_each, {"t": 1.0})]
+    assert [kept.number for kept in not_clearly_worse(trials, items, {"t": 1.0}, clusters)] == expected == [0, 1]
+
+
 def test_a_uniform_merge_that_won_is_not_compared_with_itself() -> None:
     items = {"t": Mean(np.array([0.0, 1.0, 1.0]))}
     kinds = {0: "base", 4: "uniform"}

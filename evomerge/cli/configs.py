@@ -36,12 +36,29 @@ def configs(
     if name not in found:
         raise ConfigError(unknown("experiment", name, found))
     target = file or Path(f"{name}.yaml")
-    try:
-        with target.open("xb") as out:
-            out.write(found[name].read_bytes())
-    except FileExistsError:
-        raise ConfigError(f"{target}: exists already; give another name: evomerge configs {name} FILE") from None
+    write_new(target, found[name].read_bytes(), again=f"evomerge configs {name} FILE")
     echo(f"Wrote {target}. Its head says what it needs; then: evomerge check {target}")
+
+
+def write_new(file: Path, content: bytes, *, again: str) -> None:
+    """Write a file that isn't there yet.
+
+    Args:
+        file: to make.
+        content: of it.
+        again: the command that makes one of another name.
+
+    Raises: ConfigError if it is there, or can't be written.
+    """
+    from evomerge.files.obstacles import obstacle
+
+    try:
+        with file.open("xb") as out:
+            out.write(content)
+    except FileExistsError:
+        raise ConfigError(f"{file}: exists already; give another name: {again}") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: {obstacle(error, file)}") from None
 
 
 def _list(found: dict[str, Path]) -> None:

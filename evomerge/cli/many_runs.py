@@ -55,7 +55,7 @@ def _cells(run: Run) -> tuple[str, str, str, str]:
 
     status, result = run.status(), run.result()
     ended = result is not None and run.has_ended()
-    state = f"running: {status.phase}" if status.driver_alive else "ended" if ended else f"stopped: {status.phase}"
+    state = f"running: {status.phase}" if status.driver_alive else "done" if ended else f"stopped: {status.phase}"
     tested: list[dict[str, Any]] = result["test"]["models"] if result is not None and "picks" not in result else []
     won = next((model["score"] for model in tested if model["kind"] == "winner"), None)
     best = None if run.config.search.goals.are_several or status.best is None else status.best.score

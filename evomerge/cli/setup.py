@@ -12,6 +12,7 @@ import typer
 from rich.text import Text
 
 from evomerge.cli import complete
+from evomerge.cli.configs import write_new
 from evomerge.cli.guard import echo
 from evomerge.cli.settings import Settings
 from evomerge.errors import ConfigError
@@ -47,11 +48,7 @@ def init(
         text = files("evomerge.cli").joinpath("starter.yaml").read_text(encoding="utf-8")
         if analysis is not None:
             text = _seeded(text, analysis)
-    try:
-        with file.open("x", encoding="utf-8") as out:
-            out.write(text)
-    except FileExistsError:
-        raise ConfigError(f"{file}: exists already; give another name: evomerge init NAME.yaml") from None
+    write_new(file, text.encode(), again="evomerge init NAME.yaml")
     todo = "See the comments at its top" if genome is not None else "Fill in models and tasks"
     if analysis is not None:
         todo = "Fill in tasks"

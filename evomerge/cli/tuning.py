@@ -229,12 +229,17 @@ def alternate(
     """
     with stoppable(run / "tuning.json"):
         echo("loading libraries")
+        from evomerge.tuning.alternate import MODEL
         from evomerge.tuning.alternate import alternate as start
         from evomerge.tuning.rounds_config import Rounds
 
         rounds = Rounds.from_file(config)
+        is_made = (run / MODEL).exists()
         made = start(rounds, run, device=device.value, watch=_Rounds(rounds.rounds), report=echo)
-    written(made.folder)
+    if is_made:
+        echo(f"{made.folder} was made before, and nothing is left to do")
+    else:
+        written(made.folder)
     echo(f"Next: evomerge score {shlex.quote(str(made.folder))} --tasks TASK")
 
 

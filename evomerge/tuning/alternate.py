@@ -39,7 +39,9 @@ class Watch(Protocol):
         """A step of a tuning, or a look at its held-out data."""
 
     def merged(self, round_: int, measures: Measures) -> None:
-        """A round begins, from a model with these measures; after the last one, it ends with them."""
+        """What the merge of a round measures, of round 0 the base: known once each task's next tuning has looked at its
+        held-out data, and after the last round at once.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,8 @@ def test_init_never_overwrites(cli: Any, tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "exists already" in done.stderr
     assert file.read_text() == "mine"
+    nowhere = cli("init", tmp_path / "none" / "x.yaml")
+    assert (nowhere.exit_code, f"there is no folder {tmp_path / 'none'}; make it" in nowhere.stderr) == (1, True)
 
 
 def test_methods_lists_each_with_its_coefficients(cli: Any) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from means import mean_and_error
 from spending import SPENDING
 
 import evomerge
@@ -93,18 +94,13 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         found = [row for row in rows if (row["spending"], row["share"]) == (spending, share)]
         gains = [row["evolved"] - row["uniform"] for row in found]
         lines.append(
-            f"| {spending} | {share:g} | {spread([row['evolved'] for row in found])} | {spread(gains)} | "
+            f"| {spending} | {share:g} | {mean_and_error([row['evolved'] for row in found])} | "
+            f"{mean_and_error(gains)} | "
             f"{sum(row['p'] < 0.01 for row in found)} of {len(found)} | "
             f"{np.median([row['candidates'] for row in found]):.0f} | "
             f"{np.median([row['seconds'] for row in found]):.0f} |"
         )
     return "\n".join(lines)
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and standard error."""
-    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
-    return f"{np.mean(values):.3f} ± {error:.3f}"
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from means import mean_and_error
 
 from evomerge.report.calibration import calibrate
 
@@ -54,7 +55,7 @@ def table(reports: Sequence[dict[str, Any]]) -> str:
     width = max(len(name) for _, name in trusted)
     lines = [f"{'items':>5}  {'estimator':<{width}}  " + "  ".join(f"{name:<15}" for name in COLUMNS) + "  trusted"]
     for (items, name), rows in sorted(found.items()):
-        cells = "  ".join(f"{_mean(column):<15}" for column in np.array(rows).T)
+        cells = "  ".join(f"{mean_and_error(column):<15}" for column in np.array(rows).T)
         lines.append(f"{items:>5g}  {name:<{width}}  {cells}  {trusted[items, name]} of {len(reports)}")
     return "\n".join(lines)
 
@@ -69,16 +70,11 @@ def worth(reports: Sequence[dict[str, Any]]) -> list[str]:
             if without is not None:
                 gains[items, name].append((one["rmse"] / without["rmse"], one["tau"] - without["tau"]))
     return [
-        f"{items} items, {name}: error with the covariate over that without {_mean(np.array(rows)[:, 0])}, "
-        f"tau more by {_mean(np.array(rows)[:, 1])}"
+        f"{items} items, {name}: error with the covariate over that without "
+        f"{mean_and_error([ratio for ratio, _ in rows])}, "
+        f"tau more by {mean_and_error([gain for _, gain in rows])}"
         for (items, name), rows in sorted(gains.items())
     ]
-
-
-def _mean(values: np.ndarray[Any, np.dtype[np.float64]]) -> str:
-    """With its standard error, where there are several values."""
-    error = f" ± {values.std(ddof=1) / len(values) ** 0.5:.3f}" if len(values) > 1 else ""
-    return f"{values.mean():.3f}{error}"
 
 
 if __name__ == "__main__":

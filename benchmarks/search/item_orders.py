@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from means import mean_and_error
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
@@ -114,7 +115,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for (items, estimator, order), found in sorted(by_key.items()):
         usual = by_key[items, estimator, "random"]
         tau, error, more, ratio = (
-            spread(values)
+            mean_and_error(values)
             for values in (
                 [row["tau"] for row in found],
                 [row["error"] for row in found],
@@ -124,12 +125,6 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         )
         lines.append(f"| {items} | {estimator} | {order} | {tau} | {more} | {error} | {ratio} |")
     return "\n".join(lines)
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and standard error."""
-    error = f" ± {np.std(values, ddof=1) / np.sqrt(len(values)):.3f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.3f}{error}"
 
 
 if __name__ == "__main__":

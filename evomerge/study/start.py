@@ -5,7 +5,7 @@ Knows runs, recipes and spaces. Does not know algorithms.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
 from evomerge.run.directory import Run, open_run
 from evomerge.run.trial import TrialKind
-from evomerge.space.base import Genome, Space, Value
+from evomerge.space.base import Dimension, Genome, Space, Value
 from evomerge.study.merge_key import merge_key
 
 _LEAST_STEP, _MOST_STEP = 0.1, 1.0
@@ -206,15 +206,32 @@ def _steps(
             f"{place}.steps: {run.directory} has scored {len(records)} candidates, and at least "
             f"{2 * _LEAST_CANDIDATES} are needed to see how far they lie apart; leave out steps"
         )
-    best = sorted(later, key=lambda record: (-(record.fitness or 0.0), record.number))[: max(4, len(later) // 2)]
-    points = []
-    for record in best:
-        recipe = _in_place(run.recipe(record.number, as_given=True), own)
-        points.append(_found(recipe, template, space, f"trial {record.number} of {run.directory}", place))
-    spread = np.std(np.array(points), axis=0)
+
+    def point(place_of_record: int) -> Genome:
+        number = later[place_of_record].number
+        recipe = _in_place(run.recipe(number, as_given=True), own)
+        return _found(recipe, template, space, f"trial {number} of {run.directory}", place)
+
+    return steps_of_better_half([record.fitness or 0.0 for record in later], point, space.dimensions, step_size)
+
+
+def steps_of_better_half(
+    scores: Sequence[float], point: Callable[[int], Genome], dimensions: Sequence[Dimension], step_size: float
+) -> dict[str, float]:
+    """First steps of the continuous dimensions by name, over `step_size`: how far the better half of candidates lie
+    apart, but none so small that a search can't leave a dimension's value.
+
+    Args:
+        scores: of candidates in their order, higher is better.
+        point: that of a candidate by its place in this order.
+        dimensions: those of the points.
+        step_size: of the search, as a fraction of each dimension's range.
+    """
+    best = sorted(range(len(scores)), key=lambda place: -scores[place])[: max(4, len(scores) // 2)]
+    spread = np.std(np.array([point(place) for place in best]), axis=0)
     return {
         item.name: float(np.clip(deviation / (step_size * (item.high - item.low)), _LEAST_STEP, _MOST_STEP))
-        for item, deviation in zip(space.dimensions, spread, strict=True)
+        for item, deviation in zip(dimensions, spread, strict=True)
         if item.kind == "continuous"
     }
 

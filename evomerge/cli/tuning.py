@@ -15,6 +15,7 @@ import typer
 
 from evomerge.cli import complete
 from evomerge.cli.guard import echo, stoppable
+from evomerge.files.fresh_folder import refuse_taken
 
 if TYPE_CHECKING:
     from evomerge.tuning.training import Step
@@ -133,6 +134,7 @@ def tune(
     values = {name: value.value if isinstance(value, StrEnum) else value for name, value in values.items()}
     working = out.with_name(f"{out.name}.tuning")
     with stoppable(working / "tuning.json"):
+        refuse_taken(out)
         echo("loading libraries")
         from evomerge.tuning.tune import tune as run
 
@@ -228,12 +230,13 @@ def alternate(
     **Example:** `evomerge alternate rounds.yaml --run runs/atm`
     """
     with stoppable(run / "tuning.json"):
-        echo("loading libraries")
-        from evomerge.tuning.alternate import MODEL
-        from evomerge.tuning.alternate import alternate as start
         from evomerge.tuning.rounds_config import Rounds
 
         rounds = Rounds.from_file(config)
+        echo("loading libraries")
+        from evomerge.tuning.alternate import MODEL
+        from evomerge.tuning.alternate import alternate as start
+
         is_made = (run / MODEL).exists()
         made = start(rounds, run, device=device.value, watch=_Rounds(rounds.rounds), report=echo)
     if is_made:

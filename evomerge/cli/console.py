@@ -123,7 +123,13 @@ def say(console: Console, text: str | Text, *, wrapped: bool = True) -> None:
 def table(*columns: str, title: str | None = None, right: tuple[str, ...] = ()) -> Table:
     """An empty table in the house style; columns named in `right` are aligned right."""
     made = SafeTable(
-        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, title=title, title_justify="left", title_style="bold"
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption_justify="left",
     )
     for column in columns:
         made.add_column(

@@ -54,6 +54,16 @@ def test_no_cell_is_cut_however_narrow_the_terminal_is(width: int, monkeypatch: 
         assert "+0.406 [+0.242, +0.571]" in shown
 
 
+def test_title_and_caption_of_a_table_begin_where_it_does() -> None:
+    made = console.table("name", title="what it is of")
+    made.caption = "more about it"
+    made.add_row("x" * 40)
+    out = console.SafeConsole(file=io.StringIO(), width=80, color_system=None)
+    out.print(made)
+    first, *_, last = out.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert (first, last) == ("what it is of", "more about it")
+
+
 def test_prose_is_wrapped_on_a_terminal_and_a_line_in_a_pipe_unless_it_is_to_be_copied(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from evomerge.analysis.weights import GroupStatistics, Weights
-from evomerge.errors import listed
+from evomerge.errors import counted, listed
 
 Topic = Literal[
     "not_finite", "missing", "same_as_base", "same", "far", "near", "unrelated", "alike", "opposed", "orthogonal",
@@ -273,4 +273,4 @@ def _it(models: tuple[str, ...]) -> str:
 
 
 def _tensors(names: tuple[str, ...] | list[str]) -> str:
-    return f"{len(names)} tensor{'s' * (len(names) != 1)} ({listed(names)})"
+    return f"{counted(len(names), 'tensor')} ({listed(names)})"

@@ -13,6 +13,7 @@ import typer
 
 from evomerge.cli import complete
 from evomerge.cli.guard import echo
+from evomerge.errors import counted
 
 _SHARD_SIZE = "Largest size of a safetensors file, such as 2GB."
 _PICK = (
@@ -156,7 +157,7 @@ def _written(folder: Path, benchmark: str) -> None:
     weights = [file for file in files if file.suffix == ".safetensors"]
     others = ", ".join(file.name for file in files if file not in weights)
     bytes_ = size(sum(file.stat().st_size for file in weights))
-    echo(f"Wrote {folder}: {len(weights)} file{'s' * (len(weights) != 1)} of weights ({bytes_}), {others}")
+    echo(f"Wrote {folder}: {counted(len(weights), 'file')} of weights ({bytes_}), {others}")
     echo(f"Next: evomerge score {shlex.quote(str(folder))} {benchmark}")
 
 

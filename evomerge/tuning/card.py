@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evomerge.errors import counted
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe.portable import is_local
 from evomerge.tuning.examples import Examples
@@ -72,7 +73,7 @@ def card(
         "",
         f"# {name}",
         "",
-        f"{kind} {base_in_words(base)}, trained for {steps} step{'s' * (steps != 1)} on {len(examples.train)} "
+        f"{kind} {base_in_words(base)}, trained for {counted(steps, 'step')} on {len(examples.train)} "
         f"{examples.unit} by evomerge.",
     ]
     if data.new_head:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from evomerge.errors import counted
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.tuning.card import base_in_front, base_in_words
 from evomerge.tuning.rounds_config import Rounds
@@ -12,7 +13,7 @@ def rounds_card(name: str, base: Checkpoint, rounds: Rounds) -> str:
     tasks, tune, merge = ", ".join(rounds.tasks), rounds.tune, rounds.merge
     length = f"{tune.steps} steps" if tune.steps is not None else f"{tune.epochs or 1.0:g} epochs"
     how = f"a LoRA adapter of rank {tune.lora_rank}" if tune.lora_rank is not None else "all weights"
-    count = f"{rounds.rounds} round{'s' * (rounds.rounds != 1)}"
+    count = counted(rounds.rounds, "round")
     lines = [
         "---",
         "library_name: transformers",

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from evomerge.errors import TuningError
+from evomerge.errors import TuningError, counted
 from evomerge.files.atomic import json_text
 from evomerge.files.fresh_folder import refuse_taken
 from evomerge.files.places import local
@@ -254,4 +254,4 @@ def data_files(data: TuneData) -> dict[str, Path]:
 
 def _said(examples: Examples, steps: int) -> str:
     held = f"{len(examples.validation)} held out ({examples.how})" if examples.validation else "none held out"
-    return f"{len(examples.train)} {examples.unit} to train on, {held}; {steps} step{'s' * (steps != 1)}"
+    return f"{len(examples.train)} {examples.unit} to train on, {held}; {counted(steps, 'step')}"

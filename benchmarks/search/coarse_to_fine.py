@@ -1,6 +1,6 @@
 """Whether a search finds better merges if it begins in a coarser space: small searches of the demo's models.
 
-    python benchmarks/search/coarse_to_fine.py FOLDER --models 4 --seeds 2 --json coarse_to_fine.json
+    python benchmarks/search/coarse_to_fine.py FOLDER --models 0 1 2 3 --seeds 0 1 --json coarse_to_fine.json
 
 The models are those of `demo_models.py`, and so is the cost: every way spends 10,800 item evaluations on candidates,
 with 50 fresh items each, from the best of 65 uniform merges; the best five of the last space and the distribution's
@@ -51,7 +51,8 @@ def searched(models: Models, fine: Space, way: str, seed: int) -> dict[str, floa
             scores = [score for _, score in later]
             steps = steps_of_better_half(scores, points.__getitem__, fine.dimensions, models.step_size)
     space = models.space if way == "layers" else fine
-    search = SmallSearch(models, space, start, seed=seed, steps=steps)
+    # Of another seed where it is the second, so that its items are others, too.
+    search = SmallSearch(models, space, start, seed=seed + 500 * bool(before), steps=steps)
     search.spend(cost, guided=way == "within")
     search.whole += before
     search.end()

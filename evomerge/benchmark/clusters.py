@@ -45,7 +45,7 @@ def clusters_of(documents: Sequence[Any], field: str, source: str, contents: Seq
     for index, document in enumerate(documents):
         if field == POSITION:
             names.append(f"{source} {index}")
-        elif (name := document.get(field)) is None:
+        elif (name := document.get(field)) is None or name == "":
             raise BenchmarkError(
                 f"{place}: benchmark.cluster: document {index} of {source!r} has no {field!r}; it has "
                 f"{listed(map(str, document))}. Name one of these, or {POSITION} where translations stand in one order"
@@ -105,10 +105,13 @@ def by_task(items: Iterable[Any]) -> dict[str, tuple[str, ...]] | None:
 
 
 def numbered(items: Iterable[Any]) -> dict[str, list[int]] | None:
-    """`by_task` with numbers in the order in which they come instead of names, which may be long."""
-    numbers: dict[str, int] = {}
+    """`by_task` with numbers in the order of the names, which may be long; None where no two items share one, too."""
     found = by_task(items) or {}
-    return {task: [numbers.setdefault(name, len(numbers)) for name in names] for task, names in found.items()} or None
+    every = [name for names in found.values() for name in names]
+    numbers = {name: number for number, name in enumerate(sorted({*every}))}
+    if len(numbers) == len(every):
+        return None
+    return {task: [numbers[name] for name in names] for task, names in found.items()}
 
 
 def _root(same: Mapping[str, str], name: str) -> str:

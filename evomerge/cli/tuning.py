@@ -240,7 +240,7 @@ def alternate(
         is_made = (run / MODEL).exists()
         made = start(rounds, run, device=device.value, watch=_Rounds(rounds.rounds), report=echo)
     if is_made:
-        echo(f"{made.folder} was made before, and nothing is left to do")
+        echo(f"{made.folder} was made before")
     else:
         written(made.folder)
     echo(f"Next: evomerge score {shlex.quote(str(made.folder))} --tasks TASK")

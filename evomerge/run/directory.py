@@ -110,9 +110,10 @@ class Run:
 
     @property
     def clusters(self) -> Clusters | None:
-        """Of the test items by task, as far as known; None where each is by itself."""
+        """Of the test items by task; None where each is by itself, or it isn't known."""
         kept: Mapping[str, list[int]] | None = self.facts.get("clusters")
-        return None if kept is None else {task: tuple(map(str, numbers)) for task, numbers in kept.items()}
+        # Sorted as the names were, since what is drawn at random goes by that.
+        return None if kept is None else {task: tuple(f"{one:09d}" for one in own) for task, own in kept.items()}
 
     def has_ended(self) -> bool:
         """Whether there is a result for the present budget, which may have grown since there was one."""

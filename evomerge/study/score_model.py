@@ -14,7 +14,7 @@ from evomerge.config.benchmark import BenchmarkConfig, SplitConfig
 from evomerge.config.config import Config
 from evomerge.config.execution import ExecutionConfig
 from evomerge.config.models import ModelConfig, ModelsConfig
-from evomerge.errors import BenchmarkError, ExecutionError
+from evomerge.errors import BenchmarkError, ExecutionError, counted
 from evomerge.estimate.clusters import Clusters, clustered_interval
 from evomerge.execute.base import Failure, Job, Outcome, WorkerSettings
 from evomerge.execute.settings import arithmetic_of, make_executor, worker_settings
@@ -83,7 +83,7 @@ def evaluate(
         config = config.model_copy(update={"execution": own})
     settings = worker_settings(config, dtype=str(checkpoint.dtype).removeprefix("torch."))
     said = remarks(arithmetic_of(config.execution, settings.dtype), settings.dtype)
-    report("; ".join([f"scoring {len(built.splits[chosen])} items", *said]))
+    report("; ".join([f"scoring {counted(len(built.splits[chosen]), 'item')}", *said]))
     recipe = checkpoint_recipe(template_recipe(config, dtype=settings.dtype, options={}), "base")
     outcome = _answer(config.execution, settings, built, recipe, chosen)
     if isinstance(outcome, Failure):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from evomerge.benchmark.clusters import by_task, clusters_of, kept_apart
+from evomerge.benchmark.clusters import by_task, clusters_of, kept_apart, numbered
 from evomerge.benchmark.lm_eval.benchmark import Benchmark
 from evomerge.benchmark.lm_eval.items import Item
 from evomerge.config.benchmark import BenchmarkConfig
@@ -130,6 +130,15 @@ def test_documents_that_say_the_same_are_of_one_cluster_through_any_chain() -> N
     assert len(set(names)) == 2
     assert names[0] == names[3] == names[4]
     assert names[1] == names[2]
+
+
+def test_clusters_by_number_are_in_the_order_of_their_names_and_shared_by_tasks() -> None:
+    def item(task: str, cluster: str) -> Item:
+        return Item(id=task + cluster, task=task, document={}, instances=(), requests=(), cluster=cluster)
+
+    items = [item("a", "10"), item("a", "2"), item("b", "10"), item("b", "x")]
+    assert numbered(items) == {"a": [0, 1], "b": [0, 2]}
+    assert numbered(items[:2]) is None, "no two belong together"
 
 
 def test_what_is_in_no_cluster_is_left_alone() -> None:

@@ -97,4 +97,6 @@ def _text(part: ast.expr) -> str:
     """What an argument prints as prose, if it does."""
     if isinstance(part, ast.Constant):
         return str(part.value).strip()
-    return ast.unparse(part) if isinstance(part, ast.JoinedStr) or ast.unparse(part).startswith("Text") else ""
+    text = ast.unparse(part)
+    made = isinstance(part, ast.JoinedStr | ast.BinOp | ast.IfExp | ast.Starred)
+    return text if made or text.startswith("Text") or ".join(" in text else ""

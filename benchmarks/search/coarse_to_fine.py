@@ -28,17 +28,16 @@ from typing import Any
 
 import numpy as np
 from means import mean_and_error
-from small_searches import ITEMS, Models, SmallSearch, chosen, point_in
+from small_searches import ITEMS, Models, SmallSearch, chosen, every_search, point_in
 
-from evomerge.space.base import Space
 from evomerge.study.start import steps_of_better_half
 
 WAYS = ("layers", "kinds", "within", "coarse", "steps")
 
 
-def searched(models: Models, fine: Space, way: str, seed: int) -> dict[str, float]:
+def searched(models: Models, way: str, seed: int) -> dict[str, float]:
     """One search."""
-    cost = models.cost(ITEMS)
+    cost, fine = models.cost(ITEMS), models.by_kind
     start, steps, before = models.start, None, []
     if way in {"coarse", "steps"}:
         coarse = SmallSearch(models, models.space, start, seed=seed)
@@ -100,14 +99,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="tiny models and few items, to see that it runs")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    rows = []
-    for seed in given.models:
-        models = Models(given.folder, seed, small=given.small)
-        fine = models.other_space(kinds=True)
-        for number in given.seeds:
-            for way in given.ways:
-                rows.append({"models": seed, "seed": number, "way": way, **searched(models, fine, way, 1000 + number)})
-                print(json.dumps(rows[-1]), flush=True)
+    rows = every_search(given.folder, given.models, given.seeds, given.ways, searched, small=given.small)
     print(table(rows))
     if given.json is not None:
         given.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

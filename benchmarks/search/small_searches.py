@@ -6,8 +6,10 @@ run directory, from the best of 65 uniform merges, whose answers to all search i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +58,10 @@ class Models:
         self.scan = np.array([self.all(recipe, "search") for recipe in self.uniform])
         self.start = self.uniform[int(np.argmax(self.scan.mean(axis=1)))]
 
-    def other_space(self, **settings: Any) -> Space:
-        """A space over the same models, with other settings in the config's `space`."""
-        data = Config.from_file(self._path).model_dump(exclude_unset=True)
-        config = Config.model_validate({**data, "space": {**data["space"], **settings}})
+    @cached_property
+    def by_kind(self) -> Space:
+        """The space over the same models that also tells kinds of tensors apart."""
+        config = Config.from_file(self._path, settings=["space.kinds=true"])
         return open_experiment(config, where=str(self._path)).space
 
     def cost(self, items: int) -> int:
@@ -185,6 +187,24 @@ def point_in(space: Space, recipe: Recipe) -> Genome:
     point = space.encode(recipe)
     assert point is not None, recipe
     return point
+
+
+Search = Callable[[Models, str, int], dict[str, float]]
+"""One search of some models in one way and with a seed: its figures by name."""
+
+
+def every_search(
+    folder: Path, models: Iterable[int], seeds: Sequence[int], ways: Sequence[str], search: Search, *, small: bool
+) -> list[dict[str, Any]]:
+    """Searches over each seed's models with each seed in each way, printed as they end."""
+    rows: list[dict[str, Any]] = []
+    for own in models:
+        family = Models(folder, own, small=small)
+        for seed in seeds:
+            for way in ways:
+                rows.append({"models": own, "seed": seed, "way": way, **search(family, way, 1000 + seed)})
+                print(json.dumps(rows[-1]), flush=True)
+    return rows
 
 
 def chosen(models: Models, merges: Sequence[Recipe]) -> dict[str, float]:

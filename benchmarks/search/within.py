@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 from means import mean_and_error
-from small_searches import ITEMS, Models, SmallSearch, chosen
+from small_searches import ITEMS, Models, SmallSearch, chosen, every_search
 
 COST = {"cma": 1.0, "more": 1.1, "within": 1.0, "full": 10.0}
 """Item evaluations of candidates by way, over a tenth of 300 candidates on all items."""
@@ -80,13 +80,8 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="tiny models and few items, to see that it runs")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    rows = []
-    for seed in range(given.models):
-        models = Models(given.folder, seed, small=given.small)
-        for number in range(given.first, given.first + given.seeds):
-            for way in given.ways:
-                rows.append({"models": seed, "seed": number, "way": way, **searched(models, way, 1000 + number)})
-                print(json.dumps(rows[-1]), flush=True)
+    seeds = range(given.first, given.first + given.seeds)
+    rows = every_search(given.folder, range(given.models), seeds, given.ways, searched, small=given.small)
     print(table(rows))
     if given.json is not None:
         given.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

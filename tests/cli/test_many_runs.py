@@ -26,7 +26,7 @@ from evomerge.run.lock import lock
 from evomerge.study.score_model import evaluate
 from evomerge.study.search import search
 from evomerge.testing.runs import essence
-from helpers.search import write_config, write_task
+from helpers.search import write_clustered_task, write_config, write_task
 
 pytestmark = pytest.mark.slow
 
@@ -95,12 +95,7 @@ def test_other_keys_are_listed_and_other_items_or_models_are_not_compared_in_pai
 def clustered(tmp_path_factory: pytest.TempPathFactory, tiny_llama: dict[str, Path]) -> Path:
     """A run whose items belong together in threes."""
     folder = tmp_path_factory.mktemp("clustered")
-    tasks = write_task(folder / "tasks")
-    for path in tasks.glob("*.jsonl"):
-        documents = [json.loads(line) for line in path.read_text().splitlines()]
-        lines = [json.dumps({**one, "topic": f"{path.stem} {place // 3}"}) for place, one in enumerate(documents)]
-        path.write_text("\n".join(lines))
-    file = write_config(folder / "tiny.yaml", tiny_llama, tasks)
+    file = write_config(folder / "tiny.yaml", tiny_llama, write_clustered_task(folder / "tasks"))
     settings = ["search={evaluations: 4, population: 4, scan: 1}", "benchmark.cluster=topic"]
     search(Config.from_file(file, settings=settings), folder / "run")
     return folder / "run"

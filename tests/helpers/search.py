@@ -54,6 +54,15 @@ def write_task(folder: Path, *, items: int = 24) -> Path:
     return folder
 
 
+def write_clustered_task(folder: Path) -> Path:
+    """The same with documents that belong together in threes, by their `topic`."""
+    for path in write_task(folder).glob("*.jsonl"):
+        documents = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = [json.dumps({**one, "topic": f"{path.stem} {place // 3}"}) for place, one in enumerate(documents)]
+        path.write_text("\n".join(lines))
+    return folder
+
+
 def write_config(path: Path, models: dict[str, Path], tasks: Path, **changes: Any) -> Path:
     """An experiment over the models; `changes` replace keys of sections."""
     data: dict[str, Any] = {

@@ -18,7 +18,7 @@ from evomerge.space.coefficients import CoefficientSpace
 from evomerge.study.search import resume, search
 from evomerge.testing.runs import essence
 from helpers.commands import run
-from helpers.search import Interrupt
+from helpers.search import Interrupt, write_clustered_task, write_config
 
 pytestmark = pytest.mark.slow
 
@@ -81,6 +81,31 @@ def test_a_run_from_before_goes_on_with_the_uniform_merges_it_has_and_its_own_ch
     assert len(by_search) == 4
     (control,) = [model["trial"] for model in result["test"]["models"] if model["kind"] == "uniform"]
     assert control == max(by_search, key=lambda number: (by_search[number], -number))
+
+
+@pytest.mark.parametrize("rule", [2, 3])
+def test_items_in_clusters_are_told_from_others_but_in_runs_that_began_without(
+    tmp_path: Path, tiny_llama: dict[str, Path], rule: int
+) -> None:
+    file = write_config(tmp_path / "x.yaml", tiny_llama, write_clustered_task(tmp_path / "tasks"))
+    settings = ["search={evaluations: 4, population: 4, scan: 3}", "benchmark.cluster=topic"]
+    with pytest.raises(KeyboardInterrupt):
+        search(Config.from_file(file, settings=settings), tmp_path / "run", observer=Interrupt(3))
+    facts = read_json(tmp_path / "run" / "run.json")
+    write_json(tmp_path / "run" / "run.json", facts | {"selection": rule})
+    given: list[Any] = []
+
+    def noted(trials: Any, items: Any, weights: Any, clusters: Any = None) -> Any:
+        given.append(clusters)
+        return trials
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evomerge.study.conclude.not_clearly_worse", noted)
+        resume(tmp_path / "run")
+    assert given
+    for clusters in given:
+        assert (clusters is None) == (rule == 2)
+        assert clusters is None or len(set(clusters["tiny_choice"])) == 4
 
 
 def test_a_driver_killed_while_it_records_the_uniform_merges_goes_on_as_if_undisturbed(

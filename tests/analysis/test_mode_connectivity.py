@@ -298,7 +298,7 @@ def test_what_cannot_be_connected_is_refused_before_a_model_is_loaded(
     (text.parent / "empty.txt").write_text("\n \n")
     cases: list[tuple[list[Path], dict[str, Any], str]] = [
         ([a, b], {"points": 1}, "1 points can't show what lies between the ends; give 3 or more"),
-        ([a], {}, "1 models given"),
+        ([a], {}, "1 model given"),
         ([a, b, a, b], {}, "4 models given"),
         ([a, family["a"]], {}, "has 4 layers, the base has 2"),
         ([classifiers[0]["a"], classifiers[0]["b"]], {}, "which doesn't continue text"),

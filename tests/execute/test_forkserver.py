@@ -68,7 +68,8 @@ def start(environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Pope
     started: list[subprocess.Popen[str]] = []
 
     def run(argument: str, program: list[str] = START, script: str = SCRIPT, **changes: str) -> subprocess.Popen[str]:
-        place.write_text(script)
+        if not place.exists() or place.read_text() != script:  # workers that just started may be reading it
+            place.write_text(script)
         process = subprocess.Popen(
             [*program, str(place), argument],
             env=environment | changes,

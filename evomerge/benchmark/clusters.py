@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from evomerge.errors import BenchmarkError, listed
+from evomerge.errors import BenchmarkError, counted, listed
 
 POSITION = "position"
 """Instead of a field: documents at the same place of data-set splits of the same name belong together."""
@@ -84,8 +84,9 @@ def kept_apart(splits: Mapping[str, Iterable[M]], *, drop: bool, where: str) -> 
         roles |= {item.cluster: role for item in kept[role] if item.cluster}
         if twice and not drop:
             name, other = next(iter(twice.items()))
+            have = counted(len(twice), "cluster has", "clusters have")
             raise BenchmarkError(
-                f"{where}: benchmark.cluster: {len(twice)} clusters have {role} items, and {other} items in other "
+                f"{where}: benchmark.cluster: {have} {role} items, and {other} items in other "
                 f"tasks, such as {name!r}. Give all tasks the same splits, or set benchmark.overlap: drop"
             )
         if not kept[role]:
@@ -102,6 +103,13 @@ def by_task(items: Iterable[Any]) -> dict[str, tuple[str, ...]] | None:
             return None
         found.setdefault(item.task, []).append(name)
     return {task: tuple(names) for task, names in found.items()} or None
+
+
+def independent(items: Iterable[Any]) -> int:
+    """How many items don't depend on each other: the clusters, or the items where they are in none."""
+    every = list(items)
+    found = by_task(every)
+    return len(every) if found is None else len({name for names in found.values() for name in names})
 
 
 def numbered(items: Iterable[Any]) -> dict[str, list[int]] | None:

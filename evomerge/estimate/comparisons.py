@@ -36,13 +36,6 @@ def weighted_mean(scores: Scores, weights: Mapping[str, float]) -> float:
     return float(sum(weights[task] * float(np.mean(values)) for task, values in scores.items()) / total)
 
 
-def mean_interval(scores: Scores, weights: Mapping[str, float], *, level: float = 0.95) -> Interval:
-    """Interval of the weighted mean: Wilson's for a task of right or wrong, else a percentile bootstrap."""
-    return combined(
-        {task: (float(np.mean(values)), interval_of_mean(values, level)) for task, values in scores.items()}, weights
-    )
-
-
 def compare(first: Scores, second: Scores, weights: Mapping[str, float], *, level: float = 0.95) -> Comparison:
     """Compare two models on the same items.
 
@@ -67,7 +60,7 @@ def compare(first: Scores, second: Scores, weights: Mapping[str, float], *, leve
 
 
 def interval_of_mean(values: NDArray[np.float64], level: float) -> Interval:
-    """Interval of one task's mean, shape (items,)."""
+    """Interval of one task's mean, shape (items,): Wilson's for right or wrong, else a percentile bootstrap."""
     if _is_binary(values):
         return wilson(float(values.sum()), len(values), level)
     return _bootstrap(values, level) or around(float(values[0]), abs(float(values[0])), len(values), level)

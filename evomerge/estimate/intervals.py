@@ -90,7 +90,7 @@ def resamples(samples: Samples) -> int:
 
 
 def score_interval(samples: Samples, weights: Mapping[str, float], *, level: float = 0.95) -> Interval:
-    """Interval of the weighted mean of the tasks' metrics: for a mean as in `mean_interval`, else a bootstrap.
+    """Interval of the weighted mean of the tasks' metrics: for a mean as in `interval_of_mean`, else a bootstrap.
 
     Args:
         samples: one model's results by task.

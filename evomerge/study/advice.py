@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from evomerge.algorithms import PROPOSERS
 from evomerge.algorithms.base import Proposer
+from evomerge.benchmark.base import Item
+from evomerge.benchmark.clusters import independent
 from evomerge.config.config import Config
 from evomerge.config.search import SearchConfig
 from evomerge.errors import counted, listed
@@ -25,13 +27,13 @@ ASYNCHRONOUS = (
 """What is said of a search before it starts whose candidates depend on timing."""
 
 
-def warnings_of(config: Config, population: int, items: Mapping[str, int]) -> list[str]:
+def warnings_of(config: Config, population: int, splits: Mapping[str, Sequence[Item]]) -> list[str]:
     """A sentence for whatever is allowed and hardly wise.
 
     Args:
         config: of the search.
         population: candidates of a generation.
-        items: by split; empty if they aren't known.
+        splits: the items by split; empty if they aren't known.
     """
     warnings = []
     workers = config.execution.workers
@@ -47,7 +49,7 @@ def warnings_of(config: Config, population: int, items: Mapping[str, int]) -> li
             f"a population of {population} doesn't divide among {workers} workers, so some wait at the end of each "
             f"generation; search.population: {-(-population // workers) * workers} would"
         )
-    count = items.get("search", 0)
+    count = len(splits.get("search", ()))
     worth, most = config.search.candidates_worth(count), config.search.candidates_at_most(count)
     if config.search.algorithm == "cma" and worth / population < 5:
         # How many candidates a pruner stops early isn't known before.
@@ -64,11 +66,15 @@ def warnings_of(config: Config, population: int, items: Mapping[str, int]) -> li
         )
     # What is told of shares of right answers isn't known of a function's scores.
     shares = config.benchmark.kind in {"lm_eval", "labels"}
-    if shares and items and min(items["validation"], items["test"]) < 100:
-        half = 100 * 1.96 * (0.25 / min(items["validation"], items["test"])) ** 0.5
+    if shares and splits and (fewest := min(independent(splits["validation"]), independent(splits["test"]))) < 100:
+        validation, test = splits["validation"], splits["test"]
+        clusters, if_alike = "", ""
+        if independent(validation) < len(validation) or independent(test) < len(test):
+            clusters = f" in {independent(validation)} and {independent(test)} clusters"
+            if_alike = "where those of a cluster go together, "
         warnings.append(
-            f"{items['validation']} validation and {items['test']} test items: an accuracy near 50% is known to "
-            f"± {half:.0f} points, so small differences will not show"
+            f"{len(validation)} validation and {len(test)} test items{clusters}: {if_alike}an accuracy near 50% is "
+            f"known to ± {196 * (0.25 / fewest) ** 0.5:.0f} points, so small differences will not show"
         )
     return warnings
 

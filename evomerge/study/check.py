@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+from evomerge.benchmark.base import Item
 from evomerge.benchmark.lm_eval.own_code import own_code
 from evomerge.benchmark.lm_eval.tasks import check_tasks
 from evomerge.benchmark.user_code import files_of
@@ -135,12 +136,14 @@ def _check(
         *own_notes(experiment.as_themselves),
         *left_out(experiment.space),
     ]
+    splits: Mapping[str, Sequence[Item]] = {}
     items: dict[str, int] = {}
     tokens: dict[str, Work] = {}
     try:
         if not code:
             benchmark = experiment.benchmark
-            items = {split: len(found) for split, found in benchmark.splits.items()}
+            splits = benchmark.splits
+            items = {split: len(found) for split, found in splits.items()}
             check_pruner(experiment)
             references = reference_requests(experiment)
             notes += [what_they_add(experiment, references)] if references else []
@@ -153,14 +156,14 @@ def _check(
     except BenchmarkError as error:
         if not error.unreachable:
             raise
-        items, tokens = {}, {}
+        splits, items, tokens = {}, {}, {}
         unchecked.append(_unreachable(error))
     if (start := config.search.start) is not None:
         template, step = experiment.template, config.search.step_size
         found = start_of(start, template, experiment.space, given=given, step_size=step, where=where)
         notes.append(found.words)
     population = population_of(experiment, items.get("search", 100))
-    warnings += warnings_of(config, population, items)
+    warnings += warnings_of(config, population, splits)
     worth = config.search.candidates_at_most(items.get("search", 0))
     notes += own_cost(config.search, len(experiment.space.dimensions), worth)
     unchecked += unseen_devices(config, experiment.dtype)

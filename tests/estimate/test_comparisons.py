@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from evomerge.estimate.comparisons import compare, holm, mcnemar, mean_interval, weighted_mean
-from evomerge.estimate.proportions import Interval, paired, unseen, wilson
+from evomerge.estimate.comparisons import compare, holm, interval_of_mean, mcnemar, weighted_mean
+from evomerge.estimate.proportions import paired, unseen, wilson
 
 
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -43,7 +43,7 @@ def test_a_paired_difference_of_proportions_has_the_score_interval_and_with_many
 
 def test_a_bootstrap_interval_of_one_continuous_task_is_close_to_the_t_interval() -> None:
     values = np.random.default_rng(0).normal(3.0, 2.0, 400)
-    low, high = mean_interval({"t": values}, {"t": 1.0})
+    low, high = interval_of_mean(values, 0.95)
     reference = stats.t.interval(0.95, 399, loc=values.mean(), scale=stats.sem(values))
     assert (low, high) == pytest.approx(reference, abs=0.03)
 
@@ -79,7 +79,7 @@ def test_no_interval_is_of_zero_width_where_no_item_differs() -> None:
         low, high = compare(scores, scores, weights).interval
         assert low < 0 < high
         assert high - low > 0.05
-        assert np.ptp(mean_interval(scores, weights)) > 0
+        assert all(np.ptp(interval_of_mean(values, 0.95)) > 0 for values in scores.values())
     assert compare({"t": graded}, {"t": graded}, {"t": 1.0}).interval.high == pytest.approx(unseen(40))
     bound = unseen(40) * np.ptp(logs)
     assert compare({"t": logs}, {"t": logs}, {"t": 1.0}).interval.high == pytest.approx(bound)
@@ -92,8 +92,7 @@ def test_tasks_of_right_or_wrong_are_combined_from_each_ones_own_interval() -> N
     low, high = compare(first, second, {"a": 1.0, "b": 3.0}).interval
     assert low == pytest.approx(0.03 - np.hypot(0.25 * one.low, 0.75 * (0.04 - other.low)))
     assert high == pytest.approx(0.03 + np.hypot(0.25 * one.high, 0.75 * (other.high - 0.04)))
-    alone: Interval = mean_interval({"a": first["a"]}, {"a": 1.0})
-    assert alone == wilson(30, 30)
+    assert interval_of_mean(first["a"], 0.95) == wilson(30, 30)
 
 
 @pytest.mark.slow

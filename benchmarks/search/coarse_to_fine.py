@@ -12,6 +12,7 @@ norms of each (21).
 - `coarse`: half in the coarse space; then the mean of its distribution answers all items, and the rest is spent in the
   fine space from there.
 - `steps`: the same, with first steps as `search.start: {steps: true}` has them.
+- `full layers`, `full kinds`: ten times the cost in one of the spaces, 300 candidates that answer all items.
 
 After each, three merges that a Gaussian process expects the most of answer all items as well (`end`). What is printed
 is the accuracy on all search items of the best merge found, and on the test items of that which is the best on search
@@ -32,12 +33,13 @@ from small_searches import ITEMS, Models, SmallSearch, chosen, every_search, poi
 
 from evomerge.study.start import steps_of_better_half
 
-WAYS = ("layers", "kinds", "within", "coarse", "steps")
+WAYS = ("layers", "kinds", "within", "coarse", "steps", "full layers", "full kinds")
 
 
 def searched(models: Models, way: str, seed: int) -> dict[str, float]:
     """One search."""
-    cost, fine = models.cost(ITEMS), models.by_kind
+    whole = way.startswith("full")
+    cost, fine = models.cost(10 * ITEMS if whole else ITEMS), models.by_kind
     start, steps, before = models.start, None, []
     if way in {"coarse", "steps"}:
         coarse = SmallSearch(models, models.space, start, seed=seed)
@@ -49,9 +51,9 @@ def searched(models: Models, way: str, seed: int) -> dict[str, float]:
             points = [point_in(fine, models.space.decode(genome)) for genome, _ in later]
             scores = [score for _, score in later]
             steps = steps_of_better_half(scores, points.__getitem__, fine.dimensions, models.step_size)
-    space = models.space if way == "layers" else fine
+    space = models.space if way.endswith("layers") else fine
     # Of another seed where it is the second, so that its items are others, too.
-    search = SmallSearch(models, space, start, seed=seed + 500 * bool(before), steps=steps)
+    search = SmallSearch(models, space, start, seed=seed + 500 * bool(before), whole=whole, steps=steps)
     search.spend(cost, guided=way == "within")
     search.whole += before
     search.end()
@@ -60,26 +62,25 @@ def searched(models: Models, way: str, seed: int) -> dict[str, float]:
     return found | {f"{name} with end": value for name, value in chosen(models, search.whole).items()}
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Accuracies of each way, and what it gains over both spaces by themselves, in pairs of the same models and seed:
-    means with standard errors over the models.
+def table(rows: Sequence[dict[str, Any]], against: Sequence[str]) -> str:
+    """Accuracies of each way, without and with its end, and what it gains over others, in pairs of the same models and
+    seed: means with standard errors over the models.
     """
-    by_key = {(row["models"], row["seed"], row["way"]): row for row in rows}
-    heads = ["test", *(f"{items} items − {other}" for other in ("layers", "kinds") for items in ("search", "test"))]
+    found: dict[str, dict[tuple[int, int], dict[str, float]]] = {}
+    for end in ("", " with end"):
+        for row in rows:
+            scores = {items: row[items + end] for items in ("search", "test")}
+            found.setdefault(row["way"] + end, {})[row["models"], row["seed"]] = scores
+    heads = ["test", *(f"{items} items − {other}" for other in against for items in ("search", "test"))]
     lines = [f"| | {' | '.join(heads)} | searches |", "|---" * (len(heads) + 2) + "|"]
-    for suffix in ("", " with end"):
-        for way in dict.fromkeys(row["way"] for row in rows):
-            own = {key[:2]: row for key, row in by_key.items() if key[2] == way}
-            cells = [mean_and_error(of_models({key: row["test" + suffix] for key, row in own.items()}))]
-            for other in ("layers", "kinds"):
-                for items in ("search", "test"):
-                    gains = {
-                        key: row[items + suffix] - by_key[*key, other][items + suffix]
-                        for key, row in own.items()
-                        if (*key, other) in by_key and way != other
-                    }
-                    cells.append(mean_and_error(of_models(gains), signed=True))
-            lines.append(f"| {way}{suffix} | {' | '.join(cells)} | {len(own)} |")
+    for way, own in found.items():
+        cells = [mean_and_error(of_models({key: scores["test"] for key, scores in own.items()}))]
+        for other in against:
+            for items in ("search", "test"):
+                beside = found.get(other, {}) if way != other else {}
+                gains = {key: own[key][items] - beside[key][items] for key in own if key in beside}
+                cells.append(mean_and_error(of_models(gains), signed=True))
+        lines.append(f"| {way} | {' | '.join(cells)} | {len(own)} |")
     return "\n".join(lines)
 
 
@@ -95,12 +96,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--models", type=int, nargs="+", default=[0, 1, 2, 3], help="seeds of models")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of searches of each way over each models")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS[:5]])
+    parser.add_argument("--against", nargs="+", default=["layers", "kinds"], help="ways that others are compared with")
     parser.add_argument("--small", action="store_true", help="tiny models and few items, to see that it runs")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     rows = every_search(given.folder, given.models, given.seeds, given.ways, searched, small=given.small)
-    print(table(rows))
+    print(table(rows, given.against))
     if given.json is not None:
         given.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 

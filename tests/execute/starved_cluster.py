@@ -36,14 +36,14 @@ def main() -> None:
     os.environ.update({"RAY_local_fs_capacity_threshold": "0.0001"})  # every disk is full
     memory_looked_at(30)
     cluster = started(num_cpus=1, object_store_memory=STORE_BYTES)
-    memory_looked_at(0.1)
+    memory_looked_at(0.01)  # a worker that is forked comes up in a few tenths of a second
     other = joined(cluster, num_cpus=1, object_store_memory=STORE_BYTES)
     found: dict[str, Any] = {}
 
     def troubled(executor: RayExecutor) -> Any:
         def is_ready() -> bool:
             if len(executor._slots) > 1:
-                # On a slow machine one may have come up before memory was looked at.
+                # One may have come up before memory was looked at.
                 for slot in executor._slots:
                     if slot.is_up and not Path(f"/proc/{slot.where.rpartition(':')[2]}").exists():
                         executor._restart(slot)

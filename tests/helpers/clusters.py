@@ -84,7 +84,10 @@ class Troubled:
             while not self._is_ready():
                 # Whoever waits for this process may have given up by then.
                 assert time.monotonic() < end, "its workers were never ready"
-                self._executor._collect(Queue(()))
+                if any(slot.references for slot in self._executor._slots):
+                    self._executor._collect(Queue(()))
+                else:
+                    time.sleep(0.05)
             threading.Thread(target=self._trouble, daemon=True).start()
         yield from self._executor.run(jobs)
 

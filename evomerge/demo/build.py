@@ -72,8 +72,8 @@ AS_WHOLES: dict[str, tuple[Lesson, ...]] = {
 class Settings:
     """Sizes of the demo. The defaults train in about two minutes of processor time."""
 
-    largest: int = 12
-    """Largest number in a sum. There are 260 sums up to 12, and no more independent questions than that."""
+    largest: int = 15
+    """Largest number in a sum. There are 392 sums up to 15, and no more independent questions than that."""
     layers: int = 4
     hidden: int = 96
     vocab_size: int = 460
@@ -84,10 +84,10 @@ class Settings:
     """Whether experts learn their lessons in halves of the model (`IN_PARTS`), or in all of it (`AS_WHOLES`)."""
     replay: float = 0.3
     """Share of the base's own data in each expert's: without it the experts don't merge."""
-    search: int = 300
+    search: int = 450
     """Questions to search on, as below those to validate and to test on."""
     validation: int = 60
-    test: int = 390
+    test: int = 630
     search_phrasings: int = 3
     """In how many phrasings a sum is asked to search on."""
     items_per_candidate: int | None = 50
@@ -275,7 +275,7 @@ metadata:
 
 def experiment_of(settings: Settings, seed: int) -> str:
     """The text of the demo's config.yaml."""
-    fresh = "" if settings.items_per_candidate is None else _FRESH.format(settings.items_per_candidate)
+    fresh = "" if settings.items_per_candidate is None else _FRESH.format(**asdict(settings))
     return f"""\
 # The demo's experiment: how much of each expert, in each layer, answers sums asked in Swahili?
 # Everything not written here has its default; `evomerge init` shows them all.
@@ -318,7 +318,7 @@ execution:
 
 
 _FRESH = """\
-  items: fresh                        # each generation answers other questions, which costs a sixth of all
-  items_per_candidate: {}
+  items: fresh                        # each generation answers other questions
+  items_per_candidate: {items_per_candidate}             # of {search}
   block: 10                           # questions are drawn in tens
 """

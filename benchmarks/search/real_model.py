@@ -15,7 +15,7 @@ Both data sets are parallel: an item is the same text in every language. So item
 some to the English expert, others to the search, to validation and to the test, and none to two of them.
 
 A search's seed draws its candidates, not its models or items. `--spending` says how it spends its evaluations, all with
-as many item evaluations as the plain one.
+as many item evaluations as the plain one; `--kinds` gives attention and mlp of each block coefficients of their own.
 """
 
 from __future__ import annotations
@@ -85,19 +85,20 @@ def main() -> None:
     parser.add_argument("--experts", nargs="*", default=[], help="make these experts alone")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--spending", nargs="+", choices=sorted(SPENDING), default=["plain"])
+    parser.add_argument("--kinds", action="store_true", help="search a finer space")
     parser.add_argument("--evaluations", type=int, default=84)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     given = parser.parse_args()
     if given.step == "config":
         folder, seed, spending = given.folder.absolute(), given.seeds[0], given.spending[0]
-        print(config(folder, given.target, seed, spending, given.evaluations, given.dtype).to_yaml())
+        print(config(folder, given.target, seed, spending, given.evaluations, given.dtype, given.kinds).to_yaml())
         return
     if given.step == "models":
         models(given.folder, given.data, given.experts or [*TASKS, *TEXTS])
     elif given.step == "search":
         for seed in given.seeds:
             for spending in given.spending:
-                search(given.folder, given.target, seed, spending, given.evaluations, given.dtype)
+                search(given.folder, given.target, seed, spending, given.evaluations, given.dtype, given.kinds)
     print(table(given.folder))
 
 
@@ -209,7 +210,7 @@ def target(folder: Path, data: Path, name: str) -> None:
     (tasks / f"{name}.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 
 
-def config(folder: Path, name: str, seed: int, spending: str, evaluations: int, dtype: str) -> Config:
+def config(folder: Path, name: str, seed: int, spending: str, evaluations: int, dtype: str, kinds: bool) -> Config:
     """The search of one target."""
     chosen = TARGETS[name]
     spent = SPENDING[spending](evaluations * ITEMS["search"])
@@ -220,7 +221,10 @@ def config(folder: Path, name: str, seed: int, spending: str, evaluations: int, 
                 "experts": {expert: str(folder / "experts" / expert) for expert in chosen},
             },
             "merge": {"method": "task_arithmetic"},
-            "space": {"granularity": "blocks", "blocks": 6, "parameters": {"weight": {"low": 0.0, "high": 1.5}}},
+            "space": {
+                "granularity": "blocks", "blocks": 6, "kinds": kinds,
+                "parameters": {"weight": {"low": 0.0, "high": 1.5}},
+            },
             "benchmark": {
                 "include_path": str(folder / "tasks"),
                 "tasks": [{"task": name, "metric": "acc,none"}],
@@ -235,10 +239,10 @@ def config(folder: Path, name: str, seed: int, spending: str, evaluations: int, 
     )  # fmt: skip
 
 
-def search(folder: Path, name: str, seed: int, spending: str, evaluations: int, dtype: str) -> None:
+def search(folder: Path, name: str, seed: int, spending: str, evaluations: int, dtype: str, kinds: bool) -> None:
     """One search, or what is left of it."""
-    run = folder / "runs" / f"{name}-{spending}-{seed}"
-    evomerge.search(config(folder.absolute(), name, seed, spending, evaluations, dtype), run)
+    run = folder / "runs" / f"{name}-{spending}{'_kinds' if kinds else ''}-{seed}"
+    evomerge.search(config(folder.absolute(), name, seed, spending, evaluations, dtype, kinds), run)
 
 
 def table(folder: Path) -> str:

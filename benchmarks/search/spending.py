@@ -13,9 +13,9 @@ Spending = Callable[[int], dict[str, Any]]
 """Called with the item evaluations that candidates may cost."""
 
 
-def plain(budget: int) -> dict[str, Any]:
+def plain(budget: int, **more: Any) -> dict[str, Any]:
     """Every candidate answers every item."""
-    return {"budget": {"items": budget}}
+    return {"budget": {"items": budget}, **more}
 
 
 def pruned(budget: int, *, pruner: str, block: int = 20, **options: float) -> dict[str, Any]:
@@ -36,6 +36,7 @@ def fresh(budget: int, *, items: int, **more: Any) -> dict[str, Any]:
 
 SPENDING: dict[str, Spending] = {
     "plain": plain,
+    "within": partial(plain, surrogate=3, surrogate_every=1),
     "reference": reference,
     "standard_error": partial(pruned, pruner="standard_error"),
     "racing": partial(pruned, pruner="racing"),

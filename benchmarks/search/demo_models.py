@@ -27,7 +27,16 @@ import evomerge
 from evomerge.config.config import Config
 from evomerge.demo.build import SMALL, Settings, build_demo
 
-LARGER = replace(Settings(), largest=12, search=360, test=330, items_per_candidate=None, evaluations=300)
+LARGER = replace(
+    Settings(),
+    largest=12,
+    base_steps=500,
+    expert_steps=300,
+    search=360,
+    test=330,
+    items_per_candidate=None,
+    evaluations=300,
+)
 TINY = replace(SMALL, search=32, validation=16, test=32)
 CANDIDATES = 300
 

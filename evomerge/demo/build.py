@@ -77,8 +77,8 @@ class Settings:
     layers: int = 4
     hidden: int = 96
     vocab_size: int = 460
-    base_steps: int = 500
-    expert_steps: int = 300
+    base_steps: int = 900
+    expert_steps: int = 500
     cooldown: int = 50
     in_parts: bool = True
     """Whether experts learn their lessons in halves of the model (`IN_PARTS`), or in all of it (`AS_WHOLES`)."""

@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=5, help="seeds of models, each searched once by each way")
     parser.add_argument("--spending", nargs="+", choices=sorted(SPENDING), default=sorted(SPENDING))
     parser.add_argument("--share", type=float, nargs="+", default=[0.1], help="of the full cost")
+    parser.add_argument("--kinds", action="store_true", help="tell attention, mlp and norms of each layer apart")
     parser.add_argument("--small", action="store_true", help="tiny models and few items, to see that it runs")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -57,8 +58,8 @@ def main() -> None:
         config = build_demo(given.folder / f"models-{seed}", seed=seed, settings=settings)
         for share in given.share:
             for spending in given.spending:
-                run = given.folder / f"{spending}-{share:g}-{seed}"
-                row = searched(config, run, spending, share)
+                run = given.folder / f"{spending}{'_kinds' if given.kinds else ''}-{share:g}-{seed}"
+                row = searched(config, run, spending, share, kinds=given.kinds)
                 rows.append({"models": seed, "share": share, "spending": spending, **row})
                 print(line(rows[-1]), flush=True)
     print(table(rows))
@@ -66,7 +67,7 @@ def main() -> None:
         given.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
-def searched(path: Path, run: Path, spending: str, share: float) -> dict[str, Any]:
+def searched(path: Path, run: Path, spending: str, share: float, *, kinds: bool) -> dict[str, Any]:
     """One search of a way of spending, and what its winner is worth on the test items."""
     plain = Config.from_file(path)
     items = sum(1 for _ in (path.parent / "tasks" / "search.jsonl").open(encoding="utf-8"))
@@ -74,6 +75,7 @@ def searched(path: Path, run: Path, spending: str, share: float) -> dict[str, An
     own = plain.search.model_dump(exclude_unset=True, exclude={"evaluations"})
     settings = {**own, **SPENDING[spending](budget)}
     data = {**plain.model_dump(exclude_unset=True), "search": settings}
+    data["space"] |= {"kinds": True} if kinds else {}
     result = evomerge.search(Config.model_validate(data), run, where=str(path)).data
     tested = result["test"]
     scores = {model["kind"]: model["score"] for model in tested["models"]}

@@ -33,12 +33,13 @@ from small_searches import ITEMS, Models, SmallSearch, chosen, every_search, poi
 
 from evomerge.study.start import steps_of_better_half
 
-WAYS = ("layers", "kinds", "within", "coarse", "steps", "full layers", "full kinds")
+WAYS = ("layers", "kinds", "within", "coarse", "steps")
+FULL = ("full layers", "full kinds")
 
 
 def searched(models: Models, way: str, seed: int) -> dict[str, float]:
     """One search."""
-    whole = way.startswith("full")
+    whole = way in FULL
     cost, fine = models.cost(10 * ITEMS if whole else ITEMS), models.by_kind
     start, steps, before = models.start, None, []
     if way in {"coarse", "steps"}:
@@ -51,7 +52,7 @@ def searched(models: Models, way: str, seed: int) -> dict[str, float]:
             points = [point_in(fine, models.space.decode(genome)) for genome, _ in later]
             scores = [score for _, score in later]
             steps = steps_of_better_half(scores, points.__getitem__, fine.dimensions, models.step_size)
-    space = models.space if way.endswith("layers") else fine
+    space = models.space if way in {"layers", "full layers"} else fine
     # Of another seed where it is the second, so that its items are others, too.
     search = SmallSearch(models, space, start, seed=seed + 500 * bool(before), whole=whole, steps=steps)
     search.spend(cost, guided=way == "within")
@@ -96,8 +97,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--models", type=int, nargs="+", default=[0, 1, 2, 3], help="seeds of models")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of searches of each way over each models")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS[:5]])
-    parser.add_argument("--against", nargs="+", default=["layers", "kinds"], help="ways that others are compared with")
+    parser.add_argument("--ways", nargs="+", choices=[*WAYS, *FULL], default=[*WAYS])
+    parser.add_argument(
+        "--against", nargs="+", choices=[*WAYS, *FULL], default=["layers", "kinds"], help="ways to compare with"
+    )
     parser.add_argument("--small", action="store_true", help="tiny models and few items, to see that it runs")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()

@@ -2,10 +2,10 @@
 
     python benchmarks/search/demo_models.py FOLDER --models 5 --spending plain racing --share 0.1
 
-Each seed trains models of its own, as `evomerge demo` does, with more items to search over. Every way of
-spending gets the same number of item evaluations for its candidates, `--share` of what 300 candidates that answer all
-search items cost. What is printed is the winner's accuracy on the test items, which no search sees, against the best
-uniform merge of the same search, by models and as a mean with its standard error over the models' seeds.
+Each seed trains models of its own, as `evomerge demo` does, on sums of smaller numbers. Every way of spending gets the
+same number of item evaluations for its candidates, `--share` of what 300 candidates that answer all search items cost.
+What is printed is the winner's accuracy on the test items, which no search sees, against the best uniform merge of the
+same search, by models and as a mean with its standard error over the models' seeds.
 
 Finished searches are kept in FOLDER and not made again.
 """
@@ -37,6 +37,7 @@ LARGER = replace(
     items_per_candidate=None,
     evaluations=300,
 )
+"""With easier sums and less training than the demo's own: the models of the recorded figures."""
 TINY = replace(SMALL, search=32, validation=16, test=32)
 CANDIDATES = 300
 
@@ -69,13 +70,12 @@ def main() -> None:
 
 def searched(path: Path, run: Path, spending: str, share: float, *, kinds: bool) -> dict[str, Any]:
     """One search of a way of spending, and what its winner is worth on the test items."""
-    plain = Config.from_file(path)
+    plain = Config.from_file(path, settings=["space.kinds=true"] if kinds else [])
     items = sum(1 for _ in (path.parent / "tasks" / "search.jsonl").open(encoding="utf-8"))
     budget = round(share * CANDIDATES * items)
     own = plain.search.model_dump(exclude_unset=True, exclude={"evaluations"})
     settings = {**own, **SPENDING[spending](budget)}
     data = {**plain.model_dump(exclude_unset=True), "search": settings}
-    data["space"] |= {"kinds": True} if kinds else {}
     result = evomerge.search(Config.model_validate(data), run, where=str(path)).data
     tested = result["test"]
     scores = {model["kind"]: model["score"] for model in tested["models"]}

@@ -66,16 +66,18 @@ def warnings_of(config: Config, population: int, splits: Mapping[str, Sequence[I
         )
     # What is told of shares of right answers isn't known of a function's scores.
     shares = config.benchmark.kind in {"lm_eval", "labels"}
-    if shares and splits and (fewest := min(independent(splits["validation"]), independent(splits["test"]))) < 100:
-        validation, test = splits["validation"], splits["test"]
-        clusters, if_alike = "", ""
-        if independent(validation) < len(validation) or independent(test) < len(test):
-            clusters = f" in {independent(validation)} and {independent(test)} clusters"
-            if_alike = "where those of a cluster go together, "
-        warnings.append(
-            f"{len(validation)} validation and {len(test)} test items{clusters}: {if_alike}an accuracy near 50% is "
-            f"known to ± {196 * (0.25 / fewest) ** 0.5:.0f} points, so small differences will not show"
-        )
+    if shares and splits:
+        items = len(splits["validation"]), len(splits["test"])
+        apart = independent(splits["validation"]), independent(splits["test"])
+        if min(apart) < 100:
+            clusters, if_alike = "", ""
+            if apart != items:
+                clusters = f" in {apart[0]} and {apart[1]} clusters"
+                if_alike = "where those of a cluster go together, "
+            warnings.append(
+                f"{items[0]} validation and {items[1]} test items{clusters}: {if_alike}an accuracy near 50% is known "
+                f"to ± {196 * (0.25 / min(apart)) ** 0.5:.0f} points, so small differences will not show"
+            )
     return warnings
 
 

@@ -137,17 +137,15 @@ def _check(
         *left_out(experiment.space),
     ]
     splits: Mapping[str, Sequence[Item]] = {}
-    items: dict[str, int] = {}
     tokens: dict[str, Work] = {}
     try:
         if not code:
             benchmark = experiment.benchmark
             splits = benchmark.splits
-            items = {split: len(found) for split, found in splits.items()}
             check_pruner(experiment)
             references = reference_requests(experiment)
             notes += [what_they_add(experiment, references)] if references else []
-            check_budget(experiment, population_of(experiment, items["search"]))
+            check_budget(experiment, population_of(experiment, len(splits["search"])))
             Measures(config.search, benchmark, where=where)
             warnings += benchmark.truncated
             notes = [*notes, *benchmark.notes, *benchmark.searched_publicly]
@@ -156,8 +154,9 @@ def _check(
     except BenchmarkError as error:
         if not error.unreachable:
             raise
-        splits, items, tokens = {}, {}, {}
+        splits, tokens = {}, {}
         unchecked.append(_unreachable(error))
+    items = {split: len(found) for split, found in splits.items()}
     if (start := config.search.start) is not None:
         template, step = experiment.template, config.search.step_size
         found = start_of(start, template, experiment.space, given=given, step_size=step, where=where)

@@ -6,13 +6,16 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from itertools import islice
 from pathlib import Path
+from threading import Event, Timer
+from types import SimpleNamespace
 
 import pytest
 import ray
 
-from evomerge.execute.ray.private import free_ports, told_ports
+from evomerge.execute.ray.private import free_ports, listen_patiently, told_ports
 from helpers.patience import UNHURRIED
 
 LATE = """
@@ -70,3 +73,46 @@ def test_free_ports_can_be_listened_at_and_others_are_passed_over(monkeypatch: p
         (other,) = islice(free_ports(), 1)
         assert other > port
         socket.create_server(("", other)).close()
+
+
+class Errors:
+    """A subscriber to errors: two are there at once, then the head is gone."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.closed = False
+
+    def poll(self) -> tuple[bytes | None, dict[str, str] | None]:
+        self.asked += 1
+        return (b"key", {"error_message": "late"}) if self.asked <= 2 else (None, None)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_head_that_is_gone_is_not_asked_for_errors_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors, stopped = Errors(), Event()
+    worker = SimpleNamespace(gcs_error_subscriber=errors, threads_stopped=stopped)
+    monkeypatch.setattr("ray._private.worker.global_worker", worker)
+    for _ in range(2):  # the pause isn't taken twice
+        listen_patiently()
+    begin = time.monotonic()
+    assert [worker.gcs_error_subscriber.poll() for _ in range(2)] == 2 * [(b"key", {"error_message": "late"})]
+    # Nobody who leaves Ray waits for the pause.
+    Timer(1.2, stopped.set).start()
+    while not stopped.is_set():
+        assert worker.gcs_error_subscriber.poll() == (None, None)
+    assert time.monotonic() - begin >= 1.2
+    assert errors.asked <= 2 + 3
+    worker.gcs_error_subscriber.close()
+    assert errors.closed
+
+
+@pytest.mark.parametrize("lacking", ["gcs_error_subscriber", "threads_stopped"])
+def test_a_ray_that_listens_otherwise_is_left_alone(monkeypatch: pytest.MonkeyPatch, lacking: str) -> None:
+    worker = SimpleNamespace(gcs_error_subscriber=Errors(), threads_stopped=Event())
+    delattr(worker, lacking)
+    before = dict(vars(worker))
+    monkeypatch.setattr("ray._private.worker.global_worker", worker)
+    listen_patiently()
+    assert vars(worker) == before

@@ -25,7 +25,13 @@ from evomerge.errors import ExecutionError, LostClusterError, first_line
 from evomerge.execute.ray import forkserver
 from evomerge.execute.ray.head import Head, knock
 from evomerge.execute.ray.patience import HEAD, MINUTES, half_of
-from evomerge.execute.ray.private import draining_nodes, say_nothing_of_workers, told_ports, went_preempted
+from evomerge.execute.ray.private import (
+    draining_nodes,
+    listen_patiently,
+    say_nothing_of_workers,
+    told_ports,
+    went_preempted,
+)
 from evomerge.execute.settings import visible_gpus
 
 _log = logging.getLogger(__name__)
@@ -62,6 +68,7 @@ def connect(address: str | None, *, gpus: bool) -> bool:
         except LostClusterError:
             leave()
             raise
+        listen_patiently()
         return False
     address = cluster_address(address)
     if address is None:
@@ -90,6 +97,7 @@ def connect(address: str | None, *, gpus: bool) -> bool:
     except Exception as error:
         # A Ray that isn't up in time is an Exception of no kind of its own.
         raise ExecutionError(f"Ray can't be started or joined ({address or 'local'}): {first_line(error)}") from error
+    listen_patiently()
     if not debug:
         # They are reported as outcomes.
         say_nothing_of_workers()

@@ -1,16 +1,18 @@
 """What Ray tells or does by interfaces of its own that may change with any release: where one lacks them, we go on.
 
-What is lost then: a machine that is taken away counts as one that was lost, Ray's remarks are printed, and a Ray of
-one's own may not come up on a busy machine.
+What is lost then: a machine that is taken away counts as one that was lost, Ray's remarks are printed, a Ray of one's
+own may not come up on a busy machine, and a core is kept busy while the head is gone.
 """
 
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
 from random import SystemRandom
+from threading import Event
 from typing import Any
 
 import ray
@@ -18,6 +20,8 @@ import ray
 _IN_A_FILE = "dashboard_agent_listen_port"
 _PORTS = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", _IN_A_FILE)
 """Of the agents of a machine."""
+_NOT_WAITED_S, _AGAIN_S = 0.1, 0.5
+"""What is answered so soon wasn't waited for; how long to wait before asking again."""
 
 
 def draining_nodes() -> set[str]:
@@ -45,6 +49,33 @@ def say_nothing_of_workers() -> None:
         ray._private.worker._worker_logs_enabled = False
     except AttributeError:
         return
+
+
+class _Patient:
+    """A subscriber to errors that the head tells, for Ray's thread, which asks again at once where it got no answer."""
+
+    def __init__(self, subscriber: Any, stopped: Event) -> None:
+        self._subscriber = subscriber
+        self._stopped = stopped
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._subscriber, name)
+
+    def poll(self) -> tuple[bytes | None, dict[str, Any] | None]:
+        """As Ray's own, which waits for an error; but where it couldn't, since the head is gone, wait here."""
+        begin = time.monotonic()
+        key, error = self._subscriber.poll()
+        if error is None and time.monotonic() - begin < _NOT_WAITED_S:
+            self._stopped.wait(_AGAIN_S)
+        return key, error
+
+
+def listen_patiently() -> None:
+    """Have Ray not take a core for asking a head that is gone for its errors, thousands of times a second."""
+    worker: Any = getattr(getattr(ray._private, "worker", None), "global_worker", None)
+    subscriber, stopped = (getattr(worker, name, None) for name in ("gcs_error_subscriber", "threads_stopped"))
+    if subscriber is not None and stopped is not None and not isinstance(subscriber, _Patient):
+        worker.gcs_error_subscriber = _Patient(subscriber, stopped)
 
 
 @contextmanager

@@ -109,7 +109,7 @@ class RayHead:
         """Start it."""
         host, _, port = self.address.rpartition(":")
         command = [
-            *(*RAY, "start", "--head", "--num-cpus=2"),
+            *(*RAY, "start", "--head", "--num-cpus=3"),
             *(
                 f"--port={port}",
                 f"--node-ip-address={host}",
@@ -160,9 +160,11 @@ def _read(path: Path) -> str:
         return ""
 
 
-@pytest.fixture
-def head(port: int) -> Iterator[RayHead]:
-    started = RayHead(port)
+@pytest.fixture(scope="module")
+def head() -> Iterator[RayHead]:
+    """One at work, which a test may kill if it starts it again."""
+    started = RayHead(next(free_ports()))
+    started.start()
     yield started
     started.close()
 
@@ -170,7 +172,6 @@ def head(port: int) -> Iterator[RayHead]:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_real_head_answers_until_it_hangs(head: RayHead) -> None:
-    head.start()
     door = Head(head.address, patience_s=60)
     assert door.answers()
     head.signal(signal.SIGSTOP)
@@ -181,14 +182,18 @@ def test_a_real_head_answers_until_it_hangs(head: RayHead) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_search_whose_head_is_killed_says_how_to_go_on_and_ends_as_an_undisturbed_one(
+def test_commands_whose_head_is_killed_say_how_to_go_on_and_a_search_ends_as_an_undisturbed_one(
     head: RayHead, tiny_llama: dict[str, Path], tmp_path: Path
 ) -> None:
+    tasks = write_task(tmp_path / "tasks")
     execution = {"backend": "auto", "workers": 2, "cpus_per_worker": 1, "dtype": "float32", "device": "cpu"}
-    config = write_config(tmp_path / "c.yaml", tiny_llama, write_task(tmp_path / "tasks"), execution=execution)
+    config = write_config(tmp_path / "c.yaml", tiny_llama, tasks, execution=execution)
+    one_worker = write_config(tmp_path / "o.yaml", tiny_llama, tasks, execution={**execution, "workers": 1})
     directory = tmp_path / "run"
     variables = {**OWN, "RAY_ADDRESS": head.address, HEAD: "40"}
-    head.start()
+    typed = ["connect", "base", "a", "--config", str(one_worker), "--points", "100000"]
+    keeps_nothing = Command(typed, variables=variables)
+    head.wait_for_worker()
     process = Command(["search", config, "--run", directory], variables=variables)
     deadline = time.monotonic() + 240
     records = directory / "evaluations.jsonl"
@@ -199,41 +204,24 @@ def test_a_search_whose_head_is_killed_says_how_to_go_on_and_ends_as_an_undistur
     head.kill()
     _, errors = process.communicate(120)
     port = head.address.rpartition(":")[2]  # Ray may have another name for the machine
-    said = rf"Error: Ray's head at \S+:{port} hasn't answered for 20 s: {GONE}\. "
-    said += rf"Nothing recorded is lost; continue with: evomerge resume {re.escape(str(directory))}"
+    gone = rf"Error: Ray's head at \S+:{port} hasn't answered for 20 s: {GONE}\. "
+    said = gone + rf"Nothing recorded is lost; continue with: evomerge resume {re.escape(str(directory))}"
     assert re.fullmatch(said, errors.splitlines()[-1]), errors
     assert process.returncode == os.EX_TEMPFAIL == 75
     assert not (directory / "result.json").exists()
+    _, errors = keeps_nothing.communicate(120)
+    said = gone + "What was measured isn't kept, and nothing else is lost; start again with: "
+    said += re.escape(f"evomerge {shlex.join(typed)}")
+    assert re.fullmatch(said, errors.splitlines()[-1]), errors
+    assert keeps_nothing.returncode == os.EX_TEMPFAIL
 
     head.start()
     again = Command(["resume", directory], variables=variables)
     _, errors = again.communicate(300)
     assert again.returncode == 0, errors
     inline = {**execution, "backend": "inline", "workers": 1}
-    search(
-        Config.from_file(write_config(tmp_path / "i.yaml", tiny_llama, tmp_path / "tasks", execution=inline)),
-        tmp_path / "undisturbed",
-    )
-    assert essence(directory) == essence(tmp_path / "undisturbed")
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_command_that_keeps_nothing_names_itself_when_its_head_is_killed(
-    head: RayHead, tiny_llama: dict[str, Path], tmp_path: Path
-) -> None:
-    config = write_config(tmp_path / "c.yaml", tiny_llama, write_task(tmp_path / "tasks"), execution={"backend": "ray"})
-    head.start()
-    typed = ["connect", "base", "a", "--config", str(config), "--points", "100000"]
-    variables = {**OWN, "RAY_ADDRESS": head.address, HEAD: "40"}
-    process = Command(typed, variables=variables)
-    head.wait_for_worker()
-    head.kill()
-    _, errors = process.communicate(120)
-    said = rf"Error: Ray's head at \S+ hasn't answered for 20 s: {GONE}\. What was measured isn't kept, and nothing "
-    said += rf"else is lost; start again with: evomerge {re.escape(shlex.join(typed))}"
-    assert re.fullmatch(said, errors.splitlines()[-1]), errors
-    assert process.returncode == os.EX_TEMPFAIL
+    search(Config.from_file(write_config(tmp_path / "i.yaml", tiny_llama, tasks, execution=inline)), tmp_path / "alone")
+    assert essence(directory) == essence(tmp_path / "alone")
 
 
 @pytest.mark.ray

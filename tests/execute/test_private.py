@@ -21,7 +21,7 @@ from helpers.patience import UNHURRIED
 LATE = """
 import sys, time
 if any(argument.endswith(("dashboard/agent.py", "runtime_env/agent/main.py")) for argument in sys.orig_argv):
-    time.sleep(20)
+    time.sleep(16)
 """
 """What Python does first in a process of an agent that Ray would wait 15 seconds for."""
 PRIVATE = """

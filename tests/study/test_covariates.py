@@ -16,7 +16,6 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge.config.config import Config
-from evomerge.errors import ConfigError
 from evomerge.estimators.base import Responses
 from evomerge.estimators.difference import Difference
 from evomerge.execute.base import Executor, Failure, Job, Outcome
@@ -27,41 +26,14 @@ from evomerge.run.ledger import EVALUATIONS
 from evomerge.run.repair import repair
 from evomerge.study.check import check
 from evomerge.study.export import export
-from evomerge.study.pilot import pilot
 from evomerge.study.references import REFERENCE, reference_requests
 from evomerge.study.search import resume, search
 from evomerge.testing.runs import essence
 from helpers.executors import Shuffled, executors, stopped
-from helpers.search import changed, write_config, write_task
+from helpers.letters import HELPED, PRUNERS, letters
+from helpers.search import changed
 
 pytestmark = pytest.mark.slow
-
-TASK = {
-    "task": "tiny_letters",
-    "dataset_path": "json",
-    "validation_split": "validation",
-    "test_split": "test",
-    "output_type": "generate_until",
-    "doc_to_text": "Question: {{question}} Answer:",
-    "doc_to_target": "{{['a', 'e', 'i'][answer]}}",
-    "generation_kwargs": {"until": ["\n"], "max_gen_toks": 6, "do_sample": False},
-    "filter_list": [
-        {"name": "letter", "filter": [{"function": "regex", "regex_pattern": "([aei])"}, {"function": "take_first"}]}
-    ],
-    "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
-    "metadata": {"version": 1.0},
-}
-SEARCH = {"evaluations": 24, "population": 8, "scan": 6, "shortlist": 2, "block": 4, "estimator": "difference"}
-PRUNERS: dict[str, dict[str, Any]] = {
-    "median": {"pruner": "median", "pruner_options": {"rivals": 3}},
-    "standard_error": {
-        "pruner": "standard_error",
-        "pruner_options": {"errors": 0.5, "items": 4},
-        "evaluations": 16,
-        "scan": 3,
-    },
-}
-HELPED = {"covariate": "reference"}
 
 however_pruned = pytest.mark.parametrize("helped", ["median"], indirect=True)
 """Of what is the same whether candidates are stopped alone or among a generation's."""
@@ -69,13 +41,7 @@ however_pruned = pytest.mark.parametrize("helped", ["median"], indirect=True)
 
 @pytest.fixture(scope="module")
 def generating(tmp_path_factory: pytest.TempPathFactory, tiny_llama: dict[str, Path]) -> Config:
-    """16 search items, answered by a letter."""
-    folder = tmp_path_factory.mktemp("letters")
-    tasks = write_task(folder / "tasks", items=32)
-    files = {split: str(tasks / f"{split}.jsonl") for split in ("validation", "test")}
-    (tasks / "letters.yaml").write_text(yaml.safe_dump({**TASK, "dataset_kwargs": {"data_files": files}}))
-    changes = {"benchmark": {"tasks": ["tiny_letters"]}, "search": {"step_size": 1.0, **SEARCH, **PRUNERS["median"]}}
-    return Config.from_file(write_config(folder / "x.yaml", tiny_llama, tasks, **changes))
+    return letters(tmp_path_factory.mktemp("letters"), tiny_llama)
 
 
 @pytest.fixture(scope="module", params=[*PRUNERS])
@@ -310,40 +276,3 @@ def test_a_reference_answer_that_fails_is_named_by_its_item(tmp_path: Path, help
     item = experiment.benchmark.splits["search"][5]
     failure = next(line["failure"] for line in evaluations if line["trial"] == 6)
     assert failure == f"not_finite: nan (item {item.id} of twice)"
-
-
-def test_check_says_what_it_adds_and_a_pilot_times_it(generating: Config) -> None:
-    report = check(changed(generating, search=HELPED))
-    (note,) = [note for note in report.notes if "reference answer" in note]
-    assert report.experiment is not None
-    requests = reference_requests(report.experiment)
-    most = sum(len(one.context) + len(one.continuation) for one in requests)
-    assert "16 requests of" in note
-    tokens = int(note.partition("16 requests of ")[2].partition(" tokens")[0].replace(",", ""))
-    assert most / 2 < tokens <= most
-    assert f"generates up to {16 * 6}" in note
-    found = pilot(report.experiment, report.evaluations, repeats=1)
-    assert found.seconds[REFERENCE] > 0
-    assert not [note for note in check(generating).notes if "reference answer" in note]
-
-
-@pytest.mark.parametrize(
-    ("section", "keys", "words"),
-    [
-        ("search", {"estimator": "none"}, "covariate helps to estimate the scores .* set search.estimator: difference"),
-        ("search", {"estimator": "none", "pruner": "none", "block": None}, "with search.pruner and search.block"),
-        ("search", {"estimator": "gp_irt"}, "'gp_irt' makes no use of covariates; use estimator: difference"),
-        ("search", {"covariate": "loss"}, "search.covariate: must be none or reference"),
-        ("benchmark", {"tasks": [{"task": "tiny_choice"}]}, "answers of tiny_choice aren't generated"),
-        ("benchmark", {"tasks": [{"task": "untold"}]}, r"tasks\[0\].task: untold, item \w+: .*has no target"),
-    ],
-)
-def test_a_covariate_that_cannot_be_had_is_refused_before_anything_starts(
-    tmp_path: Path, generating: Config, section: str, keys: dict[str, Any], words: str
-) -> None:
-    folder = Path(generating.benchmark.include_path[0])
-    data = yaml.safe_load((folder / "letters.yaml").read_text())
-    (folder / "untold.yaml").write_text(yaml.safe_dump({**data, "task": "untold", "doc_to_target": ""}))
-    with pytest.raises(ConfigError, match=words):
-        search(changed(changed(generating, search=HELPED), **{section: keys}), tmp_path / "run")
-    assert not (tmp_path / "run").exists()

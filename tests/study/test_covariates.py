@@ -216,6 +216,14 @@ def test_the_order_in_which_workers_answer_changes_nothing(tmp_path: Path, helpe
     assert told(tmp_path / "run") == told(helped_run)
 
 
+@pytest.mark.ray
+@however_pruned
+def test_workers_of_ray_answer_the_same(tmp_path: Path, helped: Config, helped_run: Path, local_ray: None) -> None:
+    search(changed(helped, execution={"backend": "ray", "workers": 2, "cpus_per_worker": 0.5}), tmp_path / "run")
+    assert essence(tmp_path / "run") == essence(helped_run)
+    assert told(tmp_path / "run") == told(helped_run)
+
+
 def test_reference_answers_that_a_disk_lost_are_asked_again(tmp_path: Path, unfinished: Path, helped_run: Path) -> None:
     shutil.copytree(unfinished, tmp_path / "run")
     pruned = {trial.number for trial in open_run(tmp_path / "run").trials() if trial.state == "pruned"}

@@ -22,6 +22,7 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.testing.method_laws import LAWS
 from evomerge.testing.models import tiny_checkpoint
 from helpers.pages import PAGES, ROOT, anchors, prose, snippets, text_of
+from helpers.patience import LONG_S
 from helpers.search import write_config, write_task
 
 GROUPS = {
@@ -176,7 +177,7 @@ def test_the_algorithm_of_the_page_on_extending_keeps_every_law_by_its_own_test(
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_climb.py"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=LONG_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     (entry,) = snippets("docs/extending.md", "toml")

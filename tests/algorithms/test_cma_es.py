@@ -15,6 +15,7 @@ from evomerge.algorithms.population import default_population
 from evomerge.errors import ConfigError
 from evomerge.space.base import Dimension
 from evomerge.streams import stream
+from helpers.patience import LONG_S
 
 
 def box(number: int, low: float = -1.0, high: float = 3.0) -> list[Dimension]:
@@ -123,4 +124,4 @@ def test_libraries_that_pycma_can_do_without_are_not_loaded_for_it_and_can_be_la
         "assert scipy.stats.kendalltau([1, 2, 3], [1, 2, 3]).statistic == 1\n"
         "assert found.cma.fitness_models.kendall_tau([1, 2, 3], [3, 2, 1]) == -1\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=LONG_S)

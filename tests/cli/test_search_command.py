@@ -18,6 +18,7 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.run.directory import open_run
 from evomerge.testing.runs import essence
 from helpers.commands import Command, run
+from helpers.patience import LONG_S
 from helpers.search import write_config, write_task
 
 pytestmark = pytest.mark.slow
@@ -125,7 +126,7 @@ def test_a_search_stopped_by_a_signal_says_how_to_go_on_and_goes_on(
     while process.poll() is None and not (records.exists() and records.read_bytes().count(b"\n") >= 9):
         time.sleep(0.005)
     process.send_signal(number)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=LONG_S)
     assert process.returncode == code, error
     assert error == f"stopped; continue with: evomerge resume {directory}\n"
     resumed = run(["resume", directory])

@@ -18,6 +18,7 @@ from evomerge.run.clock import Clock
 from evomerge.run.lock import lock
 from evomerge.run.workers import WorkerNow, Workplace
 from helpers.pages import text_of
+from helpers.patience import LONG_S
 
 STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  "
 
@@ -30,7 +31,7 @@ def driven(run: Path) -> Iterator[None]:
     def drive() -> None:
         with lock(run):
             driving.set()
-            looked.wait(60)
+            looked.wait(LONG_S)
 
     thread = threading.Thread(target=drive)
 
@@ -39,7 +40,7 @@ def driven(run: Path) -> Iterator[None]:
         thread.join()
 
     thread.start()
-    driving.wait(60)
+    driving.wait(LONG_S)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(status, "sleep", rest)
         yield

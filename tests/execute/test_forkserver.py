@@ -17,6 +17,7 @@ import torch
 
 from evomerge.execute.ray import forkserver
 from evomerge.execute.ray.patience import WORKER
+from helpers.patience import LONG_S
 
 START = [sys.executable, "-c", forkserver._START]
 HASTE = {WORKER: "2"}
@@ -95,7 +96,7 @@ def seen(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def gone(pid: int) -> bool:
-    end = time.monotonic() + 30
+    end = time.monotonic() + LONG_S
     while Path(f"/proc/{pid}").exists() and time.monotonic() < end:
         time.sleep(0.02)
     return not Path(f"/proc/{pid}").exists()
@@ -118,7 +119,7 @@ def test_a_forked_worker_is_as_a_new_process(start: Callable[..., subprocess.Pop
     for name in ("path", "arguments", "environment", "folder", "name", "file", "main", "open", "niceness"):
         assert one[name] == new[name], name
     for process in (plain, forked, another):
-        assert process.communicate(timeout=60)[1] == "to the other stream\n"
+        assert process.communicate(timeout=LONG_S)[1] == "to the other stream\n"
         assert process.returncode == 0
 
 
@@ -127,7 +128,7 @@ def test_it_is_reached_in_a_folder_of_a_long_name(start: Callable[..., subproces
     folder.mkdir()
     worker = start("0", TMPDIR=str(folder))
     assert is_server(seen(worker)["parent"])
-    assert worker.wait(60) == 0
+    assert worker.wait(LONG_S) == 0
 
 
 COMPUTE = """
@@ -143,14 +144,14 @@ os._exit(0)
 
 def test_it_computes_on_several_threads(start: Callable[..., subprocess.Popen[str]]) -> None:
     process = start("0", script=COMPUTE)
-    assert process.communicate(timeout=120)[0] == "[1000000000.0, 1000000000.0, 200.0]\n"
+    assert process.communicate(timeout=LONG_S)[0] == "[1000000000.0, 1000000000.0, 200.0]\n"
 
 
 def test_its_end_is_that_of_its_stand_in(start: Callable[..., subprocess.Popen[str]]) -> None:
     failing, killed = start("3"), start("wait")
-    assert failing.wait(60) == 3
+    assert failing.wait(LONG_S) == 3
     os.kill(seen(killed)["pid"], signal.SIGKILL)
-    assert killed.wait(60) == -signal.SIGKILL
+    assert killed.wait(LONG_S) == -signal.SIGKILL
 
 
 def test_it_ends_with_its_stand_in(start: Callable[..., subprocess.Popen[str]]) -> None:
@@ -186,7 +187,7 @@ def test_where_it_cannot_be_forked_it_starts_as_ray_would(
     found = seen(process)
     assert found["pid"] == process.pid
     assert found["environment"].items() >= changes.items()
-    assert process.wait(60) == 4
+    assert process.wait(LONG_S) == 4
     # A server that comes up later starts no second one.
     assert process.stdout is not None
     assert process.stdout.read() == ""
@@ -206,7 +207,7 @@ def test_a_server_that_was_too_slow_for_one_worker_forks_the_next(
     }
     hasty = start("0", **changes, **HASTE)
     assert seen(hasty)["pid"] == hasty.pid
-    assert hasty.wait(60) == 0
+    assert hasty.wait(LONG_S) == 0
     time.sleep(4)  # by then it has looked for the one that has gone
     assert is_server(seen(start("0", **changes))["parent"])
     assert imports.read_text() == "one"

@@ -26,7 +26,7 @@ from evomerge.execute.ray.private import free_ports
 from evomerge.study.search import search
 from evomerge.testing.runs import essence
 from helpers.commands import Command, run
-from helpers.patience import RAY, UNHURRIED
+from helpers.patience import LONG_S, RAY, UNHURRIED
 from helpers.search import write_config, write_task
 
 OWN = {
@@ -133,7 +133,7 @@ class RayHead:
 
     def wait_for_worker(self) -> None:
         """Wait until it has started a process that works for its first job."""
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + LONG_S
         while not any(Path(self._folder.name).glob("session_2*/logs/worker-*-01000000-*.out")):
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -195,21 +195,21 @@ def test_commands_whose_head_is_killed_say_how_to_go_on_and_a_search_ends_as_an_
     keeps_nothing = Command(typed, variables=variables)
     head.wait_for_worker()
     process = Command(["search", config, "--run", directory], variables=variables)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + LONG_S
     records = directory / "evaluations.jsonl"
     while not (records.exists() and records.read_bytes().count(b"\n") >= 12):
-        assert process.poll() is None, process.communicate(30)
+        assert process.poll() is None, process.communicate(LONG_S)
         assert time.monotonic() < deadline
         time.sleep(0.01)
     head.kill()
-    _, errors = process.communicate(120)
+    _, errors = process.communicate(LONG_S)
     port = head.address.rpartition(":")[2]  # Ray may have another name for the machine
     gone = rf"Error: Ray's head at \S+:{port} hasn't answered for 20 s: {GONE}\. "
     said = gone + rf"Nothing recorded is lost; continue with: evomerge resume {re.escape(str(directory))}"
     assert re.fullmatch(said, errors.splitlines()[-1]), errors
     assert process.returncode == os.EX_TEMPFAIL == 75
     assert not (directory / "result.json").exists()
-    _, errors = keeps_nothing.communicate(120)
+    _, errors = keeps_nothing.communicate(LONG_S)
     said = gone + "What was measured isn't kept, and nothing else is lost; start again with: "
     said += re.escape(f"evomerge {shlex.join(typed)}")
     assert re.fullmatch(said, errors.splitlines()[-1]), errors
@@ -217,7 +217,7 @@ def test_commands_whose_head_is_killed_say_how_to_go_on_and_a_search_ends_as_an_
 
     head.start()
     again = Command(["resume", directory], variables=variables)
-    _, errors = again.communicate(300)
+    _, errors = again.communicate(LONG_S)
     assert again.returncode == 0, errors
     inline = {**execution, "backend": "inline", "workers": 1}
     search(Config.from_file(write_config(tmp_path / "i.yaml", tiny_llama, tasks, execution=inline)), tmp_path / "alone")

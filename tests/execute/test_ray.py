@@ -222,7 +222,7 @@ def run_alone(code: str, *arguments: str, **environment: str) -> subprocess.Comp
         [sys.executable, "-W", "error", "-c", code, *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LONG_S,
         env={**os.environ, **environment},
         check=False,
     )

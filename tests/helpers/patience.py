@@ -9,7 +9,7 @@ from evomerge.execute.ray.patience import MINUTES
 
 RAY = (sys.executable, "-P", str(Path(__file__).with_name("ray_command.py")))
 """The command `ray` for a busy machine."""
-LONG_S = 200.0
+LONG_S = 300.0
 """Seconds within which whatever is awaited comes to be, also there."""
 UNHURRIED = {
     **MINUTES,

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from helpers.patience import LONG_S
+
 PROGRAMS = ("initdb", "pg_ctl")
 SETTINGS = "-c listen_addresses='' -c fsync=off -c full_page_writes=off -c max_connections=10"
 
@@ -42,7 +44,7 @@ class Server:
         user: dict[str, Any] = {"user": "nobody", "group": pwd.getpwnam("nobody").pw_gid} if os.getuid() == 0 else {}
         command = [found, "-D", str(self.folder / "data"), *arguments]
         with (self.folder / "said").open("a") as log:
-            subprocess.run(command, check=True, stdout=log, stderr=log, cwd=self.folder, timeout=60, **user)
+            subprocess.run(command, check=True, stdout=log, stderr=log, cwd=self.folder, timeout=LONG_S, **user)
 
 
 @contextmanager

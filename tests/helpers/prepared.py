@@ -33,6 +33,7 @@ from evomerge.recipe.group import Group
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.sources import ModelReference
 from helpers.commands import Command
+from helpers.patience import LONG_S
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Started(NamedTuple):
         os.close(self.gate)
 
     def wait(self) -> tuple[int | None, str]:
-        said, _ = self.process.communicate(timeout=120)
+        said, _ = self.process.communicate(timeout=LONG_S)
         return self.process.returncode, said
 
 

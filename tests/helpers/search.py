@@ -15,6 +15,7 @@ from evomerge.config.config import Config
 from evomerge.run.observer import SilentObserver
 from evomerge.run.records import TrialRecord
 from helpers.commands import Command
+from helpers.patience import LONG_S
 
 TASK = """
 task: tiny_choice
@@ -133,10 +134,10 @@ def start(config_file: Path, directory: Path) -> Command:
 
 def kill_after_lines(process: Command, path: Path, lines: int) -> None:
     """Kill a process as soon as a file has so many lines, and wait until it is gone."""
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + LONG_S
     while time.monotonic() < deadline and process.poll() is None:
         if path.exists() and path.read_bytes().count(b"\n") >= lines:
             process.send_signal(signal.SIGKILL)
             break
         time.sleep(0.002)
-    process.communicate(30)
+    process.communicate(LONG_S)

@@ -11,6 +11,7 @@ import torch
 
 from evomerge.inference import arithmetic
 from evomerge.inference.arithmetic import MUCH, arithmetic_for, slowness
+from helpers.patience import LONG_S
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -68,7 +69,12 @@ print(best(torch.bfloat16) / best(torch.float32), slowness("bfloat16"))
 @pytest.mark.parametrize("limits", [{}, {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}])
 def test_what_is_measured_in_milliseconds_holds_for_larger_products(limits: dict[str, str]) -> None:
     child = subprocess.run(
-        [sys.executable, "-c", TIMED], env=os.environ | limits, capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", TIMED],
+        env=os.environ | limits,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=LONG_S,
     )
     large, measured = map(float, child.stdout.split())
     if not MUCH / 1.5 < large < MUCH * 1.5:

@@ -16,6 +16,7 @@ from numba.core.codegen import JITCodeLibrary
 
 import evomerge
 from evomerge.kernels.loops.compile import compiled, optimised, part
+from helpers.patience import LONG_S
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +61,7 @@ cube = optimised(lambda number: square(number) * number)
 assert numba.njit(lambda number: cube(number) - number)(3) == 24
 assert "evomerge.kernels.loops.linked" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=LONG_S)
 
 
 def copied_to(folder: Path) -> Path:
@@ -87,7 +88,7 @@ def run_there(folder: Path, script: str, **environment: str) -> str:
     for name in {"XDG_CACHE_HOME", "NUMBA_CACHE_DIR"} - set(environment):
         given.pop(name, None)
     command = [sys.executable, "-W", "error", "-c", script]
-    done = subprocess.run(command, env=given, capture_output=True, text=True, cwd=folder, timeout=300)
+    done = subprocess.run(command, env=given, capture_output=True, text=True, cwd=folder, timeout=LONG_S)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

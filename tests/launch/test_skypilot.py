@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers.patience import LONG_S
+
 SCRIPT = Path(__file__).parents[2] / "launch" / "skypilot.sh"
 
 # The head's mark is there while its Ray is up; who asks for its health finds it, as in a real cluster.
@@ -53,10 +55,10 @@ def test_the_search_runs_on_the_first_node_and_its_status_is_the_tasks_while_oth
 ) -> None:
     worker = node(tmp_path, 1, "search")
     head = node(tmp_path, 0, "bash", "-c", f'echo "$RAY_ADDRESS searched $1"; sleep 0.3; exit {status}', "x", "a b")
-    said, _ = head.communicate(timeout=120)
+    said, _ = head.communicate(timeout=LONG_S)
     assert "10.0.0.1:6385 searched a b" in said
     assert head.returncode == status
-    worker.communicate(timeout=120)
+    worker.communicate(timeout=LONG_S)
     assert worker.returncode == 0
     assert not (tmp_path / "record.up").exists(), "no Ray is left behind"
     assert "start --head --block --port=6385" in (tmp_path / "record.0").read_text()

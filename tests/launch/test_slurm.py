@@ -17,6 +17,7 @@ import pytest
 from evomerge.errors import ConfigError
 from evomerge.launch import slurm
 from evomerge.launch.slurm import with_directives
+from helpers.patience import LONG_S
 
 SCRIPT = Path(__file__).parents[2] / "launch" / "slurm.sbatch"
 
@@ -72,7 +73,7 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + LONG_S
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -88,7 +89,7 @@ def test_one_cluster_over_all_nodes_runs_the_search_with_paths_kept_whole(
     config = tmp_path / "my 'first' search.yaml"
     config.touch()
     batch = start(str(config), "runs/a b")
-    output, _ = batch.communicate(timeout=120)
+    output, _ = batch.communicate(timeout=LONG_S)
     assert batch.returncode == 0, output
     srun, ray, search, environment = record(tmp_path)
     assert srun[:5] == ["srun", "--nodes=3", "--ntasks=3", "--ntasks-per-node=1", "--cpus-per-task=16"]
@@ -113,7 +114,7 @@ def test_the_address_of_another_network_can_be_given(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     (tmp_path / "c.yaml").touch()
-    start("c.yaml", "run", EVOMERGE_HEAD_IP="10.1.2.3").communicate(timeout=120)
+    start("c.yaml", "run", EVOMERGE_HEAD_IP="10.1.2.3").communicate(timeout=LONG_S)
     assert record(tmp_path)[-1][1] == "10.1.2.3:23456"
 
 
@@ -122,7 +123,7 @@ def test_a_failed_search_fails_the_job_and_is_not_requeued(
 ) -> None:
     (tmp_path / "c.yaml").touch()
     batch = start("c.yaml", "run", status=7)
-    batch.communicate(timeout=120)
+    batch.communicate(timeout=LONG_S)
     assert batch.returncode == 7
     assert "scontrol" not in [line[0] for line in record(tmp_path)]
 
@@ -132,7 +133,7 @@ def test_a_step_that_ends_well_without_a_result_fails_the_job(
 ) -> None:
     (tmp_path / "c.yaml").touch()
     batch = start("c.yaml", "run", NOT_ENDED="1")
-    output, _ = batch.communicate(timeout=120)
+    output, _ = batch.communicate(timeout=LONG_S)
     assert batch.returncode == 1
     assert "run has no result for the budget asked for" in output
 
@@ -144,7 +145,7 @@ def test_the_time_limit_signal_requeues_the_job_once_and_lets_the_step_end(
     batch = start("c.yaml", "run", steps=15, status=143)
     until(lambda: (tmp_path / "record").exists() and "env" in (tmp_path / "record").read_text())
     batch.send_signal(signal.SIGUSR1)
-    output, _ = batch.communicate(timeout=120)
+    output, _ = batch.communicate(timeout=LONG_S)
     assert "job 123456 goes back into the queue and will continue run" in output
     assert record(tmp_path)[-1] == ["scontrol", "requeue", "123456"]
     assert batch.returncode == 143
@@ -152,7 +153,7 @@ def test_the_time_limit_signal_requeues_the_job_once_and_lets_the_step_end(
 
 def test_a_restart_says_so(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     (tmp_path / "c.yaml").touch()
-    output, _ = start("c.yaml", "run", SLURM_RESTART_COUNT="2").communicate(timeout=120)
+    output, _ = start("c.yaml", "run", SLURM_RESTART_COUNT="2").communicate(timeout=LONG_S)
     assert "start number 3 of job 123456" in output
 
 
@@ -162,7 +163,7 @@ def test_a_requeue_that_is_refused_is_said(start: Callable[..., subprocess.Popen
     (tmp_path / "bin" / "scontrol").write_text("#!/bin/bash\nexit 1\n")
     until(lambda: (tmp_path / "record").exists() and "env" in (tmp_path / "record").read_text())
     batch.send_signal(signal.SIGUSR1)
-    output, _ = batch.communicate(timeout=120)
+    output, _ = batch.communicate(timeout=LONG_S)
     assert "the job can't be requeued here; submit it again to continue run" in output
 
 
@@ -174,7 +175,7 @@ def test_wrong_arguments_are_refused_before_anything_starts(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path, arguments: tuple[str, ...], said: str
 ) -> None:
     batch = start(*arguments)
-    output, _ = batch.communicate(timeout=120)
+    output, _ = batch.communicate(timeout=LONG_S)
     assert batch.returncode == 2
     assert said in output
     assert not (tmp_path / "record").exists()

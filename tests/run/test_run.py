@@ -22,6 +22,7 @@ from evomerge.run.directory import create_run, open_run, update_config
 from evomerge.run.identity import check_same_experiment
 from evomerge.run.lock import is_locked, lock
 from evomerge.run.trial import TrialKind
+from helpers.patience import LONG_S
 
 CONFIG = Config.from_yaml("{models: {base: a, experts: {x: b}}, benchmark: {tasks: [t]}}")
 FACTS = {
@@ -213,11 +214,11 @@ def test_a_driver_waits_for_another_to_end_and_says_so_once(tmp_path: Path) -> N
     def other() -> None:
         with lock(tmp_path):
             held.set()
-            over.wait(20)
+            over.wait(LONG_S)
 
     thread = threading.Thread(target=other)
     thread.start()
-    held.wait(20)
+    held.wait(LONG_S)
     with pytest.raises(LockedError, match="is driving this run, also after 0 s"), lock(tmp_path, wait_s=0.05):
         pass
     threading.Timer(0.2, over.set).start()

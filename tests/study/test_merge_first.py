@@ -25,6 +25,7 @@ from evomerge.study.search import resume, search
 from evomerge.testing.models import tiny_checkpoint
 from helpers.commands import Command
 from helpers.first_merges import config_of, contents, weights, write_recipe
+from helpers.patience import LONG_S
 from helpers.search import Interrupt
 
 pytestmark = pytest.mark.slow
@@ -186,7 +187,7 @@ def test_a_search_that_was_killed_while_it_merged_merges_anew(
     script.write_text(SCRIPT)
     config = config_of(tmp_path, tasks, models["base"], x=recipe, y=models["a"])
     process = Command(["search", tmp_path / "config.yaml", "--run", run], script=script, merged=True)
-    process.communicate(240)
+    process.communicate(LONG_S)
     assert process.returncode == -signal.SIGKILL
     assert [path.name for path in (run / "merged").glob(".x.*.partial/model.safetensors")] == ["model.safetensors"]
     assert not (run / "run.json").exists()

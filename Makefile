@@ -9,7 +9,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
-WORKERS ?= 2
+# One more than usual cores: tests of Ray wait for much of their time.
+WORKERS ?= 3
 
 BIN := $(VENV)/bin
 COMMA := ,

@@ -9,7 +9,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
-# One more than usual cores: tests of Ray wait for much of their time.
+# Of two cores: while tests of Ray wait, which is much of their time, a third process has work.
 WORKERS ?= 3
 
 BIN := $(VENV)/bin

@@ -69,16 +69,14 @@ def validated(directory: Path) -> list[dict[str, Any]]:
         copy = Path(shutil.copytree(directory, Path(folder) / "run"))
         (copy / "result.json").unlink()
         with Session(open_run(copy).config, copy, SilentObserver(), str(copy)) as session:
-            trials = {trial.number: trial for trial in session.ledger.trials()}
-            merges = [trials[row["trial"]] for row in result["shortlist"]]
+            ledger, splits = session.ledger, session.benchmark.splits
+            merges = [ledger.trial(row["trial"]) for row in result["shortlist"]]
             Candidates(session).evaluate_phase("test", merges, "test")
-            items = {split: len(some) for split, some in session.benchmark.splits.items()}
-            rows = []
-            for trial in merges:
-                scored = {split: session.ledger.evaluation(trial.number, split) for split in items}
-                scores = {split: one.score for split, one in scored.items() if one is not None}
-                rows.append({"trial": trial.number, **{split: [scores[split], items[split]] for split in items}})
-        return rows
+            return [
+                {"trial": merge.number}
+                | {split: [ledger.evaluation(merge.number, split).score, len(items)] for split, items in splits.items()}
+                for merge in merges
+            ]
 
 
 def chosen(merges: Sequence[Merge], rule: Callable[[Merge], float]) -> float:

@@ -100,10 +100,11 @@ def test_a_search_whose_own_machine_has_no_room_for_answers_says_so_and_goes_on_
     "lacking", ["_private.state", "_private.state.GlobalState.get_draining_nodes", "_private.worker"]
 )
 def test_a_ray_that_lacks_what_it_does_not_promise_is_no_error(monkeypatch: pytest.MonkeyPatch, lacking: str) -> None:
-    from evomerge.execute.ray.private import draining_nodes, say_nothing_of_workers
+    from evomerge.execute.ray.private import draining_nodes, listen_patiently, say_nothing_of_workers
 
     monkeypatch.delattr(f"ray.{lacking}")
     say_nothing_of_workers()
+    listen_patiently()
     if "state" in lacking:
         assert draining_nodes() == set()
 

@@ -6,10 +6,9 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from itertools import islice
 from pathlib import Path
-from threading import Event, Timer
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
@@ -76,34 +75,38 @@ def test_free_ports_can_be_listened_at_and_others_are_passed_over(monkeypatch: p
 
 
 class Errors:
-    """A subscriber to errors: two are there at once, then the head is gone."""
+    """A subscriber to errors, each of whose answers takes so many seconds of a clock of its own."""
 
-    def __init__(self) -> None:
-        self.asked = 0
+    def __init__(self, *answers: tuple[float, object]) -> None:
+        self.now = 0.0
         self.closed = False
+        self._answers = iter(answers)
 
-    def poll(self) -> tuple[bytes | None, dict[str, str] | None]:
-        self.asked += 1
-        return (b"key", {"error_message": "late"}) if self.asked <= 2 else (None, None)
+    def poll(self) -> object:
+        seconds, answer = next(self._answers)
+        self.now += seconds
+        return answer
 
     def close(self) -> None:
         self.closed = True
 
 
 def test_a_head_that_is_gone_is_not_asked_for_errors_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    errors, stopped = Errors(), Event()
-    worker = SimpleNamespace(gcs_error_subscriber=errors, threads_stopped=stopped)
+    error, none = (b"key", {"error_message": "late"}), (None, None)
+    answers = [(0.0, error), (0.0, error), (60.0, none), (0.0, none), (0.0, None)]
+    errors, pauses = Errors(*answers), list[float]()
+    # Whoever leaves Ray sets this event, and so ends the pause.
+    worker = SimpleNamespace(gcs_error_subscriber=errors, threads_stopped=SimpleNamespace(wait=pauses.append))
     monkeypatch.setattr("ray._private.worker.global_worker", worker)
+    monkeypatch.setattr("evomerge.execute.ray.private.time", SimpleNamespace(monotonic=lambda: errors.now))
     for _ in range(2):  # the pause isn't taken twice
         listen_patiently()
-    begin = time.monotonic()
-    assert [worker.gcs_error_subscriber.poll() for _ in range(2)] == 2 * [(b"key", {"error_message": "late"})]
-    # Nobody who leaves Ray waits for the pause.
-    Timer(1.2, stopped.set).start()
-    while not stopped.is_set():
-        assert worker.gcs_error_subscriber.poll() == (None, None)
-    assert time.monotonic() - begin >= 1.2
-    assert errors.asked <= 2 + 3
+    seen = []
+    for _, answer in answers:
+        assert worker.gcs_error_subscriber.poll() == answer
+        seen.append(len(pauses))
+    assert seen == [0, 0, 0, 1, 2]
+    assert min(pauses) > 0
     worker.gcs_error_subscriber.close()
     assert errors.closed
 

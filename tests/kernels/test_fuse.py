@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from evomerge.kernels import engines, formulas, fuse, rounding, sums, threads
+from helpers.patience import LONG_S
 
 # Mantissa bits, least normal exponent and largest finite number.
 FORMATS = {
@@ -196,7 +197,7 @@ def test_nothing_is_still_at_work_when_an_error_reaches_the_caller() -> None:
     def part(start: int, stop: int) -> None:
         # The caller fails; its helpers take their time.
         if threading.current_thread() is threading.main_thread():
-            at_work.wait(10)
+            at_work.wait(LONG_S)
             raise ValueError("a part failed")
         at_work.set()
         threading.Event().wait(0.3)

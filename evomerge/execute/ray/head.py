@@ -18,7 +18,8 @@ _log = logging.getLogger(__name__)
 _KNOCK_TIMEOUT_S = 5.0
 LOOK_EVERY_S = 5.0
 """How often the head is looked at while workers are at work."""
-_AGAIN_S = 0.5
+AGAIN_S = 0.5
+"""How long to wait before a head that is gone is asked again."""
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """With which every gRPC client begins: HTTP/2's preface and empty settings (RFC 9113, 3.4)."""
 
@@ -75,7 +76,7 @@ class Head:
         # From now on: the time before may have passed in calls that don't look at the head.
         end = time.monotonic() + self._patience_s
         while time.monotonic() < end:
-            time.sleep(_AGAIN_S)
+            time.sleep(AGAIN_S)
             if self.answers():
                 _log.warning("Ray's head answers again")
                 return

@@ -17,11 +17,15 @@ from typing import Any
 
 import ray
 
+from evomerge.execute.ray.head import AGAIN_S
+
 _IN_A_FILE = "dashboard_agent_listen_port"
 _PORTS = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", _IN_A_FILE)
 """Of the agents of a machine."""
-_NOT_WAITED_S, _AGAIN_S = 0.1, 0.5
-"""What is answered so soon wasn't waited for; how long to wait before asking again."""
+_NOT_WAITED_S = 0.1
+"""What is answered so soon wasn't waited for."""
+_NO_ERROR = (None, (None, None))
+"""What a subscriber to errors answers where there is none."""
 
 
 def draining_nodes() -> set[str]:
@@ -61,13 +65,13 @@ class _Patient:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._subscriber, name)
 
-    def poll(self) -> tuple[bytes | None, dict[str, Any] | None]:
+    def poll(self, *arguments: Any, **named: Any) -> Any:
         """As Ray's own, which waits for an error; but where it couldn't, since the head is gone, wait here."""
         begin = time.monotonic()
-        key, error = self._subscriber.poll()
-        if error is None and time.monotonic() - begin < _NOT_WAITED_S:
-            self._stopped.wait(_AGAIN_S)
-        return key, error
+        answer = self._subscriber.poll(*arguments, **named)
+        if answer in _NO_ERROR and time.monotonic() - begin < _NOT_WAITED_S:
+            self._stopped.wait(AGAIN_S)
+        return answer
 
 
 def listen_patiently() -> None:

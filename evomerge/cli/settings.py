@@ -17,7 +17,7 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="A value instead of the config's, as search.evaluations=50; may be repeated.",
+        help="A value instead of the config's, as search.evaluations=50; null leaves a key out; may be repeated.",
         show_default=False,
     ),
 ]

@@ -23,11 +23,11 @@ def json_schema(names: Mapping[str, Sequence[str]] | None = None) -> dict[str, A
         names: by section and key, such as "MergeConfig.method", names to propose; others are accepted, too.
     """
     schema = Config.model_json_schema()
-    sections = {section.__name__: section for section in _sections(Section)}
+    by_name = {section.__name__: section for section in sections(Section)}
     for title, found in [("Config", schema), *schema["$defs"].items()]:
         # A section with a short form has its keys as the first of two.
         keys = found.get("properties") or found.get("anyOf", [{}])[0].get("properties", {})
-        meanings = _meanings(sections[title])
+        meanings = _meanings(by_name[title])
         for key, value in keys.items():
             value.pop("title", None)
             value["description"] = meanings[key]
@@ -43,10 +43,11 @@ def json_schema(names: Mapping[str, Sequence[str]] | None = None) -> dict[str, A
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "evomerge experiment"}
 
 
-def _sections(root: type[Section]) -> Iterator[type[Section]]:
+def sections(root: type[Section]) -> Iterator[type[Section]]:
+    """A section of the config's form and all that build on it."""
     yield root
     for section in root.__subclasses__():
-        yield from _sections(section)
+        yield from sections(section)
 
 
 def _meanings(section: type[Section]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from types import NoneType
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -23,7 +24,8 @@ def with_settings(data: Any, settings: Sequence[str], root: type[BaseModel]) -> 
     Args:
         data: of the file; where it has a short form of a section, such as a bare path, keys inside can still be set.
         settings: each a place, `=` and a value as YAML writes it. Keys are parted by dots, entries of lists are numbers
-            (`benchmark.tasks.0.weight=2`), and a key with a dot or bracket stands in double quotes.
+            (`benchmark.tasks.0.weight=2`), and a key with a dot or bracket stands in double quotes. `null` leaves a key
+            out that has no such value.
         root: the config's class.
 
     Raises: ConfigError for one that isn't so written, or whose place isn't in a config.
@@ -86,6 +88,9 @@ def _placed(data: Any, annotation: Any, parts: Sequence[str], value: Any, where:
     if inner is None:
         raise ConfigError(f"{where}: {before} has no keys; give its whole value")
     found = dict(data or {})
+    if value is None and len(parts) == 1 and not {Any, NoneType}.intersection(_forms(inner)):
+        found.pop(part, None)
+        return found
     return {**found, part: _placed(found.get(part), inner, parts[1:], value, where, here)}
 
 

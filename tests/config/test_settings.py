@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from evomerge.config.config import Config
+from evomerge.config.schema import sections
+from evomerge.config.section import Section
 from evomerge.config.settings import with_settings
 from evomerge.errors import ConfigError
 
@@ -25,6 +28,10 @@ DATA: dict[str, Any] = {
         ("merge.options={normalise: true}", {"merge": {"options": {"normalise": True}}}),
         ("merge.options.note=a=b", {"merge": {"options": {"note": "a=b"}}}),
         ("search.hours=", {"search": {"evaluations": 9, "hours": None}}),
+        ("search.evaluations=null", {"search": {}}),
+        ("search.items_per_candidate=", {}),
+        ("models.experts.y=null", {"models": {"base": "a/b", "experts": {"x": "a/c"}}}),
+        ("merge.options.note=null", {"merge": {"options": {}}}),
         (
             "benchmark.tasks[1].weight=3",
             {"benchmark": {"tasks": ["first", {"task": "second", "weight": 3}]}},
@@ -71,3 +78,18 @@ def test_later_settings_come_after_earlier_ones_and_the_data_stays_as_it_is() ->
     found = with_settings(DATA, ["search={seed: 1}", "search.scan=2", "search.seed=3"], Config)
     assert found["search"] == {"seed": 3, "scan": 2}
     assert DATA["search"] == {"evaluations": 9}
+
+
+@pytest.mark.parametrize("section", [section for section in sections(Section) if section.model_fields])
+def test_null_is_a_value_of_a_key_or_leaves_it_out(section: type[Section]) -> None:
+    for key, field in section.model_fields.items():
+        found, refused = None, False
+        try:
+            found = section.model_validate({**(DATA if section is Config else {}), key: None})
+        except ValidationError as error:
+            refused = any(wrong["loc"][:1] == (key,) for wrong in error.errors())
+        left_out = key not in with_settings({key: 1}, [f"{key}=null"], section)
+        assert left_out or not refused, key
+        # Where null is taken although it is no value, it has to mean what leaving the key out does.
+        if left_out and found is not None:
+            assert getattr(found, key) == field.get_default(call_default_factory=True), key

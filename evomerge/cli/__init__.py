@@ -35,6 +35,7 @@ from evomerge.cli import (
 )
 from evomerge.cli.collecting import seldom_while_loading
 from evomerge.cli.guard import Commands, quiet_libraries
+from evomerge.kernels.machine import limit_threads
 
 _START = "Start"
 _SEARCH = "Search"
@@ -111,5 +112,6 @@ app.command(rich_help_panel=_RESULTS)(connect.connect)
 def main() -> None:
     """Run the command line."""
     quiet_libraries(sys.argv[1:])
+    limit_threads()
     with seldom_while_loading():
         app(prog_name="evomerge")

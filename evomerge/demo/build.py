@@ -307,7 +307,7 @@ benchmark:
 search:
   evaluations: {settings.evaluations}
   population: {settings.population}
-{fresh}  scan: {settings.scan}                          # uniform merges to try first; the best is the start
+{fresh}  scan: {settings.scan}                            # uniform merges to try first; the best is the start
   step_size: 0.12                     # careful steps from a start that is already good
   seed: {seed}
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from evomerge.errors import MissingPackageError
 from evomerge.execute import EXECUTORS
-from evomerge.kernels.threads import cores
+from evomerge.kernels.machine import cores
+from evomerge.kernels.threads import usual_threads
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,7 +151,7 @@ def _threads(execution: ExecutionConfig) -> int:
     if execution.cpus_per_worker is not None:
         return max(1, int(execution.cpus_per_worker))
     if choose_backend(execution) == "inline":
-        return int(os.environ.get("OMP_NUM_THREADS") or cores())
+        return usual_threads()
     if execution.workers is None or address_of(execution):
         return THREADS_PER_WORKER
     return max(1, cores() // execution.workers)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from itertools import pairwise
 
+from evomerge.kernels.machine import cores
 from evomerge.kernels.memory import TREE
 from evomerge.late import torch
 
@@ -63,17 +64,15 @@ def in_parts(part: Callable[[int, int], None], size: int, *, grain: int = TREE, 
         helper.result()
 
 
-def cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def num_threads() -> int:
-    """As many as torch may use, or would if it were loaded: those of OMP_NUM_THREADS, or one for each core."""
-    if "torch" in sys.modules:
-        return torch.get_num_threads()
+    """As many as torch may use, or would if it were loaded: `usual_threads`."""
+    return torch.get_num_threads() if "torch" in sys.modules else usual_threads()
+
+
+def usual_threads() -> int:
+    """Threads of a process that isn't told its own number: those of OMP_NUM_THREADS, or one for each core."""
     told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return max(1, int(told)) if told.isdecimal() else cores()
+    return int(told) if told.isdecimal() and int(told) else cores()
 
 
 @cache

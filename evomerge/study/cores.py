@@ -11,8 +11,7 @@ from evomerge.config.execution import ExecutionConfig
 from evomerge.errors import counted
 from evomerge.execute.base import Executor
 from evomerge.execute.settings import choose_backend, make_executor, worker_settings
-from evomerge.kernels.device_memory import available_bytes
-from evomerge.kernels.threads import cores
+from evomerge.kernels.machine import available_bytes, cores
 from evomerge.recipe.recipe import Recipe
 from evomerge.study.experiment import Experiment
 from evomerge.study.pilot import PilotReport, answered

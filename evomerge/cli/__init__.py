@@ -34,7 +34,7 @@ from evomerge.cli import (
     tuning,
 )
 from evomerge.cli.collecting import seldom_while_loading
-from evomerge.cli.guard import Commands, quiet_libraries
+from evomerge.cli.guard import Commands, print_any_text, quiet_libraries
 from evomerge.kernels.machine import limit_threads
 
 _START = "Start"
@@ -113,5 +113,6 @@ def main() -> None:
     """Run the command line."""
     quiet_libraries(sys.argv[1:])
     limit_threads()
+    print_any_text()
     with seldom_while_loading():
         app(prog_name="evomerge")

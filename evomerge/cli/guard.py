@@ -5,6 +5,7 @@ Exit codes: 1 for an error, 2 for a wrong command line, 75 if the cluster was lo
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import shlex
@@ -14,6 +15,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -118,6 +120,21 @@ def quiet_libraries(arguments: Sequence[str]) -> None:
         os.environ.setdefault(name, value)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+
+
+def print_any_text() -> None:
+    """Have no locale end a command over a character that it lacks, or write data that can't be read again.
+
+    Files and pipes get UTF-8, in which evomerge reads files, unless PYTHONIOENCODING asks for another encoding. On a
+    terminal what its encoding lacks is shown as Python writes it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if not isinstance(stream, TextIOWrapper):
+            continue
+        if stream.isatty():
+            stream.reconfigure(errors="backslashreplace")
+        elif codecs.lookup(stream.encoding).name != "utf-8" and not os.environ.get("PYTHONIOENCODING"):
+            stream.reconfigure(encoding="utf-8")
 
 
 def complain(text: str) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import evomerge.cli
 import evomerge.cli.setup
 from evomerge.__main__ import main
+from evomerge.cli.guard import print_any_text
 from evomerge.errors import RunError
 from helpers.commands import run as run_command
 
@@ -249,3 +251,39 @@ def test_ctrl_c_before_any_command_runs_is_a_word_too(
         main()
     assert stop.value.code == 130
     assert capsys.readouterr().err == "stopped\n"
+
+
+class Stream(TextIOWrapper):
+    """What is printed goes to bytes, in an encoding that lacks most characters."""
+
+    def __init__(self, *, is_terminal: bool) -> None:
+        super().__init__(BytesIO(), encoding="ascii")
+        self._is_terminal = is_terminal
+
+    def isatty(self) -> bool:
+        return self._is_terminal
+
+    def printed(self) -> bytes:
+        self.flush()
+        assert isinstance(self.buffer, BytesIO)
+        return self.buffer.getvalue()
+
+
+def test_no_locale_ends_a_command_over_a_character(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONIOENCODING", raising=False)
+    terminal, file = Stream(is_terminal=True), Stream(is_terminal=False)
+    monkeypatch.setattr(sys, "stdout", file)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    print_any_text()
+    for stream in (file, terminal):
+        print("Yorùbá ± 2", end="", file=stream)
+    assert file.printed() == "Yorùbá ± 2".encode()
+    assert terminal.printed() == rb"Yor\xf9b\xe1 \xb1 2"
+
+
+@pytest.mark.parametrize(("asked", "encoding"), [("", "utf-8"), ("ascii", "ascii")])
+def test_a_pipe_has_utf_8_in_any_locale_unless_told_otherwise(asked: str, encoding: str) -> None:
+    plain = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": asked}
+    command = [sys.executable, "-m", "evomerge", "methods"]
+    done = subprocess.run(command, capture_output=True, check=True, env={**os.environ, **plain})
+    assert done.stdout.decode(encoding).isascii() == (encoding == "ascii")

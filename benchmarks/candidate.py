@@ -45,13 +45,16 @@ SIZES = {
     "50M": Size(layers=12, hidden=512, intermediate=1536, heads=8, vocabulary=16384),
     "100M": Size(layers=30, hidden=576, intermediate=1536, heads=9, vocabulary=4096, groups=3),
     "500M": Size(layers=24, hidden=1152, intermediate=3328, heads=18, vocabulary=49152),
+    "1B": Size(layers=16, hidden=2048, intermediate=8192, heads=32, vocabulary=128256, groups=4),
+    "8B": Size(layers=32, hidden=4096, intermediate=14336, heads=32, vocabulary=128256, groups=4),
 }
+USUAL_SIZES = ("1M", "50M", "100M", "500M")
 
 
 def main() -> None:
     """Measure every size, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=USUAL_SIZES)
     parser.add_argument("--method", default="task_arithmetic")
     parser.add_argument("--experts", type=int, default=2)
     parser.add_argument("--items", type=int, default=20, help="questions with four choices each")

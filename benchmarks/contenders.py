@@ -51,7 +51,7 @@ class Ours:
                     "splits": {"search": {"split": "test"}, "validation": {"split": "validation"}, "test": "train"},
                     "tie_break": False,
                 },
-                "execution": {"cpus_per_worker": options.threads, "device": "cpu"},
+                "execution": {"cpus_per_worker": options.threads, "device": options.device},
             }
         )
         experiment = open_experiment(config)
@@ -157,10 +157,14 @@ class Mergekit:
         )
         self._genome = ModelGenome(self._config.genome)
         self._options = MergeOptions(
-            out_shard_size=1_000_000_000_000, quiet=True, copy_tokenizer=True, safe_serialization=True, device="cpu"
+            out_shard_size=1_000_000_000_000,
+            quiet=True,
+            copy_tokenizer=True,
+            safe_serialization=True,
+            device=options.device,
         )
         self._folder = folder / "mergekit"
-        self._dtype = options.dtype
+        self._kept_on = {"dtype": options.dtype, "device": options.device}
         self._manager = TaskManager(include_path=str(folder), include_defaults=False)
         actor: Any = InMemoryMergeEvaluator
         self._actor = actor.__ray_metadata__.modified_class(
@@ -185,7 +189,7 @@ class Mergekit:
             vllm=False,
             batch_size=8,
             task_manager=self._manager,
-            model_kwargs={"dtype": self._dtype, "device": "cpu"},
+            model_kwargs=self._kept_on,
             apply_chat_template=False,
             fewshot_as_multiturn=False,
         )
@@ -225,7 +229,7 @@ class Bare:
         import torch
 
         output_layer = self._model.get_output_embeddings()
-        hidden = torch.zeros(256, output_layer.weight.shape[1], dtype=self._model.dtype)
+        hidden = torch.zeros(256, output_layer.weight.shape[1], dtype=self._model.dtype, device=self._model.device)
         with torch.inference_mode():
             read_s = timed(lambda: output_layer(hidden)) / len(hidden)
             total_s = self._num_tokens * self._token_s(self._rows) + self._num_read * read_s
@@ -236,11 +240,27 @@ class Bare:
             total_s += sum(step_s[count] for count in growing)
         return total_s
 
+    def operations(self) -> float:
+        """Floating-point operations of the matrix products behind `seconds`: two for each weight and token."""
+        head = self._model.get_output_embeddings().weight.numel()
+        layers = sum(one.numel() for one in self._model.base_model.layers.parameters() if one.dim() == 2)
+        steps = sum(self._ours.lengths()) if self._generates else 0
+        return 2.0 * ((self._num_tokens + steps) * layers + (self._num_read + steps) * head)
+
+    def matrix_rate(self) -> float:
+        """Operations that the device does in a second in products as large as the model's, of many rows."""
+        import torch
+
+        weight = self._model.base_model.layers[0].mlp.up_proj.weight
+        states = torch.ones(2048, weight.shape[1], dtype=weight.dtype, device=weight.device)
+        with torch.inference_mode():
+            return 2.0 * len(states) * weight.numel() / timed(lambda: torch.nn.functional.linear(states, weight))
+
     def _token_s(self, rows: int) -> float:
         """Seconds for a token in a pass of so many rows."""
         import torch
 
-        tokens = torch.full((rows, self._length), 5)
+        tokens = torch.full((rows, self._length), 5, device=self._model.device)
         with torch.inference_mode():
             return timed(lambda: self._model.base_model(input_ids=tokens, use_cache=False)) / tokens.numel()
 
@@ -250,11 +270,11 @@ class Bare:
         from transformers import DynamicCache
 
         cache = DynamicCache(config=self._model.config)
-        step = torch.full((rows, 1), 5)
+        prompt = torch.full((rows, self._length), 5, device=self._model.device)
         settings: dict[str, Any] = {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
         with torch.inference_mode():
-            self._model(input_ids=torch.full((rows, self._length), 5), **settings)
-            return timed(lambda: self._model(input_ids=step, **settings))
+            self._model(input_ids=prompt, **settings)
+            return timed(lambda: self._model(input_ids=prompt[:, :1], **settings))
 
 
 def _rounded(count: int) -> int:
@@ -271,10 +291,15 @@ def distinct_prefixes(texts: list[tuple[int, ...]]) -> int:
 
 def timed(work: Callable[[], Any], least_s: float = 0.2) -> float:
     """Median seconds of several runs, after one that warms up."""
+    import torch
+
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     work()
     runs: list[float] = []
     while sum(runs) < least_s or len(runs) < 3:
+        wait()
         start = time.perf_counter()
         work()
+        wait()
         runs.append(time.perf_counter() - start)
     return statistics.median(runs)

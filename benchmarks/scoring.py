@@ -1,6 +1,7 @@
 """What a candidate costs to score, against lm-eval, mergekit-evolve and the model's own forward passes.
 
     python benchmarks/scoring.py --sizes 1M 50M --cases choice0 choice5 generate --repeats 5 --json scoring.json
+    python benchmarks/scoring.py --sizes 1B 8B --device cuda --dtype bfloat16 --items 250 --new-tokens 256
 
 Random Llama models and local lm-eval tasks are made in a temporary folder. Each repeat is one candidate with
 coefficients of its own, which every contender merges and scores in turn, so that they share the machine's mood:
@@ -9,9 +10,11 @@ coefficients of its own, which every contender merges and scores in turn, so tha
     stock      lm_eval.simple_evaluate with its HFLM on our live model, at its best batch size (no merge)
     disk       mergekit-evolve's functions: merge to a folder, lm-eval on it, delete it (mergekit.evo.helpers)
     memory     mergekit-evolve's in-memory actor class, called in this process (bfloat16, as it is written)
-    limit      every distinct prefix of the requests once, at the bare model's best speed per token
+    limit      every distinct prefix of the requests once, at the bare model's best speed per token; a text's steps
+               are transformers' own, which on a GPU wait for Python, so that ours can be below it
 
-Ratios are medians over repeats of what the contender took over what ours took in the same repeat.
+Ratios are medians over repeats of what the contender took over what ours took in the same repeat. Beside the limit
+stands how much of the device's rate of matrix products our answers reach, the arithmetic being that of the limit.
 """
 
 from __future__ import annotations
@@ -47,12 +50,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     about = machine()
     print(
         f"{about['cpu']}, {about['cores']} cores, {options.threads} threads, load {os.getloadavg()[0]:.1f}, "
-        f"{options.dtype}, {about['versions']}; {options.items} questions, {options.repeats} repeats",
+        f"{options.device}, {options.dtype}, {about['versions']}; {options.items} questions, {options.repeats} repeats",
         flush=True,
     )
     results = []
@@ -89,6 +93,7 @@ def measure(size: str, case: str, options: argparse.Namespace, folder: Path) -> 
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     scores: dict[str, list[float]] = {name: [] for name in contenders}
     limit: list[float] = []
+    rates: list[float] = []
     for repeat in range(-1, options.repeats):
         weight = 0.2 + 0.1 * repeat
         for name, contender in contenders.items():
@@ -99,6 +104,7 @@ def measure(size: str, case: str, options: argparse.Namespace, folder: Path) -> 
             scores[name].append(score)
         if bare is not None and repeat >= 0:
             limit.append(bare.seconds())
+            rates.append(bare.operations() / ours.phases["respond"][-1] / bare.matrix_rate())
     return {
         "size": size,
         "case": case,
@@ -108,6 +114,7 @@ def measure(size: str, case: str, options: argparse.Namespace, folder: Path) -> 
         "phases": _warm(ours.phases),
         "scores": _warm(scores),
         "limit": limit,
+        "of_matrix_rate": rates,
     }
 
 
@@ -132,7 +139,8 @@ def line(result: dict[str, Any]) -> str:
             texts.append(f"{name} {spread(values)}, ratio {ratio:.1f}")
     if result["limit"]:
         share = _median_ratio(phases["respond"], result["limit"])
-        texts.append(f"limit {spread(result['limit'])}, respond is {share:.2f} of it")
+        rate = statistics.median(result["of_matrix_rate"])
+        texts.append(f"limit {spread(result['limit'])}, respond is {share:.2f} of it, at {rate:.2f} of matrix products")
     return "; ".join(texts)
 
 

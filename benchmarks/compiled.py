@@ -13,6 +13,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,23 +38,20 @@ def main() -> None:
             for rows in ROWS:
                 plain, one_dnn = products(side, rows)
                 print(f"| {side} × {side} | {rows} | {1e3 * plain:.2f} | {plain / one_dnn:.2f} |", flush=True)
-        print(
-            "| layers × hidden | compiling, s | " + " | ".join(f"{rows} × {length}" for rows, length in SHAPES) + " |"
-        )
+        print("| layers × hidden | compiling, s | " + " | ".join("{} × {}".format(*shape) for shape in SHAPES) + " |")
         print("|---" * (2 + len(SHAPES)) + "|")
         for name in given.models:
             compiling_s, ratios = passes(*map(int, name.split("x")))
-            print(
-                f"| {name} | {compiling_s:.0f} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |", flush=True
-            )
+            cells = [name, f"{compiling_s:.0f}", *(f"{ratio:.2f}" for ratio in ratios)]
+            print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def products(side: int, rows: int) -> tuple[float, float]:
     """Seconds of a product of activations and a square matrix: PyTorch's plain one, oneDNN's."""
     weight, states, bias = torch.randn(side, side), torch.randn(rows, side), torch.zeros(side)
-    plain = seconds(lambda: torch.nn.functional.linear(states, weight), 15)
+    plain = seconds(partial(torch.nn.functional.linear, states, weight), 15)
     own = [one.to_mkldnn() for one in (states, weight, bias)]
-    return min(plain), min(seconds(lambda: torch.nn.functional.linear(*own), 15))
+    return min(plain), min(seconds(partial(torch.nn.functional.linear, *own), 15))
 
 
 def passes(layers: int, hidden: int) -> tuple[float, list[float]]:
@@ -74,7 +72,7 @@ def passes(layers: int, hidden: int) -> tuple[float, list[float]]:
         took: dict[bool, list[float]] = {True: [], False: []}
         for _ in range(7):
             for is_compiled, model in ((True, compiled), (False, plain)):
-                took[is_compiled] += seconds(lambda: model(input_ids=batch, use_cache=False), 1)
+                took[is_compiled] += seconds(partial(model, input_ids=batch, use_cache=False), 1)
         ratios.append(statistics.median(took[False]) / statistics.median(took[True]))
     return compiling_s, ratios
 

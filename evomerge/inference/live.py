@@ -17,7 +17,7 @@ from torch import Tensor
 from evomerge.errors import CheckpointError
 from evomerge.inference.architecture import class_of
 from evomerge.inference.placement import find_boxes, refuse_incomplete, verified_view
-from evomerge.inference.room import refuse_if_too_large, rooms_of
+from evomerge.inference.room import refuse_if_too_large, refuse_without_memory, rooms_of
 from evomerge.inference.spread import devices_of, spread, stretches_of
 from evomerge.kernels.device_memory import is_shared
 from evomerge.models.checkpoint import Checkpoint
@@ -54,13 +54,15 @@ class LiveModel:
         Raises:
             CheckpointError: naming the tensors that aren't found, the parameters that no stored tensor fills, or
                 those whose values changed on loading.
-            ExecutionError: the devices haven't the room for it.
+            ExecutionError: the devices, or this machine's memory, haven't the room for it.
         """
         homes = [torch.device(device) for device in devices]
         config = config_of(base)
         with without_remarks():
             model_class = class_of(base, config)
-            if homes[0].type != "cpu":
+            if homes[0].type == "cpu":
+                refuse_without_memory(base.num_parameters * dtype.itemsize, f"{base.folder}")
+            else:
                 rooms = rooms_of(homes)
                 stretches = stretches_of(outline_of(model_class, config, dtype))
                 refuse_if_too_large(stretches, rooms, f"{base.folder}", shared=is_shared(homes[0]))

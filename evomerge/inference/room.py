@@ -1,4 +1,4 @@
-"""Whether a worker's GPUs have room for a live model, and how many of them would."""
+"""Whether a worker's GPUs, or its machine, have room for a live model, and how many GPUs would."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from evomerge.errors import ExecutionError
 from evomerge.inference.spread import Stretch, divided
 from evomerge.kernels.device_memory import free_bytes
+from evomerge.kernels.machine import bytes_with_swap
 from evomerge.score.numbers import size
 
 SHARE = 0.95
@@ -58,3 +59,20 @@ def refuse_if_too_large(
         f"{model}: the live model takes {whole}, and a worker's {there} ({1 - SHARE:.0%} is left for "
         f"batches and merging); {remedy}"
     )
+
+
+def refuse_without_memory(size_bytes: int, model: str) -> None:
+    """Refuse a model that this machine's memory can't hold, since the system would end the process without a word.
+
+    Args:
+        size_bytes: of the live model.
+        model: its name for people.
+
+    Raises: ExecutionError with what is left.
+    """
+    room = bytes_with_swap()
+    if room is not None and size_bytes > room:
+        raise ExecutionError(
+            f"{model}: the live model takes {size(size_bytes)} of memory, and {size(room)} are left to this process by "
+            "its machine, or by a limit of its container or job; use a larger one or a smaller dtype"
+        )

@@ -43,6 +43,15 @@ def available_bytes() -> int:
     return min((_bytes_of_machine(), *_limits(_bytes_of, "memory")))
 
 
+def bytes_with_swap() -> int | None:
+    """What new work can take at most: `available_bytes` and the swap space that is free.
+
+    None where the system doesn't say.
+    """
+    stated = _stated_bytes("MemAvailable", "SwapFree")
+    return None if stated is None else available_bytes() + stated[1]
+
+
 def _cores_to_run_on() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -54,15 +63,22 @@ def _cpu_limit() -> float:
 
 
 def _bytes_of_machine() -> int:
-    try:
-        text = _MEMORY.read_text()
-        return 1024 * int(text.partition("MemAvailable:")[2].split(maxsplit=1)[0])
-    except (OSError, IndexError, ValueError):
-        pass
+    if (stated := _stated_bytes("MemAvailable")) is not None:
+        return stated[0]
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
         return 4 << 30
+
+
+def _stated_bytes(*names: str) -> list[int] | None:
+    """What Linux says of the machine's memory under these names, None elsewhere."""
+    try:
+        lines = _MEMORY.read_text().splitlines()
+        kibibytes = dict(line.removesuffix(" kB").split(":") for line in lines)
+        return [1024 * int(kibibytes[name]) for name in names]
+    except (OSError, KeyError, ValueError):
+        return None
 
 
 def _limits(limit: Callable[[Path], Limit | None], controller: str) -> Iterator[Limit]:

@@ -15,6 +15,8 @@ from evomerge.config.config import Config
 from evomerge.config.search import SearchConfig
 from evomerge.errors import counted, listed
 from evomerge.execute.settings import address_of, choose_backend, is_elsewhere, worker_settings
+from evomerge.kernels.machine import bytes_with_swap
+from evomerge.score.numbers import size
 from evomerge.space.base import Space
 
 _NOTABLE_S = 0.1
@@ -79,6 +81,27 @@ def warnings_of(config: Config, population: int, splits: Mapping[str, Sequence[I
                 f"to ± {196 * (0.25 / min(apart)) ** 0.5:.0f} points, so small differences will not show"
             )
     return warnings
+
+
+def lack_of_memory(config: Config, dtype: str, bytes_per_worker: int) -> list[str]:
+    """A sentence if workers of this machine need more memory than it has left, as far as that is known.
+
+    Args:
+        config: of the search.
+        dtype: of live models.
+        bytes_per_worker: of the live model, what methods keep, and Python.
+    """
+    execution = config.execution
+    if is_elsewhere(execution) or worker_settings(config, dtype=dtype).device.startswith("cuda"):
+        return []
+    workers, room = execution.workers or 1, bytes_with_swap()
+    if room is None or workers * bytes_per_worker <= room:
+        return []
+    need = f"{counted(workers, 'worker')} {'needs' if workers == 1 else 'need'} {size(workers * bytes_per_worker)}"
+    return [
+        f"{need} of memory before any batch, and {size(room)} are left here, by this machine or by a limit of its "
+        "container or job: take fewer workers, a smaller execution.dtype, or a machine with more"
+    ]
 
 
 def left_out(space: Space) -> list[str]:

@@ -23,7 +23,7 @@ from evomerge.models.own_settings import own_notes
 from evomerge.recipe.sources import ModelReference, Sources
 from evomerge.run.directory import PREPARED
 from evomerge.run.plan import evaluations_of
-from evomerge.study.advice import ASYNCHRONOUS, left_out, own_cost, unseen_devices, warnings_of
+from evomerge.study.advice import ASYNCHRONOUS, lack_of_memory, left_out, own_cost, unseen_devices, warnings_of
 from evomerge.study.arithmetic import in_words
 from evomerge.study.budget import check_budget, spending
 from evomerge.study.costs import search_tokens
@@ -181,6 +181,10 @@ def _check(
         pool = sum(live.values())
         notes.append("each worker holds every model whole beside the live one, since candidates share their layers")
     on_gpu = worker_settings(config, dtype=experiment.dtype).device.startswith("cuda")
+    live_bytes = export_bytes if arithmetic.dtype == experiment.dtype else live_size(merger.base, arithmetic.dtype)
+    prepared_bytes = pool + prepared.kept_bytes - (0 if on_gpu else prepared.kept_state_bytes)
+    process = process_bytes()
+    warnings += lack_of_memory(config, experiment.dtype, live_bytes + prepared_bytes + (process or 0))
     return Preflight(
         experiment=None if away or code else experiment,
         models=_found(sources, places, sizes),
@@ -196,17 +200,17 @@ def _check(
         answers_parts=config.search.answers_parts,
         spending=spending(config.search, items, evaluations) if items else [],
         backend=choose_backend(config.execution),
-        live_bytes=export_bytes if arithmetic.dtype == experiment.dtype else live_size(merger.base, arithmetic.dtype),
+        live_bytes=live_bytes,
         export_bytes=export_bytes,
         single_bytes=max((live[name] for name in experiment.as_themselves), default=0),
-        prepared_bytes=pool + prepared.kept_bytes - (0 if on_gpu else prepared.kept_state_bytes),
+        prepared_bytes=prepared_bytes,
         state_bytes=prepared.state_bytes,
         baselines=[*experiment.other_methods],
         baseline_bytes=max(map(merger.preparer.prepared_bytes, others), default=0),
         baseline_state_bytes=sum({other.preparation: merger.preparer.state_bytes(other) for other in others}.values()),
         state_folder=config.execution.prepared_directory or f"RUN/{PREPARED}",
         mapped_bytes=sum(model.size_bytes for model in experiment.opened.by_name.values()),
-        process_bytes=process_bytes(),
+        process_bytes=process,
         unresolved=list(away.values()),
         is_untrusted=bool(code),
         unchecked=unchecked,

@@ -110,6 +110,20 @@ def test_it_is_refused_before_anything_is_loaded(tiny_llama: dict[str, Path], mo
         LiveModel.build(Checkpoint.open(tiny_llama["base"]), dtype=torch.float32, devices=["cuda:0", "cuda:1"])
 
 
+def test_so_is_one_that_the_memory_of_the_machine_cannot_hold(
+    tiny_llama: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = Checkpoint.open(tiny_llama["base"])
+    needed = 4 * base.num_parameters
+    for room in (needed, None):
+        monkeypatch.setattr("evomerge.inference.room.bytes_with_swap", lambda room=room: room)
+        assert LiveModel.build(base, dtype=torch.float32).size_bytes <= needed
+    monkeypatch.setattr("evomerge.inference.room.bytes_with_swap", lambda: needed - 1)
+    monkeypatch.setattr("evomerge.inference.live._load", lambda *_: pytest.fail("it was loaded"))
+    with pytest.raises(ExecutionError, match=r"base: the live model takes .* are left to this process"):
+        LiveModel.build(base, dtype=torch.float32)
+
+
 def test_carrying_changes_no_output() -> None:
     torch.manual_seed(0)
     plain = LlamaForCausalLM(LlamaConfig(**LLAMA, num_hidden_layers=3)).eval()

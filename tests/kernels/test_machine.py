@@ -19,7 +19,10 @@ class Machine:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self.write("meminfo", f"MemTotal: 70000000 kB\nMemAvailable: {64 << 20} kB\nBuffers: 0 kB\n")
+        self.write(
+            "meminfo",
+            f"MemTotal: 70000000 kB\nMemAvailable: {64 << 20} kB\nHugePages_Total: 0\nSwapFree: {2 << 20} kB\n",
+        )
 
     def write(self, path: str, text: str) -> None:
         (self._root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -49,6 +52,16 @@ def computer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machin
 
 def test_a_machine_without_control_groups_is_had_whole(computer: Machine) -> None:
     assert (machine.cores(), machine.available_bytes()) == (16, 64 * GIB)
+
+
+def test_swap_counts_where_something_could_not_be_had_at_all(computer: Machine) -> None:
+    assert machine.bytes_with_swap() == 66 * GIB
+    computer.write("self", "0::/\n")
+    computer.group("", memory_max=str(3 * GIB))
+    assert machine.bytes_with_swap() == 4 * GIB
+    computer.write("meminfo", "MemTotal: 7 kB\n")
+    assert machine.bytes_with_swap() is None
+    assert machine.available_bytes() <= 2 * GIB
 
 
 def test_a_container_sees_its_own_limits_at_the_root(computer: Machine) -> None:

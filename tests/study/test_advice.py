@@ -9,7 +9,7 @@ import pytest
 
 from evomerge.config.config import Config
 from evomerge.config.search import SearchConfig
-from evomerge.study.advice import own_cost, warnings_of
+from evomerge.study.advice import lack_of_memory, own_cost, warnings_of
 
 
 def test_an_algorithm_whose_cost_grows_says_what_it_comes_to_and_others_say_nothing() -> None:
@@ -56,3 +56,21 @@ def test_how_well_an_accuracy_is_known_goes_by_what_does_not_depend_on_each_othe
     }
     (found,) = [sentence for sentence in warnings_of(config, 8, splits) if "validation" in sentence]
     assert found.startswith(expected)
+
+
+def test_workers_that_the_memory_of_their_machine_cannot_hold_are_told_of(
+    tiny_llama: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evomerge.study.advice.bytes_with_swap", lambda: 10 * 10**9)
+
+    def told(**execution: object) -> list[str]:
+        models = {"base": str(tiny_llama["base"]), "experts": {"a": str(tiny_llama["a"])}}
+        config = {"models": models, "benchmark": {"tasks": ["sums"]}, "execution": {"device": "cpu", **execution}}
+        return lack_of_memory(Config.model_validate(config), "float32", 4 * 10**9)
+
+    assert told() == told(workers=2) == []
+    assert told(workers=3)[0].startswith("3 workers need 12.0 GB of memory before any batch, and 10.0 GB are left here")
+    # Whose memory isn't this machine's, or isn't known.
+    assert told(workers=3, ray_address="10.0.0.1:6379") == told(workers=3, device="cuda") == []
+    monkeypatch.setattr("evomerge.study.advice.bytes_with_swap", lambda: None)
+    assert told(workers=3) == []

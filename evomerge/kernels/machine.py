@@ -125,5 +125,5 @@ def _bytes_of(folder: Path) -> int | None:
     if limit == "max" or int(limit) >= _NO_LIMIT:
         return None
     statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    files = statistics["inactive_file" if newer else "total_inactive_file"]
-    return max(0, int(limit) - int(used) + int(files))
+    files = sum(int(statistics[f"{'' if newer else 'total_'}{kind}_file"]) for kind in ("active", "inactive"))
+    return max(0, int(limit) - int(used) + files)

@@ -83,21 +83,28 @@ def warnings_of(config: Config, population: int, splits: Mapping[str, Sequence[I
     return warnings
 
 
-def lack_of_memory(config: Config, dtype: str, bytes_per_worker: int) -> list[str]:
+def lack_of_memory(config: Config, dtype: str, bytes_per_worker: int, process_bytes: int) -> list[str]:
     """A sentence if workers of this machine need more memory than it has left, as far as that is known.
 
     Args:
         config: of the search.
         dtype: of live models.
-        bytes_per_worker: of the live model, what methods keep, and Python.
+        bytes_per_worker: of the live model, and what methods keep.
+        process_bytes: what Python and the libraries take in each process, and in this one.
     """
     execution = config.execution
     if is_elsewhere(execution) or worker_settings(config, dtype=dtype).device.startswith("cuda"):
         return []
     workers, room = execution.workers or 1, bytes_with_swap()
-    if room is None or workers * bytes_per_worker <= room:
+    needed = workers * (bytes_per_worker + process_bytes)
+    if room is None:
         return []
-    need = f"{counted(workers, 'worker')} {'needs' if workers == 1 else 'need'} {size(workers * bytes_per_worker)}"
+    if choose_backend(execution) == "inline":
+        # The search's process is in the place of this one, and not beside it as those of workers are.
+        room += process_bytes
+    if needed <= room:
+        return []
+    need = f"{counted(workers, 'worker')} {'needs' if workers == 1 else 'need'} {size(needed)}"
     return [
         f"{need} of memory before any batch, and {size(room)} are left here, by this machine or by a limit of its "
         "container or job: take fewer workers, a smaller execution.dtype, or a machine with more"

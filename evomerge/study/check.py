@@ -184,7 +184,7 @@ def _check(
     live_bytes = export_bytes if arithmetic.dtype == experiment.dtype else live_size(merger.base, arithmetic.dtype)
     prepared_bytes = pool + prepared.kept_bytes - (0 if on_gpu else prepared.kept_state_bytes)
     process = process_bytes()
-    warnings += lack_of_memory(config, experiment.dtype, live_bytes + prepared_bytes + (process or 0))
+    warnings += lack_of_memory(config, experiment.dtype, live_bytes + prepared_bytes, process or 0)
     return Preflight(
         experiment=None if away or code else experiment,
         models=_found(sources, places, sizes),

@@ -11,7 +11,12 @@ import pytest
 from evomerge.kernels import machine
 
 GIB = 1 << 30
-NONE = {"cpu.max": "max 100000", "memory.max": "max", "memory.current": str(GIB), "memory.stat": "inactive_file 0"}
+NONE = {
+    "cpu.max": "max 100000",
+    "memory.max": "max",
+    "memory.current": str(GIB),
+    "memory.stat": "active_file 0\ninactive_file 0",
+}
 
 
 class Machine:
@@ -37,7 +42,10 @@ class Machine:
         self.write(f"tree/cpu/{path}/cpu.cfs_period_us", "100000\n")
         self.write(f"tree/memory/{path}/memory.limit_in_bytes", f"{limit}\n")
         self.write(f"tree/memory/{path}/memory.usage_in_bytes", f"{used}\n")
-        self.write(f"tree/memory/{path}/memory.stat", f"cache 0\ninactive_file 7\ntotal_inactive_file {files}\n")
+        self.write(
+            f"tree/memory/{path}/memory.stat",
+            f"inactive_file 7\ntotal_active_file {files - 5}\ntotal_inactive_file 5\n",
+        )
 
 
 @pytest.fixture
@@ -66,7 +74,8 @@ def test_swap_counts_where_something_could_not_be_had_at_all(computer: Machine) 
 
 def test_a_container_sees_its_own_limits_at_the_root(computer: Machine) -> None:
     computer.write("self", "0::/\n")
-    computer.group("", cpu_max="250000 100000", memory_max=str(8 * GIB), memory_stat=f"anon 5\ninactive_file {GIB}")
+    files = f"anon 5\nactive_file {GIB // 4}\ninactive_file {GIB // 4 * 3}"
+    computer.group("", cpu_max="250000 100000", memory_max=str(8 * GIB), memory_stat=files)
     # A GiB is used, and as much of it makes way.
     assert (machine.cores(), machine.available_bytes()) == (3, 8 * GIB)
 
@@ -84,14 +93,14 @@ def test_the_tightest_limit_counts_at_whatever_group_above_it_stands(computer: M
 def test_the_older_form_has_a_tree_for_each_controller(computer: Machine) -> None:
     computer.write("self", "9:name=systemd:/\n4:memory:/job\n2:cpu,cpuacct:/job\n0::/\n")
     computer.older_group("job", cpus=1.5, limit=6 * GIB, used=2 * GIB, files=GIB)
-    computer.older_group("", cpus=0, limit=(1 << 63) - 4096, used=0, files=0)
+    computer.older_group("", cpus=0, limit=(1 << 63) - 4096, used=0, files=5)
     assert (machine.cores(), machine.available_bytes()) == (2, 5 * GIB)
 
 
 def test_where_a_container_hides_the_groups_above_what_it_sees_counts(computer: Machine) -> None:
     computer.write("self", "4:memory:/docker/af31\n2:cpu:/docker/af31\n")
-    computer.older_group("", cpus=4, limit=2 * GIB, used=GIB, files=0)
-    assert (machine.cores(), machine.available_bytes()) == (4, GIB)
+    computer.older_group("", cpus=4, limit=2 * GIB, used=GIB, files=5)
+    assert (machine.cores(), machine.available_bytes()) == (4, GIB + 5)
 
 
 def test_no_less_than_a_core_and_no_bytes_are_left(computer: Machine) -> None:

@@ -66,9 +66,13 @@ def test_workers_that_the_memory_of_their_machine_cannot_hold_are_told_of(
     def told(**execution: object) -> list[str]:
         models = {"base": str(tiny_llama["base"]), "experts": {"a": str(tiny_llama["a"])}}
         config = {"models": models, "benchmark": {"tasks": ["sums"]}, "execution": {"device": "cpu", **execution}}
-        return lack_of_memory(Config.model_validate(config), "float32", 4 * 10**9)
+        return lack_of_memory(Config.model_validate(config), "float32", needed, 10**9)
 
-    assert told() == told(workers=2) == []
+    needed = 10 * 10**9
+    assert told() == []
+    assert told(workers=1, backend="ray")[0].startswith("1 worker needs 11.0 GB of memory before")
+    needed = 3 * 10**9
+    assert told(workers=2) == []
     assert told(workers=3)[0].startswith("3 workers need 12.0 GB of memory before any batch, and 10.0 GB are left here")
     # Whose memory isn't this machine's, or isn't known.
     assert told(workers=3, ray_address="10.0.0.1:6379") == told(workers=3, device="cuda") == []

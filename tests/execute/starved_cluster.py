@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from evomerge.errors import ExecutionError
 from evomerge.execute.ray.executor import RayExecutor
 from evomerge.score.requests import GenerationRequest
 from helpers.clusters import Troubled, joined, search_on, started, until
+from helpers.frozen import freeze
 
 STORE_BYTES = 75 * 2**20
 """The least that Ray takes."""
@@ -59,7 +59,7 @@ def main() -> None:
             found["killed"] = slot.where
             # It is idle or at a candidate, and ends none that it is given now.
             pid = int(slot.where.rpartition(":")[2])
-            os.kill(pid, signal.SIGSTOP)
+            freeze(pid)
             until(lambda: not Path(f"/proc/{pid}").exists())
 
         return Troubled(executor, is_ready, run_out)

@@ -26,6 +26,7 @@ from evomerge.execute.ray.private import free_ports
 from evomerge.study.search import search
 from evomerge.testing.runs import essence
 from helpers.commands import Command, run
+from helpers.frozen import freeze
 from helpers.patience import LONG_S, RAY, UNHURRIED
 from helpers.search import write_config, write_task
 
@@ -138,15 +139,15 @@ class RayHead:
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
-    def signal(self, number: int) -> None:
-        """Send its server, which knows the cluster, a signal."""
+    def server(self) -> int:
+        """The process that knows the cluster."""
         servers = [
             int(entry.parent.name)
             for entry in Path("/proc").glob("[0-9]*/cmdline")
             if (command := _read(entry)).split("\0", 1)[0].endswith("gcs_server") and self._folder.name in command
         ]
-        assert len(servers) == 1
-        os.kill(servers[0], number)
+        [server] = servers
+        return server
 
     def close(self) -> None:
         self.kill()
@@ -174,9 +175,11 @@ def head() -> Iterator[RayHead]:
 def test_a_real_head_answers_until_it_hangs(head: RayHead) -> None:
     door = Head(head.address, patience_s=60)
     assert door.answers()
-    head.signal(signal.SIGSTOP)
-    assert not door.answers()
-    head.signal(signal.SIGCONT)
+    freeze(head.server())
+    try:
+        assert not door.answers()
+    finally:
+        os.kill(head.server(), signal.SIGCONT)
     assert door.answers()
 
 

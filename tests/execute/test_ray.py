@@ -23,6 +23,7 @@ from evomerge.errors import ExecutionError
 from evomerge.execute.base import Executor, Job, WorkerSettings
 from evomerge.execute.inline import InlineExecutor
 from evomerge.score.requests import GenerationRequest
+from helpers.frozen import freeze
 from helpers.patience import LONG_S
 from helpers.worker import REQUESTS, answers, failure, job
 
@@ -57,7 +58,7 @@ def pid_of_only_worker(executor: Any, settings: WorkerSettings) -> int:
 
 def with_the_first_on(pid: int, jobs: list[Job], *, kill: bool) -> Iterator[Job]:
     """Jobs, the first of which finds its worker frozen; the worker is killed shortly after, or stays so."""
-    os.kill(pid, signal.SIGSTOP)
+    freeze(pid)
     if kill:
         threading.Timer(0.3, os.kill, (pid, signal.SIGKILL)).start()
     yield from jobs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ from evomerge.execute.ray.private import told_ports
 from evomerge.execute.ray.slots import Queue, Slot
 from evomerge.study.search import search
 from helpers.executors import executors
+from helpers.frozen import freeze
 from helpers.patience import LONG_S
 
 _QUIET = {"include_log_monitor": False, "no_monitor": True}
@@ -56,7 +56,7 @@ def frozen_at_work(slot: Slot) -> int:
     """Stop a worker with a candidate in its hands. Returns: its process."""
     # Stopped first: with small models a candidate may come and go between two looks of a busy machine.
     pid = int(slot.where.rpartition(":")[2])
-    os.kill(pid, signal.SIGSTOP)
+    freeze(pid)
     time.sleep(0.2)  # for an answer that was on its way
     until(lambda: slot.running is not None)
     return pid

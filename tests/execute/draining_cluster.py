@@ -14,8 +14,8 @@ from ray.core.generated import autoscaler_pb2
 from evomerge.execute.ray import executor as on_ray
 from evomerge.execute.ray.executor import RayExecutor
 from evomerge.execute.ray.slots import Slot
-from helpers.clusters import Troubled, frozen_at_work, joined, search_on, started, until
-from helpers.patience import LONG_S
+from helpers.clusters import Troubled, frozen_at_work, joined, search_on, started
+from helpers.patience import LONG_S, until
 
 PREEMPTION = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
 

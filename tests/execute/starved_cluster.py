@@ -9,8 +9,9 @@ from typing import Any
 from evomerge.errors import ExecutionError
 from evomerge.execute.ray.executor import RayExecutor
 from evomerge.score.requests import GenerationRequest
-from helpers.clusters import Troubled, joined, search_on, started, until
+from helpers.clusters import Troubled, joined, search_on, started
 from helpers.frozen import freeze
+from helpers.patience import until
 
 STORE_BYTES = 75 * 2**20
 """The least that Ray takes."""

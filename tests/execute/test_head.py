@@ -27,7 +27,7 @@ from evomerge.study.search import search
 from evomerge.testing.runs import essence
 from helpers.commands import Command, run
 from helpers.frozen import freeze
-from helpers.patience import LONG_S, RAY, UNHURRIED
+from helpers.patience import LONG_S, RAY, UNHURRIED, until
 from helpers.search import write_config, write_task
 
 OWN = {
@@ -134,10 +134,7 @@ class RayHead:
 
     def wait_for_worker(self) -> None:
         """Wait until it has started a process that works for its first job."""
-        deadline = time.monotonic() + LONG_S
-        while not any(Path(self._folder.name).glob("session_2*/logs/worker-*-01000000-*.out")):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: any(Path(self._folder.name).glob("session_2*/logs/worker-*-01000000-*.out")))
 
     def server(self) -> int:
         """The process that knows the cluster."""

@@ -21,7 +21,7 @@ from evomerge.execute.ray.slots import Queue, Slot
 from evomerge.study.search import search
 from helpers.executors import executors
 from helpers.frozen import freeze
-from helpers.patience import LONG_S
+from helpers.patience import LONG_S, until
 
 _QUIET = {"include_log_monitor": False, "no_monitor": True}
 """Without processes that only people look at, each of which imports for seconds."""
@@ -41,15 +41,6 @@ def joined(cluster: Cluster, **arguments: Any) -> Any:
     """Another machine of a cluster, with such arguments."""
     with told_ports():
         return cluster.add_node(**_QUIET, **arguments)
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    """What the condition comes to as soon as it is true."""
-    end = time.monotonic() + LONG_S
-    while not (found := condition()):
-        assert time.monotonic() < end, "it never came to be"
-        time.sleep(0.01)
-    return found
 
 
 def frozen_at_work(slot: Slot) -> int:

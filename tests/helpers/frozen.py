@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 
-from helpers.patience import LONG_S
+from helpers.patience import until
 
 
 def freeze(pid: int) -> None:
@@ -16,10 +15,8 @@ def freeze(pid: int) -> None:
     The signal reaches one of its threads, which on a busy machine may have to wait for its turn while others go on.
     """
     os.kill(pid, signal.SIGSTOP)
-    end = time.monotonic() + LONG_S
-    while any(_state(stat) not in "TtZX" for stat in Path(f"/proc/{pid}/task").glob("*/stat")):
-        assert time.monotonic() < end, f"process {pid} doesn't stop"
-        time.sleep(0.005)
+    threads = Path(f"/proc/{pid}/task")
+    until(lambda: all(_state(stat) in "TtZX" for stat in threads.glob("*/stat")))
 
 
 def _state(stat: Path) -> str:

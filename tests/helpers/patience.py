@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from evomerge.execute.ray.patience import MINUTES
 
@@ -18,3 +21,12 @@ UNHURRIED = {
     "RAY_worker_niceness": "0",
 }
 """Variables of a process that starts clusters on a busy machine."""
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """What the condition comes to as soon as it is true."""
+    end = time.monotonic() + LONG_S
+    while not (found := condition()):
+        assert time.monotonic() < end, "it never came to be"
+        time.sleep(0.01)
+    return found

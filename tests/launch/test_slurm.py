@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 from evomerge.errors import ConfigError
 from evomerge.launch import slurm
 from evomerge.launch.slurm import with_directives
-from helpers.patience import LONG_S
+from helpers.patience import LONG_S, until
 
 SCRIPT = Path(__file__).parents[2] / "launch" / "slurm.sbatch"
 
@@ -70,13 +69,6 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
         )
 
     return run
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + LONG_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def record(folder: Path) -> list[list[str]]:

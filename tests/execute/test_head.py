@@ -20,7 +20,7 @@ import pytest
 import evomerge.execute.ray.head
 from evomerge.config.config import Config
 from evomerge.errors import LostClusterError
-from evomerge.execute.ray.head import Head
+from evomerge.execute.ray.head import AGAIN_S, Head
 from evomerge.execute.ray.patience import HEAD, MINUTES, half_of
 from evomerge.execute.ray.private import free_ports
 from evomerge.study.search import search
@@ -38,6 +38,11 @@ OWN = {
 }
 """Variables of a head and of those who join it."""
 GONE = "it hangs, or its process, machine or network is gone"
+BEHEADED = Path(__file__).with_name("beheaded_cluster.py")
+LOST = (
+    rf"Ray's head at \S+ hasn't answered for 20 s: {GONE}; Ray was initialised before evomerge used it, so do that "
+    r"again before you go on\. Nothing recorded is lost; continue with "
+)
 
 
 @pytest.fixture
@@ -45,23 +50,31 @@ def port() -> int:
     return next(free_ports())
 
 
-def test_a_head_that_comes_back_is_waited_for(port: int) -> None:
-    head = Head(f"127.0.0.1:{port}", patience_s=60)
-    assert not head.answers()
+def serve(port: int, times: int) -> threading.Thread:
+    """A server that so many knock at, and nobody afterwards."""
+    server = socket.create_server(("127.0.0.1", port))
 
-    def serve() -> None:
-        with socket.create_server(("127.0.0.1", port)) as server:
-            for _ in range(2):
+    def answer() -> None:
+        with server:
+            for _ in range(times):
                 client, _ = server.accept()
                 with client:
                     assert client.recv(24) == b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
                     client.sendall(b"settings")
 
-    server = threading.Timer(1.0, serve)
-    server.start()
+    thread = threading.Thread(target=answer)
+    thread.start()
+    return thread
+
+
+def test_a_head_that_comes_back_is_waited_for(port: int) -> None:
+    head = Head(f"127.0.0.1:{port}", patience_s=60)
+    assert not head.answers()
+    later = threading.Timer(1.0, lambda: serve(port, times=2).join())
+    later.start()
     head.wait()
     assert head.answers()
-    server.join()
+    later.join()
 
 
 def test_a_head_that_takes_connections_and_reads_none_hangs(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,6 +109,38 @@ def test_a_head_that_stays_away_is_an_error_that_names_it(port: int) -> None:
     with pytest.raises(LostClusterError, match=rf"Ray's head at 127\.0\.0\.1:{port} hasn't answered for 1 s"):
         head.wait()
     assert time.monotonic() - begin >= 1
+
+
+def test_what_a_head_is_asked_is_waited_for_while_it_is_there(port: int) -> None:
+    def slow() -> str:
+        time.sleep(2 * AGAIN_S)
+        return "an answer"
+
+    def wrong() -> str:
+        raise TimeoutError("of its own")
+
+    server = serve(port, times=2)
+    head = Head(f"127.0.0.1:{port}", patience_s=0)
+    assert head.ask(slow) == "an answer"
+    with pytest.raises(TimeoutError, match="of its own"):
+        head.ask(wrong)
+    assert not head.owes_answer
+    server.join()
+
+
+def test_what_a_head_is_asked_is_waited_for_no_longer_than_the_head(port: int) -> None:
+    server = serve(port, times=1)
+    head, answer = Head(f"127.0.0.1:{port}", patience_s=0.5), threading.Event()
+    with pytest.raises(LostClusterError, match=r"hasn't answered for 0\.5 s"):
+        head.ask(answer.wait)
+    assert head.owes_answer
+    answer.set()
+    server.join()
+
+
+def test_a_head_that_is_gone_is_not_asked(port: int) -> None:
+    with pytest.raises(LostClusterError):
+        Head(f"127.0.0.1:{port}", patience_s=0).ask(lambda: pytest.fail("it was asked"))
 
 
 class RayHead:
@@ -229,22 +274,33 @@ def test_commands_whose_head_is_killed_say_how_to_go_on_and_a_search_ends_as_an_
 def test_python_outlives_the_head_of_its_cluster_and_goes_on_with_another(
     tiny_llama: dict[str, Path], tmp_path: Path
 ) -> None:
-    execution = {"backend": "ray", "device": "cpu"}
-    tasks, directory = write_task(tmp_path / "tasks"), tmp_path / "run"
-    config = write_config(tmp_path / "c.yaml", tiny_llama, tasks, execution=execution)
-    done = run(
-        [config, directory],
-        script=Path(__file__).with_name("beheaded_cluster.py"),
-        variables={**UNHURRIED, HEAD: "40"},
-    )
+    config, directory = beheaded(tiny_llama, tmp_path), tmp_path / "run"
+    done = run([config, directory, "going"], script=BEHEADED, variables={**UNHURRIED, HEAD: "40"})
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    said = rf"Ray's head at \S+ hasn't answered for 20 s: {GONE}; Ray was initialised before evomerge used it, so "
-    said += r"do that again before you go on\. Nothing recorded is lost; continue with "
-    said += re.escape(f"evomerge.resume({str(directory)!r})")
-    assert re.fullmatch(said, found["said"]), found["said"]
+    assert re.fullmatch(LOST + re.escape(f"evomerge.resume({str(directory)!r})"), found["said"]), found["said"]
     assert found["machines"] == 2
     assert not found["connected"]
-    inline = write_config(tmp_path / "i.yaml", tiny_llama, tasks, execution={"device": "cpu"})
+    inline = write_config(tmp_path / "i.yaml", tiny_llama, tmp_path / "tasks", execution={"device": "cpu"})
     search(Config.from_file(inline), tmp_path / "undisturbed")
     assert essence(directory) == essence(tmp_path / "undisturbed")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_head_that_goes_just_as_it_is_asked_is_lost_like_any_other(
+    tiny_llama: dict[str, Path], tmp_path: Path
+) -> None:
+    config, directory = beheaded(tiny_llama, tmp_path), tmp_path / "run"
+    done = run([config, directory, "asked"], script=BEHEADED, variables={**UNHURRIED, HEAD: "40"})
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert re.fullmatch(LOST + re.escape(f"evomerge.resume({str(directory)!r})"), found["said"]), found["said"]
+    assert "Ray isn't left, and may yet end this process; go on in another one" in done.stderr
+
+
+def beheaded(models: dict[str, Path], folder: Path) -> Path:
+    """A config for a search on a cluster, with its task beside it."""
+    return write_config(
+        folder / "c.yaml", models, write_task(folder / "tasks"), execution={"backend": "ray", "device": "cpu"}
+    )

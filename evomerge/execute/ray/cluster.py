@@ -63,10 +63,11 @@ def connect(address: str | None, *, gpus: bool) -> bool:
         before and its head is gone since.
     """
     if ray.is_initialized():
+        head = head_of(ours=False)
         try:
-            head_of(ours=False).wait()
+            head.wait()
         except LostClusterError:
-            leave()
+            leave(head)
             raise
         listen_patiently()
         return False
@@ -110,14 +111,16 @@ def head_of(*, ours: bool) -> Head:
     return Head(ray.get_runtime_context().gcs_address, half_of(HEAD), besides)
 
 
-def leave() -> None:
+def leave(head: Head) -> None:
     """Disconnect from a cluster whose head is gone, for which Ray would soon end this process."""
     # Ray tries to send its last metrics, for some ten seconds. Whoever waits for news of the search waits no longer.
     leaving = Thread(target=ray.shutdown, daemon=True)
     leaving.start()
-    leaving.join(_LEAVE_S)
+    if not head.owes_answer:
+        leaving.join(_LEAVE_S)
     if leaving.is_alive():
-        _log.warning("Ray isn't left after %g s, and may yet end this process; go on in another one", _LEAVE_S)
+        # What the head is being asked has a connection of its own, which Ray doesn't close.
+        _log.warning("Ray isn't left, and may yet end this process; go on in another one")
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 Each idle actor has at most one job. An actor that dies is replaced and its job tried again; one that overruns its time
 is killed and replaced. Actors for which there is no room yet wait for it, so that workers join as the cluster grows.
-Ray is imported in this folder only.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -30,6 +30,7 @@ from evomerge.execute.ray.cluster import (
     default_cpus,
     head_of,
     hold,
+    is_preempted,
     leave,
     live_nodes,
     no_room,
@@ -94,8 +95,9 @@ class RayExecutor:
         gpus = gpus_per_worker if gpus_per_worker is not None else float(settings.device.startswith("cuda"))
         self._started_ray = connect(address, gpus=gpus > 0) or joined
         self._head = head_of(ours=self._started_ray)
+        self._live_nodes = partial(self._head.ask, live_nodes)
         try:
-            nodes = cluster_nodes()
+            nodes = self._head.ask(cluster_nodes)
             place = f"the cluster at {cluster_address(address)}" if cluster_address(address) else "this machine"
             cpus = cpus_per_worker or default_cpus(nodes, workers, settings.threads, gpus)
             self._least = check_room(nodes, workers, cpus, gpus, place)
@@ -124,7 +126,8 @@ class RayExecutor:
         started = False
         if execution.device == "auto" and execution.gpus_per_worker is None and cluster_address(execution.ray_address):
             started = connect(execution.ray_address, gpus=False)
-            settings = replace(settings, device="cuda" if any(node.gpus >= 1 for node in cluster_nodes()) else "cpu")
+            nodes = head_of(ours=started).ask(cluster_nodes)
+            settings = replace(settings, device="cuda" if any(node.gpus >= 1 for node in nodes) else "cpu")
         return cls(
             settings,
             workers=execution.workers,
@@ -140,6 +143,7 @@ class RayExecutor:
         self, split: str, requests: Sequence[Request], blocks: Sequence[Sequence[int]] | None = None
     ) -> None:
         """Put a set of requests in the object store, once, and have every worker plan them. Raises: ExecutionError."""
+        self._head.wait()
         self._requests[split] = hold((tuple(requests), blocks), f"the {split} items")
         for slot in self._slots:
             if slot.actor is not None:
@@ -188,7 +192,7 @@ class RayExecutor:
             return
         self._closed = True
         if not self._head.answers():
-            leave()
+            leave(self._head)
         else:
             for slot in self._slots:
                 slot.kill()
@@ -216,7 +220,7 @@ class RayExecutor:
         for slot in self._slots:
             if slot.attempt is not None and slot.deadline is not None and slot.deadline < now:
                 attempt = slot.attempt
-                outcomes.append((attempt.job, attempt.finished(self._overrun(slot, attempt.job))))
+                outcomes.append((attempt.job, attempt.finished(self._overrun(slot, attempt.job), self._live_nodes)))
         return outcomes
 
     def _wait(self, calls: list[Any], end: float) -> list[Any]:
@@ -246,7 +250,7 @@ class RayExecutor:
             value = Failure(reason="error", message=str(error).strip().rpartition("\n")[2])  # a traceback
         if reference == slot.running:
             attempt = slot.finish()
-            return [(attempt.job, attempt.finished(value))]
+            return [(attempt.job, attempt.finished(value, self._live_nodes))]
         if reference == slot.preparation:
             slot.preparation = None
             if isinstance(value, str) and value not in self._said:
@@ -277,7 +281,8 @@ class RayExecutor:
     def _died(self, slot: Slot, queue: Queue, error: RayError) -> list[tuple[Job, Outcome]]:
         """Replace an actor whose process is gone, or its answers; its job is tried again, or given up."""
         self._head.wait()
-        attempt, where, death = slot.attempt, slot.where, Death.by(error, slot.node)
+        attempt, where, node = slot.attempt, slot.where, slot.node
+        death = Death.by(error, node, preempted=self._head.ask(lambda: is_preempted(node)))
         _log.warning("worker %d (%s) %s; starting another", slot.index, where, WORDS[death.reason])
         _log.debug("%s", error)
         if death.reason == "preempted":
@@ -287,7 +292,7 @@ class RayExecutor:
         if attempt is None:
             return []
         attempt.deaths.append(death)
-        nodes = live_nodes()
+        nodes = self._live_nodes()
         if attempt.may_go_on(nodes, self._retries):
             queue.again(attempt)
             return []
@@ -296,8 +301,7 @@ class RayExecutor:
     def _leave_draining(self) -> None:
         """Start workers elsewhere whose machines are announced to be taken away, as soon as they are idle."""
         if time.monotonic() - self._drains_seen >= LOOK_EVERY_S:
-            self._head.look()
-            self._draining, self._drains_seen = draining_nodes(), time.monotonic()
+            self._draining, self._drains_seen = self._head.ask(draining_nodes), time.monotonic()
         for slot in tuple(self._slots):
             if slot.is_up and slot.is_idle and slot.node in self._draining:
                 _log.warning("worker %d (%s): its machine is taken away; starting it elsewhere", slot.index, slot.where)

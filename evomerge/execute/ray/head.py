@@ -1,7 +1,8 @@
 """The cluster's head: whether it can be reached.
 
-Ray itself ends a process whose head is gone, with status 1 and without a word for people, and calls that need the head
-don't return until then. So the head is knocked at before them, and the search ends first and leaves Ray. Knows no Ray.
+Ray itself ends a process whose head is gone, with status 1 and without a word for people, and what asks the head
+something doesn't return until then. So the head is knocked at meanwhile, and the search ends first and leaves Ray.
+Knows no Ray.
 """
 
 from __future__ import annotations
@@ -9,11 +10,17 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from contextlib import suppress
+from threading import Thread
+from typing import TypeVar
 
 from evomerge.errors import LostClusterError
 
 _log = logging.getLogger(__name__)
+
+_Answer = TypeVar("_Answer")
 
 _KNOCK_TIMEOUT_S = 5.0
 LOOK_EVERY_S = 5.0
@@ -50,6 +57,8 @@ class Head:
 
     def __init__(self, address: str, patience_s: float, besides: str = "") -> None:
         self.address = address
+        self.owes_answer = False
+        """Whether a call waits for it."""
         self._patience_s = patience_s
         self._besides = besides
         self._seen = time.monotonic()
@@ -62,6 +71,28 @@ class Head:
             return False
         self._seen = time.monotonic()
         return True
+
+    def ask(self, question: Callable[[], _Answer]) -> _Answer:
+        """What a call returns that needs the head.
+
+        Raises: what the call raises; LostClusterError if the head is gone for too long.
+        """
+        self.wait()
+        # The head may go right now, and then the call doesn't return.
+        answer: Future[_Answer] = Future()
+
+        def find() -> None:
+            try:
+                answer.set_result(question())
+            except BaseException as error:
+                answer.set_exception(error)
+
+        Thread(target=find, daemon=True).start()
+        self.owes_answer = True
+        while not wait([answer], AGAIN_S).done:
+            self.look()
+        self.owes_answer = False
+        return answer.result()
 
     def look(self) -> None:
         """As `wait`, if it wasn't seen for some seconds."""

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayError
 
 from evomerge.execute.base import Failure, Job, LostWorker, Outcome, WorkerSettings
-from evomerge.execute.ray.cluster import FULL, ROOM, is_preempted, live_nodes
+from evomerge.execute.ray.cluster import FULL, ROOM
 from evomerge.run.workers import WorkerNow
 from evomerge.score.requests import Request
 
@@ -95,9 +95,9 @@ class Death:
     """As far as it was known then; that a machine is lost is known some seconds later."""
 
     @classmethod
-    def by(cls, error: RayError, node: str) -> Death:
-        """What Ray's error says of a worker on a node."""
-        if getattr(error, "preempted", False) or is_preempted(node):
+    def by(cls, error: RayError, node: str, *, preempted: bool) -> Death:
+        """What Ray's error says of a worker on a node, which may be one that is taken away."""
+        if preempted or getattr(error, "preempted", False):
             return cls(node, "preempted")
         if isinstance(error, OutOfMemoryError):
             return cls(node, "out_of_memory")
@@ -128,9 +128,9 @@ class Attempt:
         own = count["worker_died"] + count["out_of_memory"]
         return own <= retries and len(self.deaths) <= retries + _LOST_NODES
 
-    def finished(self, outcome: Outcome) -> Outcome:
-        """What came of the job in the end, with the workers that it took."""
-        return replace(outcome, lost_workers=self.lost_workers(live_nodes())) if self.deaths else outcome
+    def finished(self, outcome: Outcome, nodes: Callable[[], Collection[str]]) -> Outcome:
+        """What came of the job in the end, with the workers that it took; `nodes` finds those that are left."""
+        return replace(outcome, lost_workers=self.lost_workers(nodes())) if self.deaths else outcome
 
     def given_up(self, where: str, nodes: Collection[str]) -> Failure:
         """Why a job whose workers were lost again and again isn't tried once more."""
